@@ -1,0 +1,131 @@
+// The coarse operations a decoder block needs, once per kind of hardware.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+/// fp32 matrices in the memory of a backend (host memory for the CPU). Only the
+/// backend that allocated it may follow the pointer.
+using TensorView = MatrixView<float>;
+using ConstTensorView = MatrixView<const float>;
+
+/// Owning, contiguous, move-only matrix in a backend's memory.
+class Tensor {
+ public:
+  using Storage = std::unique_ptr<float, std::function<void(float*)>>;
+  Tensor() = default;
+  Tensor(Storage storage, index_t rows, index_t cols)
+      : storage_(std::move(storage)), rows_(rows), cols_(cols) {}
+
+  [[nodiscard]] index_t rows() const { return rows_; }
+  [[nodiscard]] index_t cols() const { return cols_; }
+  [[nodiscard]] bool empty() const { return rows_ * cols_ == 0; }
+  [[nodiscard]] TensorView view() const { return {storage_.get(), rows_, cols_}; }
+  [[nodiscard]] ConstTensorView cview() const { return {storage_.get(), rows_, cols_}; }
+
+ private:
+  Storage storage_;
+  index_t rows_ = 0;
+  index_t cols_ = 0;
+};
+
+enum class Activation { relu, gelu, gelu_tanh, silu };
+
+/// Causal self-attention with grouped key/value heads.
+struct AttentionShape {
+  index_t heads = 0;
+  index_t kv_heads = 0;  ///< divides heads
+  index_t head_dim = 0;
+  float scale = 1.0F;                 ///< multiplies q·k
+  std::optional<index_t> window;      ///< keys i-window < j ≤ i only (sliding window)
+};
+
+/// One unit of work (a sample) calls these operations from one thread; units run
+/// side by side through `for_each_unit`. Every operation gives the same bits for
+/// the same arguments, whatever the number of threads or ranks. All views are
+/// in this backend's memory; x is [tokens × features] throughout.
+class Backend {
+ public:
+  Backend() = default;
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+  virtual ~Backend() = default;
+
+  /// "cpu" or "cuda", with the device's name where there is one.
+  [[nodiscard]] virtual std::string describe() const = 0;
+
+  /// Uninitialised storage; throws Error naming the size if there is none.
+  [[nodiscard]] virtual Tensor allocate(index_t rows, index_t cols) = 0;
+  /// Host to backend; sizes must match.
+  virtual void upload(std::span<const float> host, TensorView device) = 0;
+  /// Backend to host; sizes must match.
+  virtual void download(ConstTensorView device, std::span<float> host) = 0;
+
+  /// Runs `work(i)` for 0 ≤ i < count, units in parallel and in any order. The
+  /// exception of the lowest failing unit is rethrown after all have ended.
+  virtual void for_each_unit(index_t count, const std::function<void(index_t)>& work) = 0;
+
+  /// y = x Wᵀ (+ bias). x [T × in], w [out × in], bias [1 × out] or empty, y [T × out].
+  virtual void linear(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+                      TensorView y) = 0;
+  /// y += x Wᵀ (+ bias): the residual connection in one pass.
+  virtual void linear_add(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+                          TensorView y) = 0;
+  /// y = x / rms(x) · gain, row by row. gain [1 × features].
+  virtual void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) = 0;
+  /// y = (x − mean) / std · gain + bias; gain and bias [1 × features] or empty. y may be x.
+  virtual void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias,
+                          float epsilon, TensorView y) = 0;
+  /// Rotates, in place, each head's pairs (i, i + head_dim/2) by position:
+  /// row t uses row t of `cosine` and `sine` [length × head_dim/2].
+  virtual void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+                    ConstTensorView sine) = 0;
+  /// out = softmax(scale · q kᵀ + causal mask) v per head. q, out [T × heads·head_dim],
+  /// k, v [T × kv_heads·head_dim].
+  virtual void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                         const AttentionShape& shape, TensorView out) = 0;
+  /// x = f(x).
+  virtual void activate(Activation kind, TensorView x) = 0;
+  /// gate = f(gate) · up.
+  virtual void gated_activate(Activation kind, TensorView gate, ConstTensorView up) = 0;
+  /// y += x.
+  virtual void add(ConstTensorView x, TensorView y) = 0;
+  virtual void copy(ConstTensorView x, TensorView y) = 0;
+
+  /// Online log-sum-exp over one slice of the vocabulary: logits = x Wᵀ with
+  /// w [slice × features]; updates per row the running maximum and sum of
+  /// exponentials (host, fp64), and stores the logit of `targets[t] - first_row`
+  /// where that lies in the slice.
+  virtual void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+                                 std::span<const std::int32_t> targets,
+                                 std::span<double> running_max, std::span<double> running_sum,
+                                 std::span<double> target_logit) = 0;
+
+  /// maximum[j] = max(maximum[j], max_t |x[t, j]|), host result; a NaN or an
+  /// infinity in column j makes maximum[j] infinite.
+  virtual void channel_maximum(ConstTensorView x, std::span<float> maximum) = 0;
+  /// Adds Σ_t zᵀz to the lower triangle of `sum` [n × n] (host), z = round(x · scale): integers,
+  /// so that the sum is exact and does not depend on the order. One call spreads
+  /// over all threads of the rank.
+  virtual void accumulate_hessian(ConstTensorView x, std::span<const float> scale,
+                                  MatrixView<double> sum) = 0;
+};
+
+/// The CPU backend: OpenMP over units, one BLAS thread inside each.
+/// threads: OpenMP threads of this rank.
+[[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads);
+
+/// "auto", "cpu" or "cuda" → backend: the one place where that choice is made.
+/// Throws Error if "cuda" is asked for and this build or machine has none.
+[[nodiscard]] std::unique_ptr<Backend> make_backend(std::string_view choice, int threads);
+
+}  // namespace quip

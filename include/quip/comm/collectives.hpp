@@ -1,0 +1,82 @@
+// The communication that the pipeline needs, over MPI or within one process.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+/// Collective operations over a fixed group of ranks. Every call is collective:
+/// all ranks make the same calls in the same order. Counts may exceed 2³¹.
+class Collectives {
+ public:
+  Collectives() = default;
+  Collectives(const Collectives&) = delete;
+  Collectives& operator=(const Collectives&) = delete;
+  virtual ~Collectives() = default;
+
+  [[nodiscard]] virtual int rank() const noexcept = 0;
+  [[nodiscard]] virtual int size() const noexcept = 0;
+
+  virtual void barrier() = 0;
+  /// Element-wise sum in place. Exact (hence independent of the order) when the
+  /// summands are integers below 2⁵³.
+  virtual void all_reduce_sum(std::span<double> values) = 0;
+  /// Element-wise maximum in place.
+  virtual void all_reduce_max(std::span<float> values) = 0;
+  virtual void broadcast_bytes(std::span<std::byte> bytes, int root) = 0;
+  /// In place: rank r contributes bytes [offsets[r], offsets[r+1]) of `buffer`;
+  /// afterwards every rank holds all of it. `offsets` has size()+1 entries.
+  virtual void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) = 0;
+
+  /// Payload bytes this rank has sent since the start (algorithmic volume: what
+  /// the operation must send at least, not what a transport really sends).
+  [[nodiscard]] virtual std::int64_t bytes_sent() const noexcept = 0;
+
+  template <typename T>
+  void broadcast(std::span<T> values, int root) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    broadcast_bytes(std::as_writable_bytes(values), root);
+  }
+  /// Strings may differ in length: the root's length is sent first.
+  void broadcast(std::string& text, int root);
+};
+
+/// The group of one process: every operation is the identity.
+class SelfCollectives final : public Collectives {
+ public:
+  [[nodiscard]] int rank() const noexcept override { return 0; }
+  [[nodiscard]] int size() const noexcept override { return 1; }
+  void barrier() override {}
+  void all_reduce_sum(std::span<double> /*values*/) override {}
+  void all_reduce_max(std::span<float> /*values*/) override {}
+  void broadcast_bytes(std::span<std::byte> /*bytes*/, int /*root*/) override {}
+  void all_gather_bytes(std::span<std::byte> /*buffer*/,
+                        std::span<const index_t> /*offsets*/) override {}
+  [[nodiscard]] std::int64_t bytes_sent() const noexcept override { return 0; }
+};
+
+/// Runs `work` (which must not communicate) on every rank, then agrees on the
+/// outcome: if it threw anywhere, every rank throws AgreedError with the message
+/// of the lowest rank that failed. Nobody is left waiting in a collective.
+void agree(Collectives& comm, const std::function<void()>& work);
+
+/// [first, last) of `count` units for `rank` of `size`: contiguous and balanced.
+struct Range {
+  index_t first = 0;
+  index_t last = 0;
+  [[nodiscard]] index_t count() const { return last - first; }
+};
+[[nodiscard]] Range share_of(index_t count, int rank, int size);
+
+/// The size+1 boundaries of `share_of` over all ranks, times `scale`.
+[[nodiscard]] std::vector<index_t> share_offsets(index_t count, int size, index_t scale = 1);
+
+}  // namespace quip

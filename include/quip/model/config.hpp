@@ -1,0 +1,68 @@
+// What config.json says, checked and with the families' defaults filled in.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "quip/backend/backend.hpp"
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+/// How rotary frequencies are stretched for long contexts.
+struct RopeScaling {
+  enum class Kind { none, linear, llama3 };
+  Kind kind = Kind::none;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;   // llama3
+  double high_freq_factor = 4.0;  // llama3
+  double original_max_position = 8192;  // llama3
+};
+
+/// The union of what the known families need; a family reads its own part.
+struct ModelConfig {
+  std::string model_type;    ///< "llama", "mistral", "qwen2", "opt"
+  std::string architecture;  ///< e.g. "LlamaForCausalLM"
+  std::string text;          ///< config.json as read: stored with a packed model
+
+  index_t hidden = 0;
+  index_t intermediate = 0;
+  index_t blocks = 0;
+  index_t heads = 0;
+  index_t kv_heads = 0;
+  index_t head_dim = 0;
+  index_t vocabulary = 0;
+  index_t max_positions = 0;
+  bool tied_head = false;
+  Activation activation = Activation::silu;
+  float norm_epsilon = 1e-5F;
+
+  // Llama family
+  double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
+  bool attention_bias = false;         ///< q, k, v
+  bool attention_output_bias = false;  ///< o
+  bool mlp_bias = false;
+  std::optional<index_t> sliding_window;
+  index_t first_windowed_block = 0;  ///< blocks before it attend to everything
+
+  // OPT
+  index_t embedding_dim = 0;  ///< ≠ hidden: project_in and project_out exist
+  bool norm_before = true;
+  bool final_norm = true;
+  bool norm_affine = true;
+  bool bias = true;
+};
+
+/// Parses the text of a config.json; `origin` (a path) goes into messages.
+/// Throws Error for an unknown architecture (listing the known), a missing or
+/// nonsensical field, or an option that no family implements.
+[[nodiscard]] ModelConfig parse_config(const std::string& text, const std::string& origin);
+
+/// Reads `directory`/config.json.
+[[nodiscard]] ModelConfig read_config(const std::filesystem::path& directory);
+
+}  // namespace quip

@@ -1,0 +1,56 @@
+// Where named tensors come from: a safetensors checkpoint or a packed model.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "quip/core/dtype.hpp"
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::f32;
+  std::vector<index_t> shape;
+
+  [[nodiscard]] index_t elements() const {
+    index_t count = 1;
+    for (const index_t extent : shape) count *= extent;
+    return count;
+  }
+  [[nodiscard]] index_t bytes() const { return elements() * size_of(dtype); }
+};
+
+/// Random access to the stored bytes of named tensors. Reading a range touches
+/// that range only: no source holds a whole model in memory.
+class TensorSource {
+ public:
+  TensorSource() = default;
+  TensorSource(const TensorSource&) = delete;
+  TensorSource& operator=(const TensorSource&) = delete;
+  virtual ~TensorSource() = default;
+
+  /// All tensor names, sorted.
+  [[nodiscard]] virtual std::vector<std::string> names() const = 0;
+  [[nodiscard]] virtual bool contains(const std::string& name) const = 0;
+  /// Throws Error naming the tensor and the source if it is not there.
+  [[nodiscard]] virtual const TensorInfo& info(const std::string& name) const = 0;
+  /// Copies bytes [offset, offset + out.size()) of the row-major data.
+  virtual void read(const std::string& name, index_t offset, std::span<std::byte> out) const = 0;
+  /// What to call this source in messages (a path).
+  [[nodiscard]] virtual std::string describe() const = 0;
+};
+
+/// Reads `count` elements from element `first` on, as fp32.
+/// Throws Error naming the tensor if one is NaN or infinite.
+void read_floats(const TensorSource& source, const std::string& name, index_t first,
+                 std::span<float> out);
+
+/// Throws Error unless tensor `name` is there with exactly this shape.
+void require_shape(const TensorSource& source, const std::string& name,
+                   const std::vector<index_t>& shape);
+
+}  // namespace quip
