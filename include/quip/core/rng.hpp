@@ -20,7 +20,7 @@ class RandomStream {
   [[nodiscard]] std::uint64_t bits(std::uint64_t index) const;
   /// Uniform in [0, 1) with 53 bits.
   [[nodiscard]] double uniform(std::uint64_t index) const;
-  /// Standard normal (Box–Muller on one counter).
+  /// Standard normal (Box–Muller).
   [[nodiscard]] double normal(std::uint64_t index) const;
   /// A uniformly random permutation of 0 … n-1 (Fisher–Yates).
   [[nodiscard]] std::vector<index_t> permutation(index_t n) const;

@@ -1,0 +1,55 @@
+#include "quip/comm/collectives.hpp"
+
+#include <exception>
+#include <limits>
+#include <new>
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+
+void Collectives::broadcast(std::string& text, int root) {
+  auto length = static_cast<std::uint64_t>(text.size());
+  broadcast(std::span(&length, 1), root);
+  text.resize(length);
+  broadcast(std::span(text.data(), text.size()), root);
+}
+
+void agree(Collectives& comm, const std::function<void()>& work) {
+  std::string message;
+  bool failed = false;
+  try {
+    work();
+  } catch (const std::bad_alloc&) {
+    failed = true;
+    message = "out of memory; use more nodes, fewer ranks per node or fewer --samples";
+  } catch (const std::exception& error) {
+    failed = true;
+    message = error.what();
+  }
+  // The lowest failing rank speaks: the maximum of size - rank over those that failed.
+  float vote = failed ? static_cast<float>(comm.size() - comm.rank()) : 0.0F;
+  comm.all_reduce_max(std::span(&vote, 1));
+  if (vote == 0.0F) return;
+  const int speaker = comm.size() - static_cast<int>(vote);
+  comm.broadcast(message, speaker);
+  throw AgreedError(message);
+}
+
+Range share_of(index_t count, int rank, int size) {
+  // The first count % size ranks hold one unit more.
+  const index_t base = count / size;
+  const index_t extra = count % size;
+  const auto begin_of = [&](index_t r) { return r * base + (r < extra ? r : extra); };
+  return {begin_of(rank), begin_of(rank + 1)};
+}
+
+std::vector<index_t> share_offsets(index_t count, int size, index_t scale) {
+  std::vector<index_t> offsets;
+  offsets.reserve(static_cast<std::size_t>(size) + 1);
+  offsets.push_back(0);
+  for (int r = 0; r < size; ++r) offsets.push_back(share_of(count, r, size).last * scale);
+  return offsets;
+}
+
+}  // namespace quip
