@@ -1,0 +1,106 @@
+#include "quip/core/dtype.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+namespace quip {
+namespace {
+
+static_assert(std::endian::native == std::endian::little,
+              "stored tensors are little-endian and are converted without swapping");
+
+constexpr std::uint32_t kExponentF32 = 0x7f800000U;
+
+std::uint16_t load16(const std::byte* in, std::size_t i) {
+  std::uint16_t bits;
+  std::memcpy(&bits, in + 2 * i, sizeof bits);
+  return bits;
+}
+
+// Masks instead of branches, and no subnormal operands: this vectorises, and gives the same
+// values where the processor flushes subnormals to zero.
+inline float expand_f16(std::uint16_t half) {
+  constexpr std::uint32_t exponent_mask = 0x7c00U << 13;
+  constexpr std::uint32_t rebias = (127U - 15U) << 23;
+  constexpr std::uint32_t smallest_normal = rebias + (1U << 23);
+  const std::uint32_t sign = (half & 0x8000U) << 16;
+  const std::uint32_t shifted = (half & 0x7fffU) << 13;
+  const std::uint32_t exponent = shifted & exponent_mask;
+  const std::uint32_t special = -std::uint32_t{exponent == exponent_mask};  // infinity, NaN
+  const std::uint32_t tiny = -std::uint32_t{exponent == 0};                 // zero, subnormal
+  // The exponent field of an infinity or NaN is all ones on both sides: rebias twice. A
+  // subnormal m·2⁻²⁴ is built as (1 + m/2¹⁰)·2⁻¹⁴, and 2⁻¹⁴ is taken off again, exactly.
+  const std::uint32_t magnitude = shifted + rebias + (special & rebias) + (tiny & (1U << 23));
+  const float value =
+      std::bit_cast<float>(magnitude) - std::bit_cast<float>(tiny & smallest_normal);
+  return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(value));
+}
+
+inline float expand_bf16(std::uint16_t bits) {
+  return std::bit_cast<float>(std::uint32_t{bits} << 16);
+}
+
+inline bool is_nonfinite(float value) {
+  return (std::bit_cast<std::uint32_t>(value) & kExponentF32) == kExponentF32;
+}
+
+}  // namespace
+
+std::string_view to_string(DType type) {
+  switch (type) {
+    case DType::f32:
+      return "F32";
+    case DType::f16:
+      return "F16";
+    case DType::bf16:
+      return "BF16";
+  }
+  return "unknown";
+}
+
+void to_float(DType type, std::span<const std::byte> in, std::span<float> out) {
+  if (out.empty()) return;
+  const std::byte* source = in.data();
+  float* target = out.data();
+  const std::size_t count = out.size();
+  switch (type) {
+    case DType::f32:
+      std::memcpy(target, source, count * sizeof(float));
+      return;
+    case DType::f16:
+      for (std::size_t i = 0; i < count; ++i) target[i] = expand_f16(load16(source, i));
+      return;
+    case DType::bf16:
+      for (std::size_t i = 0; i < count; ++i) target[i] = expand_bf16(load16(source, i));
+      return;
+  }
+}
+
+std::uint16_t to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  // Rounding could carry a NaN's payload into the sign: keep its upper half, made quiet.
+  if (value != value) return static_cast<std::uint16_t>((bits >> 16) | 0x0040U);
+  const std::uint32_t tie_to_even = 0x7fffU + ((bits >> 16) & 1U);
+  return static_cast<std::uint16_t>((bits + tie_to_even) >> 16);
+}
+
+float from_bf16(std::uint16_t bits) { return expand_bf16(bits); }
+
+float from_f16(std::uint16_t bits) { return expand_f16(bits); }
+
+index_t first_nonfinite(std::span<const float> values) {
+  // Blocks without an early exit vectorise; only a bad block is searched.
+  constexpr std::size_t block = 4096;
+  for (std::size_t first = 0; first < values.size(); first += block) {
+    const auto part = values.subspan(first, std::min(block, values.size() - first));
+    std::uint32_t bad = 0;
+    for (const float value : part) bad |= is_nonfinite(value) ? 1U : 0U;
+    if (bad == 0) continue;
+    const auto found = std::find_if(part.begin(), part.end(), is_nonfinite);
+    return static_cast<index_t>(first) + (found - part.begin());
+  }
+  return -1;
+}
+
+}  // namespace quip
