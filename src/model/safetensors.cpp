@@ -1,0 +1,173 @@
+#include "quip/model/safetensors.hpp"
+
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mapped_file.hpp"
+#include "safetensors_header.hpp"
+#include <nlohmann/json.hpp>
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+// Below this a read is one of many small ones close together: keep their pages.
+constexpr index_t kReleaseBytes = index_t{1} << 20;
+
+/// One or more mapped files, seen as one set of tensors.
+class SafetensorsSource final : public TensorSource {
+ public:
+  explicit SafetensorsSource(fs::path origin) : origin_(std::move(origin)) {}
+
+  /// Maps a file and adds its tensors. Throws Error if one is there already.
+  void add(const fs::path& file) {
+    files_.emplace_back(file);
+    paths_.push_back(file.string());
+    const std::size_t index = files_.size() - 1;
+    for (auto& [name, entry] : parse_header(files_[index].bytes(), paths_[index])) {
+      const auto [where, inserted] = tensors_.try_emplace(name, Located{index, std::move(entry)});
+      if (!inserted) {
+        fail("{}: tensor {} is also in {}", paths_[index], name, paths_[where->second.file]);
+      }
+    }
+  }
+
+  /// Throws Error unless tensor `name` came from `file`.
+  void require_in(const fs::path& file, const std::string& name, const fs::path& index) const {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end() || paths_[found->second.file] != file.string()) {
+      fail("{}: tensor {} is not there, although {} says so", file.string(), name, index.string());
+    }
+  }
+
+  [[nodiscard]] std::vector<std::string> names() const override {
+    std::vector<std::string> result;
+    for (const auto& [name, tensor] : tensors_) {
+      if (tensor.entry.readable) result.push_back(name);
+    }
+    return result;
+  }
+
+  [[nodiscard]] bool contains(const std::string& name) const override {
+    const auto found = tensors_.find(name);
+    return found != tensors_.end() && found->second.entry.readable;
+  }
+
+  [[nodiscard]] const TensorInfo& info(const std::string& name) const override {
+    return locate(name).entry.info;
+  }
+
+  void read(const std::string& name, index_t offset, std::span<std::byte> out) const override {
+    const Located& tensor = locate(name);
+    const index_t bytes = tensor.entry.end - tensor.entry.begin;
+    const auto count = static_cast<index_t>(out.size());
+    if (offset < 0 || offset > bytes || count > bytes - offset) {
+      fail("tensor {} of {}: bytes {}+{} asked for, it has {}", name, describe(), offset, count,
+           bytes);
+    }
+    if (count == 0) return;
+    const MappedFile& file = files_[tensor.file];
+    const index_t position = tensor.entry.begin + offset;
+    std::memcpy(out.data(), file.bytes().data() + position, out.size());
+    if (count >= kReleaseBytes) file.release(position, count);
+  }
+
+  [[nodiscard]] std::string describe() const override { return origin_.string(); }
+
+ private:
+  struct Located {
+    std::size_t file;
+    HeaderEntry entry;
+  };
+
+  [[nodiscard]] const Located& locate(const std::string& name) const {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) fail("tensor {} is not in {}", name, describe());
+    const HeaderEntry& entry = found->second.entry;
+    if (!entry.readable) {
+      fail("tensor {} of {} has dtype {}; quip reads F32, F16, BF16", name, describe(),
+           entry.dtype);
+    }
+    return found->second;
+  }
+
+  fs::path origin_;
+  std::vector<MappedFile> files_;
+  std::vector<std::string> paths_;
+  std::map<std::string, Located> tensors_;
+};
+
+/// The index's "weight_map": tensor name → file name, checked.
+std::map<std::string, std::string> read_weight_map(const fs::path& index) {
+  const json document = [&] {
+    std::ifstream stream(index);
+    if (!stream) fail("{}: cannot open", index.string());
+    try {
+      return json::parse(stream);
+    } catch (const json::exception& error) {
+      fail("{}: not valid JSON: {}", index.string(), error.what());
+    }
+  }();
+  const auto map = document.is_object() ? document.find("weight_map") : document.end();
+  if (map == document.end() || !map->is_object() || map->empty()) {
+    fail("{}: \"weight_map\" is missing, empty or not an object", index.string());
+  }
+  std::map<std::string, std::string> result;
+  for (const auto& [name, file] : map->items()) {
+    if (!file.is_string()) fail("{}: tensor {}: its file is not a string", index.string(), name);
+    const auto text = file.get<std::string>();
+    // Names only: a path could lead out of the checkpoint's directory.
+    if (text.empty() || text == "." || text == ".." || text.find('\0') != std::string::npos ||
+        text.find_first_of("/\\") != std::string::npos) {
+      fail("{}: tensor {}: \"{}\" is not the name of a file in this directory", index.string(),
+           name, text);
+    }
+    result.emplace(name, text);
+  }
+  return result;
+}
+
+std::unique_ptr<TensorSource> open_shards(const fs::path& directory, const fs::path& index) {
+  const auto weight_map = read_weight_map(index);
+  std::set<std::string> shards;
+  for (const auto& [name, file] : weight_map) shards.insert(file);
+  auto source = std::make_unique<SafetensorsSource>(directory);
+  for (const std::string& shard : shards) {
+    if (!fs::exists(directory / shard)) {
+      fail("{}: shard {} is missing; download it again", index.string(), shard);
+    }
+    source->add(directory / shard);
+  }
+  for (const auto& [name, file] : weight_map) source->require_in(directory / file, name, index);
+  return source;
+}
+
+}  // namespace
+
+std::unique_ptr<TensorSource> open_safetensors(const fs::path& file) {
+  auto source = std::make_unique<SafetensorsSource>(file);
+  source->add(file);
+  return source;
+}
+
+std::unique_ptr<TensorSource> open_checkpoint(const fs::path& directory) {
+  const fs::path single = directory / "model.safetensors";
+  if (fs::exists(single)) return open_safetensors(single);
+  const fs::path index = directory / "model.safetensors.index.json";
+  if (fs::exists(index)) return open_shards(directory, index);
+  fail(
+      "{}: holds neither model.safetensors nor model.safetensors.index.json; convert other "
+      "formats with transformers' save_pretrained first",
+      directory.string());
+}
+
+}  // namespace quip

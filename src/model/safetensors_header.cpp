@@ -1,0 +1,202 @@
+#include "safetensors_header.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+using nlohmann::json;
+
+constexpr index_t kLengthBytes = 8;
+
+struct StoredType {
+  std::string_view name;
+  index_t bytes;
+  std::optional<DType> readable;
+};
+
+constexpr std::array<StoredType, 15> kStoredTypes = {{{"F32", 4, DType::f32},
+                                                      {"F16", 2, DType::f16},
+                                                      {"BF16", 2, DType::bf16},
+                                                      {"F64", 8, {}},
+                                                      {"I64", 8, {}},
+                                                      {"I32", 4, {}},
+                                                      {"I16", 2, {}},
+                                                      {"I8", 1, {}},
+                                                      {"U64", 8, {}},
+                                                      {"U32", 4, {}},
+                                                      {"U16", 2, {}},
+                                                      {"U8", 1, {}},
+                                                      {"BOOL", 1, {}},
+                                                      {"F8_E4M3", 1, {}},
+                                                      {"F8_E5M2", 1, {}}}};
+
+/// Where messages point to.
+struct Place {
+  const std::string& file;
+  const std::string& tensor;
+
+  template <typename... Args>
+  [[noreturn]] void reject(fmt::format_string<Args...> format, Args&&... args) const {
+    fail("{}: tensor {}: {}", file, tensor, fmt::format(format, std::forward<Args>(args)...));
+  }
+};
+
+/// a · b for non-negative factors, or nothing if it does not fit.
+std::optional<index_t> product(index_t a, index_t b) {
+  if (a != 0 && b > std::numeric_limits<index_t>::max() / a) return std::nullopt;
+  return a * b;
+}
+
+index_t natural(const json& value, const Place& place, std::string_view what) {
+  constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > largest) {
+    place.reject("{} holds {}, which is not a natural number below 2^63", what, value.dump());
+  }
+  return value.get<index_t>();
+}
+
+const json& member(const json& entry, const char* key, const Place& place) {
+  const auto found = entry.find(key);
+  if (found == entry.end()) place.reject("\"{}\" is missing", key);
+  return *found;
+}
+
+std::vector<index_t> parse_shape(const json& value, const Place& place) {
+  if (!value.is_array()) place.reject("\"shape\" is not a list");
+  std::vector<index_t> shape;
+  std::optional<index_t> elements = 1;
+  for (const json& extent : value) {
+    shape.push_back(natural(extent, place, "\"shape\""));
+    elements = product(*elements, shape.back());
+    if (!elements) place.reject("shape {} overflows 64 bits", value.dump());
+  }
+  return shape;
+}
+
+/// Sets begin and end, as positions in the file.
+void parse_offsets(const json& value, index_t data_start, const Place& place, HeaderEntry& entry) {
+  if (!value.is_array() || value.size() != 2) {
+    place.reject("\"data_offsets\" is {}, not two numbers", value.dump());
+  }
+  const index_t begin = natural(value[0], place, "\"data_offsets\"");
+  const index_t end = natural(value[1], place, "\"data_offsets\"");
+  if (begin > end) place.reject("\"data_offsets\" run backwards: {} > {}", begin, end);
+  if (end > std::numeric_limits<index_t>::max() - data_start) {
+    place.reject("\"data_offsets\" end at {}, beyond any file", end);
+  }
+  entry.begin = data_start + begin;
+  entry.end = data_start + end;
+}
+
+HeaderEntry parse_entry(const json& value, index_t data_start, const Place& place) {
+  if (!value.is_object()) place.reject("its header entry is not an object");
+  HeaderEntry entry;
+  entry.info.name = place.tensor;
+  entry.info.shape = parse_shape(member(value, "shape", place), place);
+  parse_offsets(member(value, "data_offsets", place), data_start, place, entry);
+  const json& dtype = member(value, "dtype", place);
+  if (!dtype.is_string()) place.reject("\"dtype\" is not a string");
+  entry.dtype = dtype.get<std::string>();
+
+  const auto* known =
+      std::find_if(kStoredTypes.begin(), kStoredTypes.end(),
+                   [&](const StoredType& type) { return type.name == entry.dtype; });
+  if (known == kStoredTypes.end()) return entry;  // a problem only for whoever asks for it
+  const std::optional<index_t> bytes = product(entry.info.elements(), known->bytes);
+  if (!bytes || *bytes != entry.end - entry.begin) {
+    place.reject("\"data_offsets\" span {} bytes, but shape {} of {} does not need that many",
+                 entry.end - entry.begin, value["shape"].dump(), entry.dtype);
+  }
+  entry.readable = known->readable.has_value();
+  entry.info.dtype = known->readable.value_or(DType::f32);
+  return entry;
+}
+
+index_t header_length(std::span<const std::byte> file, const std::string& origin) {
+  const auto size = static_cast<index_t>(file.size());
+  if (size < kLengthBytes) {
+    fail("{}: {} bytes are too few for a safetensors file; download it again", origin, size);
+  }
+  std::uint64_t length = 0;
+  std::memcpy(&length, file.data(), sizeof length);
+  const auto room = static_cast<std::uint64_t>(size - kLengthBytes);
+  if (length > room) {
+    fail(
+        "{}: the header claims {} bytes, the file has {} left; it is truncated or no safetensors "
+        "file",
+        origin, length, room);
+  }
+  return static_cast<index_t>(length);
+}
+
+json parse_json(std::span<const std::byte> text, const std::string& origin) {
+  const auto* first = reinterpret_cast<const char*>(text.data());
+  try {
+    json header = json::parse(first, first + text.size());
+    if (!header.is_object()) fail("{}: the header is not a JSON object", origin);
+    return header;
+  } catch (const json::exception& error) {
+    fail("{}: the header is not valid JSON: {}", origin, error.what());
+  }
+}
+
+void require_tiling(const std::map<std::string, HeaderEntry>& entries, index_t data_start,
+                    index_t file_size, const std::string& origin) {
+  std::vector<const HeaderEntry*> order;
+  for (const auto& [name, entry] : entries) order.push_back(&entry);
+  std::sort(order.begin(), order.end(), [](const HeaderEntry* a, const HeaderEntry* b) {
+    return std::pair(a->begin, a->end) < std::pair(b->begin, b->end);
+  });
+  const std::string* previous = nullptr;
+  index_t covered = data_start;
+  for (const HeaderEntry* entry : order) {
+    const Place place{origin, entry->info.name};
+    if (entry->begin < covered) {
+      place.reject("its data overlaps tensor {}", previous == nullptr ? "?" : *previous);
+    }
+    if (entry->begin > covered) {
+      place.reject("{} bytes before its data belong to no tensor", entry->begin - covered);
+    }
+    covered = entry->end;
+    previous = &entry->info.name;
+  }
+  if (covered > file_size) {
+    fail(
+        "{}: truncated: {} bytes are missing (tensor {} ends at byte {}, the file at {}); "
+        "download it again",
+        origin, covered - file_size, *previous, covered, file_size);
+  }
+  if (covered < file_size) {
+    fail("{}: {} bytes after the last tensor belong to no tensor", origin, file_size - covered);
+  }
+}
+
+}  // namespace
+
+std::map<std::string, HeaderEntry> parse_header(std::span<const std::byte> file,
+                                                const std::string& origin) {
+  const index_t length = header_length(file, origin);
+  const index_t data_start = kLengthBytes + length;
+  const json header =
+      parse_json(file.subspan(kLengthBytes, static_cast<std::size_t>(length)), origin);
+  std::map<std::string, HeaderEntry> entries;
+  for (const auto& [name, value] : header.items()) {
+    if (name == "__metadata__") continue;
+    entries.emplace(name, parse_entry(value, data_start, Place{origin, name}));
+  }
+  require_tiling(entries, data_start, static_cast<index_t>(file.size()), origin);
+  return entries;
+}
+
+}  // namespace quip

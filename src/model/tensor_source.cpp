@@ -1,0 +1,55 @@
+#include "quip/model/tensor_source.hpp"
+
+#include <algorithm>
+
+#include <fmt/ranges.h>
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+// Large enough for the file system, small enough to stay in a core's cache.
+constexpr index_t kChunkElements = index_t{1} << 19;
+
+void require_finite(const TensorSource& source, const std::string& name, index_t first,
+                    std::span<const float> values) {
+  const index_t bad = first_nonfinite(values);
+  if (bad < 0) return;
+  fail("tensor {} of {}: element {} (row-major) is {}; the checkpoint is damaged or overflowed",
+       name, source.describe(), first + bad, values[static_cast<std::size_t>(bad)]);
+}
+
+}  // namespace
+
+void read_floats(const TensorSource& source, const std::string& name, index_t first,
+                 std::span<float> out) {
+  const DType dtype = source.info(name).dtype;
+  const index_t width = size_of(dtype);
+  const auto count = static_cast<index_t>(out.size());
+  Buffer<std::byte> stored;
+  if (dtype != DType::f32) stored = Buffer<std::byte>(std::min(count, kChunkElements) * width);
+  for (index_t done = 0; done < count; done += kChunkElements) {
+    const index_t chunk = std::min(kChunkElements, count - done);
+    const auto target =
+        out.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(chunk));
+    const index_t offset = (first + done) * width;
+    if (dtype == DType::f32) {
+      source.read(name, offset, std::as_writable_bytes(target));
+    } else {
+      const auto bytes = stored.span().first(static_cast<std::size_t>(chunk * width));
+      source.read(name, offset, bytes);
+      to_float(dtype, bytes, target);
+    }
+    require_finite(source, name, first + done, target);
+  }
+}
+
+void require_shape(const TensorSource& source, const std::string& name,
+                   const std::vector<index_t>& shape) {
+  if (source.info(name).shape == shape) return;
+  fail("tensor {} of {} has shape [{}], but config.json asks for [{}]", name, source.describe(),
+       fmt::join(source.info(name).shape, ", "), fmt::join(shape, ", "));
+}
+
+}  // namespace quip
