@@ -1,0 +1,89 @@
+#include "config_fields.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace quip {
+
+using nlohmann::json;
+
+ConfigFields::ConfigFields(const json& object, std::string origin, std::string prefix)
+    : object_(&object), origin_(std::move(origin)), prefix_(std::move(prefix)) {
+  if (!object.is_object()) fail("{}: not a JSON object", origin_);
+}
+
+const json* ConfigFields::find(const std::string& name) const {
+  const auto found = object_->find(name);
+  return found == object_->end() || found->is_null() ? nullptr : &*found;
+}
+
+bool ConfigFields::is_null(const std::string& name) const {
+  return object_->contains(name) && !has(name);
+}
+
+const json& ConfigFields::require(const std::string& name) const {
+  const json* value = find(name);
+  if (value == nullptr) reject(name, "is missing");
+  return *value;
+}
+
+index_t ConfigFields::integer(const std::string& name, index_t least) const {
+  constexpr index_t largest = std::numeric_limits<std::int32_t>::max();
+  const json& value = require(name);
+  // Unsigned first: a literal above 2^63 would wrap if read as signed.
+  const bool fits = value.is_number_unsigned()
+                        ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(largest)
+                        : value.is_number_integer();
+  if (!fits || value.get<index_t>() < least) {
+    reject(name, "is {}, not an integer between {} and {}", value.dump(), least, largest);
+  }
+  return value.get<index_t>();
+}
+
+index_t ConfigFields::size(const std::string& name) const { return integer(name, 1); }
+
+index_t ConfigFields::size_or(const std::string& name, index_t fallback) const {
+  return has(name) ? size(name) : fallback;
+}
+
+index_t ConfigFields::count_or(const std::string& name, index_t fallback) const {
+  return has(name) ? integer(name, 0) : fallback;
+}
+
+double ConfigFields::positive(const std::string& name) const {
+  const json& value = require(name);
+  if (!value.is_number() || !std::isfinite(value.get<double>()) || value.get<double>() <= 0) {
+    reject(name, "is {}, not a positive number", value.dump());
+  }
+  return value.get<double>();
+}
+
+double ConfigFields::positive_or(const std::string& name, double fallback) const {
+  return has(name) ? positive(name) : fallback;
+}
+
+bool ConfigFields::flag_or(const std::string& name, bool fallback) const {
+  const json* value = find(name);
+  if (value == nullptr) return fallback;
+  if (!value->is_boolean()) reject(name, "is {}, not true or false", value->dump());
+  return value->get<bool>();
+}
+
+std::string ConfigFields::text(const std::string& name) const {
+  const json& value = require(name);
+  if (!value.is_string()) reject(name, "is {}, not a string", value.dump());
+  return value.get<std::string>();
+}
+
+std::string ConfigFields::text_or(const std::string& name, const std::string& fallback) const {
+  return has(name) ? text(name) : fallback;
+}
+
+ConfigFields ConfigFields::object(const std::string& name) const {
+  const json& value = require(name);
+  if (!value.is_object()) reject(name, "is {}, not an object", value.dump());
+  return {value, origin_, prefix_ + name + "."};
+}
+
+}  // namespace quip
