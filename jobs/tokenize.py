@@ -1,0 +1,214 @@
+#!/usr/bin/env python3
+"""Turns text into a token set: HDF5 `input_ids`, int32 [samples, length].
+
+Calibration draws random windows from the text; evaluation (--sequential) cuts it into
+consecutive rows. Run it in the environment of `jobs/install-deps.sh --venv`:
+
+  .venv/bin/python jobs/tokenize.py c4.jsonl --field text --model DIR --length 2048 --out calib.h5
+"""
+
+import argparse
+import array
+import itertools
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tokenizers import Tokenizer
+
+PIECE = 1 << 20  # characters encoded at once
+OVERLAP = 1 << 12  # characters that neighbouring pieces share
+AGREEMENT = 16  # tokens in a row on which both encodings of an overlap must agree
+
+
+class InputError(Exception):
+    """Something the user can mend; the message is all they see."""
+
+
+def documents(path: Path, field: str | None) -> Iterator[Iterator[str]]:
+    """The documents of a file, each as pieces of text: one for plain text, one per JSONL line."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if field is None:
+                yield iter(lambda: file.read(PIECE), "")
+                return
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield iter([json_text(line, field, f"{path}:{number}")])
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason})") from None
+
+
+def json_text(line: str, field: str, where: str) -> str:
+    try:
+        value = json.loads(line)[field]
+    except (json.JSONDecodeError, TypeError):
+        raise InputError(f"{where} is not a JSON object; plain text goes without --field") from None
+    except KeyError:
+        raise InputError(
+            f"{where} has no field '{field}'; name the one that holds the text"
+        ) from None
+    if not isinstance(value, str):
+        raise InputError(f"{where}: field '{field}' is not a string")
+    return value
+
+
+def document_tokens(tokenizer: Tokenizer, pieces: Iterator[str], special: bool) -> Iterator[int]:
+    """Token ids of one document, as if it were encoded whole, in bounded memory.
+
+    A cut through the text changes tokens near it. So each piece is encoded together with the
+    end of the one before, and the stream passes to the new encoding where the two agree.
+    """
+    text, start, tail = next(pieces, ""), 0, []  # `tail`: (id, begin, end) not yet passed on
+    added = special_ends(tokenizer) if special else ([], [])
+    yield from added[0]
+    while True:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        tokens = [
+            (token, start + begin, start + end)
+            for token, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+        if tail:
+            upto, since = seam(tail, tokens, start)
+            yield from (token for token, _, _ in tail[:upto])
+            tokens = tokens[since:]
+        following = next(pieces, "")
+        if not following:
+            yield from (token for token, _, _ in tokens)
+            yield from added[1]
+            return
+        end = start + len(text)
+        keep = next((i for i, token in enumerate(tokens) if token[2] > end - OVERLAP), len(tokens))
+        yield from (token for token, _, _ in tokens[:keep])
+        tail = tokens[keep:]
+        shared = text[-OVERLAP:]
+        start, text = end - len(shared), shared + following
+
+
+def seam(old: list[tuple], new: list[tuple], start: int) -> tuple[int, int]:
+    """Where to leave `old` for `new`: positions of the middle of the first agreement."""
+    where = {token: index for index, token in enumerate(new)}
+    run, previous = 0, -1
+    for index, token in enumerate(old):
+        at = where.get(token, -1)
+        run = 0 if at < 0 else run + 1 if at == previous + 1 else 1
+        previous = at
+        if run == AGREEMENT:
+            half = AGREEMENT // 2
+            return index - half + 1, at - half + 1
+    raise InputError(
+        f"the tokenizer does not resume within {OVERLAP} characters around character {start}; "
+        "split the text into documents and use --field"
+    )
+
+
+def special_ends(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after a document (often a beginning-of-text token)."""
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    full = tokenizer.encode("a", add_special_tokens=True).ids
+    for first in range(len(full) - len(plain) + 1):
+        if full[first : first + len(plain)] == plain:
+            return full[:first], full[first + len(plain) :]
+    return [], []
+
+
+def all_tokens(options: argparse.Namespace, tokenizer: Tokenizer) -> Iterator[int]:
+    for document in documents(options.text, options.field):
+        yield from document_tokens(tokenizer, document, not options.no_special_tokens)
+
+
+def sequential_rows(tokens: Iterator[int], samples: int | None, length: int) -> np.ndarray:
+    """Consecutive rows without overlap; an incomplete last row is dropped."""
+    wanted = None if samples is None else samples * length
+    ids = array.array("i", itertools.islice(tokens, wanted))
+    rows = len(ids) // length
+    if rows == 0 or (samples is not None and rows < samples):
+        need = (samples or 1) * length
+        raise InputError(f"too little text: {len(ids)} tokens, but {need} are needed")
+    return np.frombuffer(ids, dtype=np.int32)[: rows * length].reshape(rows, length)
+
+
+def random_rows(tokens: Iterator[int], samples: int, length: int, seed: int) -> np.ndarray:
+    """Windows at uniformly random places; they may overlap, as in OPTQ's calibration."""
+    ids = np.frombuffer(array.array("i", tokens), dtype=np.int32)
+    if len(ids) < length:
+        raise InputError(
+            f"too little text: {len(ids)} tokens, but {length} are needed for one sample"
+        )
+    draw = random.Random(seed)
+    starts = [draw.randrange(len(ids) - length + 1) for _ in range(samples)]
+    return np.stack([ids[start : start + length] for start in starts])
+
+
+def write(rows: np.ndarray, options: argparse.Namespace, tokenizer_file: Path) -> None:
+    """Writes under a temporary name and renames: a file that is there is whole."""
+    partial = options.out.with_name(options.out.name + ".partial")
+    mode = "sequential" if options.sequential else f"random windows, seed {options.seed}"
+    try:
+        with h5py.File(partial, "w") as file:
+            file["input_ids"] = rows
+            attributes = file["input_ids"].attrs
+            attributes["tokenizer"] = str(tokenizer_file)
+            attributes["source"] = f"{options.text} ({mode})"
+        os.replace(partial, options.out)
+    except OSError as error:
+        raise InputError(f"cannot write {options.out}: {error}") from None
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("text", type=Path, help="plain text, or JSONL with --field")
+    parser.add_argument("--model", type=Path, required=True, help="directory with tokenizer.json")
+    parser.add_argument("--out", type=Path, required=True, help="token set to write (HDF5)")
+    parser.add_argument("--field", help="the text is JSONL and this field of a line holds it")
+    parser.add_argument("--length", type=int, default=2048, help="tokens per sample (2048)")
+    parser.add_argument("--samples", type=int, help="samples (128; all of them if --sequential)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random windows (0)")
+    parser.add_argument(
+        "--sequential", action="store_true", help="consecutive rows, to evaluate on"
+    )
+    parser.add_argument(
+        "--no-special-tokens", action="store_true", help="leave out what the tokenizer adds (BOS)"
+    )
+    options = parser.parse_args(arguments)
+    if options.length < 2:
+        parser.error("--length must be at least 2")
+    if options.samples is not None and options.samples < 1:
+        parser.error("--samples must be at least 1")
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    tokenizer_file = options.model / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        raise InputError(f"{tokenizer_file} is not there; --model wants a checkpoint's directory")
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokens = all_tokens(options, tokenizer)
+    if options.sequential:
+        rows = sequential_rows(tokens, options.samples, options.length)
+    else:
+        rows = random_rows(tokens, options.samples or 128, options.length, options.seed)
+    write(rows, options, tokenizer_file)
+    print(f"{options.out}: {rows.shape[0]} samples of {rows.shape[1]} tokens")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        run(parse(arguments))
+    except InputError as failure:
+        print(f"tokenize.py: error: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Runs the program as a user would, under mpirun, and reads what it says."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests" / "data"
+QUIP = Path(os.environ.get("QUIP_BINARY", ROOT / "build" / "release" / "bin" / "quip"))
+
+CALIBRATION = DATA / "tokens" / "calib_train.h5"
+EVALUATION = DATA / "tokens" / "eval_sherlock.h5"
+
+# Root and more ranks than cores are normal in a container; idle ranks must not burn a core.
+ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    # Without a binding every rank may use every core, so threads are real threads.
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+}
+
+
+def model(name: str) -> Path:
+    return DATA / "models" / name
+
+
+def golden(name: str) -> dict:
+    return json.loads((DATA / "golden" / f"{name}.json").read_text())
+
+
+def run(
+    *arguments: object,
+    ranks: int = 1,
+    threads: int = 1,
+    check: bool = True,
+    timeout: float = 120,
+    prefix: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess:
+    """`mpirun -n ranks [prefix] quip arguments`; with `check` a failure shows its output."""
+    command = ["mpirun", "-n", str(ranks), *prefix, str(QUIP), *map(str, arguments)]
+    result = subprocess.run(
+        command,
+        env=os.environ
+        | ENVIRONMENT
+        | {"OMP_NUM_THREADS": str(threads), "COLUMNS": "100"}
+        | (environment or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if check and result.returncode != 0:
+        raise AssertionError(
+            f"{' '.join(command)}\nexit {result.returncode}\n{result.stdout}\n{result.stderr}"
+        )
+    return result
+
+
+def quantize(checkpoint: Path, out: Path, *options: object, **how) -> Path:
+    """Quantizes with the test's calibration set unless `options` name another."""
+    tokens = () if "--tokens" in options else ("--tokens", CALIBRATION)
+    run("quantize", "--model", checkpoint, "--out", out, *tokens, *options, **how)
+    return out
+
+
+def evaluate(checkpoint: Path, tokens: Path = EVALUATION, packed: Path | None = None, **how):
+    """What `quip eval --json` reports."""
+    extra = () if packed is None else ("--packed", packed)
+    result = run("eval", "--model", checkpoint, *extra, "--tokens", tokens, "--json", **how)
+    return json.loads(result.stdout)
+
+
+def inspect(packed: Path, *options: object) -> dict:
+    return json.loads(run("inspect", packed, "--json", *options).stdout)
+
+
+def mean_relative_proxy(packed: Path) -> float:
+    layers = inspect(packed)["layers"]
+    return sum(layer["relative_proxy_loss"] for layer in layers) / len(layers)

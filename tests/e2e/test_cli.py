@@ -1,0 +1,118 @@
+"""The command line itself: help, configuration files, what is printed where."""
+
+import json
+
+import pytest
+
+import cli
+
+SHORT = ("--samples", 4)
+COMMANDS = ["quantize", "eval", "inspect", "export"]
+
+
+@pytest.fixture(scope="module")
+def run_at_two_bits(tmp_path_factory):
+    """The finished process and the packed directory of one plain run on two ranks."""
+    out = tmp_path_factory.mktemp("plain") / "packed"
+    result = cli.run(
+        "quantize", "--model", cli.model("llama-nano"), "--tokens", cli.CALIBRATION,
+        "--out", out, "--bits", 2, *SHORT, ranks=2,
+    )  # fmt: skip
+    return result, out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command):
+    result = cli.run(command, "--help")
+    assert "usage" in result.stdout.lower()
+    assert "--" in result.stdout
+
+
+def test_help_lists_commands():
+    text = cli.run("--help").stdout
+    assert all(command in text for command in COMMANDS)
+
+
+def test_version():
+    assert "0.1.0" in cli.run("--version").stdout
+
+
+def test_configuration_file_equals_flags(run_at_two_bits, tmp_path):
+    config = tmp_path / "run.ini"
+    config.write_text(
+        f"model={cli.model('llama-nano')}\ntokens={cli.CALIBRATION}\nbits=2\nsamples=4\n"
+    )
+    out = tmp_path / "packed"
+    cli.run("quantize", "--config", config, "--out", out)
+    assert cli.inspect(out)["digest"] == cli.inspect(run_at_two_bits[1])["digest"]
+
+
+def test_flags_override_the_configuration_file(tmp_path):
+    config = tmp_path / "run.ini"
+    config.write_text("bits=2\nsamples=4\n")
+    out = cli.quantize(cli.model("llama-nano"), tmp_path / "out", "--config", config, "--bits", 3)
+    assert {layer["bits"] for layer in cli.inspect(out)["layers"]} == {3}
+
+
+def test_settings_are_printed(run_at_two_bits):
+    text = run_at_two_bits[0].stdout + run_at_two_bits[0].stderr
+    for setting in ("model", "tokens", "bits", "method", "seed", "ranks"):
+        assert setting in text
+    assert str(cli.model("llama-nano")) in text
+
+
+def test_progress_is_one_line_per_block_without_a_terminal(run_at_two_bits):
+    text = run_at_two_bits[0].stdout + run_at_two_bits[0].stderr
+    assert "\r" not in text
+    assert "\x1b[" not in text
+    lines = [line for line in text.splitlines() if "block" in line.lower() and "/4" in line]
+    assert len(lines) >= 4
+
+
+def test_summary_groups_layers_by_type(run_at_two_bits):
+    text = run_at_two_bits[0].stdout
+    for kind in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
+        assert kind in text
+
+
+def test_report(run_at_two_bits):
+    report = json.loads((run_at_two_bits[1] / "report.json").read_text())
+    assert report["ranks"] == 2
+    assert len(report["peak_rss_bytes"]) == 2
+    assert len(report["layers"]) == 28  # 4 blocks of 7 linear layers
+    assert all(0 < layer["relative_proxy_loss"] < 1 for layer in report["layers"])
+    assert report["phases"]
+
+
+def test_inspect_verifies(run_at_two_bits):
+    out = run_at_two_bits[1]
+    report = cli.inspect(out, "--verify")
+    assert len(report["layers"]) == 28
+    assert {layer["bits"] for layer in report["layers"]} == {2}
+
+
+def test_eval_prints_only_json_on_stdout(run_at_two_bits):
+    report = cli.evaluate(cli.model("llama-nano"), cli.CALIBRATION, run_at_two_bits[1], ranks=2)
+    assert report["tokens"] == 128 * 255
+    assert report["perplexity"] > 1
+
+
+def test_skip_leaves_layers_as_they_are(tmp_path):
+    out = cli.quantize(
+        cli.model("llama-nano"), tmp_path / "out", "--bits", 2, "--skip", "down_proj", *SHORT
+    )
+    names = [layer["name"] for layer in cli.inspect(out)["layers"] if layer.get("bits", 16) < 16]
+    assert len(names) == 24
+    assert not any("down_proj" in name for name in names)
+
+
+def test_unknown_option_is_named():
+    result = cli.run("quantize", "--bitz", 2, check=False)
+    assert result.returncode != 0
+    assert "--bitz" in result.stderr
+
+
+def test_unknown_command_is_named():
+    result = cli.run("quantise", check=False)
+    assert result.returncode != 0
+    assert "quantise" in result.stderr

@@ -1,0 +1,63 @@
+"""What `quip export` writes loads in transformers and means the same."""
+
+import json
+
+import pytest
+from safetensors import safe_open
+
+import cli
+import hf_models
+
+ROWS = 64  # of the evaluation set: transformers on a CPU is slow
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    ids = hf_models.read_tokens(cli.EVALUATION)[:ROWS]
+    return hf_models.write_tokens(tmp_path_factory.mktemp("rows") / "rows.h5", ids), ids
+
+
+@pytest.mark.parametrize("name", ["llama-nano", "opt-micro"])
+def test_real_models(name, evaluation, quantized, tmp_path):
+    tokens, ids = evaluation
+    packed = quantized(name, "--bits", 2, "--samples", 16)
+    check_export(cli.model(name), packed, tokens, ids, tmp_path / "exported")
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-sharded", "llama-tied", "mistral-window", "qwen2", "opt-350m-like"]
+)
+def test_families(name, tmp_path):
+    ids = hf_models.random_tokens(samples=16)
+    tokens = hf_models.write_tokens(tmp_path / "random.h5", ids)
+    checkpoint = hf_models.make(name, tmp_path / "model")
+    packed = cli.quantize(checkpoint, tmp_path / "packed", "--bits", 4, "--tokens", tokens)
+    check_export(checkpoint, packed, tokens, ids, tmp_path / "exported")
+
+
+def check_export(checkpoint, packed, tokens, ids, exported):
+    cli.run(
+        "export", "--packed", packed, "--model", checkpoint, "--format", "bf16", "--out", exported
+    )
+    expected = cli.evaluate(checkpoint, tokens, packed)["mean_loss"]
+    measured = hf_models.mean_loss(hf_models.load(exported), ids)
+    # 0.1 % in perplexity, which is exp(loss)
+    assert measured == pytest.approx(expected, abs=1e-3)
+    assert measured != pytest.approx(hf_models.mean_loss(hf_models.load(checkpoint), ids), abs=1e-5)
+    check_complete(checkpoint, exported)
+
+
+def check_complete(checkpoint, exported):
+    """Names and shapes are those of the original checkpoint; the configuration is kept."""
+    assert shapes(exported) == shapes(checkpoint)
+    before = json.loads((checkpoint / "config.json").read_text())
+    after = json.loads((exported / "config.json").read_text())
+    assert {**before, "torch_dtype": None} == {**after, "torch_dtype": None}
+
+
+def shapes(directory):
+    found = {}
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as source:
+            found |= {name: source.get_slice(name).get_shape() for name in source.keys()}  # noqa: SIM118
+    return found
