@@ -7,8 +7,8 @@
 //   report.json              losses and timings
 #pragma once
 
+#include <array>
 #include <filesystem>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,9 +32,11 @@ struct StoredLayer {
 /// One block's entry in the manifest.
 struct BlockEntry {
   index_t block = 0;
-  std::string file;                ///< relative to the directory
-  std::vector<std::string> layers;  ///< names, in order
-  std::vector<std::string> digests;  ///< digest_of(layer), same order
+  std::string file;                            ///< relative to the directory
+  std::string file_digest;                     ///< of all bytes of the file
+  std::vector<std::string> layers;             ///< names, in order
+  std::vector<std::string> digests;            ///< digest_of(layer), same order
+  std::vector<std::array<index_t, 2>> shapes;  ///< rows, cols, same order
 };
 
 /// Writes a packed model. Every file appears under its final name only when it

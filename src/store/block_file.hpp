@@ -1,0 +1,25 @@
+// One HDF5 file per decoder block: a group per linear layer.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "quip/store/packed_model.hpp"
+
+namespace quip::store {
+
+/// Writes all layers of a block to `file` (a temporary name: no renaming here, but the file
+/// is complete on return). Per layer: codes [rows, row_bytes] uint8, scale [1 or rows]
+/// float32, zero [⌈rows·bits/8⌉] uint8 packed like a row of codes (minmax only), rescale
+/// [cols] float32 (if any); each dataset carries the digest of its bytes.
+/// Throws Error naming the file and what failed.
+void write_block_file(const std::filesystem::path& file, const std::vector<StoredLayer>& layers);
+
+/// Reads one layer. Throws Error naming file and layer if it is not there, if its sizes do
+/// not fit together, if a dataset does not match its digest, or if the layer does not match
+/// the digest stored with it or `expected` (the manifest's).
+[[nodiscard]] StoredLayer read_block_layer(const std::filesystem::path& file,
+                                           const std::string& name, const std::string& expected);
+
+}  // namespace quip::store

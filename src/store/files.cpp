@@ -1,0 +1,177 @@
+#include "files.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+#include <utility>
+
+#include "quip/core/digest.hpp"
+#include "quip/core/error.hpp"
+
+namespace quip::store {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Bytes per system call: below the limit that Linux sets to one read or write.
+constexpr std::size_t kCallBytes = std::size_t{1} << 30;
+constexpr index_t kDigestBytes = index_t{4} << 20;
+
+[[noreturn]] void fail_errno(const fs::path& path, std::string_view what, int error) {
+  const std::string reason = std::generic_category().message(error);
+  if (error == ENOSPC || error == EDQUOT) {
+    fail("{}: cannot {}: {}; free some space or choose another output directory", path.string(),
+         what, reason);
+  }
+  fail("{}: cannot {}: {}", path.string(), what, reason);
+}
+
+int open_or_fail(const fs::path& path, int flags, std::string_view what) {
+  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+  if (descriptor < 0) fail_errno(path, what, errno);
+  return descriptor;
+}
+
+/// A rename or a new file is durable only once its folder is on disk. Some network
+/// file systems have no such call (EINVAL) and need none.
+void sync_folder(const fs::path& folder) {
+  const int descriptor = open_or_fail(folder, O_RDONLY | O_DIRECTORY, "open");
+  const int error = ::fsync(descriptor) == 0 ? 0 : errno;
+  ::close(descriptor);
+  if (error != 0 && error != EINVAL) fail_errno(folder, "sync", error);
+}
+
+fs::path folder_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+}  // namespace
+
+File::File(int descriptor, fs::path path) : path_(std::move(path)), descriptor_(descriptor) {}
+
+File::File(File&& other) noexcept
+    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+File& File::operator=(File&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+File::~File() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+File File::open_read(const fs::path& path) {
+  return {open_or_fail(path, O_RDONLY, "open for reading"), path};
+}
+
+File File::open_write(const fs::path& path) {
+  return {open_or_fail(path, O_WRONLY, "open for writing"), path};
+}
+
+File File::create(const fs::path& path) {
+  return {open_or_fail(path, O_WRONLY | O_CREAT | O_TRUNC, "create"), path};
+}
+
+index_t File::size() const {
+  struct stat status {};
+  if (::fstat(descriptor_, &status) != 0) fail_errno(path_, "stat", errno);
+  return status.st_size;
+}
+
+void File::read_at(std::span<std::byte> out, index_t offset) const {
+  while (!out.empty()) {
+    const ssize_t got = ::pread(descriptor_, out.data(), std::min(out.size(), kCallBytes), offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail_errno(path_, "read", errno);
+    if (got == 0) {
+      fail("{}: ends at byte {} while {} more are needed; the file is truncated", path_.string(),
+           offset, out.size());
+    }
+    out = out.subspan(static_cast<std::size_t>(got));
+    offset += got;
+  }
+}
+
+void File::write_at(std::span<const std::byte> bytes, index_t offset) const {
+  while (!bytes.empty()) {
+    const ssize_t put =
+        ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), kCallBytes), offset);
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) fail_errno(path_, "write", put < 0 ? errno : ENOSPC);
+    bytes = bytes.subspan(static_cast<std::size_t>(put));
+    offset += put;
+  }
+}
+
+void File::sync() const {
+  if (::fsync(descriptor_) != 0) fail_errno(path_, "sync", errno);
+}
+
+PendingFile::PendingFile(fs::path final_path)
+    : final_(std::move(final_path)),
+      temporary_(folder_of(final_) /
+                 fmt::format(".{}.tmp.{}", final_.filename().string(), ::getpid())) {}
+
+PendingFile::~PendingFile() {
+  if (!published_) ::unlink(temporary_.c_str());
+}
+
+void PendingFile::publish() {
+  File::open_write(temporary_).sync();
+  if (::rename(temporary_.c_str(), final_.c_str()) != 0) fail_errno(final_, "create", errno);
+  published_ = true;
+  sync_folder(folder_of(final_));
+}
+
+void write_text(const fs::path& path, std::string_view text) {
+  PendingFile pending(path);
+  File::create(pending.temporary()).write_at(std::as_bytes(std::span(text)), 0);
+  pending.publish();
+}
+
+std::string read_text(const fs::path& path) {
+  const File file = File::open_read(path);
+  std::string text(static_cast<std::size_t>(file.size()), '\0');
+  file.read_at(std::as_writable_bytes(std::span(text)), 0);
+  return text;
+}
+
+std::string digest_file(const fs::path& path) {
+  const File file = File::open_read(path);
+  const Buffer<std::byte> buffer(kDigestBytes);
+  const index_t size = file.size();
+  Digest digest;
+  for (index_t offset = 0; offset < size; offset += kDigestBytes) {
+    const auto piece =
+        buffer.span().first(static_cast<std::size_t>(std::min(kDigestBytes, size - offset)));
+    file.read_at(piece, offset);
+    digest.update(piece);
+  }
+  return digest.hex();
+}
+
+void make_output_directory(const fs::path& directory) {
+  std::error_code error;
+  if (fs::exists(directory, error) && !fs::is_directory(directory, error)) {
+    fail("{}: exists and is not a directory; choose another output directory", directory.string());
+  }
+  fs::create_directories(directory, error);
+  if (error) fail_errno(directory, "create the output directory", error.value());
+  const fs::directory_iterator entries(directory, error);
+  if (error) fail_errno(directory, "list the output directory", error.value());
+  if (entries != fs::directory_iterator()) {
+    fail("{}: the output directory is not empty; choose another or remove it", directory.string());
+  }
+  // AT_EACCESS: what decides is the identity that the writes will have.
+  if (::faccessat(AT_FDCWD, directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
+    fail_errno(directory, "write to the output directory", errno);
+  }
+  sync_folder(folder_of(fs::absolute(directory)));
+}
+
+}  // namespace quip::store

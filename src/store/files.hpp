@@ -1,0 +1,72 @@
+// POSIX files whose failures name the path, and files that appear whole or not at all.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "quip/core/matrix.hpp"
+
+namespace quip::store {
+
+/// An open file descriptor, read and written at explicit offsets. Move-only.
+class File {
+ public:
+  [[nodiscard]] static File open_read(const std::filesystem::path& path);
+  /// An existing file, for writing.
+  [[nodiscard]] static File open_write(const std::filesystem::path& path);
+  /// A new or emptied file, for writing.
+  [[nodiscard]] static File create(const std::filesystem::path& path);
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  ~File();
+
+  [[nodiscard]] index_t size() const;
+  /// Fills `out` from byte `offset` on. Throws Error if the file ends before that.
+  void read_at(std::span<std::byte> out, index_t offset) const;
+  /// Throws Error with the system's text, e.g. "No space left on device".
+  void write_at(std::span<const std::byte> bytes, index_t offset) const;
+  /// Returns once the content is on disk.
+  void sync() const;
+
+ private:
+  File(int descriptor, std::filesystem::path path);
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+/// A file in the making: lives under a temporary name beside its final one until
+/// `publish`; removed if that is never reached.
+class PendingFile {
+ public:
+  explicit PendingFile(std::filesystem::path final_path);
+  PendingFile(const PendingFile&) = delete;
+  PendingFile& operator=(const PendingFile&) = delete;
+  ~PendingFile();
+
+  [[nodiscard]] const std::filesystem::path& temporary() const { return temporary_; }
+  /// Syncs the file, renames it, syncs the folder.
+  void publish();
+
+ private:
+  std::filesystem::path final_;
+  std::filesystem::path temporary_;
+  bool published_ = false;
+};
+
+/// Replaces `path` by `text`, all or nothing.
+void write_text(const std::filesystem::path& path, std::string_view text);
+
+/// The whole content of a text file.
+[[nodiscard]] std::string read_text(const std::filesystem::path& path);
+
+/// Digest of a file's bytes, read in pieces.
+[[nodiscard]] std::string digest_file(const std::filesystem::path& path);
+
+/// Makes `directory` (parents too). Throws Error if it exists and is not empty, or if it
+/// cannot be created or written.
+void make_output_directory(const std::filesystem::path& directory);
+
+}  // namespace quip::store

@@ -1,0 +1,212 @@
+#include "hdf5.hpp"
+
+#include <algorithm>
+
+#include "quip/core/error.hpp"
+
+namespace quip::store {
+namespace {
+
+herr_t take_innermost(unsigned depth, const H5E_error2_t* error, void* text) {
+  if (depth == 0 && error->desc != nullptr) *static_cast<std::string*>(text) = error->desc;
+  return 0;
+}
+
+/// HDF5 wraps the system's text in time stamps and descriptors; the text says it all.
+std::string system_text(const std::string& text) {
+  static const std::string marker = "error message = '";
+  const auto begin = text.find(marker);
+  if (begin == std::string::npos) return text;
+  const auto end = text.find('\'', begin + marker.size());
+  return text.substr(begin + marker.size(), end - begin - marker.size());
+}
+
+/// Errors are exceptions here; HDF5 must not print them as well.
+void silence_hdf5() {
+  static const herr_t done = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  static_cast<void>(done);
+}
+
+H5Properties properties(hid_t kind, const std::string& where) {
+  return {H5Pcreate(kind), "H5Pcreate", where};
+}
+
+H5Properties file_access(const std::string& where) {
+  silence_hdf5();
+  H5Properties access = properties(H5P_FILE_ACCESS, where);
+  // The 1.10 format has checksums on its metadata and the smallest headers.
+  check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110),
+        "H5Pset_libver_bounds", where);
+  check(H5Pset_file_locking(access.get(), 0, 1), "H5Pset_file_locking", where);
+  check(H5Pset_meta_block_size(access.get(), 512), "H5Pset_meta_block_size", where);
+  check(H5Pset_small_data_block_size(access.get(), 0), "H5Pset_small_data_block_size", where);
+  return access;
+}
+
+/// Keeps attributes in the object header (instead of a heap of kilobytes) and time out of it.
+void make_lean(const H5Properties& creation, const std::string& where) {
+  check(H5Pset_attr_phase_change(creation.get(), 64, 0), "H5Pset_attr_phase_change", where);
+  check(H5Pset_obj_track_times(creation.get(), false), "H5Pset_obj_track_times", where);
+}
+
+std::string attribute_place(const char* name, const std::string& where) {
+  return fmt::format("{}: attribute {}", where, name);
+}
+
+void write_scalar(hid_t object, const char* name, hid_t type, hid_t memory_type, const void* value,
+                  const std::string& where) {
+  const H5Space space(H5Screate(H5S_SCALAR), "H5Screate", where);
+  const H5Attribute attribute(H5Acreate2(object, name, type, space.get(), H5P_DEFAULT, H5P_DEFAULT),
+                              "H5Acreate2", attribute_place(name, where));
+  check(H5Awrite(attribute.get(), memory_type, value), "H5Awrite", attribute_place(name, where));
+}
+
+/// Opens an attribute and insists on one element of the expected class: HDF5 would
+/// otherwise convert silently or write past the end of the caller's variable.
+std::pair<H5Attribute, H5Type> open_scalar(hid_t object, const char* name, H5T_class_t kind,
+                                           const std::string& where) {
+  const std::string place = attribute_place(name, where);
+  H5Attribute attribute(H5Aopen(object, name, H5P_DEFAULT), "H5Aopen", place);
+  const H5Space space(H5Aget_space(attribute.get()), "H5Aget_space", place);
+  H5Type type(H5Aget_type(attribute.get()), "H5Aget_type", place);
+  if (H5Sget_simple_extent_npoints(space.get()) != 1 || H5Tget_class(type.get()) != kind ||
+      (kind == H5T_STRING && H5Tis_variable_str(type.get()) != 0)) {
+    fail("{}: not the kind of value a packed model has there", place);
+  }
+  return {std::move(attribute), std::move(type)};
+}
+
+template <typename T>
+T read_number(hid_t object, const char* name, H5T_class_t kind, hid_t memory_type,
+              const std::string& where) {
+  const auto [attribute, type] = open_scalar(object, name, kind, where);
+  T value{};
+  check(H5Aread(attribute.get(), memory_type, &value), "H5Aread", attribute_place(name, where));
+  return value;
+}
+
+}  // namespace
+
+void fail_hdf5(const char* call, const std::string& where) {
+  std::string text;
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_innermost, &text);
+  text = system_text(text);
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  fail("{}: {} failed: {}", where, call, text.empty() ? "HDF5 gives no reason" : text);
+}
+
+H5File open_hdf5(const std::filesystem::path& file) {
+  const std::string where = file.string();
+  const H5Properties access = file_access(where);
+  return {H5Fopen(file.c_str(), H5F_ACC_RDONLY, access.get()), "H5Fopen", where};
+}
+
+H5File create_hdf5(const std::filesystem::path& file) {
+  const std::string where = file.string();
+  const H5Properties access = file_access(where);
+  const H5Properties creation = properties(H5P_FILE_CREATE, where);
+  make_lean(creation, where);
+  return {H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), "H5Fcreate", where};
+}
+
+H5Group create_group(hid_t parent, const std::string& name, const std::string& where) {
+  const H5Properties creation = properties(H5P_GROUP_CREATE, where);
+  make_lean(creation, where);
+  return {H5Gcreate2(parent, name.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT), "H5Gcreate2",
+          fmt::format("{}: group {}", where, name)};
+}
+
+H5Group open_group(hid_t parent, const std::string& name, const std::string& where) {
+  return {H5Gopen2(parent, name.c_str(), H5P_DEFAULT), "H5Gopen2",
+          fmt::format("{}: group {}", where, name)};
+}
+
+H5Dataset open_dataset(hid_t parent, const std::string& name, const std::string& where) {
+  return {H5Dopen2(parent, name.c_str(), H5P_DEFAULT), "H5Dopen2",
+          fmt::format("{}: dataset {}", where, name)};
+}
+
+bool has_link(hid_t parent, const std::string& name, const std::string& where) {
+  return check(H5Lexists(parent, name.c_str(), H5P_DEFAULT), "H5Lexists", where) > 0;
+}
+
+H5Dataset create_unwritten(hid_t parent, const std::string& name, hid_t type,
+                           const std::vector<index_t>& shape, const std::string& where) {
+  const std::vector<hsize_t> extents(shape.begin(), shape.end());
+  const H5Space space(
+      extents.empty() ? H5Screate(H5S_SCALAR)
+                      : H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr),
+      "H5Screate", where);
+  const H5Properties creation = properties(H5P_DATASET_CREATE, where);
+  make_lean(creation, where);
+  check(H5Pset_layout(creation.get(), H5D_CONTIGUOUS), "H5Pset_layout", where);
+  check(H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY), "H5Pset_alloc_time", where);
+  check(H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER), "H5Pset_fill_time", where);
+  return {
+      H5Dcreate2(parent, name.c_str(), type, space.get(), H5P_DEFAULT, creation.get(), H5P_DEFAULT),
+      "H5Dcreate2", fmt::format("{}: dataset {}", where, name)};
+}
+
+index_t data_offset(const H5Dataset& dataset) {
+  const haddr_t offset = H5Dget_offset(dataset.get());
+  return offset == HADDR_UNDEF ? -1 : static_cast<index_t>(offset);
+}
+
+std::vector<index_t> shape_of(const H5Dataset& dataset, const std::string& where) {
+  const H5Space space(H5Dget_space(dataset.get()), "H5Dget_space", where);
+  const int rank =
+      check(H5Sget_simple_extent_ndims(space.get()), "H5Sget_simple_extent_ndims", where);
+  std::vector<hsize_t> extents(static_cast<std::size_t>(rank));
+  check(H5Sget_simple_extent_dims(space.get(), extents.data(), nullptr),
+        "H5Sget_simple_extent_dims", where);
+  return {extents.begin(), extents.end()};
+}
+
+void write_attribute(hid_t object, const char* name, std::int64_t value, const std::string& where) {
+  write_scalar(object, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value, where);
+}
+
+void write_attribute(hid_t object, const char* name, std::uint64_t value,
+                     const std::string& where) {
+  write_scalar(object, name, H5T_STD_U64LE, H5T_NATIVE_UINT64, &value, where);
+}
+
+void write_attribute(hid_t object, const char* name, double value, const std::string& where) {
+  write_scalar(object, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &value, where);
+}
+
+void write_attribute(hid_t object, const char* name, const std::string& value,
+                     const std::string& where) {
+  const H5Type type(H5Tcopy(H5T_C_S1), "H5Tcopy", where);
+  check(H5Tset_size(type.get(), std::max<std::size_t>(1, value.size())), "H5Tset_size", where);
+  check(H5Tset_strpad(type.get(), H5T_STR_NULLPAD), "H5Tset_strpad", where);
+  check(H5Tset_cset(type.get(), H5T_CSET_UTF8), "H5Tset_cset", where);
+  write_scalar(object, name, type.get(), type.get(), value.c_str(), where);
+}
+
+template <>
+std::int64_t read_attribute(hid_t object, const char* name, const std::string& where) {
+  return read_number<std::int64_t>(object, name, H5T_INTEGER, H5T_NATIVE_INT64, where);
+}
+
+template <>
+std::uint64_t read_attribute(hid_t object, const char* name, const std::string& where) {
+  return read_number<std::uint64_t>(object, name, H5T_INTEGER, H5T_NATIVE_UINT64, where);
+}
+
+template <>
+double read_attribute(hid_t object, const char* name, const std::string& where) {
+  return read_number<double>(object, name, H5T_FLOAT, H5T_NATIVE_DOUBLE, where);
+}
+
+template <>
+std::string read_attribute(hid_t object, const char* name, const std::string& where) {
+  const auto [attribute, type] = open_scalar(object, name, H5T_STRING, where);
+  std::string value(H5Tget_size(type.get()), '\0');
+  check(H5Aread(attribute.get(), type.get(), value.data()), "H5Aread",
+        attribute_place(name, where));
+  value.erase(std::find(value.begin(), value.end(), '\0'), value.end());
+  return value;
+}
+
+}  // namespace quip::store

@@ -1,0 +1,95 @@
+// The part of HDF5 that we use: owning handles by kind, one throwing check, scalar
+// attributes. HDF5 is not thread-safe: call from one thread at a time.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <hdf5.h>
+
+#include "quip/core/matrix.hpp"
+
+namespace quip::store {
+
+/// Throws Error: "<where>: <call> failed: <HDF5's innermost text>".
+[[noreturn]] void fail_hdf5(const char* call, const std::string& where);
+
+/// Passes the result of an HDF5 call through, or throws if it is negative.
+template <std::signed_integral T>
+T check(T result, const char* call, const std::string& where) {
+  if (result < 0) fail_hdf5(call, where);
+  return result;
+}
+
+/// Owns an identifier that `Close` releases. Move-only.
+template <herr_t (*Close)(hid_t)>
+class Handle {
+ public:
+  Handle() = default;
+  explicit Handle(hid_t id) noexcept : id_(id) {}
+  Handle(hid_t id, const char* call, const std::string& where) : id_(check(id, call, where)) {}
+  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, H5I_INVALID_HID)) {}
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(id_, other.id_);
+    return *this;
+  }
+  ~Handle() {
+    if (id_ >= 0) Close(id_);
+  }
+
+  [[nodiscard]] hid_t get() const noexcept { return id_; }
+  /// Closes now, where a failure (a last flush on a full disk) can still be reported.
+  void close(const char* call, const std::string& where) {
+    check(Close(std::exchange(id_, H5I_INVALID_HID)), call, where);
+  }
+
+ private:
+  hid_t id_ = H5I_INVALID_HID;
+};
+
+using H5File = Handle<H5Fclose>;
+using H5Group = Handle<H5Gclose>;
+using H5Dataset = Handle<H5Dclose>;
+using H5Attribute = Handle<H5Aclose>;
+using H5Space = Handle<H5Sclose>;
+using H5Type = Handle<H5Tclose>;
+using H5Properties = Handle<H5Pclose>;
+using H5Object = Handle<H5Oclose>;
+
+/// Opens for reading, without file locks (parallel file systems often have none).
+[[nodiscard]] H5File open_hdf5(const std::filesystem::path& file);
+/// Creates or empties a file. Its bytes depend on its content only: no time stamps.
+[[nodiscard]] H5File create_hdf5(const std::filesystem::path& file);
+
+[[nodiscard]] H5Group create_group(hid_t parent, const std::string& name, const std::string& where);
+[[nodiscard]] H5Group open_group(hid_t parent, const std::string& name, const std::string& where);
+[[nodiscard]] H5Dataset open_dataset(hid_t parent, const std::string& name,
+                                     const std::string& where);
+[[nodiscard]] bool has_link(hid_t parent, const std::string& name, const std::string& where);
+
+/// A contiguous dataset whose place in the file is fixed at once but whose elements are not
+/// written: the caller does that with plain writes at `data_offset`, after closing the file.
+[[nodiscard]] H5Dataset create_unwritten(hid_t parent, const std::string& name, hid_t type,
+                                         const std::vector<index_t>& shape,
+                                         const std::string& where);
+/// Where the elements of a contiguous dataset start; -1 if it has none.
+[[nodiscard]] index_t data_offset(const H5Dataset& dataset);
+[[nodiscard]] std::vector<index_t> shape_of(const H5Dataset& dataset, const std::string& where);
+
+void write_attribute(hid_t object, const char* name, std::int64_t value, const std::string& where);
+void write_attribute(hid_t object, const char* name, std::uint64_t value, const std::string& where);
+void write_attribute(hid_t object, const char* name, double value, const std::string& where);
+/// Fixed-length: a variable-length string would cost a 4 KiB heap in every file.
+void write_attribute(hid_t object, const char* name, const std::string& value,
+                     const std::string& where);
+
+/// A scalar attribute. Throws Error if it is missing or of another kind.
+/// Defined for std::int64_t, std::uint64_t, double and std::string.
+template <typename T>
+[[nodiscard]] T read_attribute(hid_t object, const char* name, const std::string& where);
+
+}  // namespace quip::store

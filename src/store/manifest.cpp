@@ -1,0 +1,144 @@
+#include "manifest.hpp"
+
+#include <limits>
+
+#include "files.hpp"
+
+#include "quip/core/digest.hpp"
+#include "quip/core/error.hpp"
+
+namespace quip::store {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* kSelfDigest = "manifest_digest";
+
+std::string text_digest(const std::string& text) {
+  return digest_of(std::as_bytes(std::span(text)));
+}
+
+/// A manifest may come from anywhere: it must not make us read outside its directory.
+std::string inside_directory(const std::string& file, const std::string& where) {
+  const fs::path normal = fs::path(file).lexically_normal();
+  if (file.empty() || normal.is_absolute() || *normal.begin() == "..") {
+    fail("{}: names the file \"{}\" outside its directory", where, file);
+  }
+  return file;
+}
+
+BlockEntry parse_block(const json& entry, const std::string& where) {
+  BlockEntry block;
+  block.block = entry.at("block").get<index_t>();
+  block.file = inside_directory(entry.at("file").get<std::string>(), where);
+  block.file_digest = entry.at("file_digest").get<std::string>();
+  block.layers = entry.at("layers").get<std::vector<std::string>>();
+  block.digests = entry.at("digests").get<std::vector<std::string>>();
+  block.shapes = entry.at("shapes").get<std::vector<std::array<index_t, 2>>>();
+  if (block.digests.size() != block.layers.size() || block.shapes.size() != block.layers.size()) {
+    fail("{}: block {} lists {} layers, {} digests and {} shapes", where, block.block,
+         block.layers.size(), block.digests.size(), block.shapes.size());
+  }
+  return block;
+}
+
+DType parse_dtype(const std::string& text, const std::string& where) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    if (text == to_string(dtype)) return dtype;
+  }
+  fail("{}: unknown element type \"{}\"", where, text);
+}
+
+RestEntry parse_rest(const std::string& name, const json& entry, const std::string& where) {
+  RestEntry rest;
+  rest.info.name = name;
+  rest.info.dtype = parse_dtype(entry.at("dtype").get<std::string>(), where);
+  rest.info.shape = entry.at("shape").get<std::vector<index_t>>();
+  rest.digest = entry.at("digest").get<std::string>();
+  index_t left = std::numeric_limits<index_t>::max() / size_of(rest.info.dtype);
+  for (const index_t extent : rest.info.shape) {
+    if (extent < 0 || extent > left) fail("{}: tensor {} has an impossible shape", where, name);
+    left /= std::max<index_t>(extent, 1);
+  }
+  return rest;
+}
+
+Manifest parse(json document, const std::string& where) {
+  if (document.at("format") != "quip-packed") fail("{}: is no packed model's manifest", where);
+  if (document.at("version") != 1) {
+    fail("{}: version {} of the format; this program reads version 1", where,
+         document.at("version").dump());
+  }
+  if (document.at("complete") != true) {
+    fail("{}: the run that wrote this model did not finish; run it again", where);
+  }
+  Manifest manifest;
+  manifest.blocks = parse_blocks(document, where);
+  for (const auto& [name, entry] : document.at("rest").items()) {
+    manifest.rest.emplace(name, parse_rest(name, entry, where));
+  }
+  manifest.document = std::move(document);
+  return manifest;
+}
+
+}  // namespace
+
+json to_json(const BlockEntry& entry) {
+  return {{"block", entry.block},   {"file", entry.file},       {"file_digest", entry.file_digest},
+          {"layers", entry.layers}, {"digests", entry.digests}, {"shapes", entry.shapes}};
+}
+
+json to_json(const RestEntry& entry) {
+  return {{"dtype", to_string(entry.info.dtype)},
+          {"shape", entry.info.shape},
+          {"digest", entry.digest}};
+}
+
+std::vector<BlockEntry> parse_blocks(const json& manifest, const std::string& where) {
+  std::vector<BlockEntry> blocks;
+  for (const json& entry : manifest.at("blocks")) blocks.push_back(parse_block(entry, where));
+  return blocks;
+}
+
+std::string json_text(const json& document) {
+  return document.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+}
+
+void write_manifest(const fs::path& directory, json document) {
+  document.erase(kSelfDigest);
+  document[kSelfDigest] = text_digest(json_text(document));
+  write_text(directory / kManifestFile, json_text(document));
+}
+
+Manifest read_manifest(const fs::path& directory) {
+  const fs::path path = directory / kManifestFile;
+  if (!fs::exists(path)) {
+    fail("{}: not a packed model (it has no {})", directory.string(), kManifestFile);
+  }
+  try {
+    return parse(json::parse(read_text(path)), path.string());
+  } catch (const json::exception& error) {
+    fail("{}: the manifest is damaged ({})", path.string(), error.what());
+  }
+}
+
+bool manifest_intact(const fs::path& directory) {
+  const std::string text = read_text(directory / kManifestFile);
+  json document = json::parse(text, nullptr, false);
+  // The text itself is compared, too: parsing forgives white space.
+  if (!document.is_object() || json_text(document) != text) return false;
+  const json recorded = document.value(kSelfDigest, json());
+  document.erase(kSelfDigest);
+  return recorded == text_digest(json_text(document));
+}
+
+std::string model_digest(const std::vector<BlockEntry>& blocks) {
+  Digest digest;
+  for (const BlockEntry& block : blocks) {
+    for (const std::string& layer : block.digests) digest.update(layer);
+  }
+  return digest.hex();
+}
+
+}  // namespace quip::store

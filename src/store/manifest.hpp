@@ -1,0 +1,55 @@
+// manifest.json: what a packed model consists of and how to check it.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "quip/store/packed_model.hpp"
+
+namespace quip::store {
+
+inline constexpr const char* kManifestFile = "manifest.json";
+inline constexpr const char* kRestFile = "rest.h5";
+inline constexpr const char* kModelFile = "model.h5";
+inline constexpr const char* kReportFile = "report.json";
+
+/// A tensor of rest.h5.
+struct RestEntry {
+  TensorInfo info;
+  std::string digest;
+};
+
+/// A parsed manifest. `document` is all of it, the caller's own keys included.
+struct Manifest {
+  nlohmann::json document;
+  std::vector<BlockEntry> blocks;
+  std::map<std::string, RestEntry> rest;
+};
+
+[[nodiscard]] nlohmann::json to_json(const BlockEntry& entry);
+[[nodiscard]] nlohmann::json to_json(const RestEntry& entry);
+
+/// The blocks that `manifest` lists; `where` goes into messages.
+[[nodiscard]] std::vector<BlockEntry> parse_blocks(const nlohmann::json& manifest,
+                                                   const std::string& where);
+
+/// Indented JSON text; bytes that are no UTF-8 (a path) are replaced, never an error.
+[[nodiscard]] std::string json_text(const nlohmann::json& document);
+
+/// Writes `document` with its own digest, under `manifest_digest`.
+void write_manifest(const std::filesystem::path& directory, nlohmann::json document);
+
+/// Reads and checks the manifest of a complete model. Throws Error saying what is wrong.
+[[nodiscard]] Manifest read_manifest(const std::filesystem::path& directory);
+
+/// Whether the manifest on disk is, byte for byte, what write_manifest wrote.
+[[nodiscard]] bool manifest_intact(const std::filesystem::path& directory);
+
+/// The digest of a model: over the digests of its layers, in order.
+[[nodiscard]] std::string model_digest(const std::vector<BlockEntry>& blocks);
+
+}  // namespace quip::store

@@ -1,0 +1,105 @@
+#include "quip/store/packed_model.hpp"
+
+#include "block_file.hpp"
+#include "packed_state.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+
+namespace fs = std::filesystem;
+using namespace store;
+
+const RestData& PackedModel::State::rest() {
+  std::call_once(opened_, [&] {
+    const fs::path path = directory / kRestFile;
+    std::vector<TensorInfo> tensors;
+    for (const auto& [name, entry] : manifest.rest) tensors.push_back(entry.info);
+    const std::vector<index_t> offsets = rest_offsets(path, tensors);
+    RestData data{File::open_read(path), {}};
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+      data.offsets.emplace(tensors[t].name, offsets[t]);
+    }
+    rest_ = std::move(data);
+  });
+  return *rest_;
+}
+
+PackedModel::PackedModel(const fs::path& directory)
+    : state_(std::make_unique<State>(directory, read_manifest(directory))) {
+  const auto& blocks = state_->manifest.blocks;
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    for (std::size_t l = 0; l < blocks[b].layers.size(); ++l) {
+      if (!state_->places.emplace(blocks[b].layers[l], LayerPlace{b, l}).second) {
+        fail("{}: the manifest lists layer {} twice", directory.string(), blocks[b].layers[l]);
+      }
+    }
+  }
+}
+
+PackedModel::~PackedModel() = default;
+
+const nlohmann::json& PackedModel::manifest() const { return state_->manifest.document; }
+
+const std::vector<BlockEntry>& PackedModel::blocks() const { return state_->manifest.blocks; }
+
+bool PackedModel::is_quantized(const std::string& layer) const {
+  return state_->places.contains(layer);
+}
+
+StoredLayer PackedModel::read_layer(const std::string& layer) const {
+  const auto place = state_->places.find(layer);
+  if (place == state_->places.end()) {
+    fail("{}: has no quantized layer {}", describe(), layer);
+  }
+  const BlockEntry& block = blocks()[place->second.block];
+  return read_block_layer(state_->directory / block.file, layer,
+                          block.digests[place->second.index]);
+}
+
+std::string PackedModel::digest() const { return model_digest(blocks()); }
+
+index_t PackedModel::bytes_on_disk() const {
+  index_t bytes = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(state_->directory)) {
+    if (entry.is_regular_file()) bytes += static_cast<index_t>(entry.file_size());
+  }
+  return bytes;
+}
+
+std::vector<std::string> PackedModel::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : state_->manifest.rest) names.push_back(name);
+  return names;
+}
+
+bool PackedModel::contains(const std::string& name) const {
+  return state_->manifest.rest.contains(name);
+}
+
+const TensorInfo& PackedModel::info(const std::string& name) const {
+  const auto entry = state_->manifest.rest.find(name);
+  if (entry == state_->manifest.rest.end()) {
+    fail("{}: has no tensor {}{}", describe(), name,
+         name.ends_with(".weight") && is_quantized(name.substr(0, name.size() - 7))
+             ? " as such: it is quantized"
+             : "");
+  }
+  return entry->second.info;
+}
+
+void PackedModel::read(const std::string& name, index_t offset, std::span<std::byte> out) const {
+  const TensorInfo& tensor = info(name);
+  const auto bytes = static_cast<index_t>(out.size());
+  if (offset < 0 || offset > tensor.bytes() - bytes) {
+    fail("{}: tensor {} has {} bytes; {} from byte {} on were asked for", describe(), name,
+         tensor.bytes(), bytes, offset);
+  }
+  if (out.empty()) return;
+  const RestData& rest = state_->rest();
+  rest.file.read_at(out, rest.offsets.at(name) + offset);
+}
+
+std::string PackedModel::describe() const { return state_->directory.string(); }
+
+}  // namespace quip

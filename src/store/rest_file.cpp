@@ -1,0 +1,113 @@
+#include "rest_file.hpp"
+
+#include <algorithm>
+
+#include "files.hpp"
+#include "hdf5.hpp"
+
+#include "quip/core/digest.hpp"
+#include "quip/core/error.hpp"
+
+namespace quip::store {
+namespace {
+
+/// IEEE half, described exactly as h5py describes numpy's float16.
+H5Type half_type(const std::string& where) {
+  H5Type type(H5Tcopy(H5T_IEEE_F32LE), "H5Tcopy", where);
+  check(H5Tset_fields(type.get(), 15, 10, 5, 0, 10), "H5Tset_fields", where);
+  check(H5Tset_size(type.get(), 2), "H5Tset_size", where);
+  check(H5Tset_ebias(type.get(), 15), "H5Tset_ebias", where);
+  return type;
+}
+
+H5Type element_type(DType dtype, const std::string& where) {
+  switch (dtype) {
+    case DType::f32:
+      return {H5Tcopy(H5T_IEEE_F32LE), "H5Tcopy", where};
+    case DType::f16:
+      return half_type(where);
+    case DType::bf16:  // HDF5 libraries of today have no such float
+      return {H5Tcopy(H5T_STD_U16LE), "H5Tcopy", where};
+  }
+  fail("{}: unknown element type", where);
+}
+
+}  // namespace
+
+std::vector<Chunk> chunks_of(const std::vector<TensorInfo>& tensors) {
+  std::vector<Chunk> chunks;
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    const index_t bytes = tensors[t].bytes();
+    for (index_t begin = 0; begin < bytes; begin += kChunkBytes) {
+      chunks.push_back({t, begin, std::min(kChunkBytes, bytes - begin)});
+    }
+  }
+  return chunks;
+}
+
+std::string digest_of_chunks(std::span<const std::string> digests) {
+  Digest digest;
+  for (const std::string& chunk : digests) digest.update(chunk);
+  return digest.hex();
+}
+
+std::vector<index_t> create_rest_file(const std::filesystem::path& file,
+                                      const std::vector<TensorInfo>& tensors) {
+  const std::string where = file.string();
+  H5File target = create_hdf5(file);
+  std::vector<index_t> offsets;
+  for (const TensorInfo& tensor : tensors) {
+    const H5Type type = element_type(tensor.dtype, where);
+    const H5Dataset dataset =
+        create_unwritten(target.get(), tensor.name, type.get(), tensor.shape, where);
+    write_attribute(dataset.get(), "dtype", std::string(to_string(tensor.dtype)), where);
+    offsets.push_back(data_offset(dataset));
+  }
+  target.close("H5Fclose", where);
+  return offsets;
+}
+
+std::vector<index_t> rest_offsets(const std::filesystem::path& file,
+                                  const std::vector<TensorInfo>& tensors) {
+  const std::string where = file.string();
+  const H5File source = open_hdf5(file);
+  std::vector<index_t> offsets;
+  for (const TensorInfo& tensor : tensors) {
+    const H5Dataset dataset = open_dataset(source.get(), tensor.name, where);
+    const index_t offset = data_offset(dataset);
+    if (static_cast<index_t>(H5Dget_storage_size(dataset.get())) != tensor.bytes() ||
+        (offset < 0 && tensor.bytes() > 0)) {
+      fail("{}: tensor {}: its dataset is not the contiguous {} bytes that the manifest promises",
+           where, tensor.name, tensor.bytes());
+    }
+    offsets.push_back(offset);
+  }
+  return offsets;
+}
+
+std::string frame_digest(const std::filesystem::path& path, const std::vector<TensorInfo>& tensors,
+                         const std::vector<index_t>& offsets) {
+  std::vector<std::pair<index_t, index_t>> data;  // [first, last), then the end of the file
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    if (tensors[t].bytes() > 0) data.emplace_back(offsets[t], offsets[t] + tensors[t].bytes());
+  }
+  const File file = File::open_read(path);
+  data.emplace_back(file.size(), file.size());
+  std::sort(data.begin(), data.end());
+
+  Digest digest;
+  digest.update(std::to_string(file.size()));
+  index_t position = 0;
+  for (const auto& [first, last] : data) {
+    if (first < position || last > file.size()) {
+      fail("{}: tensors overlap or lie outside the file; the file is damaged", path.string());
+    }
+    std::vector<std::byte> gap(static_cast<std::size_t>(first - position));
+    file.read_at(gap, position);
+    digest.update(gap);
+    position = last;
+  }
+  return digest.hex();
+}
+
+}  // namespace quip::store

@@ -1,0 +1,45 @@
+// rest.h5: every tensor that was not quantized, with the element type it came with.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "quip/model/tensor_source.hpp"
+
+namespace quip::store {
+
+/// The unit in which tensors are copied and digested, whatever the number of ranks.
+inline constexpr index_t kChunkBytes = index_t{16} << 20;
+
+/// Bytes [begin, begin + bytes) of tensor `tensor` of a list.
+struct Chunk {
+  std::size_t tensor = 0;
+  index_t begin = 0;
+  index_t bytes = 0;
+};
+
+/// All chunks of all tensors, in order. A tensor without elements has none.
+[[nodiscard]] std::vector<Chunk> chunks_of(const std::vector<TensorInfo>& tensors);
+
+/// The digest of a tensor from those of its chunks, in order.
+[[nodiscard]] std::string digest_of_chunks(std::span<const std::string> digests);
+
+/// Creates the file with one contiguous dataset per tensor, elements not yet written.
+/// float32 for F32, IEEE half for F16, uint16 for BF16; attribute `dtype` says which.
+/// Returns where each tensor's elements start in the file (-1: it has none).
+[[nodiscard]] std::vector<index_t> create_rest_file(const std::filesystem::path& file,
+                                                    const std::vector<TensorInfo>& tensors);
+
+/// The same offsets, from an existing file. Throws Error if a tensor is missing or its
+/// dataset has another size or layout.
+[[nodiscard]] std::vector<index_t> rest_offsets(const std::filesystem::path& file,
+                                                const std::vector<TensorInfo>& tensors);
+
+/// Digest of the file's size and of all its bytes that belong to no tensor.
+[[nodiscard]] std::string frame_digest(const std::filesystem::path& file,
+                                       const std::vector<TensorInfo>& tensors,
+                                       const std::vector<index_t>& offsets);
+
+}  // namespace quip::store
