@@ -39,12 +39,14 @@ void require(const TensorSource& source, const TensorSpec& tensor) {
 }
 
 // Reads headers only, so a checkpoint that does not fit its config.json fails at once.
-void require_all(const Family& family, const TensorSource& source) {
+void require_all(const Family& family, const TensorSource& source,
+                 const std::function<bool(const std::string&)>& elsewhere) {
   require(source, family.embedding());
   require(source, family.head());
   for (const TensorSpec& tensor : family.end_tensors()) require(source, tensor);
   for (index_t block = 0; block < family.config().blocks; ++block) {
     for (const LinearSpec& linear : family.linears(block)) {
+      if (elsewhere && elsewhere(linear.name)) continue;
       require_shape(source, linear.name + ".weight", {linear.rows, linear.cols});
     }
     for (const TensorSpec& tensor : family.block_tensors(block)) require(source, tensor);
@@ -57,9 +59,10 @@ std::unique_ptr<Family> make_unchecked(const ModelConfig& config, const TensorSo
 
 }  // namespace
 
-std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSource& source) {
+std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSource& source,
+                                    const std::function<bool(const std::string&)>& elsewhere) {
   auto family = make_unchecked(config, source);
-  require_all(*family, source);
+  require_all(*family, source, elsewhere);
   return family;
 }
 

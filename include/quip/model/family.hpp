@@ -1,6 +1,7 @@
 // A model family: its tensors as data, and the forward pass of one block.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -95,9 +96,12 @@ void forward_block(const Family& family, index_t block, Backend& backend, const 
                    TensorView residual);
 
 /// The family for a configuration. `source` settles naming (some OPT files lack the
-/// "model." prefix). Throws Error if a tensor is missing or has the wrong shape.
-[[nodiscard]] std::unique_ptr<Family> make_family(const ModelConfig& config,
-                                                  const TensorSource& source);
+/// "model." prefix). Throws Error if a tensor is missing or has the wrong shape; the
+/// weights of linears for which `elsewhere(name)` holds (those a packed model keeps as
+/// codes) are not looked for in `source`.
+[[nodiscard]] std::unique_ptr<Family> make_family(
+    const ModelConfig& config, const TensorSource& source,
+    const std::function<bool(const std::string&)>& elsewhere = {});
 
 /// One factory per family, each in its own file.
 [[nodiscard]] std::unique_ptr<Family> make_llama(const ModelConfig& config);
