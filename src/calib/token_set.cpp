@@ -96,7 +96,8 @@ std::string TokenSet::digest(index_t samples) const {
   const index_t step = std::max<index_t>(1, kDigestTokens / length_);
   for (index_t first = 0; first < samples; first += step) {
     const index_t count = std::min(step, samples - first);
-    digest.update(std::as_bytes(std::span(read_rows(dataset, first, count, length_, where))));
+    const auto tokens = read_rows(dataset, first, count, length_, where);
+    digest.update(std::as_bytes(std::span(tokens)));
   }
   return digest.hex();
 }
