@@ -128,8 +128,8 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
     // Names only: a path could lead out of the checkpoint's directory.
     if (text.empty() || text == "." || text == ".." || text.find('\0') != std::string::npos ||
         text.find_first_of("/\\") != std::string::npos) {
-      fail("{}: tensor {}: \"{}\" is not the name of a file in this directory", index.string(),
-           name, text);
+      fail("{}: tensor {}: {} is not the name of a file in this directory", index.string(), name,
+           file.dump());
     }
     result.emplace(name, text);
   }

@@ -1,0 +1,260 @@
+#include "quip/model/config.hpp"
+
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+using nlohmann::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+json llama_like(const char* model_type) {
+  return {{"model_type", model_type},     {"hidden_size", 64},        {"intermediate_size", 96},
+          {"num_hidden_layers", 3},       {"num_attention_heads", 4}, {"vocab_size", 100},
+          {"max_position_embeddings", 32}};
+}
+
+json opt() {
+  return {{"model_type", "opt"},          {"hidden_size", 48},        {"ffn_dim", 96},
+          {"num_hidden_layers", 2},       {"num_attention_heads", 4}, {"vocab_size", 100},
+          {"max_position_embeddings", 32}};
+}
+
+ModelConfig parse(const json& document) { return parse_config(document.dump(), "m/config.json"); }
+
+json with(json document, const json& changes) {
+  document.update(changes);
+  return document;
+}
+
+std::string rejection(const std::string& text) {
+  try {
+    (void)parse_config(text, "m/config.json");
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+TEST(Config, LlamaDefaultsAreThoseOfTransformers) {
+  const ModelConfig c = parse(llama_like("llama"));
+  EXPECT_EQ(c.model_type, "llama");
+  EXPECT_EQ(c.architecture, "LlamaForCausalLM");
+  EXPECT_EQ(c.hidden, 64);
+  EXPECT_EQ(c.intermediate, 96);
+  EXPECT_EQ(c.blocks, 3);
+  EXPECT_EQ(c.heads, 4);
+  EXPECT_EQ(c.kv_heads, 4);
+  EXPECT_EQ(c.head_dim, 16);
+  EXPECT_EQ(c.embedding_dim, 64);
+  EXPECT_EQ(c.vocabulary, 100);
+  EXPECT_EQ(c.max_positions, 32);
+  EXPECT_FALSE(c.tied_head);
+  EXPECT_EQ(c.activation, Activation::silu);
+  EXPECT_EQ(c.norm_epsilon, 1e-6F);
+  EXPECT_EQ(c.rope_theta, 10000.0);
+  EXPECT_EQ(c.rope_scaling.kind, RopeScaling::Kind::none);
+  EXPECT_FALSE(c.attention_bias || c.attention_output_bias || c.mlp_bias);
+  EXPECT_FALSE(c.sliding_window.has_value());
+}
+
+TEST(Config, LlamaOptions) {
+  const ModelConfig c = parse(with(llama_like("llama"), {{"num_key_value_heads", 2},
+                                                         {"head_dim", 32},
+                                                         {"tie_word_embeddings", true},
+                                                         {"attention_bias", true},
+                                                         {"mlp_bias", true},
+                                                         {"rms_norm_eps", 1e-5},
+                                                         {"rope_theta", 500000},
+                                                         {"hidden_act", "gelu_pytorch_tanh"}}));
+  EXPECT_EQ(c.kv_heads, 2);
+  EXPECT_EQ(c.head_dim, 32);
+  EXPECT_TRUE(c.tied_head && c.attention_bias && c.attention_output_bias && c.mlp_bias);
+  EXPECT_EQ(c.norm_epsilon, 1e-5F);
+  EXPECT_EQ(c.rope_theta, 500000.0);
+  EXPECT_EQ(c.activation, Activation::gelu_tanh);
+}
+
+TEST(Config, NullMeansDerivedAndAbsentMeansTheClassDefault) {
+  const json null = {{"num_key_value_heads", nullptr}, {"head_dim", nullptr}};
+  EXPECT_EQ(parse(with(llama_like("mistral"), null)).kv_heads, 4);
+  EXPECT_EQ(parse(with(llama_like("llama"), null)).head_dim, 16);
+  // MistralConfig has 8 key/value heads unless told otherwise, Qwen2Config 32.
+  EXPECT_EQ(parse(with(llama_like("mistral"), {{"num_attention_heads", 16}})).kv_heads, 8);
+  const json wide = {{"num_attention_heads", 64}, {"hidden_size", 128}};
+  EXPECT_EQ(parse(with(llama_like("qwen2"), wide)).kv_heads, 32);
+}
+
+TEST(Config, MistralWindow) {
+  const json base = with(llama_like("mistral"), {{"num_key_value_heads", 2}});
+  EXPECT_EQ(parse(base).sliding_window, 4096);
+  EXPECT_EQ(parse(base).first_windowed_block, 0);
+  EXPECT_EQ(parse(with(base, {{"sliding_window", 7}})).sliding_window, 7);
+  EXPECT_FALSE(parse(with(base, {{"sliding_window", nullptr}})).sliding_window.has_value());
+  EXPECT_FALSE(parse(with(base, {{"attention_bias", true}})).attention_bias);  // Mistral has none
+}
+
+TEST(Config, Qwen2BiasesAndWindow) {
+  const json base = with(llama_like("qwen2"), {{"num_key_value_heads", 2}, {"sliding_window", 9}});
+  const ModelConfig plain = parse(base);
+  EXPECT_TRUE(plain.attention_bias);
+  EXPECT_FALSE(plain.attention_output_bias);
+  EXPECT_FALSE(plain.mlp_bias);
+  EXPECT_FALSE(plain.sliding_window.has_value());
+
+  const json used = with(base, {{"use_sliding_window", true}});
+  EXPECT_EQ(parse(used).first_windowed_block, 28);
+  const ModelConfig windowed = parse(with(used, {{"max_window_layers", 1}}));
+  EXPECT_EQ(windowed.sliding_window, 9);
+  EXPECT_EQ(windowed.first_windowed_block, 1);
+  const json types = {"full_attention", "full_attention", "sliding_attention"};
+  EXPECT_EQ(parse(with(used, {{"layer_types", types}})).first_windowed_block, 2);
+}
+
+TEST(Config, OptDefaultsAndOptions) {
+  const ModelConfig c = parse(opt());
+  EXPECT_EQ(c.architecture, "OPTForCausalLM");
+  EXPECT_EQ(c.intermediate, 96);
+  EXPECT_EQ(c.kv_heads, 4);
+  EXPECT_EQ(c.head_dim, 12);
+  EXPECT_EQ(c.embedding_dim, 48);
+  EXPECT_EQ(c.activation, Activation::relu);
+  EXPECT_EQ(c.norm_epsilon, 1e-5F);
+  EXPECT_TRUE(c.tied_head && c.norm_before && c.final_norm && c.norm_affine && c.bias);
+
+  const ModelConfig d = parse(with(opt(), {{"word_embed_proj_dim", 24},
+                                           {"do_layer_norm_before", false},
+                                           {"_remove_final_layer_norm", true},
+                                           {"layer_norm_elementwise_affine", false},
+                                           {"enable_bias", false},
+                                           {"tie_word_embeddings", false},
+                                           {"activation_function", "gelu"}}));
+  EXPECT_EQ(d.embedding_dim, 24);
+  EXPECT_EQ(d.activation, Activation::gelu);
+  EXPECT_FALSE(d.tied_head || d.norm_before || d.final_norm || d.norm_affine || d.bias);
+}
+
+TEST(Config, KeepsTheTextAsRead) {
+  const std::string text = llama_like("llama").dump(2);
+  EXPECT_EQ(parse_config(text, "x").text, text);
+}
+
+TEST(Config, RopeInTheOldAndTheNewSpelling) {
+  const json llama3 = {{"rope_type", "llama3"},
+                       {"factor", 8.0},
+                       {"low_freq_factor", 1.0},
+                       {"high_freq_factor", 4.0},
+                       {"original_max_position_embeddings", 512}};
+  const json old = {{"rope_theta", 500000.0}, {"rope_scaling", llama3}};
+  const json recent = {{"rope_parameters", with(llama3, {{"rope_theta", 500000.0}})}};
+  for (const json& spelling : {old, recent}) {
+    const ModelConfig c = parse(with(llama_like("llama"), spelling));
+    EXPECT_EQ(c.rope_theta, 500000.0);
+    EXPECT_EQ(c.rope_scaling.kind, RopeScaling::Kind::llama3);
+    EXPECT_EQ(c.rope_scaling.factor, 8.0);
+    EXPECT_EQ(c.rope_scaling.low_freq_factor, 1.0);
+    EXPECT_EQ(c.rope_scaling.high_freq_factor, 4.0);
+    EXPECT_EQ(c.rope_scaling.original_max_position, 512.0);
+  }
+  const json linear = {{"rope_scaling", {{"type", "linear"}, {"factor", 4}}}};
+  EXPECT_EQ(parse(with(llama_like("llama"), linear)).rope_scaling.kind, RopeScaling::Kind::linear);
+  const json plain = {{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7.0}}}};
+  EXPECT_EQ(parse(with(llama_like("qwen2"), with(plain, {{"num_key_value_heads", 1}}))).rope_theta,
+            7.0);
+}
+
+TEST(Config, EveryFaultNamesTheFieldAndTheFile) {
+  struct Case {
+    json document;
+    std::string culprit;
+  };
+  const json llama = llama_like("llama");
+  const auto rope = [&](const json& scaling) { return with(llama, {{"rope_scaling", scaling}}); };
+  const std::vector<Case> cases = {
+      {with(llama, {{"model_type", "gpt2"}}), "model_type is \"gpt2\"; quip knows llama, mistral"},
+      {with(llama, {{"model_type", nullptr}}), "model_type is missing"},
+      {with(llama, {{"model_type", 3}}), "model_type is 3, not a string"},
+      {with(llama, {{"architectures", {"LlamaForSequenceClassification"}}}), "OPTForCausalLM"},
+      {with(llama, {{"architectures", json::array()}}), "architectures is []"},
+      {with(llama, {{"quantization_config", {{"bits", 4}}}}), "quantized already"},
+      {with(llama, {{"hidden_size", nullptr}}), "hidden_size is missing"},
+      {with(llama, {{"hidden_size", 0}}), "hidden_size is 0, not an integer"},
+      {with(llama, {{"hidden_size", 66}}), "hidden_size is 66, not a multiple"},
+      {with(llama, {{"intermediate_size", -5}}), "intermediate_size is -5"},
+      {with(llama, {{"num_hidden_layers", 2.5}}), "num_hidden_layers is 2.5"},
+      {with(llama, {{"vocab_size", "many"}}), "vocab_size is \"many\""},
+      {with(llama, {{"vocab_size", 18446744073709551615U}}), "vocab_size is 18446744073709551615"},
+      {with(llama, {{"vocab_size", 2147483648}}), "vocab_size is 2147483648"},
+      {with(llama, {{"max_position_embeddings", true}}), "max_position_embeddings is true"},
+      {with(llama, {{"num_key_value_heads", 3}}),
+       "num_key_value_heads is 3, which does not divide"},
+      {with(llama, {{"head_dim", 15}}), "head_dim gives heads of 15 channels"},
+      {with(llama, {{"num_attention_heads", 64}}), "hidden_size gives heads of 1 channels"},
+      {with(llama, {{"rms_norm_eps", 0}}), "rms_norm_eps is 0"},
+      {with(llama, {{"rope_theta", "1e4"}}), "rope_theta is \"1e4\""},
+      {with(llama, {{"tie_word_embeddings", 1}}), "tie_word_embeddings is 1, not true or false"},
+      {with(llama, {{"hidden_act", "relu6"}}), "hidden_act is \"relu6\"; quip knows relu"},
+      {with(llama, {{"partial_rotary_factor", 0.5}}), "partial_rotary_factor is not 1"},
+      {with(llama, {{"rope_scaling", "linear"}}), "rope_scaling is \"linear\", not an object"},
+      {rope({{"rope_type", "yarn"}}), "rope_scaling.rope_type is \"yarn\"; quip knows default"},
+      {rope({{"type", "dynamic"}, {"factor", 2}}), "rope_scaling.type is \"dynamic\""},
+      {rope({{"type", "linear"}}), "rope_scaling.factor is missing"},
+      {rope({{"rope_type", "llama3"}, {"factor", 8}}), "rope_scaling.low_freq_factor is missing"},
+      {rope({{"rope_type", "llama3"},
+             {"factor", 8},
+             {"low_freq_factor", 4},
+             {"high_freq_factor", 4},
+             {"original_max_position_embeddings", 64}}),
+       "rope_scaling.high_freq_factor is 4"},
+      {with(llama, {{"rope_parameters", {{"full_attention", json::object()}}}}),
+       "rope_parameters.full_attention"},
+      {with(llama_like("mistral"), {{"num_key_value_heads", 2}, {"sliding_window", 0}}),
+       "sliding_window is 0"},
+      {llama_like("mistral"), "num_key_value_heads is 8, which does not divide"},
+      {with(llama_like("qwen2"), {{"num_key_value_heads", 2},
+                                  {"use_sliding_window", true},
+                                  {"layer_types", {"full_attention"}}}),
+       "layer_types does not list"},
+      {with(llama_like("qwen2"),
+            {{"num_key_value_heads", 2},
+             {"use_sliding_window", true},
+             {"layer_types", {"sliding_attention", "full_attention", "full_attention"}}}),
+       "layer_types has \"full_attention\" at block 1"},
+      {with(opt(), {{"hidden_size", 50}}), "hidden_size is 50, not a multiple"},
+      {with(opt(), {{"ffn_dim", nullptr}}), "ffn_dim is missing"},
+      {with(opt(), {{"word_embed_proj_dim", 0}}), "word_embed_proj_dim is 0"},
+      {with(opt(), {{"activation_function", "tanh"}}), "activation_function is \"tanh\""},
+      {with(opt(), {{"enable_bias", "yes"}}), "enable_bias is \"yes\""},
+  };
+  for (const Case& c : cases) {
+    EXPECT_THAT(rejection(c.document.dump()),
+                AllOf(HasSubstr("m/config.json: "), HasSubstr(c.culprit)));
+  }
+  EXPECT_THAT(rejection("{\"model_type\": "), HasSubstr("m/config.json: not valid JSON"));
+  EXPECT_THAT(rejection("[]"), HasSubstr("m/config.json: not a JSON object"));
+}
+
+TEST(Config, ReadsTheModelsOfTheTestData) {
+  const std::filesystem::path models = std::filesystem::path(QUIP_TEST_DATA) / "models";
+  const ModelConfig nano = read_config(models / "llama-nano");
+  EXPECT_EQ(nano.hidden, 128);
+  EXPECT_EQ(nano.kv_heads, 2);
+  EXPECT_EQ(read_config(models / "opt-micro").hidden, 192);
+  try {
+    (void)read_config(models / "none");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("none/config.json: cannot open"));
+  }
+}
+
+}  // namespace
+}  // namespace quip
