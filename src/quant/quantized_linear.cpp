@@ -5,37 +5,18 @@
 #include <span>
 #include <utility>
 
+#include "names.hpp"
+
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip {
 namespace {
 
-template <typename Kind, std::size_t N>
-using Names = std::array<std::pair<Kind, const char*>, N>;
-
 constexpr Names<GridKind, 2> grid_names{
     {{GridKind::minmax, "minmax"}, {GridKind::incoherent, "incoherent"}}};
 constexpr Names<TransformKind, 2> transform_names{
     {{TransformKind::none, "none"}, {TransformKind::kronecker, "kronecker"}}};
-
-template <typename Kind, std::size_t N>
-std::string name_of(Kind kind, const Names<Kind, N>& names) {
-  for (const auto& [value, name] : names) {
-    if (value == kind) return name;
-  }
-  return {};
-}
-
-template <typename Kind, std::size_t N>
-Kind parse(const std::string& text, const Names<Kind, N>& names, const char* what) {
-  std::string known;
-  for (const auto& [value, name] : names) {
-    if (text == name) return value;
-    known += known.empty() ? name : std::string(", ") + name;
-  }
-  fail("unknown {} '{}' (known: {})", what, text, known);
-}
 
 template <typename T>
 void feed(Digest& digest, const T& value) {
@@ -53,9 +34,9 @@ void feed(Digest& digest, const std::vector<T>& values) {
 
 std::string to_string(GridKind kind) { return name_of(kind, grid_names); }
 std::string to_string(TransformKind kind) { return name_of(kind, transform_names); }
-GridKind parse_grid(const std::string& text) { return parse(text, grid_names, "grid"); }
+GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names, "grid"); }
 TransformKind parse_transform(const std::string& text) {
-  return parse(text, transform_names, "transform");
+  return parse_name(text, transform_names, "--transform");
 }
 
 void pack_row(const std::uint8_t* codes, index_t cols, int bits, std::uint8_t* packed) {
@@ -106,8 +87,8 @@ std::string digest_of(const QuantizedLinear& layer) {
 
 void validate(const QuantizedLinear& layer, const std::string& layer_name) {
   const auto require = [&](bool holds, const char* what) {
-    if (!holds) fail("layer {}: {}; the packed model is damaged or of another version", layer_name,
-                     what);
+    if (!holds)
+      fail("layer {}: {}; the packed model is damaged or of another version", layer_name, what);
   };
   require(layer.rows > 0 && layer.cols > 0, "rows and cols must be positive");
   require(layer.bits == 2 || layer.bits == 3 || layer.bits == 4 || layer.bits == 8,

@@ -34,9 +34,9 @@ struct QuantizedLinear {
   /// Packed codes: row i starts at i·row_bytes(); code k of a row occupies bits
   /// [k·bits, (k+1)·bits) of the row, least significant bit first.
   std::vector<std::uint8_t> codes;
-  std::vector<float> scale;         ///< 1 (incoherent) or rows (minmax)
-  std::vector<std::uint8_t> zero;   ///< empty (incoherent) or rows (minmax), each < 2^bits
-  std::vector<float> rescale;       ///< empty, or D̃ [cols]
+  std::vector<float> scale;        ///< 1 (incoherent) or rows (minmax)
+  std::vector<std::uint8_t> zero;  ///< empty (incoherent) or rows (minmax), each < 2^bits
+  std::vector<float> rescale;      ///< empty, or D̃ [cols]
 
   [[nodiscard]] index_t row_bytes() const { return (cols * bits + 7) / 8; }
 };

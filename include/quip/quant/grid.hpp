@@ -1,0 +1,33 @@
+// Scalar grids: 2^bits equally spaced levels per row.
+#pragma once
+
+#include <cstdint>
+
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+/// Grid coordinate g of a weight w: g = w·inverse + offset; level q stands for (q − offset)·step.
+struct RowGrid {
+  float inverse = 1;
+  float offset = 0;
+  float step = 1;
+};
+
+/// The highest level, 2^bits − 1.
+[[nodiscard]] inline float top_level(int bits) { return static_cast<float>((1 << bits) - 1); }
+
+/// QuIP's grid: w ↦ (w/scale + 1)/2 · top, symmetric about 0, `scale` its half width.
+[[nodiscard]] RowGrid incoherent_grid(float scale, int bits);
+
+/// The asymmetric grid of OPTQ, from what is stored.
+[[nodiscard]] RowGrid minmax_grid(float scale, std::uint8_t zero);
+
+/// Fits it: [low, high] is the row's range (low ≤ 0 ≤ high); an all-zero row gets [−1, 1].
+struct MinmaxParameters {
+  float scale = 1;
+  std::uint8_t zero = 0;
+};
+[[nodiscard]] MinmaxParameters fit_minmax(float low, float high, int bits);
+
+}  // namespace quip

@@ -1,0 +1,68 @@
+// One layer, any range of its rows: search the grid, round, pack. Free of MPI: a caller splits
+// the rows and joins the parts.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "quip/quant/options.hpp"
+#include "quip/quant/rounder.hpp"
+#include "quip/quant/tiles.hpp"
+
+namespace quip {
+
+/// tr(Δ H Δᵀ) and tr(W H Wᵀ) of one row, undamped, in the units of the prepared H.
+struct RowLoss {
+  double loss = 0;
+  double reference = 0;
+};
+
+/// What one range of rows becomes. Row i of the range has codes [i·row_bytes, (i+1)·row_bytes).
+struct RoundedRows {
+  Range rows;
+  std::vector<std::uint8_t> codes;
+  std::vector<float> scale;        ///< minmax: per row; else empty
+  std::vector<std::uint8_t> zero;  ///< minmax: per row; else empty
+  std::vector<RowLoss> losses;     ///< per row
+};
+
+/// Rounds the rows of `tiles`; `rho` matters to the incoherent grid only. Parallel.
+[[nodiscard]] RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
+                                     const LayerOptions& options, double rho);
+
+/// Half width of the incoherent grid.
+[[nodiscard]] float incoherent_scale(const PreparedLayer& layer, double rho);
+
+/// The search for ρ: losses of a fixed sample of rows on a ladder of candidates. The sample and
+/// the ladder depend on the layer's shape and on earlier losses alone, so that all ranks walk
+/// the same path; each rank contributes the sampled rows it holds.
+class RhoSearch {
+ public:
+  RhoSearch(index_t rows, int bits);
+
+  /// The candidates to evaluate now; empty when the search is over.
+  [[nodiscard]] const std::vector<double>& candidates() const { return candidates_; }
+  /// Σ of undamped losses per candidate goes in: [sampled rows × candidates], row-major, zero where
+  /// the row is another rank's. Sum it over ranks, then pass it to `advance`.
+  [[nodiscard]] std::vector<double> evaluate(const RowTiles& tiles, const PreparedLayer& layer,
+                                             const LayerOptions& options) const;
+  void advance(std::span<const double> losses);
+  /// The ρ found: the minimum of a parabola through the best candidate and its neighbours.
+  [[nodiscard]] double result() const { return result_; }
+
+ private:
+  struct Point {
+    double rho;
+    double loss;
+  };
+  void conclude(std::size_t best);
+
+  std::vector<index_t> sample_;
+  std::vector<double> candidates_;
+  std::vector<Point> known_;  ///< ascending in ρ
+  int rounds_ = 0;
+  double result_ = 0;
+};
+
+}  // namespace quip

@@ -1,0 +1,77 @@
+#include "quip/linalg/ldl.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <cblas.h>
+
+// LAPACK, column-major: its upper triangle is our row-major lower one.
+extern "C" void dpotrf_(const char* uplo, const int* n, double* a, const int* lda, int* info);
+
+namespace quip {
+namespace {
+
+int as_blas(index_t value) { return static_cast<int>(value); }
+
+/// Rows below the diagonal block of block column k: A_ik ← A_ik C_kk⁻ᵀ, in fixed pieces.
+void solve_panel(MatrixView<double> h, index_t k, index_t width) {
+  const index_t n = h.rows;
+  const index_t first = k + width;
+#pragma omp parallel for schedule(dynamic)
+  for (index_t i = first; i < n; i += ldl_block) {
+    const index_t rows = std::min(ldl_block, n - i);
+    cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit, as_blas(rows),
+                as_blas(width), 1.0, &h(k, k), as_blas(h.ld), &h(i, k), as_blas(h.ld));
+  }
+}
+
+/// The trailing matrix: A_ij ← A_ij − C_ik C_jkᵀ for i ≥ j > k, one block column a unit.
+void update_trailing(MatrixView<double> h, index_t k, index_t width) {
+  const index_t n = h.rows;
+  const index_t first = k + width;
+#pragma omp parallel for schedule(dynamic)
+  for (index_t j = first; j < n; j += ldl_block) {
+    const index_t cols = std::min(ldl_block, n - j);
+    cblas_dsyrk(CblasRowMajor, CblasLower, CblasNoTrans, as_blas(cols), as_blas(width), -1.0,
+                &h(j, k), as_blas(h.ld), 1.0, &h(j, j), as_blas(h.ld));
+    const index_t below = j + cols;
+    if (below < n) {
+      cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, as_blas(n - below), as_blas(cols),
+                  as_blas(width), -1.0, &h(below, k), as_blas(h.ld), &h(j, k), as_blas(h.ld), 1.0,
+                  &h(below, j), as_blas(h.ld));
+    }
+  }
+}
+
+}  // namespace
+
+index_t ldl_factor(MatrixView<double> h, std::span<double> d) {
+  const index_t n = h.rows;
+  const int ld = as_blas(h.ld);
+  for (index_t k = 0; k < n; k += ldl_block) {
+    const index_t width = std::min(ldl_block, n - k);
+    const int order = as_blas(width);
+    int info = 0;
+    dpotrf_("U", &order, &h(k, k), &ld, &info);
+    if (info != 0) return k + info;
+    solve_panel(h, k, width);
+    update_trailing(h, k, width);
+  }
+  // Cholesky → LDLᵀ: L = C diag(C)⁻¹, D = diag(C)².
+  std::vector<double> inverse(static_cast<std::size_t>(n));
+  for (index_t j = 0; j < n; ++j) {
+    const double pivot = h(j, j);
+    if (!std::isfinite(pivot)) return j + 1;
+    d[static_cast<std::size_t>(j)] = pivot * pivot;
+    inverse[static_cast<std::size_t>(j)] = 1.0 / pivot;
+  }
+#pragma omp parallel for schedule(static)
+  for (index_t i = 0; i < n; ++i) {
+    double* row = h.row(i);
+    for (index_t j = 0; j < i; ++j) row[j] *= inverse[static_cast<std::size_t>(j)];
+  }
+  return 0;
+}
+
+}  // namespace quip

@@ -1,0 +1,67 @@
+#include "quip/quant/dequantize.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "quip/quant/factor.hpp"
+#include "quip/quant/grid.hpp"
+
+namespace quip {
+namespace {
+
+constexpr index_t rows_at_once = 64;
+
+/// w' of rows [first, first + count), transposed into `tile` [cols × count].
+void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> tile) {
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(layer.cols));
+  for (index_t i = 0; i < tile.cols; ++i) {
+    const auto row = static_cast<std::size_t>(first + i);
+    unpack_row(layer.codes.data() + (first + i) * layer.row_bytes(), layer.cols, layer.bits,
+               codes.data());
+    const RowGrid grid = layer.grid == GridKind::minmax
+                             ? minmax_grid(layer.scale[row], layer.zero[row])
+                             : incoherent_grid(layer.scale[0], layer.bits);
+    for (index_t k = 0; k < layer.cols; ++k) {
+      const auto level = static_cast<float>(codes[static_cast<std::size_t>(k)]);
+      tile(k, i) = (level - grid.offset) * grid.step;
+    }
+  }
+}
+
+}  // namespace
+
+void dequantize(const QuantizedLinear& layer, MatrixView<float> out) {
+  const LayerTransforms transforms =
+      make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u, layer.seed_v);
+#pragma omp parallel
+  {
+    Matrix<float> tile(layer.cols, rows_at_once);
+    Buffer<float> scratch(layer.cols * rows_at_once);
+#pragma omp for schedule(dynamic)
+    for (index_t first = 0; first < layer.rows; first += rows_at_once) {  // w' V
+      const index_t count = std::min(rows_at_once, layer.rows - first);
+      const MatrixView<float> part(tile.data(), layer.cols, count);
+      unpack_rows(layer, first, part);
+      transforms.v.apply_transposed(part, scratch.data());
+      for (index_t i = 0; i < count; ++i) {
+        float* row = out.row(first + i);
+        for (index_t k = 0; k < layer.cols; ++k) row[k] = part(k, i);
+      }
+    }
+  }
+  apply_in_slabs(transforms.u, out, true);  // Uᵀ …
+  if (layer.rescale.empty()) return;
+#pragma omp parallel for schedule(static)
+  for (index_t i = 0; i < layer.rows; ++i) {  // … D̃⁻¹
+    float* row = out.row(i);
+    for (index_t k = 0; k < layer.cols; ++k) row[k] /= layer.rescale[static_cast<std::size_t>(k)];
+  }
+}
+
+Matrix<float> dequantize(const QuantizedLinear& layer) {
+  Matrix<float> weights(layer.rows, layer.cols);
+  dequantize(layer, weights.view());
+  return weights;
+}
+
+}  // namespace quip

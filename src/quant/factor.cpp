@@ -1,0 +1,248 @@
+#include "quip/quant/factor.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "quip/core/error.hpp"
+#include "quip/core/rng.hpp"
+#include "quip/linalg/ldl.hpp"
+
+namespace quip {
+namespace {
+
+constexpr double smallest_diagonal = 1e-8;  // the authors' clamp for D̃
+constexpr double identity_share = 1e-2;     // added to H before the transform (QuIP, supplement)
+constexpr int most_damping_tries = 5;
+constexpr index_t slab_bytes = 256;  // one row of a slab of columns
+
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+/// (WᵀW)ⱼⱼ for every column j, rows added in order.
+std::vector<double> column_energies(MatrixView<const float> w) {
+  std::vector<double> energy(at(w.cols), 0.0);
+  for (index_t i = 0; i < w.rows; ++i) {
+    const float* row = w.row(i);
+    for (index_t j = 0; j < w.cols; ++j) energy[at(j)] += static_cast<double>(row[j]) * row[j];
+  }
+  return energy;
+}
+
+void mirror_lower(MatrixView<double> h) {
+  constexpr index_t tile = 64;
+#pragma omp parallel for schedule(dynamic)
+  for (index_t i0 = 0; i0 < h.rows; i0 += tile) {
+    for (index_t j0 = 0; j0 <= i0; j0 += tile) {
+      for (index_t i = i0; i < std::min(h.rows, i0 + tile); ++i) {
+        for (index_t j = j0; j < std::min(i, j0 + tile); ++j) h(j, i) = h(i, j);
+      }
+    }
+  }
+}
+
+void transpose_in_place(MatrixView<double> h) {
+  constexpr index_t tile = 64;
+#pragma omp parallel for schedule(dynamic)
+  for (index_t i0 = 0; i0 < h.rows; i0 += tile) {
+    for (index_t j0 = 0; j0 <= i0; j0 += tile) {
+      for (index_t i = i0; i < std::min(h.rows, i0 + tile); ++i) {
+        for (index_t j = j0; j < std::min(i, j0 + tile); ++j) std::swap(h(j, i), h(i, j));
+      }
+    }
+  }
+}
+
+double diagonal_sum(MatrixView<const double> h) {
+  double sum = 0;
+  for (index_t i = 0; i < h.rows; ++i) sum += h(i, i);
+  return sum;
+}
+
+/// H ← factor · diag(s) H diag(s); s empty means the identity.
+void scale_both_sides(MatrixView<double> h, double factor, const std::vector<double>& s) {
+#pragma omp parallel for schedule(static)
+  for (index_t i = 0; i < h.rows; ++i) {
+    double* row = h.row(i);
+    const double left = factor * (s.empty() ? 1.0 : s[at(i)]);
+    for (index_t j = 0; j < h.cols; ++j) row[j] *= left * (s.empty() ? 1.0 : s[at(j)]);
+  }
+}
+
+/// D̃ⱼ = (Hⱼⱼ / (WᵀW)ⱼⱼ)^¼ with H scaled to max|H| = 1; returns that scale.
+double choose_rescale(MatrixView<const double> h, const std::vector<double>& energy,
+                      std::vector<float>& rescale) {
+  double largest = 0;  // of a positive semi-definite matrix: on the diagonal
+  for (index_t i = 0; i < h.rows; ++i) largest = std::max(largest, h(i, i));
+  const double scale = largest > 0 ? 1.0 / largest : 1.0;
+  rescale.resize(at(h.rows));
+  for (index_t j = 0; j < h.rows; ++j) {
+    const double hjj = std::max(h(j, j) * scale, smallest_diagonal);
+    const double wjj = std::max(energy[at(j)], smallest_diagonal);
+    rescale[at(j)] =
+        static_cast<float>(std::max(std::sqrt(std::sqrt(hjj / wjj)), smallest_diagonal));
+  }
+  return scale;
+}
+
+/// V H Vᵀ for symmetric H: V H, transposed (= H Vᵀ), and V on the left again.
+void transform_both_sides(const KroneckerTransform& v, MatrixView<double> h) {
+  if (v.is_identity()) return;
+  apply_in_slabs(v, h, false);
+  transpose_in_place(h);
+  apply_in_slabs(v, h, false);
+}
+
+void pack_panels(MatrixView<const double> h, LdlFactor& factor) {
+#pragma omp parallel for schedule(dynamic)
+  for (index_t b = 0; b < factor.blocks(); ++b) {
+    const MatrixView<float> panel = factor.panel(b);
+    const index_t first = factor.first_column(b);
+    for (index_t i = 0; i < panel.rows; ++i) {
+      for (index_t j = 0; j < panel.cols; ++j) {
+        panel(i, j) = j < i ? static_cast<float>(h(first + i, first + j)) : 0.0F;
+      }
+    }
+  }
+}
+
+/// Damps and factorises; the upper triangle of `h` keeps the undamped H for another try.
+void factorise(MatrixView<double> h, double alpha, PreparedLayer& layer, const std::string& name) {
+  const index_t n = h.rows;
+  std::vector<double> diagonal(at(n));
+  for (index_t i = 0; i < n; ++i) diagonal[at(i)] = h(i, i);
+  const double mean = diagonal_sum(h) / static_cast<double>(n);
+  for (int attempt = 1;; ++attempt) {
+    const double lambda = alpha * mean;
+    for (index_t i = 0; i < n; ++i) h(i, i) = diagonal[at(i)] + lambda;
+    const index_t minor = ldl_factor(h, layer.factor.d);
+    if (minor == 0) {
+      layer.damping = alpha;
+      layer.damping_tries = attempt;
+      for (double& value : layer.added) value += lambda;
+      const double trace_h = mean * static_cast<double>(n) + lambda * static_cast<double>(n);
+      double trace_d = 0;
+      for (const double value : layer.factor.d) trace_d += value;
+      layer.trace_ratio = trace_d / trace_h;
+      return;
+    }
+    if (attempt == most_damping_tries || !std::isfinite(mean)) {
+      fail(
+          "layer {}: the Hessian is not positive definite (leading minor {} of {}, λ = {:.3g} "
+          "after {} tries); use more calibration samples or a larger --damp",
+          name, minor, n, lambda, attempt);
+    }
+    alpha = alpha > 0 ? 10 * alpha : 1e-6;
+    for (index_t i = 0; i < n; ++i) {
+      for (index_t j = 0; j < i; ++j) h(i, j) = h(j, i);
+    }
+  }
+}
+
+}  // namespace
+
+LdlFactor::LdlFactor(index_t order) : n(order), d(at(order)) {
+  panels = Buffer<float>(panel_offset(blocks()));
+}
+
+index_t LdlFactor::width(index_t b) const { return std::min(block, n - b * block); }
+
+index_t LdlFactor::panel_offset(index_t b) const {
+  index_t offset = 0;
+  for (index_t c = 0; c < b; ++c) offset += (n - c * block) * width(c);
+  return offset;
+}
+
+MatrixView<float> LdlFactor::panel(index_t b) const {
+  return {panels.data() + panel_offset(b), n - first_column(b), width(b)};
+}
+
+LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
+                                std::uint64_t seed_u, std::uint64_t seed_v) {
+  if (kind == TransformKind::none) {
+    return {KroneckerTransform::identity(rows), KroneckerTransform::identity(cols)};
+  }
+  using Rows = KroneckerTransform::Rows;
+  return {KroneckerTransform(rows, seed_u, Rows::factor_order),
+          KroneckerTransform(cols, seed_v, Rows::permuted)};
+}
+
+template <typename T>
+void apply_in_slabs(const KroneckerTransform& transform, MatrixView<T> x, bool transposed) {
+  if (transform.is_identity()) return;
+  constexpr index_t slab = slab_bytes / static_cast<index_t>(sizeof(T));
+#pragma omp parallel
+  {
+    Buffer<T> part(x.rows * slab);
+    Buffer<T> scratch(x.rows * slab);
+#pragma omp for schedule(dynamic)
+    for (index_t first = 0; first < x.cols; first += slab) {
+      const index_t width = std::min(slab, x.cols - first);
+      const MatrixView<T> local(part.data(), x.rows, width);
+      for (index_t i = 0; i < x.rows; ++i) std::copy_n(x.row(i) + first, width, local.row(i));
+      if (transposed) {
+        transform.apply_transposed(local, scratch.data());
+      } else {
+        transform.apply(local, scratch.data());
+      }
+      for (index_t i = 0; i < x.rows; ++i) std::copy_n(local.row(i), width, x.row(i) + first);
+    }
+  }
+}
+
+template void apply_in_slabs<float>(const KroneckerTransform&, MatrixView<float>, bool);
+template void apply_in_slabs<double>(const KroneckerTransform&, MatrixView<double>, bool);
+
+PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
+                            const LayerOptions& options, const std::string& layer) {
+  const index_t n = weights.cols;
+  PreparedLayer prepared;
+  prepared.factor = LdlFactor(n);
+  prepared.added.assign(at(n), 0.0);
+  prepared.seed_u = derive_key(options.seed, layer, "U");
+  prepared.seed_v = derive_key(options.seed, layer, "V");
+  const MatrixView<double> h = hessian.view();
+  mirror_lower(h);
+  for (index_t j = 0; j < n; ++j) prepared.dead_channels += h(j, j) == 0.0 ? 1 : 0;
+
+  std::vector<double> energy = column_energies(weights);
+  if (options.rescale()) {  // H ← D̃⁻¹ (H/max|H|) D̃⁻¹, W ← W D̃
+    const double scale = choose_rescale(h, energy, prepared.rescale);
+    std::vector<double> inverse(at(n));
+    for (index_t j = 0; j < n; ++j) {
+      inverse[at(j)] = 1.0 / prepared.rescale[at(j)];
+      energy[at(j)] *= static_cast<double>(prepared.rescale[at(j)]) * prepared.rescale[at(j)];
+    }
+    scale_both_sides(h, scale, inverse);
+    prepared.loss_unit /= scale;
+  }
+  if (options.effective_transform() != TransformKind::none) {  // H ← V (H·n/tr H + 10⁻² I) Vᵀ
+    const double trace = diagonal_sum(h);
+    const double scale = trace > 0 ? static_cast<double>(n) / trace : 1.0;
+    scale_both_sides(h, scale, {});
+    prepared.loss_unit /= scale;
+    for (index_t j = 0; j < n; ++j) {
+      h(j, j) += identity_share;
+      prepared.added[at(j)] += identity_share;
+    }
+    transform_both_sides(
+        make_transforms(options.effective_transform(), 1, n, prepared.seed_u, prepared.seed_v).v,
+        h);
+  }
+  for (index_t j = 0; j < n; ++j) {  // dead channels: Hⱼⱼ = 1, W[:, j] = 0
+    if (h(j, j) != 0.0) continue;
+    if (prepared.dead.empty()) prepared.dead.assign(at(n), 0);
+    prepared.dead[at(j)] = 1;
+    h(j, j) = 1.0;
+    prepared.added[at(j)] += 1.0;
+    energy[at(j)] = 0.0;
+  }
+  double total = 0;
+  for (const double value : energy) total += value;
+  prepared.weight_rms =
+      std::sqrt(total / (static_cast<double>(weights.rows) * static_cast<double>(n)));
+  factorise(h, options.damping, prepared, layer);
+  pack_panels(h, prepared.factor);
+  return prepared;
+}
+
+}  // namespace quip

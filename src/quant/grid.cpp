@@ -1,0 +1,28 @@
+#include "quip/quant/grid.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace quip {
+
+RowGrid incoherent_grid(float scale, int bits) {
+  const float half = top_level(bits) / 2;
+  return {half / scale, half, scale / half};
+}
+
+RowGrid minmax_grid(float scale, std::uint8_t zero) {
+  return {1.0F / scale, static_cast<float>(zero), scale};
+}
+
+MinmaxParameters fit_minmax(float low, float high, int bits) {
+  if (low == 0.0F && high == 0.0F) {
+    low = -1.0F;
+    high = 1.0F;
+  }
+  const float top = top_level(bits);
+  const float scale = (high - low) / top;
+  const float zero = std::clamp(std::nearbyint(-low / scale), 0.0F, top);
+  return {scale, static_cast<std::uint8_t>(zero)};
+}
+
+}  // namespace quip

@@ -1,0 +1,92 @@
+#include "quip/quant/tiles.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include <omp.h>
+
+namespace quip {
+namespace {
+
+constexpr index_t slab_cols = 64;
+
+index_t round_up(index_t value, index_t unit) { return (value + unit - 1) / unit * unit; }
+
+/// Lanes per tile: as many as share a pass over L, but enough tiles for every thread.
+/// Results do not depend on it.
+index_t choose_height(index_t rows) {
+  const index_t per_thread = (rows + omp_get_max_threads() - 1) / omp_get_max_threads();
+  return std::clamp(round_up(per_thread, RowTiles::lane_unit), RowTiles::lane_unit,
+                    RowTiles::most_lanes);
+}
+
+/// What each column of W is multiplied with before the transforms: D̃, and 0 for dead inputs.
+std::vector<float> column_factors(const PreparedLayer& layer, index_t n) {
+  std::vector<float> factor(static_cast<std::size_t>(n), 1.0F);
+  if (!layer.rescale.empty()) factor = layer.rescale;
+  for (std::size_t j = 0; j < layer.dead.size(); ++j) {
+    if (layer.dead[j] != 0) factor[j] = 0.0F;
+  }
+  return factor;
+}
+
+}  // namespace
+
+RowTiles::RowTiles(index_t n, Range rows)
+    : n_(n), rows_(rows), height_(choose_height(rows.count())) {
+  data_ = Buffer<float>(n * round_up(rows.count(), lane_unit), 0.0F);
+}
+
+Range RowTiles::rows_of(index_t t) const {
+  const index_t first = rows_.first + t * height_;
+  return {first, std::min(first + height_, rows_.last)};
+}
+
+MatrixView<float> RowTiles::tile(index_t t) const {
+  return {data_.data() + n_ * t * height_, n_, round_up(rows_of(t).count(), lane_unit)};
+}
+
+RowTiles transform_rows(MatrixView<const float> weights, const PreparedLayer& layer,
+                        const LayerTransforms& transforms, Range rows) {
+  RowTiles tiles(weights.cols, rows);
+  if (rows.count() == 0) return tiles;
+  const std::vector<float> factor = column_factors(layer, weights.cols);
+#pragma omp parallel
+  {
+    Buffer<float> slab(weights.rows * slab_cols);
+    Buffer<float> scratch(weights.rows * slab_cols);
+    Buffer<float> mine(rows.count() * slab_cols);
+#pragma omp for schedule(dynamic)
+    for (index_t first = 0; first < weights.cols; first += slab_cols) {  // U (W D̃), by columns
+      const index_t width = std::min(slab_cols, weights.cols - first);
+      const MatrixView<float> part(slab.data(), weights.rows, width);
+      const float* scale = factor.data() + first;
+      for (index_t i = 0; i < weights.rows; ++i) {
+        const float* row = weights.row(i) + first;
+        for (index_t j = 0; j < width; ++j) part(i, j) = row[j] * scale[j];
+      }
+      const MatrixView<float> out(mine.data(), rows.count(), width);
+      transforms.u.apply_rows(part, rows.first, out, scratch.data());
+      for (index_t t = 0; t < tiles.count(); ++t) {
+        const MatrixView<float> tile = tiles.tile(t);
+        const Range range = tiles.rows_of(t);
+        for (index_t i = 0; i < range.count(); ++i) {
+          const float* row = out.row(range.first - rows.first + i);
+          for (index_t j = 0; j < width; ++j) tile(first + j, i) = row[j];
+        }
+      }
+    }
+  }
+  if (transforms.v.is_identity()) return tiles;
+#pragma omp parallel
+  {
+    Buffer<float> scratch(tiles.n() * RowTiles::most_lanes);
+#pragma omp for schedule(dynamic)
+    for (index_t t = 0; t < tiles.count(); ++t) {  // … Vᵀ: V on the left of the transposed tile
+      transforms.v.apply(tiles.tile(t), scratch.data());
+    }
+  }
+  return tiles;
+}
+
+}  // namespace quip
