@@ -113,9 +113,12 @@ class Backend {
   /// maximum[j] = max(maximum[j], max_t |x[t, j]|), host result; a NaN or an
   /// infinity in column j makes maximum[j] infinite.
   virtual void channel_maximum(ConstTensorView x, std::span<float> maximum) = 0;
-  /// Adds Σ_t zᵀz to the lower triangle of `sum` [n × n] (host), z = round(x · scale): integers,
-  /// so that the sum is exact and does not depend on the order. One call spreads
-  /// over all threads of the rank.
+  /// Adds Σ_t zᵀz to the lower triangle of `sum` [n × n] (host; the upper one is left alone),
+  /// z = round(x · scale), ties to even: integers, so that the sum is exact and does not depend
+  /// on the order while its elements stay below 2⁵³ (2²³ tokens). The caller chooses scales,
+  /// powers of two, from the channels' maxima such that |z| ≤ 2¹⁵ − 1. Throws Error if a z does
+  /// not fit in 16 bits or is not a number; `sum` is then of no use. One call spreads over all
+  /// threads of the rank; extra memory is at most 32 MiB or an eighth of `sum`.
   virtual void accumulate_hessian(ConstTensorView x, std::span<const float> scale,
                                   MatrixView<double> sum) = 0;
 };

@@ -1,0 +1,14 @@
+// The one place where the hardware is chosen.
+#include "quip/backend/backend.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+
+std::unique_ptr<Backend> make_backend(std::string_view choice, int threads) {
+  if (choice == "auto" || choice == "cpu") return make_cpu_backend(threads);
+  if (choice == "cuda") fail("--backend cuda: this build has no CUDA backend; use cpu or auto");
+  fail("--backend {}: unknown; choose auto, cpu or cuda", choice);
+}
+
+}  // namespace quip

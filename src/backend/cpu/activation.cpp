@@ -1,0 +1,70 @@
+// Activation functions, in place.
+#include <cmath>
+
+#include "operations.hpp"
+#include "simd.hpp"
+#include "vector_math.hpp"
+
+namespace quip::cpu {
+namespace {
+
+QUIP_SIMD void relu(float* x, index_t n) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) x[j] = x[j] < 0.0F ? 0.0F : x[j];
+}
+
+/// x·σ(x).
+QUIP_SIMD void silu(float* x, index_t n) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) x[j] = x[j] / (1.0F + exponential(-x[j]));
+}
+
+/// x/2·(1 + tanh u) = x·σ(2u), u = √(2/π)·(x + 0.044715 x³).
+QUIP_SIMD void gelu_tanh(float* x, index_t n) {
+  constexpr float kTwice = 1.5957691216F;  // 2·√(2/π)
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) {
+    const float u = kTwice * (x[j] + 0.044715F * x[j] * x[j] * x[j]);
+    x[j] = x[j] / (1.0F + exponential(-u));
+  }
+}
+
+/// x·Φ(x), through erfc: 1 + erf would lose the negative tail.
+void gelu(float* x, index_t n) {
+  constexpr float kInverseRoot2 = 0.70710678F;
+  for (index_t j = 0; j < n; ++j) x[j] = 0.5F * x[j] * std::erfc(-x[j] * kInverseRoot2);
+}
+
+QUIP_SIMD void multiply(const float* factor, index_t n, float* y) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) y[j] *= factor[j];
+}
+
+void activate_row(Activation kind, float* x, index_t n) {
+  switch (kind) {
+    case Activation::relu:
+      return relu(x, n);
+    case Activation::gelu:
+      return gelu(x, n);
+    case Activation::gelu_tanh:
+      return gelu_tanh(x, n);
+    case Activation::silu:
+      return silu(x, n);
+  }
+}
+
+}  // namespace
+
+void activate(Activation kind, TensorView x) {
+  for (index_t t = 0; t < x.rows; ++t) activate_row(kind, x.row(t), x.cols);
+}
+
+void gated_activate(Activation kind, TensorView gate, ConstTensorView up) {
+  require_shape(up, gate.rows, gate.cols, "gated_activate: up");
+  for (index_t t = 0; t < gate.rows; ++t) {
+    activate_row(kind, gate.row(t), gate.cols);
+    multiply(up.row(t), gate.cols, gate.row(t));
+  }
+}
+
+}  // namespace quip::cpu

@@ -1,0 +1,80 @@
+// Causal attention in blocks of query rows: a block meets only the keys that one of its rows can
+// see, so that half of the products are never formed and scratch stays at block × length.
+#include <algorithm>
+
+#include "operations.hpp"
+#include "softmax.hpp"
+
+#include "quip/core/error.hpp"
+#include "quip/linalg/blas.hpp"
+
+namespace quip::cpu {
+namespace {
+
+constexpr index_t kQueryBlock = 128;
+
+/// The keys that query `row` sees: [first, row].
+index_t first_visible(index_t row, const AttentionShape& shape) {
+  return shape.window ? std::max<index_t>(0, row - *shape.window + 1) : 0;
+}
+
+/// Query rows [first_row, first_row + out.rows) of one head. q, out [block × head_dim];
+/// k, v [T × head_dim]; `scores` holds out.rows · T elements.
+void attend(ConstTensorView q, ConstTensorView k, ConstTensorView v, index_t first_row,
+            const AttentionShape& shape, float* scores, TensorView out) {
+  const index_t first_key = first_visible(first_row, shape);
+  const index_t keys = first_row + q.rows - first_key;
+  const TensorView weights(scores, q.rows, keys);
+
+  // S = scale · Q Kᵀ over the keys that some row of the block sees
+  gemm(Transpose::no, Transpose::yes, shape.scale, q, k.middle_rows(first_key, keys), 0.0F,
+       weights);
+  float inverse_sum[kQueryBlock];
+  for (index_t i = 0; i < q.rows; ++i) {
+    float* row = weights.row(i);
+    const index_t begin = first_visible(first_row + i, shape) - first_key;
+    const index_t end = first_row + i + 1 - first_key;
+    std::fill(row, row + begin, 0.0F);
+    inverse_sum[i] =
+        1.0F / exponentiate(row + begin, row_maximum(row + begin, end - begin), end - begin);
+    std::fill(row + end, row + keys, 0.0F);
+  }
+  // out = P V, normalised last: a row of out is shorter than a row of P
+  gemm(Transpose::no, Transpose::no, 1.0F, weights, v.middle_rows(first_key, keys), 0.0F, out);
+  for (index_t i = 0; i < q.rows; ++i) {
+    for (index_t j = 0; j < out.cols; ++j) out(i, j) *= inverse_sum[i];
+  }
+}
+
+void check(ConstTensorView q, ConstTensorView k, ConstTensorView v, const AttentionShape& shape,
+           TensorView out) {
+  if (shape.heads < 1 || shape.kv_heads < 1 || shape.heads % shape.kv_heads != 0) {
+    fail("attention: {} heads cannot share {} key/value heads", shape.heads, shape.kv_heads);
+  }
+  if (shape.window && *shape.window < 1) fail("attention: a window of {} keys", *shape.window);
+  require_shape(q, q.rows, shape.heads * shape.head_dim, "attention: q");
+  require_shape(k, q.rows, shape.kv_heads * shape.head_dim, "attention: k");
+  require_shape(v, q.rows, shape.kv_heads * shape.head_dim, "attention: v");
+  require_shape(out, q.rows, shape.heads * shape.head_dim, "attention: out");
+}
+
+}  // namespace
+
+void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v, const AttentionShape& shape,
+               TensorView out) {
+  check(q, k, v, shape, out);
+  const Buffer<float> scores(std::min(kQueryBlock, q.rows) * q.rows);
+  const index_t dim = shape.head_dim;
+  for (index_t head = 0; head < shape.heads; ++head) {
+    const index_t kv_head = head / (shape.heads / shape.kv_heads);
+    const ConstTensorView keys = k.middle_cols(kv_head * dim, dim);
+    const ConstTensorView values = v.middle_cols(kv_head * dim, dim);
+    for (index_t row = 0; row < q.rows; row += kQueryBlock) {
+      const index_t rows = std::min(kQueryBlock, q.rows - row);
+      attend(q.middle_cols(head * dim, dim).middle_rows(row, rows), keys, values, row, shape,
+             scores.data(), out.middle_cols(head * dim, dim).middle_rows(row, rows));
+    }
+  }
+}
+
+}  // namespace quip::cpu

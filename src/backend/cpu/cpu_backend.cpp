@@ -1,0 +1,148 @@
+// The CPU backend: where the operations meet the interface.
+#include "quip/backend/cpu_backend.hpp"
+
+#include <algorithm>
+#include <exception>
+#include <new>
+
+#include "hessian.hpp"
+#include "operations.hpp"
+
+#include "quip/core/error.hpp"
+#include "quip/linalg/blas.hpp"
+
+namespace quip {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(int threads, HessianKernel kernel) : threads_(threads), kernel_(kernel) {
+    if (threads < 1) fail("the CPU backend needs at least one thread, not {}", threads);
+    if (kernel_ == HessianKernel::best) kernel_ = cpu::best_hessian_kernel();
+    if (!is_supported(kernel_)) {
+      fail("this processor cannot run the Hessian kernel {}", to_string(kernel_));
+    }
+    use_one_blas_thread();
+  }
+
+  [[nodiscard]] std::string describe() const override {
+    return fmt::format("cpu, {} thread{}, BLAS kernels {}, Hessian kernel {}", threads_,
+                       threads_ == 1 ? "" : "s", blas_kernel_name(), to_string(kernel_));
+  }
+
+  [[nodiscard]] Tensor allocate(index_t rows, index_t cols) override;
+  void upload(std::span<const float> host, TensorView device) override;
+  void download(ConstTensorView device, std::span<float> host) override;
+  void for_each_unit(index_t count, const std::function<void(index_t)>& work) override;
+
+  void linear(ConstTensorView x, ConstTensorView w, ConstTensorView bias, TensorView y) override {
+    // The bias first, so that the product is added to it where it is written anyway.
+    if (bias.size() != 0) cpu::set_rows(bias, y);
+    gemm(Transpose::no, Transpose::yes, 1.0F, x, w, bias.size() != 0 ? 1.0F : 0.0F, y);
+  }
+  void linear_add(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+                  TensorView y) override {
+    if (bias.size() != 0) cpu::add_rows(bias, y);
+    gemm(Transpose::no, Transpose::yes, 1.0F, x, w, 1.0F, y);
+  }
+  void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) override {
+    cpu::rms_norm(x, gain, epsilon, y);
+  }
+  void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
+                  TensorView y) override {
+    cpu::layer_norm(x, gain, bias, epsilon, y);
+  }
+  void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+            ConstTensorView sine) override {
+    cpu::rope(x, heads, head_dim, cosine, sine);
+  }
+  void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                 const AttentionShape& shape, TensorView out) override {
+    cpu::attention(q, k, v, shape, out);
+  }
+  void activate(Activation kind, TensorView x) override { cpu::activate(kind, x); }
+  void gated_activate(Activation kind, TensorView gate, ConstTensorView up) override {
+    cpu::gated_activate(kind, gate, up);
+  }
+  void add(ConstTensorView x, TensorView y) override { cpu::add(x, y); }
+  void copy(ConstTensorView x, TensorView y) override { cpu::copy(x, y); }
+  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+                         std::span<const std::int32_t> targets, std::span<double> running_max,
+                         std::span<double> running_sum, std::span<double> target_logit) override {
+    cpu::log_sum_exp_slice(x, w, first_row, targets, running_max, running_sum, target_logit);
+  }
+  void channel_maximum(ConstTensorView x, std::span<float> maximum) override {
+    cpu::channel_maximum(x, maximum);
+  }
+  void accumulate_hessian(ConstTensorView x, std::span<const float> scale,
+                          MatrixView<double> sum) override {
+    cpu::accumulate_hessian(kernel_, threads_, x, scale, sum);
+  }
+
+ private:
+  int threads_;
+  HessianKernel kernel_;
+};
+
+Tensor CpuBackend::allocate(index_t rows, index_t cols) {
+  constexpr index_t kMost = index_t{1} << 46;  // elements: beyond any machine, and no overflow
+  if (rows < 0 || cols < 0 || (cols > 0 && rows > kMost / cols)) {
+    fail("cannot allocate a [{} × {}] matrix", rows, cols);
+  }
+  try {
+    // The deleter owns the buffer; releasing the pointer drops it.
+    auto buffer = std::make_shared<Buffer<float>>(rows * cols);
+    float* data = buffer->data();
+    return {Tensor::Storage(data, [owner = std::move(buffer)](float*) mutable { owner.reset(); }),
+            rows, cols};
+  } catch (const std::bad_alloc&) {
+    fail("out of memory: no {:.2f} GiB for a [{} × {}] matrix; use more ranks or nodes",
+         static_cast<double>(rows * cols) * sizeof(float) / (1 << 30), rows, cols);
+  }
+}
+
+void check_size(index_t host, ConstTensorView device) {
+  if (host != device.size()) {
+    fail("copying {} host elements to or from a [{} × {}] matrix", host, device.rows, device.cols);
+  }
+}
+
+void CpuBackend::upload(std::span<const float> host, TensorView device) {
+  check_size(static_cast<index_t>(host.size()), device);
+  cpu::copy({host.data(), device.rows, device.cols}, device);
+}
+
+void CpuBackend::download(ConstTensorView device, std::span<float> host) {
+  check_size(static_cast<index_t>(host.size()), device);
+  cpu::copy(device, {host.data(), device.rows, device.cols});
+}
+
+void CpuBackend::for_each_unit(index_t count, const std::function<void(index_t)>& work) {
+  std::exception_ptr failure;
+  index_t failed_unit = count;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads_)
+  for (index_t unit = 0; unit < count; ++unit) {
+    try {
+      work(unit);
+    } catch (...) {
+#pragma omp critical(quip_for_each_unit)
+      if (unit < failed_unit) {
+        failed_unit = unit;
+        failure = std::current_exception();
+      }
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(int threads, HessianKernel kernel) {
+  return std::make_unique<CpuBackend>(threads, kernel);
+}
+
+std::unique_ptr<Backend> make_cpu_backend(int threads) {
+  return make_cpu_backend(threads, HessianKernel::best);
+}
+
+}  // namespace quip

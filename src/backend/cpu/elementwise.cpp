@@ -1,0 +1,92 @@
+// Operations that look at each element once.
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "operations.hpp"
+#include "simd.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip::cpu {
+namespace {
+
+QUIP_SIMD void add_row(const float* x, index_t n, float* y) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) y[j] += x[j];
+}
+
+/// (low, high) ← (low·cos − high·sin, high·cos + low·sin).
+QUIP_SIMD void rotate(const float* cosine, const float* sine, index_t n, float* low, float* high) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) {
+    const float a = low[j];
+    const float b = high[j];
+    low[j] = a * cosine[j] - b * sine[j];
+    high[j] = b * cosine[j] + a * sine[j];
+  }
+}
+
+/// Bit patterns of non-negative floats are ordered as the floats are, NaNs above infinity.
+QUIP_SIMD void raise_maximum(const float* x, index_t n, float* maximum) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) {
+    const std::int32_t magnitude = std::bit_cast<std::int32_t>(x[j]) & 0x7fffffff;
+    const auto known = std::bit_cast<std::int32_t>(maximum[j]);
+    maximum[j] = std::bit_cast<float>(magnitude > known ? magnitude : known);
+  }
+}
+
+}  // namespace
+
+void require_shape(ConstTensorView view, index_t rows, index_t cols, std::string_view what) {
+  if (view.rows != rows || view.cols != cols) {
+    fail("{} is [{} × {}] and must be [{} × {}]", what, view.rows, view.cols, rows, cols);
+  }
+}
+
+void add(ConstTensorView x, TensorView y) {
+  require_shape(x, y.rows, y.cols, "add: x");
+  for (index_t t = 0; t < x.rows; ++t) add_row(x.row(t), x.cols, y.row(t));
+}
+
+void copy(ConstTensorView x, TensorView y) {
+  require_shape(x, y.rows, y.cols, "copy: x");
+  for (index_t t = 0; t < x.rows; ++t) std::copy_n(x.row(t), x.cols, y.row(t));
+}
+
+void set_rows(ConstTensorView bias, TensorView y) {
+  require_shape(bias, 1, y.cols, "bias");
+  for (index_t t = 0; t < y.rows; ++t) std::copy_n(bias.data, y.cols, y.row(t));
+}
+
+void add_rows(ConstTensorView bias, TensorView y) {
+  require_shape(bias, 1, y.cols, "bias");
+  for (index_t t = 0; t < y.rows; ++t) add_row(bias.data, y.cols, y.row(t));
+}
+
+void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+          ConstTensorView sine) {
+  const index_t half = head_dim / 2;
+  require_shape(x, x.rows, heads * head_dim, "rope: x");
+  require_shape(sine, cosine.rows, half, "rope: sine");
+  require_shape(cosine, cosine.rows, half, "rope: cosine");
+  if (cosine.rows < x.rows) fail("rope: {} positions in the table, {} tokens", cosine.rows, x.rows);
+  for (index_t t = 0; t < x.rows; ++t) {
+    for (index_t h = 0; h < heads; ++h) {
+      float* head = x.row(t) + h * head_dim;
+      rotate(cosine.row(t), sine.row(t), half, head, head + half);
+    }
+  }
+}
+
+void channel_maximum(ConstTensorView x, std::span<float> maximum) {
+  if (static_cast<index_t>(maximum.size()) != x.cols) {
+    fail("channel_maximum: {} maxima for {} channels", maximum.size(), x.cols);
+  }
+  for (index_t t = 0; t < x.rows; ++t) raise_maximum(x.row(t), x.cols, maximum.data());
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (float& value : maximum) value = value <= kInfinity ? value : kInfinity;
+}
+
+}  // namespace quip::cpu

@@ -1,0 +1,75 @@
+#include "hessian.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "int8_kernels.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+
+std::string_view to_string(HessianKernel kernel) {
+  switch (kernel) {
+    case HessianKernel::best:
+      return "best";
+    case HessianKernel::amx_int8:
+      return "amx-int8";
+    case HessianKernel::vnni_int8:
+      return "vnni-int8";
+    case HessianKernel::float64:
+      return "float64";
+  }
+  fail("unknown Hessian kernel {}", static_cast<int>(kernel));
+}
+
+bool is_supported(HessianKernel kernel) {
+  if (kernel == HessianKernel::amx_int8) return cpu::amx_kernel() != nullptr;
+  if (kernel == HessianKernel::vnni_int8) return cpu::vnni_kernel() != nullptr;
+  return true;
+}
+
+namespace cpu {
+
+HessianKernel best_hessian_kernel() {
+  for (const HessianKernel kernel : {HessianKernel::amx_int8, HessianKernel::vnni_int8}) {
+    if (is_supported(kernel)) return kernel;
+  }
+  return HessianKernel::float64;
+}
+
+index_t tokens_at_once(index_t tokens, index_t channels, index_t bytes_per_element) {
+  const index_t budget = std::max(index_t{32} << 20, channels * channels);
+  const index_t affordable = budget / (channels * bytes_per_element);
+  return std::min(tokens, std::clamp<index_t>(affordable, 256, 4096));
+}
+
+TilePosition lower_tile(index_t number) {
+  auto row = static_cast<index_t>((std::sqrt(8.0 * static_cast<double>(number) + 1.0) - 1.0) / 2);
+  while (row * (row + 1) / 2 > number) --row;
+  while ((row + 1) * (row + 2) / 2 <= number) ++row;
+  return {row, number - row * (row + 1) / 2};
+}
+
+void accumulate_hessian(HessianKernel kernel, int threads, ConstTensorView x,
+                        std::span<const float> scale, MatrixView<double> sum) {
+  if (static_cast<index_t>(scale.size()) != x.cols || sum.rows != x.cols || sum.cols != x.cols) {
+    fail("accumulate_hessian: {} channels, {} scales, a [{} × {}] sum", x.cols, scale.size(),
+         sum.rows, sum.cols);
+  }
+  if (x.size() == 0) return;
+  std::atomic<bool> outside = false;
+  if (kernel == HessianKernel::float64) {
+    accumulate_float64(threads, x, scale, sum, outside);
+  } else {
+    accumulate_int8(kernel, threads, x, scale, sum, outside);
+  }
+  if (outside) {
+    fail(
+        "accumulate_hessian: an activation times its channel's scale is beyond 16 bits, or not a "
+        "number; the scales must come from the maxima of the same activations");
+  }
+}
+
+}  // namespace cpu
+}  // namespace quip

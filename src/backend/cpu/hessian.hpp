@@ -1,0 +1,53 @@
+// Exact sums of products of integers: Σ_t zᵀz with z = round(x · scale).
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstdint>
+#include <span>
+
+#include "simd.hpp"
+
+#include "quip/backend/cpu_backend.hpp"
+
+namespace quip::cpu {
+
+/// Backend::accumulate_hessian by one kernel, which is not `best`.
+void accumulate_hessian(HessianKernel kernel, int threads, ConstTensorView x,
+                        std::span<const float> scale, MatrixView<double> sum);
+
+/// The fastest kernel that this machine has.
+[[nodiscard]] HessianKernel best_hessian_kernel();
+
+// One chunk of tokens after another. `outside` becomes true, and the sum useless, if a z does
+// not fit in 16 bits.
+void accumulate_int8(HessianKernel kernel, int threads, ConstTensorView x,
+                     std::span<const float> scale, MatrixView<double> sum,
+                     std::atomic<bool>& outside);
+void accumulate_float64(int threads, ConstTensorView x, std::span<const float> scale,
+                        MatrixView<double> sum, std::atomic<bool>& outside);
+
+/// Tokens whose `bytes_per_element` representation takes no more than 32 MiB or, where that is
+/// more, an eighth of the sum itself.
+[[nodiscard]] index_t tokens_at_once(index_t tokens, index_t channels, index_t bytes_per_element);
+
+/// Position in the lower triangle of a matrix of tiles, counted row by row.
+struct TilePosition {
+  index_t row;
+  index_t col;
+};
+[[nodiscard]] TilePosition lower_tile(index_t number);
+
+/// The nearest integer (ties to even) for |x| ≤ 2²²; beyond that, and for NaN, something that
+/// does not fit in 16 bits.
+QUIP_INLINE std::int32_t to_integer(float x) {
+  constexpr float kRound = 12582912.0F;  // 1.5·2²³: the sum's low bits are the integer
+  return std::bit_cast<std::int32_t>(x + kRound) - std::bit_cast<std::int32_t>(kRound);
+}
+
+/// Zero if z fits in a signed 16-bit integer.
+QUIP_INLINE std::uint32_t excess(std::int32_t z) {
+  return (static_cast<std::uint32_t>(z) + 32768U) >> 16;
+}
+
+}  // namespace quip::cpu

@@ -1,0 +1,97 @@
+// With z = 2⁸·h + l + 128 (bytes h, l) and z' = z − 128,
+//   Σ z zᵀ = 2¹⁶ Σ h hᵀ + 2⁸ (Σ h lᵀ + Σ l hᵀ) + Σ l lᵀ + 128 (Σ z' + Σ z'ᵀ) + 128² T:
+// four products of bytes, whose 32-bit sums are exact for 2¹⁶ tokens (a chunk has at most 2¹²),
+// put together in doubles, exact below 2⁵³.
+#include <algorithm>
+
+#include "hessian.hpp"
+#include "int8_kernels.hpp"
+#include "int8_slices.hpp"
+
+namespace quip::cpu {
+namespace {
+
+constexpr index_t kGroupsPerBlock = kBlock / Int8Slices::kGroup;
+constexpr index_t kTile = 4 * kBlock;  // channels; both factors of a tile fit in a 2 MiB cache
+
+using Products = std::int32_t[kBlock * kBlock];
+struct BlockProducts {
+  alignas(64) Products high;
+  alignas(64) Products cross;
+  alignas(64) Products low;
+};
+
+void multiply(const Int8Kernel& kernel, const Int8Slices& slices, index_t row_group,
+              index_t col_group, BlockProducts& products) {
+  const auto term = [&](Slice left, Slice right, bool accumulate, std::int32_t* c) {
+    kernel.multiply(slices.tiles(left, Side::left, row_group),
+                    slices.tiles(right, Side::right, col_group), slices.steps(),
+                    slices.sums(left, row_group), accumulate, c);
+  };
+  term(Slice::high, Slice::high, false, products.high);
+  term(Slice::high, Slice::low, false, products.cross);
+  term(Slice::low, Slice::high, true, products.cross);
+  term(Slice::low, Slice::low, false, products.low);
+}
+
+/// One row of a block. offset: 128 Σ_t z' + 128² T / 2, of the row and of each column.
+QUIP_SIMD void add_row(const std::int32_t* high, const std::int32_t* cross, const std::int32_t* low,
+                       double row_offset, const double* col_offset, index_t n, double* sum) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) {
+    sum[j] += 65536.0 * high[j] + 256.0 * cross[j] + low[j] + (row_offset + col_offset[j]);
+  }
+}
+
+/// The blocks of one tile that touch the lower triangle.
+void add_tile(const Int8Kernel& kernel, const Int8Slices& slices, const double* offset,
+              TilePosition tile, MatrixView<double> sum) {
+  const index_t n = sum.rows;
+  BlockProducts products;
+  kernel.begin();
+  for (index_t col = tile.col * kTile; col < std::min(n, (tile.col + 1) * kTile); col += kBlock) {
+    const index_t first = std::max(tile.row * kTile, col);
+    for (index_t row = first; row < std::min(n, (tile.row + 1) * kTile); row += kBlock) {
+      multiply(kernel, slices, row / kBlock * kGroupsPerBlock, col / kBlock * kGroupsPerBlock,
+               products);
+      for (index_t i = 0; i < std::min(kBlock, n - row); ++i) {
+        const index_t width = std::min({kBlock, n - col, row + i - col + 1});
+        add_row(products.high + i * kBlock, products.cross + i * kBlock, products.low + i * kBlock,
+                offset[row + i], offset + col, width, sum.row(row + i) + col);
+      }
+    }
+  }
+  kernel.end();
+}
+
+void fill_offsets(const Int8Slices& slices, index_t tokens, std::span<double> offset) {
+  const std::int32_t* high = slices.sums(Slice::high, 0);
+  const std::int32_t* low = slices.sums(Slice::low, 0);
+  for (std::size_t j = 0; j < offset.size(); ++j) {
+    offset[j] = 128.0 * (256.0 * high[j] + low[j]) + 8192.0 * static_cast<double>(tokens);
+  }
+}
+
+}  // namespace
+
+void accumulate_int8(HessianKernel choice, int threads, ConstTensorView x,
+                     std::span<const float> scale, MatrixView<double> sum,
+                     std::atomic<bool>& outside) {
+  const Int8Kernel& kernel = *(choice == HessianKernel::amx_int8 ? amx_kernel() : vnni_kernel());
+  const index_t chunk = tokens_at_once(x.rows, x.cols, Int8Slices::kBytesPerElement);
+  Int8Slices slices(chunk, x.cols);
+  const Buffer<double> offset(x.cols);
+  const index_t side = (x.cols + kTile - 1) / kTile;
+  for (index_t first = 0; first < x.rows; first += chunk) {
+    const index_t tokens = std::min(chunk, x.rows - first);
+    slices.pack(x.middle_rows(first, tokens), scale, threads, outside);
+    if (outside) return;
+    fill_offsets(slices, tokens, offset.span());
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (index_t number = 0; number < side * (side + 1) / 2; ++number) {
+      add_tile(kernel, slices, offset.data(), lower_tile(number), sum);
+    }
+  }
+}
+
+}  // namespace quip::cpu

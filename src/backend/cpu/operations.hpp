@@ -1,0 +1,43 @@
+// The operations of the CPU backend as free functions, grouped by file. Contracts: see Backend.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "quip/backend/backend.hpp"
+
+namespace quip::cpu {
+
+// norm.cpp
+void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y);
+void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
+                TensorView y);
+
+// elementwise.cpp
+void add(ConstTensorView x, TensorView y);
+void copy(ConstTensorView x, TensorView y);
+/// Every row of y = bias, or += bias.
+void set_rows(ConstTensorView bias, TensorView y);
+void add_rows(ConstTensorView bias, TensorView y);
+void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+          ConstTensorView sine);
+void channel_maximum(ConstTensorView x, std::span<float> maximum);
+
+// activation.cpp
+void activate(Activation kind, TensorView x);
+void gated_activate(Activation kind, TensorView gate, ConstTensorView up);
+
+// attention.cpp
+void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v, const AttentionShape& shape,
+               TensorView out);
+
+// loss.cpp
+void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+                       std::span<const std::int32_t> targets, std::span<double> running_max,
+                       std::span<double> running_sum, std::span<double> target_logit);
+
+/// Throws Error unless `view` is [rows × cols].
+void require_shape(ConstTensorView view, index_t rows, index_t cols, std::string_view what);
+
+}  // namespace quip::cpu

@@ -1,0 +1,37 @@
+#include "softmax.hpp"
+
+#include <array>
+#include <limits>
+
+#include "simd.hpp"
+#include "vector_math.hpp"
+
+namespace quip::cpu {
+
+QUIP_SIMD float row_maximum(const float* x, index_t n) {
+  // Independent lanes, because a maximum of floats is not reordered by itself.
+  constexpr index_t kLanes = 32;
+  std::array<float, kLanes> lane;
+  lane.fill(-std::numeric_limits<float>::infinity());
+  index_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+#pragma omp simd
+    for (index_t l = 0; l < kLanes; ++l) lane[l] = x[j + l] > lane[l] ? x[j + l] : lane[l];
+  }
+  for (; j < n; ++j) lane[0] = x[j] > lane[0] ? x[j] : lane[0];
+  float maximum = lane[0];
+  for (const float value : lane) maximum = value > maximum ? value : maximum;
+  return maximum;
+}
+
+QUIP_SIMD float exponentiate(float* x, float shift, index_t n) {
+  float total = 0.0F;
+#pragma omp simd reduction(+ : total)
+  for (index_t j = 0; j < n; ++j) {
+    x[j] = exponential(x[j] - shift);
+    total += x[j];
+  }
+  return total;
+}
+
+}  // namespace quip::cpu

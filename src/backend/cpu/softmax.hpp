@@ -1,0 +1,13 @@
+// The two passes of a softmax over one row.
+#pragma once
+
+#include "quip/core/matrix.hpp"
+
+namespace quip::cpu {
+
+/// max x, −∞ for n = 0; NaNs are passed over.
+[[nodiscard]] float row_maximum(const float* x, index_t n);
+/// x = exp(x − shift), in place; returns the sum. A NaN in x makes it NaN.
+[[nodiscard]] float exponentiate(float* x, float shift, index_t n);
+
+}  // namespace quip::cpu
