@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Everything that has to pass, from a fresh clone: dependencies, build, all tests, sanitizers, lint.
+# Shows failures in full, and closes with "N passed, M failed".
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+
+passed=0 failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# step NAME COMMAND...: counts as one test, and shows the output only if it fails.
+step() {
+  local name=$1 begin=$SECONDS
+  shift
+  if "$@" >"$log" 2>&1; then
+    printf '%-28s ok      %4d s\n' "$name" $((SECONDS - begin))
+    ((++passed))
+  else
+    printf '%-28s FAILED  %4d s\n' "$name" $((SECONDS - begin))
+    tail -n 200 "$log"
+    ((++failed))
+    return 1
+  fi
+}
+
+# suite NAME FOLDER LABEL: the tests with this ctest label, each counted.
+suite() {
+  local name=$1 folder=$2 label=$3 begin=$SECONDS results total bad
+  results=$folder/results-$label.xml
+  rm -f "$results"
+  ctest --test-dir "$folder" -L "^$label\$" -j "$(nproc)" --output-on-failure --no-tests=error \
+    --output-junit "results-$label.xml" >"$log" 2>&1
+  total=$(grep -c '<testcase ' "$results" 2>/dev/null)
+  bad=$((${total:-0} - $(grep -c 'status="run"' "$results" 2>/dev/null)))
+  if ((${total:-0} == 0)); then
+    bad=1 total=1 # nothing ran: that is a failure, not a success
+  fi
+  printf '%-28s %d of %d passed  %4d s\n' "$name" $((total - bad)) "$total" $((SECONDS - begin))
+  ((bad == 0)) || cat "$log"
+  ((passed += total - bad, failed += bad))
+}
+
+finish() {
+  echo "$passed passed, $failed failed"
+  exit $((failed > 0))
+}
+
+step "dependencies" bash jobs/install-deps.sh --tests || finish
+step "configure" cmake --preset release || finish
+step "build" cmake --build --preset release || finish
+suite "unit tests" build/release unit
+suite "mpi tests" build/release mpi
+suite "end-to-end tests" build/release e2e
+suite "lint" build/release lint
+# Sanitizers see the unit tests only: MPI and BLAS are not built for them.
+if step "configure with sanitizers" cmake --preset asan; then
+  mapfile -t targets < <(ctest --test-dir build/asan -N -L '^unit$' | sed -n 's/.*: unit\.//p')
+  step "build with sanitizers" cmake --build --preset asan --target "${targets[@]}"
+  # Leaks that MPI and HDF5 leave at exit are not ours.
+  export ASAN_OPTIONS=detect_leaks=0
+  suite "unit tests with sanitizers" build/asan unit
+fi
+finish
