@@ -13,16 +13,17 @@ float base_frequency(double theta, index_t pair, index_t head_dim) {
 }
 
 /// Llama 3.1: short waves stay, long waves are divided by the factor, and between the two
-/// bounds the frequency moves smoothly from one to the other.
+/// bounds the frequency moves smoothly from one to the other. Reciprocals are multiplied, not
+/// divided by, because that is what torch does with a number over a tensor.
 float llama3_frequency(const RopeScaling& scaling, float frequency) {
   const auto factor = static_cast<float>(scaling.factor);
   const auto low = static_cast<float>(scaling.low_freq_factor);
   const auto high = static_cast<float>(scaling.high_freq_factor);
   const auto context = static_cast<float>(scaling.original_max_position);
-  const float wavelength = static_cast<float>(2 * std::numbers::pi) / frequency;
+  const float wavelength = (1 / frequency) * static_cast<float>(2 * std::numbers::pi);
   if (wavelength < context / high) return frequency;
   if (wavelength > context / low) return frequency / factor;
-  const float smooth = (context / wavelength - low) / (high - low);
+  const float smooth = ((1 / wavelength) * context - low) / (high - low);
   return (1 - smooth) * frequency / factor + smooth * frequency;
 }
 
