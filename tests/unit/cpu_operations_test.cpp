@@ -1,0 +1,259 @@
+// The CPU backend's norms, activations, attention and loss against plain loops in double precision.
+#include <bit>
+#include <cmath>
+#include <vector>
+
+#include "../../src/backend/cpu/vector_math.hpp"
+#include "unit/cpu_support.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+TEST(VectorMath, ExponentialIsWithinTwoUlpEverywhere) {
+  // Every 997th float of both signs, which visits each binade some 8000 times.
+  double worst = 0.0;
+  for (std::uint32_t bits = 0; bits < 0x7f800000U; bits += 997) {
+    for (const std::uint32_t sign : {0U, 0x80000000U}) {
+      const auto x = std::bit_cast<float>(bits | sign);
+      const double exact = std::exp(static_cast<double>(x));
+      const float computed = cpu::exponential(x);
+      const auto nearest = static_cast<float>(exact);
+      if (std::isinf(nearest)) {
+        ASSERT_EQ(computed, kInfinity) << x;
+        continue;
+      }
+      const double ulp = std::nextafter(nearest, kInfinity) - static_cast<double>(nearest);
+      worst = std::max(worst, std::abs(computed - exact) / ulp);
+    }
+  }
+  EXPECT_LE(worst, 2.0);
+}
+
+TEST(VectorMath, ExponentialAtTheEdges) {
+  EXPECT_EQ(cpu::exponential(0.0F), 1.0F);
+  EXPECT_EQ(cpu::exponential(-0.0F), 1.0F);
+  EXPECT_EQ(cpu::exponential(kInfinity), kInfinity);
+  EXPECT_EQ(cpu::exponential(-kInfinity), 0.0F);
+  EXPECT_TRUE(std::isnan(cpu::exponential(std::nanf(""))));
+  EXPECT_TRUE(std::isnan(cpu::exponential(-std::nanf(""))));
+}
+
+TEST_F(CpuBackendTest, RmsNorm) {
+  for (const index_t width : {1, 7, 129}) {
+    const auto x = random_matrix(7, width, 1, 3.0F);
+    const auto gain = random_matrix(1, width, 2);
+    Matrix<float> y(7, width);
+    backend_->rms_norm(x.cview(), gain.cview(), 1e-5F, y.view());
+    for (index_t t = 0; t < 7; ++t) {
+      double square = 0;
+      for (index_t j = 0; j < width; ++j) square += static_cast<double>(x(t, j)) * x(t, j);
+      const double rms = std::sqrt(square / static_cast<double>(width) + 1e-5);
+      for (index_t j = 0; j < width; ++j) {
+        EXPECT_NEAR(y(t, j), x(t, j) / rms * gain(0, j), 2e-6);
+      }
+    }
+  }
+}
+
+TEST_F(CpuBackendTest, LayerNormInPlaceAndWithoutGainOrBias) {
+  for (const index_t width : {2, 7, 129}) {
+    const auto x = random_matrix(5, width, 1);
+    const auto gain = random_matrix(1, width, 2);
+    const auto bias = random_matrix(1, width, 3);
+    for (const bool affine : {false, true}) {
+      auto y = copy_of(x);
+      backend_->layer_norm(y.cview(), affine ? gain.cview() : kNone, affine ? bias.cview() : kNone,
+                           1e-5F, y.view());
+      for (index_t t = 0; t < 5; ++t) {
+        double mean = 0;
+        double variance = 0;
+        for (index_t j = 0; j < width; ++j) mean += x(t, j) / static_cast<double>(width);
+        for (index_t j = 0; j < width; ++j) {
+          variance += (x(t, j) - mean) * (x(t, j) - mean) / static_cast<double>(width);
+        }
+        for (index_t j = 0; j < width; ++j) {
+          double expected = (x(t, j) - mean) / std::sqrt(variance + 1e-5);
+          if (affine) expected = expected * gain(0, j) + bias(0, j);
+          EXPECT_NEAR(y(t, j), expected, 1e-5);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CpuBackendTest, RopeRotatesEachPairByItsAngle) {
+  const index_t heads = 3;
+  const index_t half = 5;
+  const index_t length = 9;
+  Matrix<float> cosine(length, half);
+  Matrix<float> sine(length, half);
+  const auto angle = [](index_t t, index_t i) { return 0.37 * static_cast<double>(t * (i + 1)); };
+  for (index_t t = 0; t < length; ++t) {
+    for (index_t i = 0; i < half; ++i) {
+      cosine(t, i) = static_cast<float>(std::cos(angle(t, i)));
+      sine(t, i) = static_cast<float>(std::sin(angle(t, i)));
+    }
+  }
+  const auto before = random_matrix(7, heads * 2 * half, 1);
+  auto x = copy_of(before);
+  backend_->rope(x.view(), heads, 2 * half, cosine.cview(), sine.cview());
+  for (index_t t = 0; t < 7; ++t) {
+    for (index_t h = 0; h < heads; ++h) {
+      for (index_t i = 0; i < half; ++i) {
+        const double a = before(t, h * 2 * half + i);
+        const double b = before(t, h * 2 * half + half + i);
+        const double c = std::cos(angle(t, i));
+        const double s = std::sin(angle(t, i));
+        EXPECT_NEAR(x(t, h * 2 * half + i), a * c - b * s, 1e-6);
+        EXPECT_NEAR(x(t, h * 2 * half + half + i), a * s + b * c, 1e-6);
+      }
+    }
+  }
+  Matrix<float> longer(length + 1, heads * 2 * half, 0.0F);
+  EXPECT_THROW(backend_->rope(longer.view(), heads, 2 * half, cosine.cview(), sine.cview()), Error);
+}
+
+/// The definition, with every score formed.
+double attention_element(const Matrix<float>& q, const Matrix<float>& k, const Matrix<float>& v,
+                         const AttentionShape& shape, index_t t, index_t head, index_t d) {
+  const index_t kv = head / (shape.heads / shape.kv_heads);
+  double sum = 0;
+  double value = 0;
+  for (index_t j = 0; j <= t; ++j) {
+    if (shape.window && j <= t - *shape.window) continue;
+    double score = 0;
+    for (index_t i = 0; i < shape.head_dim; ++i) {
+      score += static_cast<double>(q(t, head * shape.head_dim + i)) * k(j, kv * shape.head_dim + i);
+    }
+    const double weight = std::exp(score * shape.scale);
+    sum += weight;
+    value += weight * v(j, kv * shape.head_dim + d);
+  }
+  return value / sum;
+}
+
+TEST_F(CpuBackendTest, Attention) {
+  for (const index_t tokens : {1, 7, 129, 257}) {
+    for (const index_t dim : {6, 64}) {
+      for (const index_t window : {0, 1, 5, 130}) {
+        AttentionShape shape{
+            .heads = 6, .kv_heads = 2, .head_dim = dim, .scale = 0.7F, .window = {}};
+        if (window > 0) shape.window = window;
+        const auto q = random_matrix(tokens, 6 * dim, 1);
+        const auto k = random_matrix(tokens, 2 * dim, 2);
+        const auto v = random_matrix(tokens, 2 * dim, 3);
+        Matrix<float> out(tokens, 6 * dim, std::nanf(""));
+        backend_->attention(q.cview(), k.cview(), v.cview(), shape, out.view());
+        double worst = 0;
+        for (index_t t = 0; t<tokens; t += tokens> 100 ? 16 : 1) {
+          for (index_t c = 0; c < 6 * dim; c += 5) {
+            const double expected = attention_element(q, k, v, shape, t, c / dim, c % dim);
+            worst = std::max(worst, std::abs(out(t, c) - expected));
+            ASSERT_FALSE(std::isnan(out(t, c)));
+          }
+        }
+        EXPECT_LT(worst, 3e-6) << tokens << ' ' << dim << ' ' << window;
+      }
+    }
+  }
+}
+
+TEST_F(CpuBackendTest, AttentionSurvivesLargeScoresAndShowsNaN) {
+  const AttentionShape shape{.heads = 1, .kv_heads = 1, .head_dim = 2, .scale = 1.0F, .window = {}};
+  Matrix<float> q(3, 2, 100.0F);
+  Matrix<float> k(3, 2, 0.0F);
+  Matrix<float> v(3, 2, 0.0F);
+  k(1, 0) = 100.0F;  // a score of 10⁴: exp would overflow without the maximum
+  v(1, 0) = 7.0F;
+  Matrix<float> out(3, 2);
+  backend_->attention(q.cview(), k.cview(), v.cview(), shape, out.view());
+  EXPECT_EQ(out(0, 0), 0.0F);
+  EXPECT_EQ(out(1, 0), 7.0F);
+  EXPECT_EQ(out(2, 0), 7.0F);
+
+  q(2, 1) = std::nanf("");
+  backend_->attention(q.cview(), k.cview(), v.cview(), shape, out.view());
+  EXPECT_EQ(out(1, 0), 7.0F);
+  EXPECT_TRUE(std::isnan(out(2, 0)));
+
+  const AttentionShape uneven{.heads = 3, .kv_heads = 2, .head_dim = 2, .scale = 1, .window = {}};
+  EXPECT_THROW(backend_->attention(q.cview(), k.cview(), v.cview(), uneven, out.view()), Error);
+}
+
+double activation(Activation kind, double x) {
+  switch (kind) {
+    case Activation::relu:
+      return std::max(x, 0.0);
+    case Activation::gelu:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+  }
+  return 0;
+}
+
+TEST_F(CpuBackendTest, Activations) {
+  for (const Activation kind :
+       {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu}) {
+    auto x = random_matrix(3, 1001, 1, 12.0F);
+    const auto before = copy_of(x);
+    const auto up = random_matrix(3, 1001, 2);
+    backend_->activate(kind, x.view());
+    auto gate = copy_of(before);
+    backend_->gated_activate(kind, gate.view(), up.cview());
+    for (index_t j = 0; j < x.size(); ++j) {
+      const double expected = activation(kind, before.data()[j]);
+      const double tolerance = 1e-6 * std::max(1.0, std::abs(expected));
+      EXPECT_NEAR(x.data()[j], expected, tolerance) << before.data()[j];
+      EXPECT_NEAR(gate.data()[j], expected * up.data()[j], tolerance);
+    }
+    Matrix<float> extreme(1, 3);
+    extreme(0, 0) = -1e30F;
+    extreme(0, 1) = 1e30F;
+    extreme(0, 2) = std::nanf("");
+    backend_->activate(kind, extreme.view());
+    EXPECT_EQ(extreme(0, 0), 0.0F);
+    EXPECT_EQ(extreme(0, 1), 1e30F);
+    EXPECT_TRUE(std::isnan(extreme(0, 2)));
+  }
+}
+
+TEST_F(CpuBackendTest, LogSumExpOverSlices) {
+  for (const index_t tokens : {1, 7, 129}) {
+    const index_t vocabulary = 10007;  // more logits than one chunk of rows holds
+    const index_t width = 16;
+    const auto x = random_matrix(tokens, width, 1, 4.0F);
+    const auto w = random_matrix(vocabulary, width, 2, 2.0F);
+    std::vector<std::int32_t> targets(tokens);
+    for (index_t t = 0; t < tokens; ++t) {
+      targets[t] = static_cast<std::int32_t>((t * 7919 + 9000) % vocabulary);
+    }
+    std::vector<double> maximum(tokens, -std::numeric_limits<double>::infinity());
+    std::vector<double> sum(tokens, 0.0);
+    std::vector<double> target(tokens, std::nan(""));
+    for (index_t first = 0; first < vocabulary; first += 4000) {
+      const index_t rows = std::min<index_t>(4000, vocabulary - first);
+      backend_->log_sum_exp_slice(x.cview(), w.cview().middle_rows(first, rows), first, targets,
+                                  maximum, sum, target);
+    }
+    for (index_t t = 0; t < tokens; ++t) {
+      double total = 0;
+      double expected_target = 0;
+      for (index_t r = 0; r < vocabulary; ++r) {
+        double logit = 0;
+        for (index_t j = 0; j < width; ++j) logit += static_cast<double>(x(t, j)) * w(r, j);
+        total += std::exp(logit);
+        if (r == targets[t]) expected_target = logit;
+      }
+      EXPECT_NEAR(maximum[t] + std::log(sum[t]), std::log(total), 2e-5);
+      EXPECT_NEAR(target[t], expected_target, 2e-5);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quip
