@@ -1,0 +1,163 @@
+// Made-up layers and tensors for tests of the packed model, and a folder to put them in.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "quip/core/error.hpp"
+#include "quip/model/tensor_source.hpp"
+#include "quip/store/packed_model.hpp"
+
+namespace quip::test {
+
+/// A fresh folder, removed with everything in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string name = (std::filesystem::temp_directory_path() / "quip-XXXXXX").string();
+    if (::mkdtemp(name.data()) == nullptr) fail("no temporary folder");
+    path_ = name;
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// Tensors in memory, as a checkpoint would serve them.
+class MemorySource final : public TensorSource {
+ public:
+  void add(const std::string& name, DType dtype, std::vector<index_t> shape, unsigned seed) {
+    TensorInfo info{name, dtype, std::move(shape)};
+    std::vector<std::byte> bytes(static_cast<std::size_t>(info.bytes()));
+    std::mt19937 random(seed);
+    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+    tensors_[name] = {std::move(info), std::move(bytes)};
+  }
+  [[nodiscard]] const std::vector<std::byte>& bytes(const std::string& name) const {
+    return tensors_.at(name).second;
+  }
+
+  [[nodiscard]] std::vector<std::string> names() const override {
+    std::vector<std::string> names;
+    for (const auto& [name, tensor] : tensors_) names.push_back(name);
+    return names;
+  }
+  [[nodiscard]] bool contains(const std::string& name) const override {
+    return tensors_.contains(name);
+  }
+  [[nodiscard]] const TensorInfo& info(const std::string& name) const override {
+    if (!contains(name)) fail("memory: no tensor {}", name);
+    return tensors_.at(name).first;
+  }
+  void read(const std::string& name, index_t offset, std::span<std::byte> out) const override {
+    const auto first = bytes(name).begin() + offset;
+    std::copy(first, first + std::ssize(out), out.begin());
+  }
+  [[nodiscard]] std::string describe() const override { return "memory"; }
+
+ private:
+  std::map<std::string, std::pair<TensorInfo, std::vector<std::byte>>> tensors_;
+};
+
+/// Any codes, scales and seeds that are valid; nothing that a quantizer would make.
+inline StoredLayer random_layer(const std::string& name, index_t rows, index_t cols, int bits,
+                                GridKind grid, bool rescale, unsigned seed) {
+  std::mt19937_64 random(seed);
+  std::uniform_real_distribution<float> real(0.5F, 2.0F);
+  StoredLayer stored;
+  stored.name = name;
+  stored.method = "ldlq";
+  QuantizedLinear& layer = stored.layer;
+  layer.rows = rows;
+  layer.cols = cols;
+  layer.bits = bits;
+  layer.grid = grid;
+  layer.transform = grid == GridKind::minmax ? TransformKind::none : TransformKind::kronecker;
+  layer.seed_u = random() | (std::uint64_t{1} << 63);  // beyond any signed integer
+  layer.seed_v = random();
+  layer.codes.resize(static_cast<std::size_t>(rows * layer.row_bytes()));
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(cols));
+  for (index_t i = 0; i < rows; ++i) {
+    for (auto& code : codes) code = static_cast<std::uint8_t>(random() % (1U << bits));
+    pack_row(codes.data(), cols, bits, layer.codes.data() + i * layer.row_bytes());
+  }
+  layer.scale.resize(grid == GridKind::minmax ? static_cast<std::size_t>(rows) : 1);
+  for (float& scale : layer.scale) scale = real(random);
+  if (grid == GridKind::minmax) layer.zero.resize(static_cast<std::size_t>(rows));
+  for (auto& zero : layer.zero) zero = static_cast<std::uint8_t>(random() % (1U << bits));
+  if (rescale) layer.rescale.resize(static_cast<std::size_t>(cols));
+  for (float& factor : layer.rescale) factor = real(random);
+  stored.statistics = {0.25, 1e-3, 0.5, 0.01, 2, 3, 2.4};
+  return stored;
+}
+
+inline std::string text_of(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+/// The message of the Error that `work` throws.
+inline std::string message_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+/// Paths of all files below a directory, relative to it.
+inline std::set<std::string> files_below(const std::filesystem::path& directory) {
+  std::set<std::string> files;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
+    if (entry.is_regular_file())
+      files.insert(std::filesystem::relative(entry.path(), directory).string());
+  }
+  return files;
+}
+
+/// Two blocks of two layers each.
+inline std::vector<StoredLayer> random_block(index_t block) {
+  const auto seed = static_cast<unsigned>(10 * block);
+  const std::string prefix = fmt::format("model.layers.{}.", block);
+  return {random_layer(prefix + "self_attn.q_proj", 24, 40, 3, GridKind::incoherent, true, seed),
+          random_layer(prefix + "mlp.up_proj", 17, 33, 2, GridKind::minmax, false, seed + 1)};
+}
+
+/// Small tensors of every type; `large` adds one that spans several chunks.
+inline void fill(MemorySource& source, bool large) {
+  source.add("model.norm.weight", DType::f32, {40}, 1);
+  source.add("model.embed_tokens.weight", DType::bf16, {50, 40}, 2);
+  source.add("lm_head.weight", DType::f16, {50, 40}, 3);
+  source.add("model.scalar", DType::f32, {}, 4);
+  source.add("model.nothing", DType::f16, {0, 7}, 5);
+  if (large) source.add("model.large", DType::bf16, {3, 5'000'001}, 6);
+}
+
+/// A complete model of two blocks in `directory`. Collective.
+inline void write_model(Collectives& comm, const std::filesystem::path& directory, bool large) {
+  MemorySource source;
+  fill(source, large);
+  PackedWriter writer(comm, directory, {{"options", {{"bits", 3}}}, {"seed", 7}});
+  for (index_t block = 0; block < 2; ++block) writer.write_block(block, random_block(block));
+  writer.write_rest(source, source.names());
+  writer.finish({{"perplexity", 12.5}});
+}
+
+}  // namespace quip::test
