@@ -252,7 +252,7 @@ def test_disk_is_full(checkpoint, tmp_path):
     MPI's own shared-memory files are above the limit, so the ranks talk over TCP here.
     """
     limit = ("bash", "-c", 'ulimit -f 256; exec "$0" "$@"')  # KiB; rest.h5 needs 2 MiB
-    tcp = {"OMPI_MCA_btl": "self,tcp", "OMPI_MCA_osc": "pt2pt"}
+    tcp = {"OMPI_MCA_btl": "self,tcp"}
     message = refused(checkpoint, tmp_path / "out", prefix=limit, environment=tcp)
     assert str(tmp_path / "out") in message
 
@@ -291,3 +291,25 @@ def test_required_option_is_missing():
     assert result.returncode != 0
     assert result.stderr.count("error:") == 1
     assert "--model" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inspect", "PACKED"),
+        ("eval", "--model", cli.model("llama-nano"), "--packed", "PACKED"),
+        ("export", "--model", cli.model("llama-nano"), "--packed", "PACKED", "--out", "OUT"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_packed_directory_is_something_else(command, tmp_path):
+    places = {"PACKED": tmp_path / "not-packed", "OUT": tmp_path / "out"}
+    places["PACKED"].mkdir()
+    arguments = [places.get(part, part) for part in command]
+    tokens = ("--tokens", cli.EVALUATION) if command[0] == "eval" else ()
+    result = cli.run(*arguments, *tokens, check=False, timeout=SECONDS)
+    assert result.returncode != 0
+    errors = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1, result.stderr
+    assert str(places["PACKED"]) in errors[0]
+    assert not places["OUT"].exists()

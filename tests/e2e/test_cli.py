@@ -91,6 +91,18 @@ def test_inspect_verifies(run_at_two_bits):
     assert {layer["bits"] for layer in report["layers"]} == {2}
 
 
+@pytest.mark.parametrize("file", ["blocks/block_00002.h5", "rest.h5", "manifest.json"])
+def test_verify_finds_one_changed_byte(run_at_two_bits, file, tmp_path):
+    out = Path(shutil.copytree(run_at_two_bits[1], tmp_path / "copy"))
+    content = bytearray((out / file).read_bytes())
+    place = content.index(b'"seed"') + 1 if file.endswith(".json") else len(content) // 2
+    content[place] ^= 0x01
+    (out / file).write_bytes(content)
+    result = cli.run("inspect", out, "--verify", check=False)
+    assert result.returncode != 0
+    assert file in result.stdout + result.stderr
+
+
 def test_eval_prints_only_json_on_stdout(run_at_two_bits):
     report = cli.evaluate(cli.model("llama-nano"), cli.CALIBRATION, run_at_two_bits[1], ranks=2)
     assert report["tokens"] == 128 * 255
