@@ -1,6 +1,8 @@
 """The command line itself: help, configuration files, what is printed where."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
