@@ -109,8 +109,8 @@ void MpiCollectives::all_gather_bytes(std::span<std::byte> buffer,
   if (size_ == 1) return;
   // Counts and displacements are int: what exceeds them is broadcast rank by rank, in pieces.
   const index_t total = offsets[static_cast<std::size_t>(size_)];
-  const index_t mine = offsets[static_cast<std::size_t>(rank_) + 1] -
-                       offsets[static_cast<std::size_t>(rank_)];
+  const index_t mine =
+      offsets[static_cast<std::size_t>(rank_) + 1] - offsets[static_cast<std::size_t>(rank_)];
   if (total <= piece_bytes) {
     std::vector<int> counts;
     std::vector<int> displacements;

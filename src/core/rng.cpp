@@ -13,8 +13,8 @@ namespace quip {
 
 std::uint64_t RandomStream::bits(std::uint64_t index) const {
   using Generator = r123::Philox4x32;
-  const Generator::ctr_type counter{{static_cast<std::uint32_t>(index),
-                                     static_cast<std::uint32_t>(index >> 32), 0U, 0U}};
+  const Generator::ctr_type counter{
+      {static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), 0U, 0U}};
   const Generator::key_type key{
       {static_cast<std::uint32_t>(key_), static_cast<std::uint32_t>(key_ >> 32)}};
   const auto block = Generator{}(counter, key);

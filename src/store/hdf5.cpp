@@ -21,10 +21,15 @@ std::string system_text(const std::string& text) {
   return text.substr(begin + marker.size(), end - begin - marker.size());
 }
 
-/// Errors are exceptions here; HDF5 must not print them as well.
-void silence_hdf5() {
-  static const herr_t done = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-  static_cast<void>(done);
+/// Before the first other call. Errors are exceptions here: HDF5 must not print them, too.
+/// Nor may it clean up at exit: handles close themselves, and a file whose last flush failed
+/// (full disk) makes the library's own exit handler crash.
+void start_hdf5() {
+  static const bool started = [] {
+    H5dont_atexit();
+    return H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
+  }();
+  if (!started) fail("HDF5 cannot be started");
 }
 
 H5Properties properties(hid_t kind, const std::string& where) {
@@ -32,7 +37,7 @@ H5Properties properties(hid_t kind, const std::string& where) {
 }
 
 H5Properties file_access(const std::string& where) {
-  silence_hdf5();
+  start_hdf5();
   H5Properties access = properties(H5P_FILE_ACCESS, where);
   // The 1.10 format has checksums on its metadata and the smallest headers.
   check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110),

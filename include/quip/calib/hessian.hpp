@@ -1,0 +1,23 @@
+// Exact sums of outer products of activations.
+#pragma once
+
+#include <string>
+
+#include "quip/backend/backend.hpp"
+#include "quip/comm/collectives.hpp"
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+/// H = Σₜ xₜᵀxₜ / T over the activations of all ranks; `x` [this rank's tokens × n]. The lower
+/// triangle of the result is filled. Collective.
+///
+/// Each channel is scaled by a power of two and rounded to a 16-bit integer, with the channel's
+/// largest magnitude over all ranks near 2¹⁵; the sums are then sums of integers, exact in any
+/// order: H has the same bits on any number of ranks. `what` names the layer in messages; throws
+/// AgreedError for a NaN or an infinity, naming layer, sample and channel.
+[[nodiscard]] Matrix<double> exact_hessian(Collectives& comm, Backend& backend, ConstTensorView x,
+                                           index_t first_sample, index_t sample_length,
+                                           const std::string& what);
+
+}  // namespace quip

@@ -1,0 +1,57 @@
+// One decoder block: capture, Hessians, factors, rounding.
+#pragma once
+
+#include <functional>
+#include <regex>
+#include <string>
+#include <vector>
+
+#include "quip/core/phases.hpp"
+#include "quip/pipeline/hidden_states.hpp"
+#include "quip/quant/factor.hpp"
+#include "quip/store/packed_model.hpp"
+
+namespace quip {
+
+/// Which rank factorises which layer: largest first, to the least loaded rank (lowest on ties).
+/// `orders` are the layers' Hessian orders.
+[[nodiscard]] std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks);
+
+/// Quantizes the linears of one block after another. Collective throughout.
+class BlockQuantizer {
+ public:
+  BlockQuantizer(Collectives& comm, Backend& backend, const Family& family,
+                 const LayerOptions& options, const std::string& skip, Phases& phases);
+
+  /// Reports what is being worked on.
+  std::function<void(const std::string&)> on_step = [](const std::string&) {};
+
+  /// The linears of `block` that get quantized: all but those that --skip matches.
+  [[nodiscard]] std::vector<LinearSpec> selected(index_t block) const;
+
+  /// `states` is the block's input and is only read. On return `weights` holds the dequantized
+  /// layers. Same result on every rank.
+  [[nodiscard]] std::vector<StoredLayer> quantize(index_t block, WeightSet& weights,
+                                                  const SampleShard& shard, ConstTensorView states);
+
+ private:
+  std::vector<Matrix<double>> capture(index_t block, const WeightSet& weights,
+                                      const SampleShard& shard, ConstTensorView states,
+                                      const std::vector<LinearSpec>& linears);
+  std::vector<PreparedLayer> factorise(const WeightSet& weights,
+                                       const std::vector<LinearSpec>& linears,
+                                       std::vector<Matrix<double>> hessians,
+                                       const std::vector<int>& owners);
+  [[nodiscard]] Matrix<float> host_weights(const WeightSet& weights,
+                                           const LinearSpec& linear) const;
+
+  Collectives& comm_;
+  Backend& backend_;
+  const Family& family_;
+  LayerOptions options_;
+  std::regex skip_;
+  bool skips_;
+  Phases& phases_;
+};
+
+}  // namespace quip

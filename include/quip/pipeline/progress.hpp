@@ -1,0 +1,40 @@
+// Progress of a long job, on rank 0 only: a bar on a terminal, lines in a log.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+enum class ProgressStyle { automatic, bar, lines, none };
+/// "auto", "bar", "lines", "none"; throws Error listing the choices.
+[[nodiscard]] ProgressStyle parse_progress(const std::string& text);
+
+class Progress {
+ public:
+  /// Writes to stderr if `rank` is 0; automatic: a bar if that is a terminal.
+  Progress(ProgressStyle style, int rank);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  void start(index_t total, const std::string& unit);
+  /// `done` of the total are finished; `what` is being worked on.
+  void update(index_t done, const std::string& what);
+  void finish();
+
+ private:
+  void draw_bar(index_t done, const std::string& what) const;
+  [[nodiscard]] std::string remaining(index_t done) const;
+
+  ProgressStyle style_;
+  bool drawn_ = false;
+  index_t total_ = 0;
+  index_t last_line_ = -1;
+  std::string unit_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+}  // namespace quip

@@ -1,0 +1,30 @@
+// `quip quantize`: a checkpoint and a token set in, a packed model out.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "quip/backend/backend.hpp"
+#include "quip/comm/collectives.hpp"
+#include "quip/pipeline/progress.hpp"
+#include "quip/quant/options.hpp"
+
+namespace quip {
+
+struct QuantizeOptions {
+  std::filesystem::path model;
+  std::filesystem::path tokens;
+  std::filesystem::path out;
+  index_t samples = 0;  ///< 0: all
+  std::string skip;     ///< linears whose name it matches stay as they are; empty: none
+  LayerOptions layer;
+};
+
+/// Runs the whole job (collective) and returns its report, the same on every rank.
+[[nodiscard]] nlohmann::json quantize(Collectives& comm, Backend& backend,
+                                      const QuantizeOptions& options, int threads,
+                                      Progress& progress);
+
+}  // namespace quip

@@ -1,0 +1,21 @@
+// One layer over all ranks: the owner's factor goes out, every rank rounds its rows, the codes
+// come together.
+#pragma once
+
+#include "quip/backend/backend.hpp"
+#include "quip/comm/collectives.hpp"
+#include "quip/quant/factor.hpp"
+#include "quip/store/packed_model.hpp"
+
+namespace quip {
+
+/// Sends `layer` from `root` to all ranks (collective). On other ranks its contents are replaced.
+void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root);
+
+/// Rounds one layer (collective; `layer` as broadcast, `weights` whole on every rank). Every
+/// rank returns the same complete layer.
+[[nodiscard]] StoredLayer round_layer(Collectives& comm, const std::string& name,
+                                      MatrixView<const float> weights, const PreparedLayer& layer,
+                                      const LayerOptions& options);
+
+}  // namespace quip

@@ -1,0 +1,64 @@
+// What the subcommands share: option parsing, help, and one way to fail.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <boost/program_options.hpp>
+
+#include "quip/comm/mpi.hpp"
+#include "quip/core/error.hpp"
+
+namespace quip::cli {
+
+/// A mistake on the command line: every rank sees the same one, rank 0 reports it.
+class UsageError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A subcommand: its options, and what it does with them.
+class Command {
+ public:
+  Command(std::string name, std::string summary);
+  virtual ~Command() = default;
+  Command(const Command&) = delete;
+  Command& operator=(const Command&) = delete;
+
+  [[nodiscard]] const std::string& name() const { return name_; }
+  [[nodiscard]] const std::string& summary() const { return summary_; }
+  /// Does it run on several ranks?
+  [[nodiscard]] virtual bool parallel() const { return true; }
+  [[nodiscard]] std::string help() const;
+  /// Command line first, then --config FILE for what it leaves open. Throws UsageError.
+  /// Returns false when help was asked for.
+  [[nodiscard]] bool parse(const std::vector<std::string>& arguments);
+  /// Throws UsageError for options that contradict each other; called by `parse`.
+  virtual void check() {}
+  /// Does the work; collective if parallel(). Returns the exit status.
+  virtual int run(Collectives& comm, int node_size) = 0;
+
+ protected:
+  /// Was the option given (on the command line or in the configuration file)?
+  [[nodiscard]] bool given(const std::string& option) const;
+  void read_config_file();
+
+  boost::program_options::options_description options_;
+  boost::program_options::positional_options_description positional_;
+  boost::program_options::variables_map values_;
+
+ private:
+  std::string name_;
+  std::string summary_;
+};
+
+/// `--threads` (0: automatic) → OpenMP threads of this rank; sets it for the process.
+/// Ranks that share unbound cores of a node share them evenly.
+int choose_threads(int requested, int node_size);
+
+std::unique_ptr<Command> make_quantize_command();
+std::unique_ptr<Command> make_eval_command();
+std::unique_ptr<Command> make_inspect_command();
+std::unique_ptr<Command> make_export_command();
+
+}  // namespace quip::cli

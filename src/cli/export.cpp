@@ -1,0 +1,55 @@
+#include "quip/pipeline/export.hpp"
+
+#include "command.hpp"
+
+#include "quip/store/packed_model.hpp"
+
+namespace quip::cli {
+namespace {
+
+namespace po = boost::program_options;
+
+class ExportCommand final : public Command {
+ public:
+  ExportCommand() : Command("export", "Write a packed model as an ordinary checkpoint.") {
+    options_.add_options()("packed", po::value(&packed_)->required()->value_name("DIR"),
+                           "packed model");
+    options_.add_options()("model", po::value(&model_)->required()->value_name("DIR"),
+                           "the checkpoint it was made from: config and tokenizer are copied");
+    options_.add_options()("out", po::value(&out_)->required()->value_name("DIR"),
+                           "output directory: new or empty");
+    options_.add_options()("format", po::value(&format_)->default_value("bf16")->value_name("NAME"),
+                           "bf16: a Hugging Face directory of bfloat16 safetensors");
+    options_.add_options()("threads",
+                           po::value(&threads_)->default_value(0, "auto")->value_name("N"),
+                           "OpenMP threads per rank");
+  }
+
+  void check() override {
+    if (format_ != "bf16") {
+      throw UsageError(fmt::format("--format: unknown value '{}' (known: bf16)", format_));
+    }
+  }
+
+  int run(Collectives& comm, int node_size) override {
+    choose_threads(threads_, node_size);
+    std::unique_ptr<PackedModel> packed;
+    agree(comm, [&] { packed = std::make_unique<PackedModel>(packed_); });
+    export_checkpoint(comm, *packed, model_, out_);
+    if (comm.rank() == 0) fmt::print("written to {}\n", out_);
+    return EXIT_SUCCESS;
+  }
+
+ private:
+  std::string packed_;
+  std::string model_;
+  std::string out_;
+  std::string format_;
+  int threads_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_export_command() { return std::make_unique<ExportCommand>(); }
+
+}  // namespace quip::cli

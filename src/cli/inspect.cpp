@@ -1,0 +1,81 @@
+#include "command.hpp"
+#include <nlohmann/json.hpp>
+
+#include "quip/pipeline/report.hpp"
+#include "quip/store/packed_model.hpp"
+
+namespace quip::cli {
+namespace {
+
+namespace po = boost::program_options;
+
+class InspectCommand final : public Command {
+ public:
+  InspectCommand() : Command("inspect", "Show what a packed model holds; check its digests.") {
+    options_.add_options()("packed", po::value(&packed_)->required()->value_name("DIR"),
+                           "packed model (the option's name may be left out)");
+    options_.add_options()("json", po::bool_switch(&json_), "print JSON");
+    options_.add_options()("verify", po::bool_switch(&verify_),
+                           "read everything and check digests");
+    positional_.add("packed", 1);
+  }
+
+  [[nodiscard]] bool parallel() const override { return false; }
+
+  int run(Collectives& /*comm*/, int /*node_size*/) override {
+    const PackedModel model(packed_);
+    std::vector<std::string> problems;
+    if (verify_) problems = model.verify();
+    if (!problems.empty()) {
+      for (const std::string& problem : problems)
+        fmt::print(stderr, "quip: damaged: {}\n", problem);
+      fail("{}: {} part{} not match the recorded digests; quantize again", packed_, problems.size(),
+           problems.size() == 1 ? " does" : "s do");
+    }
+    nlohmann::json layers = nlohmann::json::array();
+    for (const BlockEntry& block : model.blocks()) {
+      for (const std::string& name : block.layers)
+        layers.push_back(to_json(model.read_layer(name)));
+    }
+    if (json_) {
+      nlohmann::json out = {{"digest", model.digest()},
+                            {"options", model.manifest().at("options")},
+                            {"bytes", model.bytes_on_disk()},
+                            {"layers", std::move(layers)}};
+      if (verify_) out["verified"] = true;
+      fmt::print("{}\n", out.dump());
+    } else {
+      print_table(model, layers);
+    }
+    return EXIT_SUCCESS;
+  }
+
+ private:
+  void print_table(const PackedModel& model, const nlohmann::json& layers) const {
+    fmt::print("digest  {}\nsize    {}\n", model.digest(),
+               human_bytes(static_cast<double>(model.bytes_on_disk())));
+    for (const auto& [name, value] : model.manifest().at("options").items()) {
+      fmt::print("{:<12}{}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+    }
+    fmt::print("\n{:<48} {:>13} {:>4} {:>10} {:>8} {:>6}\n", "layer", "shape", "bits", "rel. loss",
+               "trD/trH", "rho");
+    for (const auto& layer : layers) {
+      fmt::print(
+          "{:<48} {:>13} {:>4} {:>10.6f} {:>8.4f} {:>6.3f}\n", layer.at("name").get<std::string>(),
+          fmt::format("{}x{}", layer.at("rows").get<index_t>(), layer.at("cols").get<index_t>()),
+          layer.at("bits").get<int>(), layer.at("relative_proxy_loss").get<double>(),
+          layer.at("trace_ratio").get<double>(), layer.at("rho").get<double>());
+    }
+    if (verify_) fmt::print("\nevery digest matches\n");
+  }
+
+  std::string packed_;
+  bool json_ = false;
+  bool verify_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_inspect_command() { return std::make_unique<InspectCommand>(); }
+
+}  // namespace quip::cli

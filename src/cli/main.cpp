@@ -1,0 +1,111 @@
+// quip: the program. Picks a subcommand and is the one place where errors end.
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "command.hpp"
+
+namespace {
+
+using quip::cli::Command;
+
+constexpr int exit_failure = 1;
+constexpr int exit_usage = 2;
+
+std::vector<std::unique_ptr<Command>> make_commands() {
+  std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(quip::cli::make_quantize_command());
+  commands.push_back(quip::cli::make_eval_command());
+  commands.push_back(quip::cli::make_inspect_command());
+  commands.push_back(quip::cli::make_export_command());
+  return commands;
+}
+
+std::string overview(const std::vector<std::unique_ptr<Command>>& commands) {
+  std::string text = "usage: [mpirun -n P] quip COMMAND [options]\n\ncommands:\n";
+  for (const auto& command : commands) {
+    text += fmt::format("  {:<10} {}\n", command->name(), command->summary());
+  }
+  return text + "\nquip COMMAND --help shows a command's options; quip --version the version.\n";
+}
+
+/// Is this rank 0, as far as the launcher tells before MPI is up? Help is printed once.
+bool launched_first() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
+    if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
+  }
+  return true;
+}
+
+void report(const char* message) { fmt::print(stderr, "quip: error: {}\n", message); }
+
+int run_serial(Command& command) {
+  quip::SelfCollectives self;
+  try {
+    return command.run(self, 1);
+  } catch (const std::exception& error) {
+    report(error.what());
+    return exit_failure;
+  }
+}
+
+int run_parallel(Command& command, int argc, char** argv) {
+  const quip::MpiEnvironment environment(&argc, &argv);
+  quip::MpiCollectives comm;
+  try {
+    return command.run(comm, comm.node_size());
+  } catch (const quip::AgreedError& error) {
+    if (comm.rank() == 0) report(error.what());
+    return exit_failure;
+  } catch (const std::exception& error) {
+    // The others may be waiting in a collective: end the job for all of them.
+    report(fmt::format("rank {}: {}", comm.rank(), error.what()).c_str());
+    comm.abort(exit_failure);
+  }
+}
+
+int dispatch(int argc, char** argv) {
+  const auto commands = make_commands();
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const std::string first = arguments.empty() ? "" : arguments[0];
+  if (first == "--version") {
+    if (launched_first()) fmt::print("quip {}\n", QUIP_VERSION);
+    return EXIT_SUCCESS;
+  }
+  for (const auto& command : commands) {
+    if (command->name() != first) continue;
+    try {
+      if (!command->parse({arguments.begin() + 1, arguments.end()})) {
+        if (launched_first()) fmt::print("{}", command->help());
+        return EXIT_SUCCESS;
+      }
+    } catch (const quip::cli::UsageError& error) {
+      if (launched_first()) report(error.what());
+      return exit_usage;
+    }
+    return command->parallel() ? run_parallel(*command, argc, argv) : run_serial(*command);
+  }
+  const bool asked = first == "--help" || first == "-h" || first == "help";
+  if (launched_first()) {
+    if (!asked && !first.empty()) report(fmt::format("unknown command '{}'", first).c_str());
+    fmt::print(asked ? stdout : stderr, "{}", overview(commands));
+  }
+  return asked ? EXIT_SUCCESS : exit_usage;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // A file-size limit becomes a failed write with a message instead of a signal.
+  std::signal(SIGXFSZ, SIG_IGN);
+  try {
+    return dispatch(argc, argv);
+  } catch (const std::exception& error) {
+    report(error.what());
+    return exit_failure;
+  }
+}

@@ -1,0 +1,192 @@
+#include "quip/pipeline/quantize.hpp"
+
+#include "command.hpp"
+
+#include "quip/pipeline/report.hpp"
+
+namespace quip::cli {
+namespace {
+
+namespace po = boost::program_options;
+
+class QuantizeCommand final : public Command {
+ public:
+  QuantizeCommand() : Command("quantize", "Quantize a Hugging Face checkpoint to a packed model.") {
+    options_.add_options()("model", po::value(&model_)->required()->value_name("DIR"),
+                           "Hugging Face directory: config.json, safetensors");
+    options_.add_options()("tokens", po::value(&tokens_)->required()->value_name("FILE"),
+                           "calibration tokens: HDF5 with input_ids [samples, length]");
+    options_.add_options()("out", po::value(&out_)->required()->value_name("DIR"),
+                           "output directory: new or empty");
+    options_.add_options()("bits", po::value(&bits_)->default_value(2)->value_name("N"),
+                           "bits per weight: 2, 3, 4 or 8");
+    options_.add_options()("method", po::value(&method_)->default_value("ldlq")->value_name("NAME"),
+                           "rounding: ldlq or nearest");
+    options_.add_options()(
+        "processing", po::value(&processing_)->default_value("incoherence")->value_name("NAME"),
+        "incoherence (rescale, transform, one grid per layer) or baseline (min-max grid per row)");
+    options_.add_options()("transform",
+                           po::value(&transform_)->default_value("kronecker")->value_name("NAME"),
+                           "random orthogonal transform: kronecker or none");
+    options_.add_options()("rho", po::value(&rho_)->default_value("auto")->value_name("X"),
+                           "half width of the grid over rms(W), or auto: searched per layer");
+    options_.add_options()("clamp",
+                           po::value(&clamp_)->default_value("feedback")->value_name("NAME"),
+                           "cut weights beyond the grid while rounding (feedback) or before (pre)");
+    options_.add_options()("paper", po::bool_switch(&paper_),
+                           "the paper's settings: --rho 2.4 --clamp pre");
+    options_.add_options()("damp", po::value(&damp_)->default_value(0.01, "0.01")->value_name("X"),
+                           "damping added to the Hessian, relative to its mean diagonal");
+    options_.add_options()("samples",
+                           po::value(&samples_)->default_value(0, "all")->value_name("N"),
+                           "use the first N samples of the token set");
+    options_.add_options()("seed", po::value(&seed_)->default_value(0)->value_name("S"),
+                           "seed of the random transforms");
+    options_.add_options()("skip", po::value(&skip_)->default_value("")->value_name("REGEX"),
+                           "leave linears whose name matches as they are");
+    options_.add_options()("threads",
+                           po::value(&threads_)->default_value(0, "auto")->value_name("N"),
+                           "OpenMP threads per rank");
+    options_.add_options()("backend",
+                           po::value(&backend_)->default_value("auto")->value_name("NAME"),
+                           "auto, cpu or cuda");
+    options_.add_options()("progress",
+                           po::value(&progress_)->default_value("auto")->value_name("STYLE"),
+                           "auto, bar, lines or none");
+    options_.add_options()("config", po::value<std::string>()->value_name("FILE"),
+                           "more options, one `name=value` a line; the command line wins");
+  }
+
+  void check() override {
+    LayerOptions& layer = job_.layer;
+    layer.bits = bits_;
+    if (bits_ != 2 && bits_ != 3 && bits_ != 4 && bits_ != 8) {
+      throw UsageError(fmt::format("--bits {}: must be 2, 3, 4 or 8", bits_));
+    }
+    layer.method = parse_method(method_);
+    layer.processing = parse_processing(processing_);
+    layer.transform = parse_transform(transform_);
+    layer.clamp = parse_clamp(clamp_);
+    layer.seed = seed_;
+    layer.damping = damp_;
+    if (!(damp_ >= 0) || damp_ > 1e6) {
+      throw UsageError(fmt::format("--damp {}: must not be negative", damp_));
+    }
+    if (samples_ < 0) throw UsageError(fmt::format("--samples {}: must be positive", samples_));
+    if (threads_ < 0) throw UsageError(fmt::format("--threads {}: must be positive", threads_));
+    static_cast<void>(parse_progress(progress_));
+    check_rho();
+    check_combinations();
+    job_.model = model_;
+    job_.tokens = tokens_;
+    job_.out = out_;
+    job_.samples = samples_;
+    job_.skip = skip_;
+  }
+
+  int run(Collectives& comm, int node_size) override {
+    const int threads = choose_threads(threads_, node_size);
+    std::unique_ptr<Backend> backend;
+    agree(comm, [&] { backend = make_backend(backend_, threads); });
+    if (comm.rank() == 0) {
+      fmt::print("quip {} quantize\n{}", QUIP_VERSION,
+                 settings_table(settings(*backend, comm.size(), threads)));
+      std::fflush(stdout);
+    }
+    Progress progress(parse_progress(progress_), comm.rank());
+    const nlohmann::json report = quantize(comm, *backend, job_, threads, progress);
+    if (comm.rank() == 0) {
+      fmt::print("{}  written to        {}\n", summary_table(report), out_);
+    }
+    return EXIT_SUCCESS;
+  }
+
+ private:
+  void check_rho() {
+    if (rho_ == "auto") return;
+    std::size_t used = 0;
+    double value = 0;
+    try {
+      value = std::stod(rho_, &used);
+    } catch (const std::exception&) {
+      used = 0;
+    }
+    if (used != rho_.size() || !(value > 0) || value > 1e6) {
+      throw UsageError(fmt::format("--rho {}: must be auto or a positive number", rho_));
+    }
+    job_.layer.rho = value;
+  }
+
+  void check_combinations() {
+    LayerOptions& layer = job_.layer;
+    if (paper_) {
+      for (const char* fixed : {"rho", "clamp"}) {
+        if (given(fixed)) {
+          throw UsageError(
+              fmt::format("--paper sets --{0} itself: leave out one of the two", fixed));
+        }
+      }
+      layer.rho = 2.4;
+      layer.clamp = Clamp::pre;
+    }
+    if (layer.processing == Processing::baseline) {
+      if (given("rho")) {
+        throw UsageError(
+            "--rho belongs to the grid of --processing incoherence; the baseline's "
+            "min-max grid has none: leave out one of the two");
+      }
+      if (given("transform") && layer.transform != TransformKind::none) {
+        throw UsageError(
+            "--transform belongs to --processing incoherence: leave out one of the two");
+      }
+    }
+  }
+
+  [[nodiscard]] std::vector<std::pair<std::string, std::string>> settings(const Backend& backend,
+                                                                          int ranks,
+                                                                          int threads) const {
+    const LayerOptions& layer = job_.layer;
+    const bool grid = layer.grid() == GridKind::incoherent;
+    return {{"model", model_},
+            {"tokens", tokens_},
+            {"samples", samples_ == 0 ? "all" : std::to_string(samples_)},
+            {"out", out_},
+            {"bits", std::to_string(layer.bits)},
+            {"method", to_string(layer.method)},
+            {"processing", to_string(layer.processing)},
+            {"transform", to_string(layer.effective_transform())},
+            {"rho", !grid ? "-" : (layer.rho ? fmt::format("{}", *layer.rho) : "auto")},
+            {"clamp", to_string(layer.clamp)},
+            {"damp", fmt::format("{}", layer.damping)},
+            {"seed", std::to_string(layer.seed)},
+            {"skip", skip_.empty() ? "-" : skip_},
+            {"backend", backend.describe()},
+            {"ranks", std::to_string(ranks)},
+            {"threads", std::to_string(threads)}};
+  }
+
+  QuantizeOptions job_;
+  std::string model_;
+  std::string tokens_;
+  std::string out_;
+  int bits_ = 2;
+  std::string method_;
+  std::string processing_;
+  std::string transform_;
+  std::string rho_;
+  std::string clamp_;
+  bool paper_ = false;
+  double damp_ = 0.01;
+  index_t samples_ = 0;
+  std::uint64_t seed_ = 0;
+  std::string skip_;
+  int threads_ = 0;
+  std::string backend_;
+  std::string progress_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_quantize_command() { return std::make_unique<QuantizeCommand>(); }
+
+}  // namespace quip::cli

@@ -1,0 +1,200 @@
+#include "quip/pipeline/block_quantizer.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "quip/calib/hessian.hpp"
+#include "quip/core/error.hpp"
+#include "quip/pipeline/loader.hpp"
+#include "quip/pipeline/round_layer.hpp"
+
+namespace quip {
+namespace {
+
+double cube(index_t n) {
+  return static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
+}
+
+std::regex compile(const std::string& pattern) {
+  try {
+    return std::regex(pattern);
+  } catch (const std::regex_error&) {
+    fail("--skip: '{}' is not a regular expression (ECMAScript syntax)", pattern);
+  }
+}
+
+/// Indices of `values`, largest value first; equal values keep their order.
+std::vector<std::size_t> largest_first(const std::vector<index_t>& values) {
+  std::vector<std::size_t> order(values.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return values[a] > values[b]; });
+  return order;
+}
+
+std::vector<index_t> orders_of(const std::vector<LinearSpec>& linears) {
+  std::vector<index_t> orders;
+  for (const LinearSpec& linear : linears) orders.push_back(linear.cols);
+  return orders;
+}
+
+}  // namespace
+
+std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks) {
+  std::vector<double> load(static_cast<std::size_t>(ranks), 0.0);
+  std::vector<int> owners(orders.size());
+  for (const std::size_t i : largest_first(orders)) {
+    const auto lightest = std::min_element(load.begin(), load.end());
+    owners[i] = static_cast<int>(lightest - load.begin());
+    *lightest += cube(orders[i]);
+  }
+  return owners;
+}
+
+BlockQuantizer::BlockQuantizer(Collectives& comm, Backend& backend, const Family& family,
+                               const LayerOptions& options, const std::string& skip, Phases& phases)
+    : comm_(comm),
+      backend_(backend),
+      family_(family),
+      options_(options),
+      skip_(compile(skip)),
+      skips_(!skip.empty()),
+      phases_(phases) {}
+
+std::vector<LinearSpec> BlockQuantizer::selected(index_t block) const {
+  std::vector<LinearSpec> linears = family_.linears(block);
+  if (skips_) {
+    std::erase_if(linears,
+                  [&](const LinearSpec& linear) { return std::regex_search(linear.name, skip_); });
+  }
+  return linears;
+}
+
+Matrix<float> BlockQuantizer::host_weights(const WeightSet& weights,
+                                           const LinearSpec& linear) const {
+  Matrix<float> host(linear.rows, linear.cols);
+  backend_.download(weights[linear.name + ".weight"], host.span());
+  return host;
+}
+
+std::vector<Matrix<double>> BlockQuantizer::capture(index_t block, const WeightSet& weights,
+                                                    const SampleShard& shard,
+                                                    ConstTensorView states,
+                                                    const std::vector<LinearSpec>& linears) {
+  const int taps = family_.taps();
+  std::vector<const LinearSpec*> first_of(static_cast<std::size_t>(taps), nullptr);
+  for (const LinearSpec& linear : linears) {
+    const LinearSpec*& first = first_of[static_cast<std::size_t>(linear.tap)];
+    if (first == nullptr) first = &linear;
+  }
+  index_t widest = 0;
+  for (int tap = 0; tap < taps; ++tap) widest = std::max(widest, family_.tap_width(tap));
+
+  Tensor residual;
+  Tensor captured;  // one buffer for every tap in turn: rows are `widest` apart
+  agree(comm_, [&] {
+    residual = backend_.allocate(states.rows, states.cols);
+    backend_.copy(states, residual.view());
+    captured = backend_.allocate(shard.tokens(), widest);
+  });
+  std::vector<Matrix<double>> hessians(static_cast<std::size_t>(taps));
+  for (int tap = 0; tap < taps; ++tap) {
+    const index_t width = family_.tap_width(tap);
+    const index_t previous = tap == 0 ? 0 : family_.tap_width(tap - 1);
+    {
+      auto scope = phases_.measure("capture");
+      on_step("capture");
+      agree(comm_, [&] {
+        backend_.for_each_unit(shard.samples.count(), [&](index_t s) {
+          const index_t row = s * shard.length;
+          const TensorView slot = captured.view().middle_rows(row, shard.length);
+          Tensor next = backend_.allocate(shard.length, width);
+          family_.advance(tap, block, backend_, weights,
+                          residual.view().middle_rows(row, shard.length),
+                          slot.middle_cols(0, previous), next.view());
+          backend_.copy(next.cview(), slot.middle_cols(0, width));
+        });
+      });
+    }
+    const LinearSpec* linear = first_of[static_cast<std::size_t>(tap)];
+    if (linear == nullptr) continue;  // everything on this tap is skipped
+    auto scope = phases_.measure("hessian");
+    on_step("Hessian of " + linear->type);
+    const index_t sent = comm_.bytes_sent();
+    hessians[static_cast<std::size_t>(tap)] =
+        exact_hessian(comm_, backend_, captured.cview().middle_cols(0, width), shard.samples.first,
+                      shard.length, linear->name);
+    scope.add_bytes_sent(comm_.bytes_sent() - sent);
+    scope.add_flops(static_cast<double>(shard.tokens()) * static_cast<double>(width) *
+                    static_cast<double>(width));
+  }
+  return hessians;
+}
+
+std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
+                                                     const std::vector<LinearSpec>& linears,
+                                                     std::vector<Matrix<double>> hessians,
+                                                     const std::vector<int>& owners) {
+  auto scope = phases_.measure("factor");
+  std::vector<PreparedLayer> prepared(linears.size());
+  // A Hessian is handed over, not copied, to the last of this rank's layers that needs it.
+  std::vector<int> users(hessians.size(), 0);
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    if (owners[i] == comm_.rank()) ++users[static_cast<std::size_t>(linears[i].tap)];
+  }
+  for (std::size_t tap = 0; tap < hessians.size(); ++tap) {
+    if (users[tap] == 0) hessians[tap] = {};
+  }
+  agree(comm_, [&] {
+    for (const std::size_t i : largest_first(orders_of(linears))) {
+      if (owners[i] != comm_.rank()) continue;
+      const LinearSpec& linear = linears[i];
+      on_step("factor " + linear.type);
+      const auto tap = static_cast<std::size_t>(linear.tap);
+      Matrix<double> h;
+      if (--users[tap] == 0) {
+        h = std::move(hessians[tap]);
+      } else {
+        h = Matrix<double>(linear.cols, linear.cols);
+        std::copy_n(hessians[tap].data(), h.size(), h.data());
+      }
+      const Matrix<float> host = host_weights(weights, linear);
+      prepared[i] = prepare_layer(host.cview(), std::move(h), options_, linear.name);
+      scope.add_flops(cube(linear.cols) / 3);
+    }
+  });
+  return prepared;
+}
+
+std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weights,
+                                                  const SampleShard& shard,
+                                                  ConstTensorView states) {
+  const std::vector<LinearSpec> linears = selected(block);
+  std::vector<StoredLayer> stored;
+  if (linears.empty()) return stored;
+  const std::vector<int> owners = assign_owners(orders_of(linears), comm_.size());
+  std::vector<PreparedLayer> prepared =
+      factorise(weights, linears, capture(block, weights, shard, states, linears), owners);
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const LinearSpec& linear = linears[i];
+    on_step("round " + linear.type);
+    {
+      auto scope = phases_.measure("round");
+      const index_t sent = comm_.bytes_sent();
+      broadcast_prepared(comm_, prepared[i], owners[i]);
+      const Matrix<float> host = host_weights(weights, linear);
+      stored.push_back(round_layer(comm_, linear.name, host.cview(), prepared[i], options_));
+      prepared[i] = {};
+      scope.add_bytes_sent(comm_.bytes_sent() - sent);
+      scope.add_flops(static_cast<double>(linear.rows) * static_cast<double>(linear.cols) *
+                      static_cast<double>(linear.cols) / comm_.size());
+    }
+    auto scope = phases_.measure("dequantize");
+    agree(comm_, [&] {
+      weights.insert(linear.name + ".weight", upload_dequantized(backend_, stored.back().layer));
+    });
+  }
+  return stored;
+}
+
+}  // namespace quip

@@ -1,0 +1,67 @@
+#include "quip/pipeline/hidden_states.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+
+SampleShard shard_tokens(Collectives& comm, const TokenSet& tokens, index_t samples,
+                         const ModelConfig& config, index_t max_length) {
+  SampleShard shard;
+  agree(comm, [&] {
+    if (tokens.length() > max_length) {
+      fail("{}: sequences of {} tokens, but the model takes at most {}; tokenize with --length {}",
+           tokens.file().string(), tokens.length(), max_length, max_length);
+    }
+    if (samples > tokens.samples()) {
+      fail("{}: has {} samples, --samples asks for {}", tokens.file().string(), tokens.samples(),
+           samples);
+    }
+    shard.samples = share_of(samples, comm.rank(), comm.size());
+    shard.length = tokens.length();
+    shard.ids = tokens.read(shard.samples.first, shard.samples.count(), config.vocabulary);
+  });
+  return shard;
+}
+
+Tensor embed_shard(Collectives& comm, Backend& backend, const Family& family,
+                   const TensorSource& source, const WeightSet& ends, const SampleShard& shard) {
+  const TensorSpec table = family.embedding();
+  const index_t width = table.shape[1];
+  Tensor states;
+  agree(comm, [&] {
+    states = backend.allocate(shard.tokens(), family.config().hidden);
+    Tensor rows = backend.allocate(shard.length, width);
+    Matrix<float> host(shard.length, width);
+    for (index_t s = 0; s < shard.samples.count(); ++s) {
+      for (index_t t = 0; t < shard.length; ++t) {
+        read_floats(source, table.name, shard.sample(s)[t] * width,
+                    {host.row(t), static_cast<std::size_t>(width)});
+      }
+      backend.upload(host.span(), rows.view());
+      family.embed(backend, ends, rows.cview(),
+                   states.view().middle_rows(s * shard.length, shard.length));
+    }
+  });
+  return states;
+}
+
+void forward_shard(Collectives& comm, Backend& backend, const Family& family, index_t block,
+                   const WeightSet& weights, const SampleShard& shard, TensorView states) {
+  agree(comm, [&] {
+    backend.for_each_unit(shard.samples.count(), [&](index_t s) {
+      forward_block(family, block, backend, weights,
+                    states.middle_rows(s * shard.length, shard.length));
+    });
+  });
+}
+
+double linear_flops(const Family& family, index_t block, index_t tokens) {
+  double flops = 0;
+  for (const LinearSpec& linear : family.linears(block)) {
+    flops += 2.0 * static_cast<double>(tokens) * static_cast<double>(linear.rows) *
+             static_cast<double>(linear.cols);
+  }
+  return flops;
+}
+
+}  // namespace quip

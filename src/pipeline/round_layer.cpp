@@ -1,0 +1,144 @@
+#include "quip/pipeline/round_layer.hpp"
+
+#include <algorithm>
+
+#include "quip/quant/layer.hpp"
+
+namespace quip {
+namespace {
+
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+template <typename T>
+void broadcast_value(Collectives& comm, T& value, int root) {
+  comm.broadcast(std::span(&value, 1), root);
+}
+
+template <typename T>
+void broadcast_vector(Collectives& comm, std::vector<T>& values, int root) {
+  auto size = static_cast<std::uint64_t>(values.size());
+  broadcast_value(comm, size, root);
+  values.resize(size);
+  comm.broadcast(std::span(values), root);
+}
+
+/// This rank's rows: whole vectors of lanes, so that no rank pads more than one.
+Range row_share(index_t rows, int rank, int size) {
+  const index_t units = (rows + RowTiles::lane_unit - 1) / RowTiles::lane_unit;
+  const Range share = share_of(units, rank, size);
+  return {std::min(rows, share.first * RowTiles::lane_unit),
+          std::min(rows, share.last * RowTiles::lane_unit)};
+}
+
+/// Joins every rank's rows: `mine` holds this rank's, `per_row` elements a row.
+template <typename T>
+std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_t rows,
+                           index_t per_row) {
+  std::vector<T> all(at(rows * per_row));
+  std::vector<index_t> offsets{0};
+  for (int r = 0; r < comm.size(); ++r) {
+    offsets.push_back(row_share(rows, r, comm.size()).last * per_row *
+                      static_cast<index_t>(sizeof(T)));
+  }
+  const Range share = row_share(rows, comm.rank(), comm.size());
+  std::copy(mine.begin(), mine.end(), all.begin() + share.first * per_row);
+  comm.all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
+  return all;
+}
+
+double find_rho(Collectives& comm, const RowTiles& tiles, const PreparedLayer& layer,
+                const LayerOptions& options, index_t rows) {
+  if (options.grid() == GridKind::minmax) return 0;
+  if (options.rho) return *options.rho;
+  RhoSearch search(rows, options.bits);
+  while (!search.candidates().empty()) {
+    std::vector<double> losses;
+    agree(comm, [&] { losses = search.evaluate(tiles, layer, options); });
+    comm.all_reduce_sum(losses);  // one rank's value and zeros: exact
+    search.advance(losses);
+  }
+  return search.result();
+}
+
+LayerStatistics summarise(const PreparedLayer& layer, const std::vector<RowLoss>& losses,
+                          double rho) {
+  LayerStatistics statistics;
+  double reference = 0;
+  for (const RowLoss& row : losses) {  // in row order: the same sum on any number of ranks
+    statistics.proxy_loss += row.loss;
+    reference += row.reference;
+  }
+  statistics.relative_proxy_loss = reference > 0 ? statistics.proxy_loss / reference : 0.0;
+  statistics.proxy_loss *= layer.loss_unit;
+  statistics.trace_ratio = layer.trace_ratio;
+  statistics.damping = layer.damping;
+  statistics.damping_tries = layer.damping_tries;
+  statistics.dead_channels = layer.dead_channels;
+  statistics.rho = rho;
+  return statistics;
+}
+
+}  // namespace
+
+void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
+  if (comm.size() == 1) return;
+  index_t n = layer.factor.n;
+  broadcast_value(comm, n, root);
+  agree(comm, [&] {
+    if (comm.rank() != root) layer.factor = LdlFactor(n);
+  });
+  comm.broadcast(layer.factor.panels.span(), root);
+  comm.broadcast(std::span(layer.factor.d), root);
+  broadcast_vector(comm, layer.rescale, root);
+  broadcast_vector(comm, layer.dead, root);
+  broadcast_vector(comm, layer.added, root);
+  broadcast_value(comm, layer.weight_rms, root);
+  broadcast_value(comm, layer.loss_unit, root);
+  broadcast_value(comm, layer.trace_ratio, root);
+  broadcast_value(comm, layer.damping, root);
+  broadcast_value(comm, layer.damping_tries, root);
+  broadcast_value(comm, layer.dead_channels, root);
+  broadcast_value(comm, layer.seed_u, root);
+  broadcast_value(comm, layer.seed_v, root);
+}
+
+StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
+                        const PreparedLayer& layer, const LayerOptions& options) {
+  const index_t rows = weights.rows;
+  const Range share = row_share(rows, comm.rank(), comm.size());
+  RowTiles tiles(weights.cols, {0, 0});
+  agree(comm, [&] {
+    const LayerTransforms transforms = make_transforms(options.effective_transform(), rows,
+                                                       weights.cols, layer.seed_u, layer.seed_v);
+    tiles = transform_rows(weights, layer, transforms, share);
+  });
+  const double rho = find_rho(comm, tiles, layer, options, rows);
+  RoundedRows mine;
+  agree(comm, [&] { mine = round_rows(tiles, layer, options, rho); });
+
+  StoredLayer stored;
+  stored.name = name;
+  stored.method = to_string(options.method);
+  QuantizedLinear& out = stored.layer;
+  out.rows = rows;
+  out.cols = weights.cols;
+  out.bits = options.bits;
+  out.grid = options.grid();
+  out.transform = options.effective_transform();
+  if (out.transform != TransformKind::none) {
+    out.seed_u = layer.seed_u;
+    out.seed_v = layer.seed_v;
+  }
+  out.rescale = layer.rescale;
+  out.codes = gather_rows(comm, mine.codes, rows, out.row_bytes());
+  if (out.grid == GridKind::minmax) {
+    out.scale = gather_rows(comm, mine.scale, rows, 1);
+    out.zero = gather_rows(comm, mine.zero, rows, 1);
+  } else {
+    out.scale = {incoherent_scale(layer, rho)};
+  }
+  stored.statistics = summarise(layer, gather_rows(comm, mine.losses, rows, 1), rho);
+  return stored;
+}
+
+}  // namespace quip
