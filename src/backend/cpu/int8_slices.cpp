@@ -1,7 +1,6 @@
 #include "int8_slices.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 #include "hessian.hpp"
 
@@ -10,32 +9,44 @@ namespace {
 
 constexpr index_t kGroup = Int8Slices::kGroup;
 constexpr index_t kStep = Int8Slices::kStep;
+constexpr index_t kTileWords = kGroup * kGroup;
 constexpr std::int32_t kZeroBytes = 128;  // the integer whose two bytes are zero
 
 /// 64 tokens × 16 channels of integers.
 using Step = std::int32_t[kStep][kGroup];
-/// A tile in units of 4 bytes.
-using TileWords = std::uint32_t[kGroup][kGroup];
+
+/// Rounds one token's activations; a full group has its own loop, of known length.
+QUIP_INLINE std::uint32_t round_row(const float* x, const float* scale, index_t channels,
+                                    std::int32_t* z) {
+  std::uint32_t beyond = 0;
+#pragma omp simd reduction(| : beyond)
+  for (index_t c = 0; c < channels; ++c) {
+    z[c] = to_integer(x[c] * scale[c]);
+    beyond |= excess(z[c]);
+  }
+  return beyond;
+}
 
 /// Rounds the part of a step that exists and fills up the rest.
 QUIP_SIMD bool round_step(ConstTensorView x, const float* scale, Step& z) {
   std::uint32_t beyond = 0;
-  for (index_t t = 0; t < kStep; ++t) {
-    if (t >= x.rows || x.cols < kGroup) std::fill_n(z[t], kGroup, kZeroBytes);
-    if (t >= x.rows) continue;
-    const float* row = x.row(t);
-#pragma omp simd reduction(| : beyond)
-    for (index_t c = 0; c < x.cols; ++c) {
-      z[t][c] = to_integer(row[c] * scale[c]);
-      beyond |= excess(z[t][c]);
+  for (index_t t = 0; t < x.rows; ++t) {
+    // Rows are far apart: the processor does not foresee the next step by itself.
+    __builtin_prefetch(x.row(t + kStep));
+    if (x.cols == kGroup) {
+      beyond |= round_row(x.row(t), scale, kGroup, z[t]);
+    } else {
+      std::fill_n(z[t], kGroup, kZeroBytes);
+      beyond |= round_row(x.row(t), scale, x.cols, z[t]);
     }
   }
+  for (index_t t = x.rows; t < kStep; ++t) std::fill_n(z[t], kGroup, kZeroBytes);
   return beyond == 0;
 }
 
 /// The right tiles: word [q][c] holds tokens 4q … 4q+3 of channel c, the first in its low byte.
-QUIP_SIMD void slice_step(const Step& z, TileWords& high, TileWords& low, std::int32_t* high_sum,
-                          std::int32_t* low_sum) {
+QUIP_SIMD void slice_step(const Step& z, std::uint32_t* high, std::uint32_t* low,
+                          std::int32_t* high_sum, std::int32_t* low_sum) {
   for (index_t q = 0; q < kGroup; ++q) {
 #pragma omp simd
     for (index_t c = 0; c < kGroup; ++c) {
@@ -50,19 +61,28 @@ QUIP_SIMD void slice_step(const Step& z, TileWords& high, TileWords& low, std::i
         high_word |= (static_cast<std::uint32_t>(high_byte) & 255U) << (8 * t);
         low_word |= (static_cast<std::uint32_t>(low_byte) & 255U) << (8 * t);
       }
-      high[q][c] = high_word;
-      low[q][c] = low_word;
+      high[q * kGroup + c] = high_word;
+      low[q * kGroup + c] = low_word;
     }
   }
 }
 
-void store(const TileWords& right, std::int8_t* right_tile, std::int8_t* left_tile) {
-  TileWords left;
-  for (index_t i = 0; i < kGroup; ++i) {
-    for (index_t j = 0; j < kGroup; ++j) left[i][j] = right[j][i];
+/// Interleaves the halves of a tile: the cards of a perfect shuffle.
+QUIP_INLINE void shuffle(const std::uint32_t* tile, std::uint32_t* shuffled) {
+#pragma omp simd
+  for (index_t word = 0; word < kTileWords / 2; ++word) {
+    shuffled[2 * word] = tile[word];
+    shuffled[2 * word + 1] = tile[word + kTileWords / 2];
   }
-  std::memcpy(right_tile, right, sizeof(right));
-  std::memcpy(left_tile, left, sizeof(left));
+}
+
+/// Transposes a tile of 16 × 16 words: four shuffles rotate the 8 bits of a word's index by four.
+QUIP_SIMD void transpose(const std::uint32_t* tile, std::uint32_t* transposed) {
+  alignas(64) std::uint32_t scratch[kTileWords];
+  shuffle(tile, scratch);
+  shuffle(scratch, transposed);
+  shuffle(transposed, scratch);
+  shuffle(scratch, transposed);
 }
 
 index_t round_up(index_t value, index_t unit) { return (value + unit - 1) / unit; }
@@ -72,17 +92,17 @@ index_t round_up(index_t value, index_t unit) { return (value + unit - 1) / unit
 // An even number of groups, because the kernels take two at a time.
 Int8Slices::Int8Slices(index_t tokens, index_t channels)
     : groups_(2 * round_up(channels, 2 * kGroup)),
-      capacity_(groups_ * round_up(tokens, kStep) * kTileBytes),
-      bytes_(4 * capacity_),
+      capacity_(groups_ * round_up(tokens, kStep) * kTileWords),
+      words_(4 * capacity_),
       sums_(2 * groups_ * kGroup) {}
 
-std::int8_t* Int8Slices::mutable_tiles(Slice slice, Side side, index_t group) const {
+std::uint32_t* Int8Slices::words(Slice slice, Side side, index_t group) const {
   const index_t part = 2 * static_cast<index_t>(slice) + static_cast<index_t>(side);
-  return bytes_.data() + part * capacity_ + group * steps_ * kTileBytes;
+  return words_.data() + part * capacity_ + group * steps_ * kTileWords;
 }
 
 const std::int8_t* Int8Slices::tiles(Slice slice, Side side, index_t group) const {
-  return mutable_tiles(slice, side, group);
+  return reinterpret_cast<const std::int8_t*>(words(slice, side, group));
 }
 
 const std::int32_t* Int8Slices::sums(Slice slice, index_t group) const {
@@ -97,15 +117,13 @@ void Int8Slices::pack_step(ConstTensorView x, std::span<const float> scale, inde
                                    .middle_cols(channel, std::min(kGroup, x.cols - channel));
   alignas(64) Step z;
   if (!round_step(part, scale.data() + channel, z)) outside = true;
-  alignas(64) TileWords high;
-  alignas(64) TileWords low;
+  const index_t at = step * kTileWords;
+  std::uint32_t* high = words(Slice::high, Side::right, group) + at;
+  std::uint32_t* low = words(Slice::low, Side::right, group) + at;
   std::int32_t* high_sum = sums_.data() + group * kGroup;
   slice_step(z, high, low, high_sum, high_sum + groups_ * kGroup);
-  const index_t at = step * kTileBytes;
-  store(high, mutable_tiles(Slice::high, Side::right, group) + at,
-        mutable_tiles(Slice::high, Side::left, group) + at);
-  store(low, mutable_tiles(Slice::low, Side::right, group) + at,
-        mutable_tiles(Slice::low, Side::left, group) + at);
+  transpose(high, words(Slice::high, Side::left, group) + at);
+  transpose(low, words(Slice::low, Side::left, group) + at);
 }
 
 void Int8Slices::pack(ConstTensorView x, std::span<const float> scale, int threads,

@@ -46,12 +46,12 @@ class Int8Slices {
  private:
   void pack_step(ConstTensorView x, std::span<const float> scale, index_t group, index_t step,
                  std::atomic<bool>& outside);
-  [[nodiscard]] std::int8_t* mutable_tiles(Slice slice, Side side, index_t group) const;
+  [[nodiscard]] std::uint32_t* words(Slice slice, Side side, index_t group) const;
 
   index_t groups_;
   index_t steps_ = 0;
-  index_t capacity_;  ///< bytes of one slice of one side
-  Buffer<std::int8_t> bytes_;
+  index_t capacity_;  ///< words of 4 bytes in one slice of one side
+  Buffer<std::uint32_t> words_;
   Buffer<std::int32_t> sums_;
 };
 
