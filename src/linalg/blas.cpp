@@ -96,6 +96,4 @@ void syrk_lower(Transpose transpose_a, double alpha, MatrixView<const double> a,
 
 void use_one_blas_thread() { openblas_set_num_threads(1); }
 
-const char* blas_kernel_name() { return openblas_get_corename(); }
-
 }  // namespace quip

@@ -26,6 +26,13 @@ void syrk_lower(Transpose transpose_a, double alpha, MatrixView<const double> a,
 /// result depend on the number of BLAS threads, and units of work already fill the cores.
 void use_one_blas_thread();
 
+/// A BLAS older than the processor does not recognise it and falls back to kernels without AVX, at
+/// a fifth of the speed (OpenBLAS 0.3.21 on a Xeon of 2023). Where that is so, runs the program
+/// anew with OPENBLAS_CORETYPE naming the kernels that the processor can run, because the choice is
+/// made while the library is loaded. Returns if all is well or the user has chosen. Call it first
+/// in `main`, before MPI and threads.
+void restart_with_fitting_blas_kernels(char** argv);
+
 /// The name of the kernels that the BLAS chose for this processor, e.g. "SkylakeX".
 [[nodiscard]] const char* blas_kernel_name();
 
