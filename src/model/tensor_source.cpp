@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include <fmt/ranges.h>
-
 #include "quip/core/error.hpp"
 
 namespace quip {
@@ -18,6 +16,15 @@ void require_finite(const TensorSource& source, const std::string& name, index_t
   if (bad < 0) return;
   fail("tensor {} of {}: element {} (row-major) is {}; the checkpoint is damaged or overflowed",
        name, source.describe(), first + bad, values[static_cast<std::size_t>(bad)]);
+}
+
+std::string text_of(const std::vector<index_t>& shape) {
+  std::string text = "[";
+  for (const index_t extent : shape) {
+    if (text.size() > 1) text += ", ";
+    text += std::to_string(extent);
+  }
+  return text + "]";
 }
 
 }  // namespace
@@ -48,8 +55,8 @@ void read_floats(const TensorSource& source, const std::string& name, index_t fi
 void require_shape(const TensorSource& source, const std::string& name,
                    const std::vector<index_t>& shape) {
   if (source.info(name).shape == shape) return;
-  fail("tensor {} of {} has shape [{}], but config.json asks for [{}]", name, source.describe(),
-       fmt::join(source.info(name).shape, ", "), fmt::join(shape, ", "));
+  fail("tensor {} of {} has shape {}, but config.json asks for {}", name, source.describe(),
+       text_of(source.info(name).shape), text_of(shape));
 }
 
 }  // namespace quip
