@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "command.hpp"
+#include "quip/linalg/blas.hpp"
 
 namespace {
 
@@ -102,6 +103,7 @@ int dispatch(int argc, char** argv) {
 int main(int argc, char** argv) {
   // A file-size limit becomes a failed write with a message instead of a signal.
   std::signal(SIGXFSZ, SIG_IGN);
+  quip::restart_with_fitting_blas_kernels(argv);
   try {
     return dispatch(argc, argv);
   } catch (const std::exception& error) {

@@ -28,7 +28,7 @@ class Tensor {
 
   [[nodiscard]] index_t rows() const { return rows_; }
   [[nodiscard]] index_t cols() const { return cols_; }
-  [[nodiscard]] bool empty() const { return rows_ * cols_ == 0; }
+  [[nodiscard]] bool empty() const { return storage_ == nullptr; }  // true once moved from
   [[nodiscard]] TensorView view() const { return {storage_.get(), rows_, cols_}; }
   [[nodiscard]] ConstTensorView cview() const { return {storage_.get(), rows_, cols_}; }
 
