@@ -1,7 +1,7 @@
 #include "block_file.hpp"
 
 #include "files.hpp"
-#include "hdf5.hpp"
+#include "layout.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
@@ -27,15 +27,14 @@ struct Unwritten {
   std::span<const std::byte> bytes;
 };
 
-/// Lays out one file; the elements follow by plain writes, whose errors are the system's own.
+/// One group per layer, then the elements of all of them.
 class BlockLayout {
  public:
-  explicit BlockLayout(const std::filesystem::path& file)
-      : where_(file.string()), file_(create_hdf5(file)) {}
+  explicit BlockLayout(const std::filesystem::path& file) : where_(file.string()), layout_(file) {}
 
   void add(const StoredLayer& stored) {
     const QuantizedLinear& layer = stored.layer;
-    const H5Group group = create_group(file_.get(), stored.name, where_);
+    const H5Group group = create_group(layout_.file(), stored.name, where_);
     add_attributes(group.get(), stored);
     add_dataset(group, "codes", H5T_STD_U8LE, {layer.rows, layer.row_bytes()}, layer.codes);
     add_dataset(group, "scale", H5T_IEEE_F32LE, {std::ssize(layer.scale)}, layer.scale);
@@ -46,9 +45,9 @@ class BlockLayout {
     }
   }
 
-  /// Closes the HDF5 side and returns what is still to be written.
-  std::vector<Unwritten> close() {
-    file_.close("H5Fclose", where_);
+  /// Writes HDF5's structures and returns what is still to be written.
+  std::vector<Unwritten> write_structure() {
+    layout_.write();
     return std::move(unwritten_);
   }
 
@@ -57,7 +56,7 @@ class BlockLayout {
   void add_dataset(const H5Group& group, const char* name, hid_t type,
                    const std::vector<index_t>& shape, const std::vector<T>& elements) {
     const auto bytes = std::as_bytes(std::span(elements));
-    const H5Dataset dataset = create_unwritten(group.get(), name, type, shape, where_);
+    const H5Dataset dataset = layout_.add_dataset(group.get(), name, type, shape);
     write_attribute(dataset.get(), "digest", digest_of(bytes), where_);
     unwritten_.push_back({data_offset(dataset), bytes});
   }
@@ -84,7 +83,7 @@ class BlockLayout {
   }
 
   std::string where_;
-  H5File file_;
+  Layout layout_;
   std::vector<Unwritten> unwritten_;
   std::vector<std::vector<std::uint8_t>> zeros_;  // spans into the inner, stable, storage
 };
@@ -186,7 +185,7 @@ void write_block_file(const std::filesystem::path& file, const std::vector<Store
   for (const StoredLayer& stored : layers) validate(stored.layer, stored.name);
   BlockLayout layout(file);
   for (const StoredLayer& stored : layers) layout.add(stored);
-  const std::vector<Unwritten> unwritten = layout.close();
+  const std::vector<Unwritten> unwritten = layout.write_structure();
   const File raw = File::open_write(file);
   for (const auto& [offset, bytes] : unwritten) raw.write_at(bytes, offset);
 }

@@ -108,6 +108,10 @@ void File::write_at(std::span<const std::byte> bytes, index_t offset) const {
   }
 }
 
+void File::resize(index_t size) const {
+  if (::ftruncate(descriptor_, size) != 0) fail_errno(path_, "write", errno);
+}
+
 void File::sync() const {
   if (::fsync(descriptor_) != 0) fail_errno(path_, "sync", errno);
 }

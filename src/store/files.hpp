@@ -28,6 +28,8 @@ class File {
   void read_at(std::span<std::byte> out, index_t offset) const;
   /// Throws Error with the system's text, e.g. "No space left on device".
   void write_at(std::span<const std::byte> bytes, index_t offset) const;
+  /// Sets the length; new bytes read as zero.
+  void resize(index_t size) const;
   /// Returns once the content is on disk.
   void sync() const;
 

@@ -21,37 +21,10 @@ std::string system_text(const std::string& text) {
   return text.substr(begin + marker.size(), end - begin - marker.size());
 }
 
-/// Before the first other call. Errors are exceptions here: HDF5 must not print them, too.
-/// Nor may it clean up at exit: handles close themselves, and a file whose last flush failed
-/// (full disk) makes the library's own exit handler crash.
-void start_hdf5() {
-  static const bool started = [] {
-    H5dont_atexit();
-    return H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
-  }();
-  if (!started) fail("HDF5 cannot be started");
-}
-
-H5Properties properties(hid_t kind, const std::string& where) {
-  return {H5Pcreate(kind), "H5Pcreate", where};
-}
-
-H5Properties file_access(const std::string& where) {
-  start_hdf5();
-  H5Properties access = properties(H5P_FILE_ACCESS, where);
-  // The 1.10 format has checksums on its metadata and the smallest headers.
-  check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110),
-        "H5Pset_libver_bounds", where);
-  check(H5Pset_file_locking(access.get(), 0, 1), "H5Pset_file_locking", where);
-  check(H5Pset_meta_block_size(access.get(), 512), "H5Pset_meta_block_size", where);
-  check(H5Pset_small_data_block_size(access.get(), 0), "H5Pset_small_data_block_size", where);
-  return access;
-}
-
-/// Keeps attributes in the object header (instead of a heap of kilobytes) and time out of it.
-void make_lean(const H5Properties& creation, const std::string& where) {
-  check(H5Pset_attr_phase_change(creation.get(), 64, 0), "H5Pset_attr_phase_change", where);
-  check(H5Pset_obj_track_times(creation.get(), false), "H5Pset_obj_track_times", where);
+/// Errors are exceptions here; HDF5 must not print them as well.
+void silence_hdf5() {
+  static const herr_t done = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  static_cast<void>(done);
 }
 
 std::string attribute_place(const char* name, const std::string& where) {
@@ -100,23 +73,34 @@ void fail_hdf5(const char* call, const std::string& where) {
   fail("{}: {} failed: {}", where, call, text.empty() ? "HDF5 gives no reason" : text);
 }
 
+H5Properties file_access(const std::string& where) {
+  silence_hdf5();
+  H5Properties access(H5Pcreate(H5P_FILE_ACCESS), "H5Pcreate", where);
+  // The 1.10 format has checksums on its metadata and the smallest headers.
+  check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110),
+        "H5Pset_libver_bounds", where);
+  check(H5Pset_file_locking(access.get(), 0, 1), "H5Pset_file_locking", where);
+  check(H5Pset_meta_block_size(access.get(), 512), "H5Pset_meta_block_size", where);
+  check(H5Pset_small_data_block_size(access.get(), 0), "H5Pset_small_data_block_size", where);
+  return access;
+}
+
+H5Properties lean_creation(hid_t kind, const std::string& where) {
+  H5Properties creation(H5Pcreate(kind), "H5Pcreate", where);
+  // Beyond this many attributes HDF5 would move them to a heap of kilobytes.
+  check(H5Pset_attr_phase_change(creation.get(), 64, 0), "H5Pset_attr_phase_change", where);
+  check(H5Pset_obj_track_times(creation.get(), false), "H5Pset_obj_track_times", where);
+  return creation;
+}
+
 H5File open_hdf5(const std::filesystem::path& file) {
   const std::string where = file.string();
   const H5Properties access = file_access(where);
   return {H5Fopen(file.c_str(), H5F_ACC_RDONLY, access.get()), "H5Fopen", where};
 }
 
-H5File create_hdf5(const std::filesystem::path& file) {
-  const std::string where = file.string();
-  const H5Properties access = file_access(where);
-  const H5Properties creation = properties(H5P_FILE_CREATE, where);
-  make_lean(creation, where);
-  return {H5Fcreate(file.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), "H5Fcreate", where};
-}
-
 H5Group create_group(hid_t parent, const std::string& name, const std::string& where) {
-  const H5Properties creation = properties(H5P_GROUP_CREATE, where);
-  make_lean(creation, where);
+  const H5Properties creation = lean_creation(H5P_GROUP_CREATE, where);
   return {H5Gcreate2(parent, name.c_str(), H5P_DEFAULT, creation.get(), H5P_DEFAULT), "H5Gcreate2",
           fmt::format("{}: group {}", where, name)};
 }
@@ -133,23 +117,6 @@ H5Dataset open_dataset(hid_t parent, const std::string& name, const std::string&
 
 bool has_link(hid_t parent, const std::string& name, const std::string& where) {
   return check(H5Lexists(parent, name.c_str(), H5P_DEFAULT), "H5Lexists", where) > 0;
-}
-
-H5Dataset create_unwritten(hid_t parent, const std::string& name, hid_t type,
-                           const std::vector<index_t>& shape, const std::string& where) {
-  const std::vector<hsize_t> extents(shape.begin(), shape.end());
-  const H5Space space(
-      extents.empty() ? H5Screate(H5S_SCALAR)
-                      : H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr),
-      "H5Screate", where);
-  const H5Properties creation = properties(H5P_DATASET_CREATE, where);
-  make_lean(creation, where);
-  check(H5Pset_layout(creation.get(), H5D_CONTIGUOUS), "H5Pset_layout", where);
-  check(H5Pset_alloc_time(creation.get(), H5D_ALLOC_TIME_EARLY), "H5Pset_alloc_time", where);
-  check(H5Pset_fill_time(creation.get(), H5D_FILL_TIME_NEVER), "H5Pset_fill_time", where);
-  return {
-      H5Dcreate2(parent, name.c_str(), type, space.get(), H5P_DEFAULT, creation.get(), H5P_DEFAULT),
-      "H5Dcreate2", fmt::format("{}: dataset {}", where, name)};
 }
 
 index_t data_offset(const H5Dataset& dataset) {

@@ -42,7 +42,7 @@ class Handle {
   }
 
   [[nodiscard]] hid_t get() const noexcept { return id_; }
-  /// Closes now, where a failure (a last flush on a full disk) can still be reported.
+  /// Closes now, where a failure can still be reported.
   void close(const char* call, const std::string& where) {
     check(Close(std::exchange(id_, H5I_INVALID_HID)), call, where);
   }
@@ -62,8 +62,11 @@ using H5Object = Handle<H5Oclose>;
 
 /// Opens for reading, without file locks (parallel file systems often have none).
 [[nodiscard]] H5File open_hdf5(const std::filesystem::path& file);
-/// Creates or empties a file. Its bytes depend on its content only: no time stamps.
-[[nodiscard]] H5File create_hdf5(const std::filesystem::path& file);
+/// How we open and create files: 1.10 format, no locks, no padding.
+[[nodiscard]] H5Properties file_access(const std::string& where);
+/// Creation properties of a kind (H5P_FILE_CREATE, …) for objects whose bytes depend on their
+/// content only (no time stamps) and that keep attributes in their header.
+[[nodiscard]] H5Properties lean_creation(hid_t kind, const std::string& where);
 
 [[nodiscard]] H5Group create_group(hid_t parent, const std::string& name, const std::string& where);
 [[nodiscard]] H5Group open_group(hid_t parent, const std::string& name, const std::string& where);
@@ -71,11 +74,6 @@ using H5Object = Handle<H5Oclose>;
                                      const std::string& where);
 [[nodiscard]] bool has_link(hid_t parent, const std::string& name, const std::string& where);
 
-/// A contiguous dataset whose place in the file is fixed at once but whose elements are not
-/// written: the caller does that with plain writes at `data_offset`, after closing the file.
-[[nodiscard]] H5Dataset create_unwritten(hid_t parent, const std::string& name, hid_t type,
-                                         const std::vector<index_t>& shape,
-                                         const std::string& where);
 /// Where the elements of a contiguous dataset start; -1 if it has none.
 [[nodiscard]] index_t data_offset(const H5Dataset& dataset);
 [[nodiscard]] std::vector<index_t> shape_of(const H5Dataset& dataset, const std::string& where);

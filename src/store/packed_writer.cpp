@@ -2,7 +2,7 @@
 
 #include "block_file.hpp"
 #include "files.hpp"
-#include "hdf5.hpp"
+#include "layout.hpp"
 #include "manifest.hpp"
 #include "rest_file.hpp"
 
@@ -100,9 +100,9 @@ json rest_entries(const std::vector<TensorInfo>& tensors, std::span<const Chunk>
 void write_model_file(const fs::path& path, const json& manifest) {
   const std::string where = path.string();
   PendingFile pending(path);
-  H5File file = create_hdf5(pending.temporary());
+  Layout layout(pending.temporary());
   {
-    const H5Group layers = create_group(file.get(), "layers", where);
+    const H5Group layers = create_group(layout.file(), "layers", where);
     for (const json& block : manifest.at("blocks")) {
       const auto target = block.at("file").get<std::string>();
       for (const auto& name : block.at("layers").get<std::vector<std::string>>()) {
@@ -113,10 +113,10 @@ void write_model_file(const fs::path& path, const json& manifest) {
     }
   }
   if (manifest.contains("rest_frame")) {
-    check(H5Lcreate_external(kRestFile, "/", file.get(), "rest", H5P_DEFAULT, H5P_DEFAULT),
+    check(H5Lcreate_external(kRestFile, "/", layout.file(), "rest", H5P_DEFAULT, H5P_DEFAULT),
           "H5Lcreate_external", where);
   }
-  file.close("H5Fclose", where);
+  layout.write();
   pending.publish();
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "files.hpp"
-#include "hdf5.hpp"
+#include "layout.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
@@ -54,16 +54,16 @@ std::string digest_of_chunks(std::span<const std::string> digests) {
 std::vector<index_t> create_rest_file(const std::filesystem::path& file,
                                       const std::vector<TensorInfo>& tensors) {
   const std::string where = file.string();
-  H5File target = create_hdf5(file);
+  Layout layout(file);
   std::vector<index_t> offsets;
   for (const TensorInfo& tensor : tensors) {
     const H5Type type = element_type(tensor.dtype, where);
     const H5Dataset dataset =
-        create_unwritten(target.get(), tensor.name, type.get(), tensor.shape, where);
+        layout.add_dataset(layout.file(), tensor.name, type.get(), tensor.shape);
     write_attribute(dataset.get(), "dtype", std::string(to_string(tensor.dtype)), where);
     offsets.push_back(data_offset(dataset));
   }
-  target.close("H5Fclose", where);
+  layout.write();
   return offsets;
 }
 
@@ -87,25 +87,17 @@ std::vector<index_t> rest_offsets(const std::filesystem::path& file,
 
 std::string frame_digest(const std::filesystem::path& path, const std::vector<TensorInfo>& tensors,
                          const std::vector<index_t>& offsets) {
-  std::vector<std::pair<index_t, index_t>> data;  // [first, last), then the end of the file
+  std::vector<Extent> data;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
-    if (tensors[t].bytes() > 0) data.emplace_back(offsets[t], offsets[t] + tensors[t].bytes());
+    if (tensors[t].bytes() > 0) data.push_back({offsets[t], offsets[t] + tensors[t].bytes()});
   }
   const File file = File::open_read(path);
-  data.emplace_back(file.size(), file.size());
-  std::sort(data.begin(), data.end());
-
   Digest digest;
   digest.update(std::to_string(file.size()));
-  index_t position = 0;
-  for (const auto& [first, last] : data) {
-    if (first < position || last > file.size()) {
-      fail("{}: tensors overlap or lie outside the file; the file is damaged", path.string());
-    }
-    std::vector<std::byte> gap(static_cast<std::size_t>(first - position));
-    file.read_at(gap, position);
-    digest.update(gap);
-    position = last;
+  for (const auto& [begin, end] : frame_of(std::move(data), file.size(), path.string())) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(end - begin));
+    file.read_at(bytes, begin);
+    digest.update(bytes);
   }
   return digest.hex();
 }
