@@ -6,7 +6,6 @@
 #include <string_view>
 
 #include "config_fields.hpp"
-#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "quip/core/error.hpp"
@@ -186,9 +185,12 @@ constexpr std::array<ModelKind, 4> kModels = {{{"llama", "LlamaForCausalLM", par
                                                {"opt", "OPTForCausalLM", parse_opt}}};
 
 std::string known(std::string_view ModelKind::*member) {
-  std::vector<std::string_view> names;
-  for (const ModelKind& model : kModels) names.push_back(model.*member);
-  return fmt::format("{}", fmt::join(names, ", "));
+  std::string names;
+  for (const ModelKind& model : kModels) {
+    if (!names.empty()) names += ", ";
+    names += model.*member;
+  }
+  return names;
 }
 
 const ModelKind& find_model(const ConfigFields& fields) {

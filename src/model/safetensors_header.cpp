@@ -154,6 +154,7 @@ json parse_json(std::span<const std::byte> text, const std::string& origin) {
 void require_tiling(const std::map<std::string, HeaderEntry>& entries, index_t data_start,
                     index_t file_size, const std::string& origin) {
   std::vector<const HeaderEntry*> order;
+  order.reserve(entries.size());
   for (const auto& [name, entry] : entries) order.push_back(&entry);
   std::sort(order.begin(), order.end(), [](const HeaderEntry* a, const HeaderEntry* b) {
     return std::pair(a->begin, a->end) < std::pair(b->begin, b->end);
