@@ -1,0 +1,97 @@
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "quip/comm/collectives.hpp"
+#include "quip/comm/mpi.hpp"
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+class CollectivesMpiTest : public testing::Test {
+ protected:
+  MpiCollectives comm_;
+};
+
+TEST_F(CollectivesMpiTest, SumsAndMaxima) {
+  std::vector<double> sum{1.0, static_cast<double>(comm_.rank())};
+  comm_.all_reduce_sum(sum);
+  EXPECT_EQ(sum[0], comm_.size());
+  EXPECT_EQ(sum[1], comm_.size() * (comm_.size() - 1) / 2);
+  std::vector<float> maximum{static_cast<float>(comm_.rank()), -1.0F};
+  comm_.all_reduce_max(maximum);
+  EXPECT_EQ(maximum[0], static_cast<float>(comm_.size() - 1));
+  EXPECT_EQ(maximum[1], -1.0F);
+}
+
+TEST_F(CollectivesMpiTest, GathersUnevenSharesInPlace) {
+  for (const index_t count : {index_t{0}, index_t{1}, index_t{5}, index_t{1000}}) {
+    std::vector<std::int32_t> all(static_cast<std::size_t>(count), -1);
+    const Range mine = share_of(count, comm_.rank(), comm_.size());
+    for (index_t i = mine.first; i < mine.last; ++i) {
+      all[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(3 * i);
+    }
+    comm_.all_gather_bytes(std::as_writable_bytes(std::span(all)),
+                           share_offsets(count, comm_.size(), sizeof(std::int32_t)));
+    for (index_t i = 0; i < count; ++i) EXPECT_EQ(all[static_cast<std::size_t>(i)], 3 * i);
+  }
+}
+
+TEST_F(CollectivesMpiTest, BroadcastsStringsOfAnyLength) {
+  for (int root = 0; root < comm_.size(); ++root) {
+    std::string text = comm_.rank() == root ? "from " + std::to_string(root) : "something longer";
+    comm_.broadcast(text, root);
+    EXPECT_EQ(text, "from " + std::to_string(root));
+  }
+}
+
+TEST_F(CollectivesMpiTest, CountsBytesOfAGather) {
+  const std::int64_t before = comm_.bytes_sent();
+  std::vector<std::byte> buffer(static_cast<std::size_t>(8 * comm_.size()));
+  comm_.all_gather_bytes(buffer, share_offsets(8 * comm_.size(), comm_.size()));
+  EXPECT_EQ(comm_.bytes_sent() - before, 8 * (comm_.size() - 1));
+}
+
+TEST_F(CollectivesMpiTest, OneRanksFailureIsEveryRanksSameError) {
+  const int culprit = comm_.size() - 1;
+  try {
+    agree(comm_, [&] {
+      if (comm_.rank() == culprit) fail("broken on {}", culprit);
+    });
+    FAIL() << "agree() returned";
+  } catch (const AgreedError& error) {
+    EXPECT_EQ(std::string(error.what()), "broken on " + std::to_string(culprit));
+  }
+  agree(comm_, [] {});  // and the group still works
+}
+
+TEST_F(CollectivesMpiTest, TheLowestFailingRankSpeaks) {
+  try {
+    agree(comm_, [&] { fail("rank {}", comm_.rank()); });
+    FAIL() << "agree() returned";
+  } catch (const AgreedError& error) {
+    EXPECT_STREQ(error.what(), "rank 0");
+  }
+}
+
+TEST(ShareOf, IsContiguousBalancedAndComplete) {
+  for (const index_t count : {index_t{0}, index_t{1}, index_t{7}, index_t{100}}) {
+    for (const int size : {1, 2, 3, 8}) {
+      index_t next = 0;
+      for (int r = 0; r < size; ++r) {
+        const Range share = share_of(count, r, size);
+        EXPECT_EQ(share.first, next);
+        EXPECT_GE(share.count(), count / size);
+        EXPECT_LE(share.count(), (count + size - 1) / size);
+        next = share.last;
+      }
+      EXPECT_EQ(next, count);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quip
