@@ -82,7 +82,7 @@ TEST(Hessian, AwkwardSizes) {
 }
 
 TEST(Hessian, SeveralChunksOfTokens) {
-  // A chunk holds at most 4096 tokens: two full ones and a rest.
+  // A chunk holds at most 2048 tokens: several full ones and a rest.
   expect_exact(random_integers(2 * 4096 + 77, 19, 32767, 11), std::vector<float>(19, 1.0F));
 }
 

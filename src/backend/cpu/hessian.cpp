@@ -41,7 +41,7 @@ HessianKernel best_hessian_kernel() {
 index_t tokens_at_once(index_t tokens, index_t channels, index_t bytes_per_element) {
   const index_t budget = std::max(index_t{32} << 20, channels * channels);
   const index_t affordable = budget / (channels * bytes_per_element);
-  return std::min(tokens, std::clamp<index_t>(affordable, 256, 4096));
+  return std::min(tokens, std::clamp<index_t>(affordable, 256, 2048));
 }
 
 TilePosition lower_tile(index_t number) {

@@ -1,6 +1,6 @@
 // With z = 2⁸·h + l + 128 (bytes h, l) and z' = z − 128,
 //   Σ z zᵀ = 2¹⁶ Σ h hᵀ + 2⁸ (Σ h lᵀ + Σ l hᵀ) + Σ l lᵀ + 128 (Σ z' + Σ z'ᵀ) + 128² T:
-// four products of bytes, whose 32-bit sums are exact for 2¹⁶ tokens (a chunk has at most 2¹²),
+// four products of bytes, whose 32-bit sums are exact for 2¹⁶ tokens (a chunk has at most 2¹¹),
 // put together in doubles, exact below 2⁵³.
 #include <algorithm>
 
