@@ -45,8 +45,8 @@ struct AttentionShape {
   index_t heads = 0;
   index_t kv_heads = 0;  ///< divides heads
   index_t head_dim = 0;
-  float scale = 1.0F;                 ///< multiplies q·k
-  std::optional<index_t> window;      ///< keys i-window < j ≤ i only (sliding window)
+  float scale = 1.0F;             ///< multiplies q·k
+  std::optional<index_t> window;  ///< keys i-window < j ≤ i only (sliding window)
 };
 
 /// One unit of work (a sample) calls these operations from one thread; units run
@@ -75,8 +75,7 @@ class Backend {
   virtual void for_each_unit(index_t count, const std::function<void(index_t)>& work) = 0;
 
   /// y = x Wᵀ (+ bias). x [T × in], w [out × in], bias [1 × out] or empty, y [T × out].
-  virtual void linear(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
-                      TensorView y) = 0;
+  virtual void linear(ConstTensorView x, ConstTensorView w, ConstTensorView bias, TensorView y) = 0;
   /// y += x Wᵀ (+ bias): the residual connection in one pass.
   virtual void linear_add(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
                           TensorView y) = 0;
