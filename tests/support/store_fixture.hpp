@@ -49,6 +49,15 @@ class MemorySource final : public TensorSource {
     for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
     tensors_[name] = {std::move(info), std::move(bytes)};
   }
+  /// 16-bit elements, as they are stored.
+  void add_half(const std::string& name, DType dtype, const std::vector<std::uint16_t>& elements) {
+    const auto bytes = std::as_bytes(std::span(elements));
+    tensors_[name] = {{name, dtype, {std::ssize(elements)}}, {bytes.begin(), bytes.end()}};
+  }
+  void add_float(const std::string& name, const std::vector<float>& elements) {
+    const auto bytes = std::as_bytes(std::span(elements));
+    tensors_[name] = {{name, DType::f32, {std::ssize(elements)}}, {bytes.begin(), bytes.end()}};
+  }
   [[nodiscard]] const std::vector<std::byte>& bytes(const std::string& name) const {
     return tensors_.at(name).second;
   }
