@@ -23,19 +23,24 @@ double best_seconds(int repeats, const Work& work) {
   return best;
 }
 
-/// Flop per second of square sgemms of order 2048, one on each of the backend's `threads`.
-inline double sgemm_rate(Backend& backend, int threads) {
+/// Flop per second of square gemms of order 2048 in T, one on each of the backend's `threads`.
+template <typename T>
+double gemm_rate(Backend& backend, int threads) {
   constexpr index_t n = 2048;
-  const Matrix<float> a(n, n, 0.5F);
-  const Matrix<float> b(n, n, 0.25F);
-  Matrix<float> c(threads * n, n, 0.0F);
+  const Matrix<T> a(n, n, T{1} / 2);
+  const Matrix<T> b(n, n, T{1} / 4);
+  Matrix<T> c(threads * n, n, T{0});
   const double seconds = best_seconds(4, [&] {
     backend.for_each_unit(threads, [&](index_t unit) {
-      gemm(Transpose::no, Transpose::yes, 1.0F, a.cview(), b.cview(), 0.0F,
+      gemm(Transpose::no, Transpose::yes, T{1}, a.cview(), b.cview(), T{0},
            c.view().middle_rows(unit * n, n));
     });
   });
   return 2.0 * static_cast<double>(n * n * n) * threads / seconds;
+}
+
+inline double sgemm_rate(Backend& backend, int threads) {
+  return gemm_rate<float>(backend, threads);
 }
 
 }  // namespace quip
