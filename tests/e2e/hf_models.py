@@ -121,12 +121,12 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
                 parameter.copy_(noise * 1.2 / parameter.shape[1] ** 0.5)
 
 
-def make(name: str, directory: Path, seed: int = 7) -> Path:
-    """Writes the checkpoint of CASES[name] to `directory`."""
+def make(name: str, directory: Path, seed: int = 7, dtype: torch.dtype | None = None) -> Path:
+    """Writes the checkpoint of CASES[name] to `directory`, stored as `dtype` if given."""
     case = CASES[name]
     model = transformers.AutoModelForCausalLM.from_config(case.config())
     randomise(model, seed)
-    model.to(case.dtype).save_pretrained(directory, safe_serialization=True, **case.save)
+    model.to(dtype or case.dtype).save_pretrained(directory, safe_serialization=True, **case.save)
     if case.rename is not None:
         file = directory / "model.safetensors"
         tensors = {case.rename(key): value for key, value in load_file(file).items()}

@@ -277,7 +277,6 @@ def test_disk_is_full(checkpoint, tmp_path):
         (("--paper", "--clamp", "feedback"), "--clamp"),
         (("--processing", "baseline", "--rho", 2.4), "--rho"),
         (("--processing", "baseline", "--transform", "kronecker"), "--transform"),
-        (("--method", "nearest", "--processing", "baseline", "--clamp", "pre"), "--clamp"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else value,
 )
