@@ -18,7 +18,7 @@ packages=(
   libopenmpi-dev openmpi-bin libscalapack-openmpi-dev libopenblas-dev
   libhdf5-openmpi-dev hdf5-tools libboost-program-options-dev
   libgtest-dev nlohmann-json3-dev libspdlog-dev libfmt-dev
-  libxxhash-dev librandom123-dev libdnnl-dev libbenchmark-dev
+  libxxhash-dev librandom123-dev libbenchmark-dev
   python3 python3-venv python3-numpy python3-h5py python3-matplotlib
 )
 test_packages=(clang-format clang-tidy shellcheck python3-torch)
