@@ -4,7 +4,7 @@
 Calibration draws random windows from the text; evaluation (--sequential) cuts it into
 consecutive rows. Run it in the environment of `jobs/install-deps.sh --venv`:
 
-  .venv/bin/python jobs/tokenize.py c4.jsonl --field text --model DIR --length 2048 --out calib.h5
+  .venv/bin/python jobs/tokenize_text.py c4.jsonl --field text --model DIR --length 2048 --out calib.h5
 """
 
 import argparse
@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(parse(arguments))
     except InputError as failure:
-        print(f"tokenize.py: error: {failure}", file=sys.stderr)
+        print(f"tokenize_text.py: error: {failure}", file=sys.stderr)
         return 1
     return 0
 
