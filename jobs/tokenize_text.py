@@ -4,7 +4,7 @@
 Calibration draws random windows from the text; evaluation (--sequential) cuts it into
 consecutive rows. Run it in the environment of `jobs/install-deps.sh --venv`:
 
-  .venv/bin/python jobs/tokenize_text.py c4.jsonl --field text --model DIR --length 2048 --out calib.h5
+  .venv/bin/python jobs/tokenize_text.py c4.jsonl --field text --model DIR --out calibration.h5
 """
 
 import argparse

@@ -15,7 +15,9 @@ import hf_models
 EXCERPT = cli.DATA / "tokens" / "sherlock_excerpt.txt"
 MODEL = cli.model("llama-nano")
 
-spec = importlib.util.spec_from_file_location("tokenize_job", cli.ROOT / "jobs" / "tokenize_text.py")
+spec = importlib.util.spec_from_file_location(
+    "tokenize_job", cli.ROOT / "jobs" / "tokenize_text.py"
+)
 job = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(job)
 
