@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "quip/quant/factor.hpp"
 #include "quip/quant/grid.hpp"
+#include "quip/quant/transform.hpp"
 
 namespace quip {
 namespace {
@@ -42,14 +42,14 @@ void dequantize(const QuantizedLinear& layer, MatrixView<float> out) {
       const index_t count = std::min(rows_at_once, layer.rows - first);
       const MatrixView<float> part(tile.data(), layer.cols, count);
       unpack_rows(layer, first, part);
-      transforms.v.apply_transposed(part, scratch.data());
+      transforms.v->apply_transposed(part, scratch.data());
       for (index_t i = 0; i < count; ++i) {
         float* row = out.row(first + i);
         for (index_t k = 0; k < layer.cols; ++k) row[k] = part(k, i);
       }
     }
   }
-  apply_in_slabs(transforms.u, out, true);  // Uᵀ …
+  apply_in_slabs(*transforms.u, out, true);  // Uᵀ …
   if (layer.rescale.empty()) return;
 #pragma omp parallel for schedule(static)
   for (index_t i = 0; i < layer.rows; ++i) {  // … D̃⁻¹

@@ -14,7 +14,6 @@ namespace {
 constexpr double smallest_diagonal = 1e-8;  // the authors' clamp for D̃
 constexpr double identity_share = 1e-2;     // added to H before the transform (QuIP, supplement)
 constexpr int most_damping_tries = 5;
-constexpr index_t slab_bytes = 256;  // one row of a slab of columns
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
@@ -85,7 +84,7 @@ double choose_rescale(MatrixView<const double> h, const std::vector<double>& ene
 }
 
 /// V H Vᵀ for symmetric H: V H, transposed (= H Vᵀ), and V on the left again.
-void transform_both_sides(const KroneckerTransform& v, MatrixView<double> h) {
+void transform_both_sides(const Transform& v, MatrixView<double> h) {
   if (v.is_identity()) return;
   apply_in_slabs(v, h, false);
   transpose_in_place(h);
@@ -156,42 +155,6 @@ MatrixView<float> LdlFactor::panel(index_t b) const {
   return {panels.data() + panel_offset(b), n - first_column(b), width(b)};
 }
 
-LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
-                                std::uint64_t seed_u, std::uint64_t seed_v) {
-  if (kind == TransformKind::none) {
-    return {KroneckerTransform::identity(rows), KroneckerTransform::identity(cols)};
-  }
-  using Rows = KroneckerTransform::Rows;
-  return {KroneckerTransform(rows, seed_u, Rows::factor_order),
-          KroneckerTransform(cols, seed_v, Rows::permuted)};
-}
-
-template <typename T>
-void apply_in_slabs(const KroneckerTransform& transform, MatrixView<T> x, bool transposed) {
-  if (transform.is_identity()) return;
-  constexpr index_t slab = slab_bytes / static_cast<index_t>(sizeof(T));
-#pragma omp parallel
-  {
-    Buffer<T> part(x.rows * slab);
-    Buffer<T> scratch(x.rows * slab);
-#pragma omp for schedule(dynamic)
-    for (index_t first = 0; first < x.cols; first += slab) {
-      const index_t width = std::min(slab, x.cols - first);
-      const MatrixView<T> local(part.data(), x.rows, width);
-      for (index_t i = 0; i < x.rows; ++i) std::copy_n(x.row(i) + first, width, local.row(i));
-      if (transposed) {
-        transform.apply_transposed(local, scratch.data());
-      } else {
-        transform.apply(local, scratch.data());
-      }
-      for (index_t i = 0; i < x.rows; ++i) std::copy_n(local.row(i), width, x.row(i) + first);
-    }
-  }
-}
-
-template void apply_in_slabs<float>(const KroneckerTransform&, MatrixView<float>, bool);
-template void apply_in_slabs<double>(const KroneckerTransform&, MatrixView<double>, bool);
-
 PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
                             const LayerOptions& options, const std::string& layer) {
   const index_t n = weights.cols;
@@ -224,9 +187,8 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
       h(j, j) += identity_share;
       prepared.added[at(j)] += identity_share;
     }
-    transform_both_sides(
-        make_transforms(options.effective_transform(), 1, n, prepared.seed_u, prepared.seed_v).v,
-        h);
+    const auto v = make_transform(options.effective_transform(), n, prepared.seed_v, Side::input);
+    transform_both_sides(*v, h);
   }
   for (index_t j = 0; j < n; ++j) {  // dead channels: Hⱼⱼ = 1, W[:, j] = 0
     if (h(j, j) != 0.0) continue;

@@ -15,8 +15,13 @@ namespace {
 
 constexpr Names<GridKind, 2> grid_names{
     {{GridKind::minmax, "minmax"}, {GridKind::incoherent, "incoherent"}}};
-constexpr Names<TransformKind, 2> transform_names{
-    {{TransformKind::none, "none"}, {TransformKind::kronecker, "kronecker"}}};
+constexpr Names<TransformKind, 6> transform_names{
+    {{TransformKind::none, "none"},
+     {TransformKind::kronecker, "kronecker"},
+     {TransformKind::kronecker_blocked, "kronecker-blocked"},
+     {TransformKind::kronecker_nopermute, "kronecker-nopermute"},
+     {TransformKind::hadamard, "hadamard"},
+     {TransformKind::dense, "dense"}}};
 
 template <typename T>
 void feed(Digest& digest, const T& value) {

@@ -66,7 +66,7 @@ RowTiles transform_rows(MatrixView<const float> weights, const PreparedLayer& la
         for (index_t j = 0; j < width; ++j) part(i, j) = row[j] * scale[j];
       }
       const MatrixView<float> out(mine.data(), rows.count(), width);
-      transforms.u.apply_rows(part, rows.first, out, scratch.data());
+      transforms.u->apply_rows(part, rows.first, out, scratch.data());
       for (index_t t = 0; t < tiles.count(); ++t) {
         const MatrixView<float> tile = tiles.tile(t);
         const Range range = tiles.rows_of(t);
@@ -77,13 +77,13 @@ RowTiles transform_rows(MatrixView<const float> weights, const PreparedLayer& la
       }
     }
   }
-  if (transforms.v.is_identity()) return tiles;
+  if (transforms.v->is_identity()) return tiles;
 #pragma omp parallel
   {
     Buffer<float> scratch(tiles.n() * RowTiles::most_lanes);
 #pragma omp for schedule(dynamic)
     for (index_t t = 0; t < tiles.count(); ++t) {  // … Vᵀ: V on the left of the transposed tile
-      transforms.v.apply(tiles.tile(t), scratch.data());
+      transforms.v->apply(tiles.tile(t), scratch.data());
     }
   }
   return tiles;

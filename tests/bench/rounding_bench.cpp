@@ -9,6 +9,7 @@
 
 #include "quip/core/rng.hpp"
 #include "quip/quant/layer.hpp"
+#include "quip/quant/random_orthogonal.hpp"
 
 namespace quip {
 namespace {

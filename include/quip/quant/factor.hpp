@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "quip/core/matrix.hpp"
-#include "quip/quant/kronecker.hpp"
 #include "quip/quant/options.hpp"
+#include "quip/quant/transform.hpp"
 
 namespace quip {
 
@@ -53,17 +53,5 @@ struct PreparedLayer {
 /// Error names `layer`, λ and the leading minor.
 [[nodiscard]] PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
                                           const LayerOptions& options, const std::string& layer);
-
-/// U (on the outputs) and V (on the inputs) of a layer.
-struct LayerTransforms {
-  KroneckerTransform u;
-  KroneckerTransform v;
-};
-[[nodiscard]] LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
-                                              std::uint64_t seed_u, std::uint64_t seed_v);
-
-/// Q X for all columns of X, in slabs over OpenMP threads.
-template <typename T>
-void apply_in_slabs(const KroneckerTransform& transform, MatrixView<T> x, bool transposed);
 
 }  // namespace quip

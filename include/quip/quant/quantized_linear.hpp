@@ -10,9 +10,16 @@
 namespace quip {
 
 enum class GridKind { minmax, incoherent };
-enum class TransformKind { none, kronecker };
+enum class TransformKind {
+  none,
+  kronecker,            ///< P₁ (O₁ ⊗ O₂) P₂
+  kronecker_blocked,    ///< a different small factor for every block
+  kronecker_nopermute,  ///< O₁ ⊗ O₂
+  hadamard,             ///< random signs, fast Walsh–Hadamard
+  dense                 ///< Haar-distributed as a whole; small layers only
+};
 
-/// "minmax", "incoherent"; "none", "kronecker". The parsers throw Error listing the choices.
+/// As users write them ("kronecker-blocked"). The parsers throw Error listing the choices.
 [[nodiscard]] std::string to_string(GridKind kind);
 [[nodiscard]] std::string to_string(TransformKind kind);
 [[nodiscard]] GridKind parse_grid(const std::string& text);

@@ -1,0 +1,63 @@
+// Random orthogonal transforms: what makes weights and Hessians incoherent (QuIP, §4.1).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "quip/core/matrix.hpp"
+#include "quip/quant/quantized_linear.hpp"
+
+namespace quip {
+
+/// Which side of W a transform belongs to. The rows of W are rounded independently, so an output
+/// permutation of U would only rename them: transforms of the output side leave it out, and a
+/// contiguous range of their rows is cheap.
+enum class Side { output, input };
+
+/// An orthogonal n × n matrix Q that is never formed unless it is small. Every element of a result
+/// comes out of one fixed sequence of operations: columns and ranges of rows may be computed
+/// anywhere. Immutable, so threads share it.
+class Transform {
+ public:
+  explicit Transform(index_t n) : n_(n) {}
+  Transform(const Transform&) = delete;
+  Transform& operator=(const Transform&) = delete;
+  virtual ~Transform() = default;
+
+  [[nodiscard]] index_t size() const { return n_; }
+  [[nodiscard]] virtual bool is_identity() const { return false; }
+
+  /// X ← Q X for X [n × c] without gaps between rows, c a slab of columns that fits the cache;
+  /// `scratch` holds n·c elements.
+  virtual void apply(MatrixView<float> x, float* scratch) const = 0;
+  virtual void apply(MatrixView<double> x, double* scratch) const = 0;
+  /// X ← Qᵀ X.
+  virtual void apply_transposed(MatrixView<float> x, float* scratch) const = 0;
+  virtual void apply_transposed(MatrixView<double> x, double* scratch) const = 0;
+  /// Rows [first, first + out.rows) of Q X into `out` [rows × c]; X is overwritten. Only for
+  /// Side::output.
+  virtual void apply_rows(MatrixView<float> x, index_t first, MatrixView<float> out,
+                          float* scratch) const = 0;
+
+ private:
+  index_t n_;
+};
+
+/// Kind → transform: the one place of that choice. Its bits depend on kind, n, key and side.
+/// Throws Error if the kind does not suit n (a dense matrix is for small n).
+[[nodiscard]] std::unique_ptr<const Transform> make_transform(TransformKind kind, index_t n,
+                                                              std::uint64_t key, Side side);
+
+/// U (on the outputs) and V (on the inputs) of a layer.
+struct LayerTransforms {
+  std::unique_ptr<const Transform> u;
+  std::unique_ptr<const Transform> v;
+};
+[[nodiscard]] LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
+                                              std::uint64_t seed_u, std::uint64_t seed_v);
+
+/// Q X (or Qᵀ X) for all columns of X, in slabs over OpenMP threads.
+template <typename T>
+void apply_in_slabs(const Transform& transform, MatrixView<T> x, bool transposed);
+
+}  // namespace quip

@@ -1,0 +1,48 @@
+// A Haar-distributed orthogonal matrix as a whole: the reference for what the fast transforms lose.
+// 2·n²·c flops on n × c.
+#include "small_factor.hpp"
+#include "transforms.hpp"
+
+#include "quip/core/rng.hpp"
+
+namespace quip {
+namespace {
+
+class Dense final : public TransformOf<Dense> {
+ public:
+  Dense(index_t n, std::uint64_t key) : TransformOf(n) {
+    require_small_factor(n, n, "dense", "kronecker or hadamard");
+    matrix_ = SmallFactor(random_orthogonal(n, derive_key(key, "", "dense")));
+  }
+
+  template <typename T>
+  void multiply(MatrixView<T> x, T* scratch) const {
+    product(false, x, scratch);
+  }
+  template <typename T>
+  void multiply_transposed(MatrixView<T> x, T* scratch) const {
+    product(true, x, scratch);
+  }
+
+  void apply_rows(MatrixView<float> x, index_t first, MatrixView<float> out,
+                  float* /*scratch*/) const override {
+    matrix_.multiply(false, first, first + out.rows, x.cols, x.data, x.ld, out.data, out.ld);
+  }
+
+ private:
+  template <typename T>
+  void product(bool transposed, MatrixView<T> x, T* scratch) const {
+    matrix_.multiply(transposed, 0, size(), x.cols, x.data, x.ld, scratch, x.cols);
+    std::copy_n(scratch, x.size(), x.data);
+  }
+
+  SmallFactor matrix_;
+};
+
+}  // namespace
+
+std::unique_ptr<const Transform> make_dense(index_t n, std::uint64_t key) {
+  return std::make_unique<Dense>(n, key);
+}
+
+}  // namespace quip

@@ -1,0 +1,79 @@
+#include "quip/quant/transform.hpp"
+
+#include <algorithm>
+
+#include "transforms.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+class Identity final : public Transform {
+ public:
+  using Transform::Transform;
+  [[nodiscard]] bool is_identity() const override { return true; }
+  void apply(MatrixView<float> /*x*/, float* /*scratch*/) const override {}
+  void apply(MatrixView<double> /*x*/, double* /*scratch*/) const override {}
+  void apply_transposed(MatrixView<float> /*x*/, float* /*scratch*/) const override {}
+  void apply_transposed(MatrixView<double> /*x*/, double* /*scratch*/) const override {}
+  void apply_rows(MatrixView<float> x, index_t first, MatrixView<float> out,
+                  float* /*scratch*/) const override {
+    for (index_t i = 0; i < out.rows; ++i) std::copy_n(x.row(first + i), x.cols, out.row(i));
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<const Transform> make_transform(TransformKind kind, index_t n, std::uint64_t key,
+                                                Side side) {
+  switch (kind) {
+    case TransformKind::none:
+      return std::make_unique<Identity>(n);
+    case TransformKind::kronecker:
+      return make_kronecker(n, key, side, Permute::yes);
+    case TransformKind::kronecker_blocked:
+      return make_kronecker_blocked(n, key, side);
+    case TransformKind::kronecker_nopermute:
+      return make_kronecker(n, key, side, Permute::no);
+    case TransformKind::hadamard:
+      return make_hadamard(n, key);
+    case TransformKind::dense:
+      return make_dense(n, key);
+  }
+  fail("a kind of transform without a maker");
+}
+
+LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
+                                std::uint64_t seed_u, std::uint64_t seed_v) {
+  return {make_transform(kind, rows, seed_u, Side::output),
+          make_transform(kind, cols, seed_v, Side::input)};
+}
+
+template <typename T>
+void apply_in_slabs(const Transform& transform, MatrixView<T> x, bool transposed) {
+  if (transform.is_identity()) return;
+  constexpr index_t slab = 256 / static_cast<index_t>(sizeof(T));  // one row of it: 256 bytes
+#pragma omp parallel
+  {
+    Buffer<T> part(x.rows * slab);
+    Buffer<T> scratch(x.rows * slab);
+#pragma omp for schedule(dynamic)
+    for (index_t first = 0; first < x.cols; first += slab) {
+      const index_t width = std::min(slab, x.cols - first);
+      const MatrixView<T> local(part.data(), x.rows, width);
+      for (index_t i = 0; i < x.rows; ++i) std::copy_n(x.row(i) + first, width, local.row(i));
+      if (transposed) {
+        transform.apply_transposed(local, scratch.data());
+      } else {
+        transform.apply(local, scratch.data());
+      }
+      for (index_t i = 0; i < x.rows; ++i) std::copy_n(local.row(i), width, x.row(i) + first);
+    }
+  }
+}
+
+template void apply_in_slabs<float>(const Transform&, MatrixView<float>, bool);
+template void apply_in_slabs<double>(const Transform&, MatrixView<double>, bool);
+
+}  // namespace quip
