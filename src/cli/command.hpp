@@ -58,6 +58,7 @@ int choose_threads(int requested, int node_size);
 
 std::unique_ptr<Command> make_quantize_command();
 std::unique_ptr<Command> make_eval_command();
+std::unique_ptr<Command> make_eval_tasks_command();
 std::unique_ptr<Command> make_inspect_command();
 std::unique_ptr<Command> make_export_command();
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "command.hpp"
+
 #include "quip/linalg/blas.hpp"
 
 namespace {
@@ -21,6 +22,7 @@ std::vector<std::unique_ptr<Command>> make_commands() {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(quip::cli::make_quantize_command());
   commands.push_back(quip::cli::make_eval_command());
+  commands.push_back(quip::cli::make_eval_tasks_command());
   commands.push_back(quip::cli::make_inspect_command());
   commands.push_back(quip::cli::make_export_command());
   return commands;

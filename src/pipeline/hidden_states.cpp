@@ -19,6 +19,9 @@ SampleShard shard_tokens(Collectives& comm, const TokenSet& tokens, index_t samp
     shard.samples = share_of(samples, comm.rank(), comm.size());
     shard.length = tokens.length();
     shard.ids = tokens.read(shard.samples.first, shard.samples.count(), config.vocabulary);
+    for (index_t i = 0; i <= shard.samples.count(); ++i) {
+      shard.offsets.push_back(i * shard.length);
+    }
   });
   return shard;
 }
@@ -33,13 +36,14 @@ Tensor embed_shard(Collectives& comm, Backend& backend, const Family& family,
     Tensor rows = backend.allocate(shard.length, width);
     Matrix<float> host(shard.length, width);
     for (index_t s = 0; s < shard.samples.count(); ++s) {
-      for (index_t t = 0; t < shard.length; ++t) {
+      const index_t length = shard.length_of(s);
+      for (index_t t = 0; t < length; ++t) {
         read_floats(source, table.name, shard.sample(s)[t] * width,
                     {host.row(t), static_cast<std::size_t>(width)});
       }
-      backend.upload(host.span(), rows.view());
-      family.embed(backend, ends, rows.cview(),
-                   states.view().middle_rows(s * shard.length, shard.length));
+      const TensorView embedded = rows.view().middle_rows(0, length);
+      backend.upload(host.span().first(length * width), embedded);
+      family.embed(backend, ends, embedded, shard.rows_of(states.view(), s));
     }
   });
   return states;
@@ -49,8 +53,7 @@ void forward_shard(Collectives& comm, Backend& backend, const Family& family, in
                    const WeightSet& weights, const SampleShard& shard, TensorView states) {
   agree(comm, [&] {
     backend.for_each_unit(shard.samples.count(), [&](index_t s) {
-      forward_block(family, block, backend, weights,
-                    states.middle_rows(s * shard.length, shard.length));
+      forward_block(family, block, backend, weights, shard.rows_of(states, s));
     });
   });
 }

@@ -1,4 +1,5 @@
 // The CPU backend's norms, activations, attention and loss against plain loops in double precision.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <vector>
@@ -252,6 +253,37 @@ TEST_F(CpuBackendTest, LogSumExpOverSlices) {
       EXPECT_NEAR(maximum[t] + std::log(sum[t]), std::log(total), 2e-5);
       EXPECT_NEAR(target[t], expected_target, 2e-5);
     }
+  }
+}
+
+// Greedy decoding is read off the same call: a target is the argmax where its logit is the maximum.
+TEST_F(CpuBackendTest, TargetLogitIsTheMaximumForTheArgmaxOnly) {
+  const index_t tokens = 33;
+  const index_t vocabulary = 501;
+  const auto x = random_matrix(tokens, 24, 3);
+  const auto w = random_matrix(vocabulary, 24, 4);
+  for (const index_t second_best : {0, 1}) {
+    std::vector<std::int32_t> targets;
+    for (index_t t = 0; t < tokens; ++t) {
+      std::vector<std::pair<double, std::int32_t>> logits;
+      for (index_t r = 0; r < vocabulary; ++r) {
+        double logit = 0;
+        for (index_t j = 0; j < 24; ++j) logit += static_cast<double>(x(t, j)) * w(r, j);
+        logits.emplace_back(logit, static_cast<std::int32_t>(r));
+      }
+      std::sort(logits.rbegin(), logits.rend());
+      ASSERT_GT(logits[0].first - logits[1].first, 1e-5) << "the seed makes a near tie";
+      targets.push_back(logits[second_best].second);
+    }
+    std::vector<double> maximum(tokens, -std::numeric_limits<double>::infinity());
+    std::vector<double> sum(tokens, 0.0);
+    std::vector<double> target(tokens, std::nan(""));
+    for (index_t first = 0; first < vocabulary; first += 100) {
+      const index_t rows = std::min<index_t>(100, vocabulary - first);
+      backend_->log_sum_exp_slice(x.cview(), w.cview().middle_rows(first, rows), first, targets,
+                                  maximum, sum, target);
+    }
+    for (index_t t = 0; t < tokens; ++t) EXPECT_EQ(target[t] == maximum[t], second_best == 0) << t;
   }
 }
 

@@ -103,7 +103,8 @@ class Backend {
   /// Online log-sum-exp over one slice of the vocabulary: logits = x Wᵀ with
   /// w [slice × features]; updates per row the running maximum and sum of
   /// exponentials (host, fp64), and stores the logit of `targets[t] - first_row`
-  /// where that lies in the slice.
+  /// where that lies in the slice. Maximum and target come from the same logits: after
+  /// the last slice they are equal exactly where no token beats the target.
   virtual void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
                                  std::span<const std::int32_t> targets,
                                  std::span<double> running_max, std::span<double> running_sum,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "quip/backend/backend.hpp"
@@ -12,14 +13,24 @@
 
 namespace quip {
 
-/// This rank's share of a token set.
+/// This rank's share of the sequences to be forwarded. The samples of a token set are equally
+/// long; those of tasks are not.
 struct SampleShard {
   Range samples;                  ///< global sample numbers
-  index_t length = 0;             ///< tokens per sample
-  std::vector<std::int32_t> ids;  ///< [samples × length]
+  index_t length = 0;             ///< tokens of the longest sample on any rank
+  std::vector<std::int32_t> ids;  ///< sample after sample
+  std::vector<index_t> offsets;   ///< where each sample begins in `ids`, and where the last ends
 
-  [[nodiscard]] index_t tokens() const { return samples.count() * length; }
-  [[nodiscard]] const std::int32_t* sample(index_t i) const { return ids.data() + i * length; }
+  [[nodiscard]] index_t tokens() const { return static_cast<index_t>(ids.size()); }
+  [[nodiscard]] index_t length_of(index_t i) const { return offsets[i + 1] - offsets[i]; }
+  [[nodiscard]] std::span<const std::int32_t> sample(index_t i) const {
+    return std::span(ids).subspan(offsets[i], length_of(i));
+  }
+  /// Of a matrix with a row per token, those of sample i.
+  template <typename T>
+  [[nodiscard]] MatrixView<T> rows_of(MatrixView<T> all, index_t i) const {
+    return all.middle_rows(offsets[i], length_of(i));
+  }
 };
 
 /// Reads and checks this rank's samples of the first `samples` (collective: agrees on errors).

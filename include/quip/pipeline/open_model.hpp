@@ -1,0 +1,33 @@
+// A model to run: a checkpoint, or a packed model in its place.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "quip/backend/backend.hpp"
+#include "quip/comm/collectives.hpp"
+#include "quip/model/family.hpp"
+#include "quip/model/tensor_source.hpp"
+#include "quip/store/packed_model.hpp"
+
+namespace quip {
+
+struct OpenModel {
+  std::unique_ptr<TensorSource> checkpoint;  ///< null if `packed`
+  std::unique_ptr<PackedModel> packed;
+  std::unique_ptr<Family> family;
+
+  /// Where the tensors that are not quantized come from.
+  [[nodiscard]] const TensorSource& source() const {
+    return packed ? static_cast<const TensorSource&>(*packed) : *checkpoint;
+  }
+  /// The weights of a block, dequantized where they are packed (collective).
+  [[nodiscard]] WeightSet block(Collectives& comm, Backend& backend, index_t number) const;
+};
+
+/// Opens the packed model if `packed` is given, else the Hugging Face directory `model`. Not
+/// collective. Throws Error if both are given and the one was not made from the other.
+[[nodiscard]] OpenModel open_model(const std::filesystem::path& model,
+                                   const std::filesystem::path& packed);
+
+}  // namespace quip

@@ -1,0 +1,153 @@
+#include <cmath>
+#include <fstream>
+
+#include "command.hpp"
+#include <nlohmann/json.hpp>
+
+#include "quip/pipeline/tasks.hpp"
+
+namespace quip::cli {
+namespace {
+
+namespace po = boost::program_options;
+using nlohmann::json;
+
+json to_json(const Accuracy& plain) {
+  return {{"items", plain.items},
+          {"accuracy", plain.value()},
+          {"standard_error", plain.standard_error()}};
+}
+
+json to_json(const TaskSummary& summary) {
+  json out = json::object();
+  if (summary.choice.items > 0) {
+    json& choice = out["multiple_choice"] = to_json(summary.choice);
+    choice["accuracy_norm"] = summary.choice_normalised.value();
+    choice["standard_error_norm"] = summary.choice_normalised.standard_error();
+  }
+  if (summary.last_word.items > 0) {
+    json& word = out["last_word"] = to_json(summary.last_word);
+    word["perplexity"] = std::exp(summary.target_loss);
+  }
+  return out;
+}
+
+std::string percent(const Accuracy& accuracy) {
+  return fmt::format("{:.2f} % (± {:.2f})", 100 * accuracy.value(),
+                     100 * accuracy.standard_error());
+}
+
+void print_summary(const TaskSummary& summary) {
+  if (summary.choice.items > 0) {
+    fmt::print("multiple choice  {} items  accuracy {}  per byte {}\n", summary.choice.items,
+               percent(summary.choice), percent(summary.choice_normalised));
+  }
+  if (summary.last_word.items > 0) {
+    fmt::print("last word        {} items  accuracy {}  perplexity {:.4f}\n",
+               summary.last_word.items, percent(summary.last_word), std::exp(summary.target_loss));
+  }
+}
+
+json details_of(const TaskItem& item, const TaskResult& result) {
+  json line = {{"id", item.id}};
+  if (item.answer) {
+    line["log_likelihoods"] = result.log_likelihoods;
+    line["answer"] = *item.answer;
+    line["chosen"] = result.chosen;
+    line["chosen_norm"] = result.chosen_normalised;
+  } else {
+    line["log_likelihood"] = result.log_likelihoods.front();
+    line["greedy"] = result.greedy;
+  }
+  return line;
+}
+
+class EvalTasksCommand final : public Command {
+ public:
+  EvalTasksCommand()
+      : Command("eval-tasks", "Zero-shot accuracy: multiple choice and last-word prediction.") {
+    options_.add_options()("model", po::value(&model_)->value_name("DIR"),
+                           "Hugging Face directory (with --packed: optional, checked to match)");
+    options_.add_options()("packed", po::value(&packed_)->value_name("DIR"),
+                           "evaluate this packed model");
+    options_.add_options()("tasks", po::value(&tasks_)->required()->value_name("FILE"),
+                           "items as JSON lines of token ids (jobs/convert_tasks.py makes them)");
+    options_.add_options()("items", po::value(&items_)->default_value(0, "all")->value_name("N"),
+                           "use the first N items");
+    options_.add_options()("details", po::value(&details_)->value_name("FILE"),
+                           "also write every item's log-likelihoods, as JSON lines");
+    options_.add_options()("json", po::bool_switch(&json_), "print JSON");
+    options_.add_options()("threads",
+                           po::value(&threads_)->default_value(0, "auto")->value_name("N"),
+                           "OpenMP threads per rank");
+    options_.add_options()("backend",
+                           po::value(&backend_)->default_value("auto")->value_name("NAME"),
+                           "auto, cpu or cuda");
+    options_.add_options()("progress",
+                           po::value(&progress_)->default_value("auto")->value_name("STYLE"),
+                           "auto, bar, lines or none");
+    options_.add_options()("config", po::value<std::string>()->value_name("FILE"),
+                           "more options, one `name=value` a line; the command line wins");
+  }
+
+  void check() override {
+    if (model_.empty() && packed_.empty()) {
+      throw UsageError("give --model DIR, or --packed DIR, or both");
+    }
+    if (items_ < 0) throw UsageError(fmt::format("--items {}: must be positive", items_));
+    static_cast<void>(parse_progress(progress_));
+  }
+
+  int run(Collectives& comm, int node_size) override {
+    const int threads = choose_threads(threads_, node_size);
+    std::unique_ptr<Backend> backend;
+    std::ofstream details;
+    agree(comm, [&] {
+      backend = make_backend(backend_, threads);
+      // Before the work, so that a mistyped path costs nothing.
+      if (comm.rank() == 0 && !details_.empty()) {
+        details.open(details_);
+        if (!details) fail("--details: cannot write {}", details_);
+      }
+    });
+    Progress progress(parse_progress(progress_), comm.rank());
+    const TaskScores scores =
+        score_tasks(comm, *backend, {model_, packed_, tasks_, items_}, progress);
+    agree(comm, [&] {
+      if (details.is_open()) write_details(details, scores);
+    });
+    if (comm.rank() != 0) return EXIT_SUCCESS;
+    const TaskSummary summary = summarise(scores);
+    if (json_) {
+      fmt::print("{}\n", to_json(summary).dump());
+    } else {
+      print_summary(summary);
+    }
+    return EXIT_SUCCESS;
+  }
+
+ private:
+  void write_details(std::ofstream& file, const TaskScores& scores) const {
+    for (std::size_t i = 0; i < scores.items.size(); ++i) {
+      file << details_of(scores.items[i], scores.results[i]).dump() << '\n';
+    }
+    file.close();
+    if (!file) fail("--details: cannot write {}: is the disk full?", details_);
+  }
+
+  std::string model_;
+  std::string packed_;
+  std::string tasks_;
+  std::string details_;
+  index_t items_ = 0;
+  bool json_ = false;
+  int threads_ = 0;
+  std::string backend_;
+  std::string progress_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_eval_tasks_command() { return std::make_unique<EvalTasksCommand>(); }
+
+}  // namespace quip::cli

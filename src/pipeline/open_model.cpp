@@ -1,0 +1,51 @@
+#include "quip/pipeline/open_model.hpp"
+
+#include <span>
+#include <string>
+
+#include "quip/core/digest.hpp"
+#include "quip/core/error.hpp"
+#include "quip/model/safetensors.hpp"
+#include "quip/pipeline/loader.hpp"
+
+namespace quip {
+namespace {
+
+void require_same_config(const PackedModel& packed, const std::filesystem::path& directory,
+                         const std::filesystem::path& model) {
+  const std::string text = read_config(model).text;
+  const auto& recorded = packed.manifest().at("inputs").at("config_digest");
+  if (digest_of(std::as_bytes(std::span(text))) != recorded.get<std::string>()) {
+    fail(
+        "{} was not made from {}: their config.json differ; give the --model it was made from, "
+        "or leave --model out",
+        directory.string(), model.string());
+  }
+}
+
+}  // namespace
+
+OpenModel open_model(const std::filesystem::path& model, const std::filesystem::path& packed) {
+  OpenModel opened;
+  if (packed.empty()) {
+    const ModelConfig config = read_config(model);
+    opened.checkpoint = open_checkpoint(model);
+    opened.family = make_family(config, *opened.checkpoint);
+    return opened;
+  }
+  opened.packed = std::make_unique<PackedModel>(packed);
+  const PackedModel& layers = *opened.packed;
+  const ModelConfig config =
+      parse_config(layers.manifest().at("config").dump(), packed.string() + "/manifest.json");
+  if (!model.empty()) require_same_config(layers, packed, model);
+  opened.family = make_family(
+      config, layers, [&](const std::string& linear) { return layers.is_quantized(linear); });
+  return opened;
+}
+
+WeightSet OpenModel::block(Collectives& comm, Backend& backend, index_t number) const {
+  return packed ? load_block(comm, backend, *packed, *family, number)
+                : load_block(comm, backend, *checkpoint, *family, number);
+}
+
+}  // namespace quip

@@ -1,0 +1,111 @@
+#include "quip/pipeline/scoring.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "quip/pipeline/loader.hpp"
+
+namespace quip {
+namespace {
+
+constexpr index_t head_slice_elements = index_t{1} << 22;  // 16 MiB of fp32 at a time
+
+/// Replaces the states by what the head multiplies.
+Tensor finish_shard(Collectives& comm, Backend& backend, const Family& family,
+                    const WeightSet& ends, const SampleShard& shard, Tensor states) {
+  const index_t width = family.head().shape[1];
+  Tensor other;
+  agree(comm, [&] {
+    const bool in_place = states.cols() == width;
+    if (!in_place) other = backend.allocate(shard.tokens(), width);
+    const TensorView finished = in_place ? states.view() : other.view();
+    backend.for_each_unit(shard.samples.count(), [&](index_t s) {
+      const Tensor out = family.finish(backend, ends, shard.rows_of(states.cview(), s));
+      backend.copy(out.cview(), shard.rows_of(finished, s));
+    });
+  });
+  return states.cols() == width ? std::move(states) : std::move(other);
+}
+
+/// The predictions of one sample while the slices of the vocabulary pass by.
+struct RunningSoftmax {
+  explicit RunningSoftmax(index_t count)
+      : maximum(static_cast<std::size_t>(count), -std::numeric_limits<double>::infinity()),
+        sum(static_cast<std::size_t>(count), 0.0),
+        target(static_cast<std::size_t>(count), 0.0) {}
+
+  [[nodiscard]] std::vector<TokenScore> scores() const {
+    std::vector<TokenScore> out(sum.size());
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      out[i] = {target[i] - (maximum[i] + std::log(sum[i])), target[i] == maximum[i]};
+    }
+    return out;
+  }
+
+  std::vector<double> maximum;
+  std::vector<double> sum;  ///< Σ exp(logit − maximum)
+  std::vector<double> target;
+};
+
+/// Never more of the head in memory than one slice: with large vocabularies it is the largest
+/// tensor of a model.
+std::vector<std::vector<TokenScore>> apply_head(Collectives& comm, Backend& backend,
+                                                const OpenModel& model, const SampleShard& shard,
+                                                std::span<const index_t> first_scored,
+                                                ConstTensorView finished) {
+  std::vector<RunningSoftmax> running;
+  for (index_t s = 0; s < shard.samples.count(); ++s) {
+    running.emplace_back(shard.length_of(s) - first_scored[s]);
+  }
+  const TensorSpec head = model.family->head();
+  const index_t vocabulary = head.shape[0];
+  const index_t slice = std::max<index_t>(1, head_slice_elements / head.shape[1]);
+  for (index_t first = 0; first < vocabulary; first += slice) {
+    const Range rows{first, std::min(first + slice, vocabulary)};
+    const Tensor weights = load_rows(comm, backend, model.source(), head.name, rows);
+    agree(comm, [&] {
+      backend.for_each_unit(shard.samples.count(), [&](index_t s) {
+        RunningSoftmax& r = running[s];
+        const auto count = static_cast<index_t>(r.sum.size());
+        // The state at position t predicts the token at t + 1.
+        const ConstTensorView states =
+            shard.rows_of(finished, s).middle_rows(first_scored[s] - 1, count);
+        backend.log_sum_exp_slice(states, weights.cview(), first,
+                                  shard.sample(s).subspan(first_scored[s]), r.maximum, r.sum,
+                                  r.target);
+      });
+    });
+  }
+  std::vector<std::vector<TokenScore>> scores;
+  scores.reserve(running.size());
+  for (const RunningSoftmax& sample : running) scores.push_back(sample.scores());
+  return scores;
+}
+
+}  // namespace
+
+std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& backend,
+                                                  const OpenModel& model, const SampleShard& shard,
+                                                  std::span<const index_t> first_scored,
+                                                  Progress& progress) {
+  Family& family = *model.family;
+  agree(comm, [&] { family.prepare(backend, shard.length); });
+  WeightSet ends;
+  load_into(ends, comm, backend, model.source(), family.end_tensors());
+  Tensor states = embed_shard(comm, backend, family, model.source(), ends, shard);
+  const index_t blocks = family.config().blocks;
+  progress.start(blocks, "block");
+  for (index_t b = 0; b < blocks; ++b) {
+    progress.update(b, "forward");
+    const WeightSet weights = model.block(comm, backend, b);
+    forward_shard(comm, backend, family, b, weights, shard, states.view());
+  }
+  progress.update(blocks, "loss");
+  const Tensor finished = finish_shard(comm, backend, family, ends, shard, std::move(states));
+  auto scores = apply_head(comm, backend, model, shard, first_scored, finished.cview());
+  progress.finish();
+  return scores;
+}
+
+}  // namespace quip
