@@ -21,13 +21,17 @@ By default the tokenizer adds what it adds before any text (often a beginning-of
 harness left it out, so repeat its numbers with --no-special-tokens.
 """
 
+import os
+import sys
+
+if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
+    del sys.path[0]  # Python's own module `tokenize` must not be looked for here
+
 import argparse
 import csv
 import json
-import os
 import random
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,7 +8,7 @@ usage() {
 Usage: jobs/install-deps.sh [--tests] [--venv]
   --tests   also what tests/run.sh needs: linters, PyTorch, and the virtual environment
   --venv    also the Python virtual environment .venv (tests/requirements.txt), which
-            jobs/tokenize_text.py runs in
+            jobs/tokenize.py runs in
 Does nothing, quickly, where everything is there already.
 TEXT
 }

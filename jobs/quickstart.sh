@@ -66,5 +66,5 @@ size               $(size "$model/model.safetensors") before, $(size "$out"/bloc
 The quantized model lies in $out. Next:
   build/release/bin/quip inspect $out
   build/release/bin/quip export --packed $out --model $model --format bf16 --out DIR
-Your own model: jobs/tokenize_text.py makes its token sets, jobs/quantize.sbatch runs it under Slurm.
+Your own model: jobs/tokenize.py makes its token sets, jobs/quantize.sbatch runs it under Slurm.
 TEXT

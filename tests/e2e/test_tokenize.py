@@ -1,4 +1,4 @@
-"""jobs/tokenize_text.py against the token sets that lie beside the models."""
+"""jobs/tokenize.py against the token sets that lie beside the models."""
 
 import importlib.util
 import json
@@ -15,9 +15,7 @@ import hf_models
 EXCERPT = cli.DATA / "tokens" / "sherlock_excerpt.txt"
 MODEL = cli.model("llama-nano")
 
-spec = importlib.util.spec_from_file_location(
-    "tokenize_job", cli.ROOT / "jobs" / "tokenize_text.py"
-)
+spec = importlib.util.spec_from_file_location("tokenize_job", cli.ROOT / "jobs" / "tokenize.py")
 job = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(job)
 

@@ -4,16 +4,20 @@
 Calibration draws random windows from the text; evaluation (--sequential) cuts it into
 consecutive rows. Run it in the environment of `jobs/install-deps.sh --venv`:
 
-  .venv/bin/python jobs/tokenize_text.py c4.jsonl --field text --model DIR --out calibration.h5
+  .venv/bin/python jobs/tokenize.py c4.jsonl --field text --model DIR --out calibration.h5
 """
+
+import os
+import sys
+
+if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
+    del sys.path[0]  # Python's own module `tokenize` must not be looked for here
 
 import argparse
 import array
 import itertools
 import json
-import os
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(parse(arguments))
     except InputError as failure:
-        print(f"tokenize_text.py: error: {failure}", file=sys.stderr)
+        print(f"tokenize.py: error: {failure}", file=sys.stderr)
         return 1
     return 0
 
