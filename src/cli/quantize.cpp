@@ -9,6 +9,12 @@ namespace {
 
 namespace po = boost::program_options;
 
+bool parse_switch(const char* option, const std::string& value) {
+  if (value == "on") return true;
+  if (value == "off") return false;
+  throw UsageError(fmt::format("{} {}: must be on or off", option, value));
+}
+
 class QuantizeCommand final : public Command {
  public:
   QuantizeCommand() : Command("quantize", "Quantize a Hugging Face checkpoint to a packed model.") {
@@ -24,10 +30,17 @@ class QuantizeCommand final : public Command {
                            "rounding: ldlq or nearest");
     options_.add_options()(
         "processing", po::value(&processing_)->default_value("incoherence")->value_name("NAME"),
-        "incoherence (rescale, transform, one grid per layer) or baseline (min-max grid per row)");
-    options_.add_options()("transform",
-                           po::value(&transform_)->default_value("kronecker")->value_name("NAME"),
-                           "random orthogonal transform: kronecker or none");
+        "incoherence (--rescale on --transform kronecker --grid incoherent) or baseline (--rescale "
+        "off --transform none --grid minmax); each step may be set on its own");
+    options_.add_options()("rescale", po::value(&rescale_)->value_name("on|off"),
+                           "scale each input channel by (H_jj / (W'W)_jj)^(1/4) first");
+    options_.add_options()("transform", po::value(&transform_)->value_name("NAME"),
+                           "random orthogonal transform: kronecker, kronecker-blocked, "
+                           "kronecker-nopermute, hadamard, dense (small layers) or none");
+    options_.add_options()("grid", po::value(&grid_)->value_name("NAME"),
+                           "levels: incoherent (one per layer) or minmax (per row or group)");
+    options_.add_options()("symmetric", po::bool_switch(&symmetric_),
+                           "min-max grid with zero in its middle");
     options_.add_options()("rho", po::value(&rho_)->default_value("auto")->value_name("X"),
                            "half width of the grid over rms(W), or auto: searched per layer");
     options_.add_options()("clamp",
@@ -65,7 +78,10 @@ class QuantizeCommand final : public Command {
     }
     layer.method = parse_method(method_);
     layer.processing = parse_processing(processing_);
-    layer.transform = parse_transform(transform_);
+    if (given("transform")) layer.transform = parse_transform(transform_);
+    if (given("rescale")) layer.rescaling = parse_switch("--rescale", rescale_);
+    if (given("grid")) layer.grid_kind = parse_grid(grid_);
+    layer.symmetric = symmetric_;
     layer.clamp = parse_clamp(clamp_);
     layer.seed = seed_;
     layer.damping = damp_;
@@ -129,17 +145,21 @@ class QuantizeCommand final : public Command {
       layer.rho = 2.4;
       layer.clamp = Clamp::pre;
     }
-    if (layer.processing == Processing::baseline) {
-      if (given("rho")) {
-        throw UsageError(
-            "--rho belongs to the grid of --processing incoherence; the baseline's "
-            "min-max grid has none: leave out one of the two");
+    check_grid(layer.grid());
+  }
+
+  /// Options of one kind of grid are refused with the other; the message names what chose it.
+  void check_grid(GridKind grid) const {
+    const std::string chosen = given("grid") ? "--grid " + grid_ : "--processing " + processing_;
+    const auto refuse = [&](const char* option, GridKind wanted) {
+      if (given(option) && grid != wanted) {
+        throw UsageError(fmt::format(
+            "--{} belongs to --grid {} and does not go with {}: leave out one of the two", option,
+            to_string(wanted), chosen));
       }
-      if (given("transform") && layer.transform != TransformKind::none) {
-        throw UsageError(
-            "--transform belongs to --processing incoherence: leave out one of the two");
-      }
-    }
+    };
+    refuse("rho", GridKind::incoherent);
+    if (symmetric_) refuse("symmetric", GridKind::minmax);
   }
 
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> settings(const Backend& backend,
@@ -156,7 +176,9 @@ class QuantizeCommand final : public Command {
             {"processing", to_string(layer.processing)},
             {"transform", to_string(layer.effective_transform())},
             {"rho", !grid ? "-" : (layer.rho ? fmt::format("{}", *layer.rho) : "auto")},
+            {"rescale", layer.rescale() ? "on" : "off"},
             {"clamp", to_string(layer.clamp)},
+            {"grid", to_string(layer.grid()) + (layer.symmetric ? ", symmetric" : "")},
             {"damp", fmt::format("{}", layer.damping)},
             {"seed", std::to_string(layer.seed)},
             {"skip", skip_.empty() ? "-" : skip_},
@@ -175,7 +197,10 @@ class QuantizeCommand final : public Command {
   std::string transform_;
   std::string rho_;
   std::string clamp_;
+  std::string rescale_;
   bool paper_ = false;
+  std::string grid_;
+  bool symmetric_ = false;
   double damp_ = 0.01;
   index_t samples_ = 0;
   std::uint64_t seed_ = 0;

@@ -124,6 +124,8 @@ StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<c
   out.cols = weights.cols;
   out.bits = options.bits;
   out.grid = options.grid();
+  out.group_size = options.group_size;
+  out.symmetric = options.symmetric;
   out.transform = options.effective_transform();
   if (out.transform != TransformKind::none) {
     out.seed_u = layer.seed_u;
@@ -132,8 +134,8 @@ StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<c
   out.rescale = layer.rescale;
   out.codes = gather_rows(comm, mine.codes, rows, out.row_bytes());
   if (out.grid == GridKind::minmax) {
-    out.scale = gather_rows(comm, mine.scale, rows, 1);
-    out.zero = gather_rows(comm, mine.zero, rows, 1);
+    out.scale = gather_rows(comm, mine.scale, rows, out.groups());
+    if (!out.symmetric) out.zero = gather_rows(comm, mine.zero, rows, out.groups());
   } else {
     out.scale = {incoherent_scale(layer, rho)};
   }

@@ -11,19 +11,27 @@ namespace {
 
 constexpr index_t rows_at_once = 64;
 
+RowGrid grid_of(const QuantizedLinear& layer, index_t row, index_t group) {
+  if (layer.grid == GridKind::incoherent) return incoherent_grid(layer.scale[0], layer.bits);
+  const auto i = static_cast<std::size_t>(row * layer.groups() + group);
+  return minmax_grid(layer.scale[i], layer.symmetric ? middle_level(layer.bits) : layer.zero[i]);
+}
+
 /// w' of rows [first, first + count), transposed into `tile` [cols × count].
 void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> tile) {
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(layer.cols));
   for (index_t i = 0; i < tile.cols; ++i) {
-    const auto row = static_cast<std::size_t>(first + i);
     unpack_row(layer.codes.data() + (first + i) * layer.row_bytes(), layer.cols, layer.bits,
                codes.data());
-    const RowGrid grid = layer.grid == GridKind::minmax
-                             ? minmax_grid(layer.scale[row], layer.zero[row])
-                             : incoherent_grid(layer.scale[0], layer.bits);
-    for (index_t k = 0; k < layer.cols; ++k) {
-      const auto level = static_cast<float>(codes[static_cast<std::size_t>(k)]);
-      tile(k, i) = (level - grid.offset) * grid.step;
+    for (index_t group = 0; group < layer.groups(); ++group) {
+      const RowGrid grid = grid_of(layer, first + i, group);
+      const index_t begin = group * layer.group_size;
+      const index_t end =
+          layer.group_size == 0 ? layer.cols : std::min(layer.cols, begin + layer.group_size);
+      for (index_t k = begin; k < end; ++k) {
+        const auto level = static_cast<float>(codes[static_cast<std::size_t>(k)]);
+        tile(k, i) = (level - grid.offset) * grid.step;
+      }
     }
   }
 }

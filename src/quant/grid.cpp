@@ -25,4 +25,10 @@ MinmaxParameters fit_minmax(float low, float high, int bits) {
   return {scale, static_cast<std::uint8_t>(zero)};
 }
 
+MinmaxParameters fit_symmetric(float low, float high, int bits) {
+  float reach = std::max(-low, high);
+  if (reach == 0.0F) reach = 1.0F;
+  return {2 * reach / top_level(bits), middle_level(bits)};
+}
+
 }  // namespace quip

@@ -80,12 +80,13 @@ std::vector<RowGrid> fit_grids(MatrixView<const float> tile, index_t rows, index
   }
   std::vector<RowGrid> grids(at(tile.cols));
   for (index_t r = 0; r < tile.cols; ++r) {
-    const auto [row_scale, zero] = fit_minmax(low[at(r)], high[at(r)], options.bits);
+    const auto [row_scale, zero] = options.symmetric
+                                       ? fit_symmetric(low[at(r)], high[at(r)], options.bits)
+                                       : fit_minmax(low[at(r)], high[at(r)], options.bits);
     grids[at(r)] = minmax_grid(row_scale, zero);
-    if (r < rows) {
-      out.scale[at(first_lane + r)] = row_scale;
-      out.zero[at(first_lane + r)] = zero;
-    }
+    if (r >= rows) continue;
+    out.scale[at(first_lane + r)] = row_scale;
+    if (!options.symmetric) out.zero[at(first_lane + r)] = zero;
   }
   return grids;
 }
@@ -117,7 +118,7 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
   out.rows = tiles.rows();
   out.codes.resize(at(rows * row_bytes));
   out.scale.resize(minmax ? at(rows) : 0);
-  out.zero.resize(minmax ? at(rows) : 0);
+  out.zero.resize(minmax && !options.symmetric ? at(rows) : 0);
   out.losses.resize(at(rows));
   const auto rounder = make_rounder(options.method);
 #pragma omp parallel for schedule(dynamic)

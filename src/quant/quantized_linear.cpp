@@ -39,7 +39,7 @@ void feed(Digest& digest, const std::vector<T>& values) {
 
 std::string to_string(GridKind kind) { return name_of(kind, grid_names); }
 std::string to_string(TransformKind kind) { return name_of(kind, transform_names); }
-GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names, "grid"); }
+GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names, "--grid"); }
 TransformKind parse_transform(const std::string& text) {
   return parse_name(text, transform_names, "--transform");
 }
@@ -81,6 +81,11 @@ std::string digest_of(const QuantizedLinear& layer) {
   feed(digest, static_cast<std::int64_t>(layer.bits));
   digest.update(to_string(layer.grid));
   digest.update(to_string(layer.transform));
+  if (layer.group_size != 0) {
+    digest.update("groups");
+    feed(digest, layer.group_size);
+  }
+  if (layer.symmetric) digest.update("symmetric");
   feed(digest, layer.seed_u);
   feed(digest, layer.seed_v);
   feed(digest, layer.codes);
@@ -101,9 +106,13 @@ void validate(const QuantizedLinear& layer, const std::string& layer_name) {
   require(static_cast<index_t>(layer.codes.size()) == layer.rows * layer.row_bytes(),
           "codes have the wrong size");
   const bool minmax = layer.grid == GridKind::minmax;
-  require(static_cast<index_t>(layer.scale.size()) == (minmax ? layer.rows : 1),
+  require(layer.group_size >= 0, "the group size must not be negative");
+  require(minmax || (layer.group_size == 0 && !layer.symmetric),
+          "groups and symmetry belong to the min-max grid");
+  const index_t grids = layer.rows * layer.groups();
+  require(static_cast<index_t>(layer.scale.size()) == (minmax ? grids : 1),
           "scale has the wrong size");
-  require(static_cast<index_t>(layer.zero.size()) == (minmax ? layer.rows : 0),
+  require(static_cast<index_t>(layer.zero.size()) == (minmax && !layer.symmetric ? grids : 0),
           "zero has the wrong size");
   require(std::all_of(layer.zero.begin(), layer.zero.end(),
                       [&](std::uint8_t zero) { return zero < (1U << layer.bits); }),

@@ -15,9 +15,9 @@ constexpr index_t kMaxExtent = index_t{1} << 28;
 index_t packed_bytes(index_t count, int bits) { return (count * bits + 7) / 8; }
 
 std::vector<std::uint8_t> pack_zero(const QuantizedLinear& layer) {
-  if (layer.grid != GridKind::minmax) return {};
-  std::vector<std::uint8_t> packed(static_cast<std::size_t>(packed_bytes(layer.rows, layer.bits)));
-  pack_row(layer.zero.data(), layer.rows, layer.bits, packed.data());
+  const index_t count = std::ssize(layer.zero);
+  std::vector<std::uint8_t> packed(static_cast<std::size_t>(packed_bytes(count, layer.bits)));
+  if (count > 0) pack_row(layer.zero.data(), count, layer.bits, packed.data());
   return packed;
 }
 
@@ -69,6 +69,8 @@ class BlockLayout {
     write_attribute(group, "method", stored.method, where_);
     write_attribute(group, "grid", to_string(layer.grid), where_);
     write_attribute(group, "transform", to_string(layer.transform), where_);
+    write_attribute(group, "group_size", layer.group_size, where_);
+    write_attribute(group, "symmetric", std::int64_t{layer.symmetric}, where_);
     write_attribute(group, "seed_u", layer.seed_u, where_);
     write_attribute(group, "seed_v", layer.seed_v, where_);
     write_attribute(group, "digest", digest_of(layer), where_);
@@ -101,15 +103,18 @@ class LayerReader {
     QuantizedLinear layer;
     layer.rows = extent("rows");
     layer.cols = extent("cols");
-    layer.bits = static_cast<int>(ranged("bits", 8));
+    layer.bits = static_cast<int>(ranged("bits", 1, 8));
     layer.grid = parse_grid(attribute<std::string>("grid"));
     layer.transform = parse_transform(attribute<std::string>("transform"));
+    layer.group_size = ranged("group_size", 0, kMaxExtent);
+    layer.symmetric = ranged("symmetric", 0, 1) != 0;
     layer.seed_u = attribute<std::uint64_t>("seed_u");
     layer.seed_v = attribute<std::uint64_t>("seed_v");
     layer.codes = dataset<std::uint8_t>("codes", H5T_NATIVE_UINT8, {layer.rows, layer.row_bytes()});
-    const bool per_row = layer.grid == GridKind::minmax;
-    layer.scale = dataset<float>("scale", H5T_NATIVE_FLOAT, {per_row ? layer.rows : 1});
-    if (per_row) layer.zero = zero(layer.rows, layer.bits);
+    const bool minmax = layer.grid == GridKind::minmax;
+    const index_t grids = minmax ? layer.rows * layer.groups() : 1;
+    layer.scale = dataset<float>("scale", H5T_NATIVE_FLOAT, {grids});
+    if (minmax && !layer.symmetric) layer.zero = zero(grids, layer.bits);
     if (has_link(group_.get(), "rescale", where_)) {
       layer.rescale = dataset<float>("rescale", H5T_NATIVE_FLOAT, {layer.cols});
     }
@@ -134,15 +139,15 @@ class LayerReader {
   }
 
  private:
-  [[nodiscard]] index_t ranged(const char* name, index_t limit) const {
+  [[nodiscard]] index_t ranged(const char* name, index_t least, index_t most) const {
     const auto value = attribute<std::int64_t>(name);
-    if (value < 1 || value > limit) {
-      fail("{}: {} is {}, outside 1 … {}; the file is damaged", where_, name, value, limit);
+    if (value < least || value > most) {
+      fail("{}: {} is {}, outside {} … {}; the file is damaged", where_, name, value, least, most);
     }
     return value;
   }
 
-  [[nodiscard]] index_t extent(const char* name) const { return ranged(name, kMaxExtent); }
+  [[nodiscard]] index_t extent(const char* name) const { return ranged(name, 1, kMaxExtent); }
 
   template <typename T>
   [[nodiscard]] std::vector<T> dataset(const char* name, hid_t memory_type,
@@ -166,10 +171,11 @@ class LayerReader {
     return elements;
   }
 
-  [[nodiscard]] std::vector<std::uint8_t> zero(index_t rows, int bits) const {
-    const auto packed = dataset<std::uint8_t>("zero", H5T_NATIVE_UINT8, {packed_bytes(rows, bits)});
-    std::vector<std::uint8_t> zero(static_cast<std::size_t>(rows));
-    unpack_row(packed.data(), rows, bits, zero.data());
+  [[nodiscard]] std::vector<std::uint8_t> zero(index_t count, int bits) const {
+    const auto packed =
+        dataset<std::uint8_t>("zero", H5T_NATIVE_UINT8, {packed_bytes(count, bits)});
+    std::vector<std::uint8_t> zero(static_cast<std::size_t>(count));
+    unpack_row(packed.data(), count, bits, zero.data());
     return zero;
   }
 

@@ -276,7 +276,9 @@ def test_disk_is_full(checkpoint, tmp_path):
         (("--paper", "--rho", 2.0), "--rho"),
         (("--paper", "--clamp", "feedback"), "--clamp"),
         (("--processing", "baseline", "--rho", 2.4), "--rho"),
-        (("--processing", "baseline", "--transform", "kronecker"), "--transform"),
+        (("--transform", "magic"), "--transform"),
+        (("--grid", "magic"), "--grid"),
+        (("--rescale", "maybe"), "--rescale"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else value,
 )

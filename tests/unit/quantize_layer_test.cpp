@@ -1,5 +1,6 @@
 // One layer from weights and Hessian to codes and back, against the definitions.
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -101,6 +102,8 @@ Outcome quantize(const Matrix<float>& w, const Matrix<double>& h, const LayerOpt
   out.layer.bits = options.bits;
   out.layer.grid = options.grid();
   out.layer.transform = options.effective_transform();
+  out.layer.group_size = options.group_size;
+  out.layer.symmetric = options.symmetric;
   out.layer.seed_u = prepared.seed_u;
   out.layer.seed_v = prepared.seed_v;
   out.layer.rescale = prepared.rescale;
@@ -125,6 +128,9 @@ struct Case {
   Method method;
   Clamp clamp;
   int bits;
+  std::optional<bool> rescaling = {};
+  std::optional<GridKind> grid = {};
+  bool symmetric = false;
 };
 
 class QuantizeLayer : public testing::TestWithParam<Case> {
@@ -136,6 +142,9 @@ class QuantizeLayer : public testing::TestWithParam<Case> {
     options.method = c.method;
     options.clamp = c.clamp;
     options.bits = c.bits;
+    options.rescaling = c.rescaling;
+    options.grid_kind = c.grid;
+    options.symmetric = c.symmetric;
     options.seed = 42;
     return options;
   }
@@ -179,6 +188,30 @@ INSTANTIATE_TEST_SUITE_P(
         Case{Processing::baseline, TransformKind::none, Method::ldlq, Clamp::pre, 3},
         Case{Processing::baseline, TransformKind::none, Method::nearest, Clamp::pre, 4},
         Case{Processing::baseline, TransformKind::none, Method::ldlq, Clamp::feedback, 8}));
+
+// Every step on its own, and steps of one bundle inside the other.
+INSTANTIATE_TEST_SUITE_P(
+    Steps, QuantizeLayer,
+    testing::Values(
+        Case{Processing::incoherence, TransformKind::kronecker_blocked, Method::ldlq,
+             Clamp::feedback, 2},
+        Case{Processing::incoherence, TransformKind::kronecker_nopermute, Method::ldlq,
+             Clamp::feedback, 3},
+        Case{Processing::incoherence, TransformKind::hadamard, Method::ldlq, Clamp::feedback, 2},
+        Case{Processing::incoherence, TransformKind::hadamard, Method::nearest, Clamp::pre, 4},
+        Case{Processing::incoherence, TransformKind::dense, Method::ldlq, Clamp::feedback, 2},
+        Case{Processing::incoherence, TransformKind::kronecker, Method::ldlq, Clamp::feedback, 2,
+             false},
+        Case{Processing::incoherence, TransformKind::kronecker, Method::ldlq, Clamp::feedback, 3,
+             true, GridKind::minmax},
+        Case{Processing::incoherence, TransformKind::hadamard, Method::ldlq, Clamp::pre, 3, true,
+             GridKind::minmax, true},
+        Case{Processing::baseline, TransformKind::kronecker, Method::ldlq, Clamp::feedback, 2},
+        Case{Processing::baseline, TransformKind::none, Method::ldlq, Clamp::feedback, 3, true},
+        Case{Processing::baseline, TransformKind::none, Method::ldlq, Clamp::pre, 4, false,
+             GridKind::incoherent},
+        Case{Processing::baseline, TransformKind::none, Method::nearest, Clamp::feedback, 4, false,
+             GridKind::minmax, true}));
 
 // LDLQ from its definition, column by column in fp64 with L in fp64: almost every code agrees
 // (those within rounding of a boundary may fall to either side and pull others along).
@@ -344,6 +377,73 @@ TEST(MinmaxGrid, CoversTheRowAndHasZeroOnIt) {
   EXPECT_EQ(p.zero, 1);
   const MinmaxParameters zeros = fit_minmax(0.0F, 0.0F, 2);
   EXPECT_FLOAT_EQ(zeros.scale, 2.0F / 3.0F);
+}
+
+// [−1, 2] becomes [−2, 2] on 4 levels: steps of 4/3, zero is level 2.
+TEST(MinmaxGrid, SymmetricHasZeroInItsMiddle) {
+  const MinmaxParameters p = fit_symmetric(-1.0F, 2.0F, 2);
+  EXPECT_FLOAT_EQ(p.scale, 4.0F / 3.0F);
+  EXPECT_EQ(p.zero, 2);
+  EXPECT_EQ(fit_symmetric(-3.0F, 0.0F, 4).zero, 8);
+  EXPECT_FLOAT_EQ(fit_symmetric(-3.0F, 0.0F, 4).scale, 0.4F);
+  EXPECT_FLOAT_EQ(fit_symmetric(0.0F, 0.0F, 2).scale, 2.0F / 3.0F);
+}
+
+// Two rows of six columns in groups of four: scales and zero points by hand.
+TEST(Dequantize, EveryGroupHasItsScaleAndZero) {
+  QuantizedLinear layer;
+  layer.rows = 2;
+  layer.cols = 6;
+  layer.bits = 4;
+  layer.grid = GridKind::minmax;
+  layer.transform = TransformKind::none;
+  layer.group_size = 4;
+  layer.scale = {1.0F, 0.5F, 2.0F, 4.0F};
+  layer.zero = {1, 2, 3, 4};
+  const std::uint8_t codes[2][6] = {{0, 1, 2, 3, 4, 5}, {6, 7, 8, 9, 10, 11}};
+  layer.codes.resize(6);
+  for (index_t i = 0; i < 2; ++i) pack_row(codes[i], 6, 4, layer.codes.data() + 3 * i);
+  validate(layer, "test");
+  const float expected[] = {-1, 0, 1, 2, 1, 1.5, 6, 8, 10, 12, 24, 28};
+  const Matrix<float> w = dequantize(layer);
+  for (index_t i = 0; i < w.size(); ++i) EXPECT_EQ(w.data()[i], expected[i]) << i;
+  layer.scale.pop_back();
+  EXPECT_THROW(validate(layer, "test"), Error);
+}
+
+// Symmetric: 2^(bits−1) is the zero point of every row and nothing is stored.
+TEST(Dequantize, SymmetricGridsStoreNoZero) {
+  QuantizedLinear layer;
+  layer.rows = 1;
+  layer.cols = 4;
+  layer.bits = 2;
+  layer.grid = GridKind::minmax;
+  layer.transform = TransformKind::none;
+  layer.symmetric = true;
+  layer.scale = {0.25F};
+  layer.codes = {0b11100100};
+  validate(layer, "test");
+  const float expected[] = {-0.5F, -0.25F, 0.0F, 0.25F};
+  const Matrix<float> w = dequantize(layer);
+  for (index_t i = 0; i < 4; ++i) EXPECT_EQ(w.data()[i], expected[i]) << i;
+}
+
+// What reads a layer differently is told apart; what does not apply leaves the digest alone.
+TEST(Digest, TellsGroupsAndSymmetryApart) {
+  QuantizedLinear layer;
+  layer.rows = 1;
+  layer.cols = 4;
+  layer.bits = 2;
+  layer.grid = GridKind::minmax;
+  layer.scale = {0.25F, 1.0F};
+  layer.codes = {0};
+  layer.group_size = 2;
+  const std::string two = digest_of(layer);
+  layer.group_size = 3;
+  const std::string three = digest_of(layer);
+  layer.symmetric = true;
+  EXPECT_NE(two, three);
+  EXPECT_NE(three, digest_of(layer));
 }
 
 }  // namespace

@@ -17,6 +17,11 @@ struct RowGrid {
 /// The highest level, 2^bits − 1.
 [[nodiscard]] inline float top_level(int bits) { return static_cast<float>((1 << bits) - 1); }
 
+/// The zero point of a symmetric minmax grid: 2^(bits−1), so that 0 is a level.
+[[nodiscard]] inline std::uint8_t middle_level(int bits) {
+  return static_cast<std::uint8_t>(1 << (bits - 1));
+}
+
 /// QuIP's grid: w ↦ (w/scale + 1)/2 · top, symmetric about 0, `scale` its half width.
 [[nodiscard]] RowGrid incoherent_grid(float scale, int bits);
 
@@ -29,5 +34,8 @@ struct MinmaxParameters {
   std::uint8_t zero = 0;
 };
 [[nodiscard]] MinmaxParameters fit_minmax(float low, float high, int bits);
+/// The same with the range widened to be symmetric about 0 and middle_level as zero point: as in
+/// OPTQ, the highest level falls short of the range by one step.
+[[nodiscard]] MinmaxParameters fit_symmetric(float low, float high, int bits);
 
 }  // namespace quip

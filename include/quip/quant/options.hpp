@@ -10,6 +10,8 @@
 namespace quip {
 
 enum class Method { nearest, ldlq };
+/// Bundles of steps: baseline is OPTQ's (a minmax grid and nothing else), incoherence QuIP's
+/// (rescale, transform, one grid per layer).
 enum class Processing { baseline, incoherence };
 /// Where weights beyond the grid's ends are cut: before rounding (the authors' program), or by
 /// the rounding itself, so that the columns still to come make up for the cut.
@@ -27,21 +29,29 @@ struct LayerOptions {
   int bits = 2;
   Method method = Method::ldlq;
   Processing processing = Processing::incoherence;
-  TransformKind transform = TransformKind::kronecker;
+  // Steps that depart from the bundle which `processing` stands for.
+  std::optional<bool> rescaling;
+  std::optional<TransformKind> transform;
+  std::optional<GridKind> grid_kind;
+  index_t group_size = 0;     ///< minmax grid: columns that share a step; 0: the whole row
+  bool symmetric = false;     ///< minmax grid: zero in the middle
   std::optional<double> rho;  ///< grid half width over rms(W); none: searched per layer
   Clamp clamp = Clamp::feedback;
   double damping = 0.01;  ///< α: λ = α·mean(diag H)
   std::uint64_t seed = 0;
 
+  // The steps in force.
   [[nodiscard]] GridKind grid() const {
-    return processing == Processing::incoherence ? GridKind::incoherent : GridKind::minmax;
+    return grid_kind.value_or(incoherence() ? GridKind::incoherent : GridKind::minmax);
   }
-  /// The diagonal rescaling D̃ belongs to incoherence processing.
-  [[nodiscard]] bool rescale() const { return processing == Processing::incoherence; }
-  /// The transform in force: the baseline has none.
+  /// The diagonal rescaling D̃.
+  [[nodiscard]] bool rescale() const { return rescaling.value_or(incoherence()); }
   [[nodiscard]] TransformKind effective_transform() const {
-    return processing == Processing::incoherence ? transform : TransformKind::none;
+    return transform.value_or(incoherence() ? TransformKind::kronecker : TransformKind::none);
   }
+
+ private:
+  [[nodiscard]] bool incoherence() const { return processing == Processing::incoherence; }
 };
 
 }  // namespace quip
