@@ -57,6 +57,8 @@ class QuantizeCommand final : public Command {
                            "seed of the random transforms");
     options_.add_options()("skip", po::value(&skip_)->default_value("")->value_name("REGEX"),
                            "leave linears whose name matches as they are");
+    options_.add_options()("true-sequential", po::bool_switch(&job_.true_sequential),
+                           "Hessians also see the quantized layers before them in their block");
     options_.add_options()("threads",
                            po::value(&threads_)->default_value(0, "auto")->value_name("N"),
                            "OpenMP threads per rank");
@@ -174,14 +176,15 @@ class QuantizeCommand final : public Command {
             {"bits", std::to_string(layer.bits)},
             {"method", to_string(layer.method)},
             {"processing", to_string(layer.processing)},
-            {"transform", to_string(layer.effective_transform())},
-            {"rho", !grid ? "-" : (layer.rho ? fmt::format("{}", *layer.rho) : "auto")},
             {"rescale", layer.rescale() ? "on" : "off"},
-            {"clamp", to_string(layer.clamp)},
+            {"transform", to_string(layer.effective_transform())},
             {"grid", to_string(layer.grid()) + (layer.symmetric ? ", symmetric" : "")},
+            {"rho", !grid ? "-" : (layer.rho ? fmt::format("{}", *layer.rho) : "auto")},
+            {"clamp", to_string(layer.clamp)},
             {"damp", fmt::format("{}", layer.damping)},
             {"seed", std::to_string(layer.seed)},
             {"skip", skip_.empty() ? "-" : skip_},
+            {"sequential", job_.true_sequential ? "layers" : "blocks"},
             {"backend", backend.describe()},
             {"ranks", std::to_string(ranks)},
             {"threads", std::to_string(threads)}};
@@ -194,13 +197,13 @@ class QuantizeCommand final : public Command {
   int bits_ = 2;
   std::string method_;
   std::string processing_;
-  std::string transform_;
-  std::string rho_;
-  std::string clamp_;
   std::string rescale_;
-  bool paper_ = false;
+  std::string transform_;
   std::string grid_;
   bool symmetric_ = false;
+  std::string rho_;
+  std::string clamp_;
+  bool paper_ = false;
   double damp_ = 0.01;
   index_t samples_ = 0;
   std::uint64_t seed_ = 0;

@@ -1,10 +1,12 @@
 #include "quip/pipeline/block_quantizer.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
+#include <utility>
 
-#include "quip/calib/hessian.hpp"
 #include "quip/core/error.hpp"
+#include "quip/pipeline/capture.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/round_layer.hpp"
 
@@ -52,13 +54,15 @@ std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks) {
 }
 
 BlockQuantizer::BlockQuantizer(Collectives& comm, Backend& backend, const Family& family,
-                               const LayerOptions& options, const std::string& skip, Phases& phases)
+                               OptionsOf options, const std::string& skip, bool true_sequential,
+                               Phases& phases)
     : comm_(comm),
       backend_(backend),
       family_(family),
-      options_(options),
+      options_(std::move(options)),
       skip_(compile(skip)),
       skips_(!skip.empty()),
+      true_sequential_(true_sequential),
       phases_(phases) {}
 
 std::vector<LinearSpec> BlockQuantizer::selected(index_t block) const {
@@ -75,60 +79,6 @@ Matrix<float> BlockQuantizer::host_weights(const WeightSet& weights,
   Matrix<float> host(linear.rows, linear.cols);
   backend_.download(weights[linear.name + ".weight"], host.span());
   return host;
-}
-
-std::vector<Matrix<double>> BlockQuantizer::capture(index_t block, const WeightSet& weights,
-                                                    const SampleShard& shard,
-                                                    ConstTensorView states,
-                                                    const std::vector<LinearSpec>& linears) {
-  const int taps = family_.taps();
-  std::vector<const LinearSpec*> first_of(static_cast<std::size_t>(taps), nullptr);
-  for (const LinearSpec& linear : linears) {
-    const LinearSpec*& first = first_of[static_cast<std::size_t>(linear.tap)];
-    if (first == nullptr) first = &linear;
-  }
-  index_t widest = 0;
-  for (int tap = 0; tap < taps; ++tap) widest = std::max(widest, family_.tap_width(tap));
-
-  Tensor residual;
-  Tensor captured;  // one buffer for every tap in turn: rows are `widest` apart
-  agree(comm_, [&] {
-    residual = backend_.allocate(states.rows, states.cols);
-    backend_.copy(states, residual.view());
-    captured = backend_.allocate(shard.tokens(), widest);
-  });
-  std::vector<Matrix<double>> hessians(static_cast<std::size_t>(taps));
-  for (int tap = 0; tap < taps; ++tap) {
-    const index_t width = family_.tap_width(tap);
-    const index_t previous = tap == 0 ? 0 : family_.tap_width(tap - 1);
-    {
-      auto scope = phases_.measure("capture");
-      on_step("capture");
-      agree(comm_, [&] {
-        backend_.for_each_unit(shard.samples.count(), [&](index_t s) {
-          const index_t row = s * shard.length;
-          const TensorView slot = captured.view().middle_rows(row, shard.length);
-          Tensor next = backend_.allocate(shard.length, width);
-          family_.advance(tap, block, backend_, weights,
-                          residual.view().middle_rows(row, shard.length),
-                          slot.middle_cols(0, previous), next.view());
-          backend_.copy(next.cview(), slot.middle_cols(0, width));
-        });
-      });
-    }
-    const LinearSpec* linear = first_of[static_cast<std::size_t>(tap)];
-    if (linear == nullptr) continue;  // everything on this tap is skipped
-    auto scope = phases_.measure("hessian");
-    on_step("Hessian of " + linear->type);
-    const index_t sent = comm_.bytes_sent();
-    hessians[static_cast<std::size_t>(tap)] =
-        exact_hessian(comm_, backend_, captured.cview().middle_cols(0, width), shard.samples.first,
-                      shard.length, linear->name);
-    scope.add_bytes_sent(comm_.bytes_sent() - sent);
-    scope.add_flops(static_cast<double>(shard.tokens()) * static_cast<double>(width) *
-                    static_cast<double>(width));
-  }
-  return hessians;
 }
 
 std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
@@ -159,22 +109,18 @@ std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
         std::copy_n(hessians[tap].data(), h.size(), h.data());
       }
       const Matrix<float> host = host_weights(weights, linear);
-      prepared[i] = prepare_layer(host.cview(), std::move(h), options_, linear.name);
+      prepared[i] = prepare_layer(host.cview(), std::move(h), options_(linear.name), linear.name);
       scope.add_flops(cube(linear.cols) / 3);
     }
   });
   return prepared;
 }
 
-std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weights,
-                                                  const SampleShard& shard,
-                                                  ConstTensorView states) {
-  const std::vector<LinearSpec> linears = selected(block);
-  std::vector<StoredLayer> stored;
-  if (linears.empty()) return stored;
+void BlockQuantizer::round(const std::vector<LinearSpec>& linears,
+                           std::vector<Matrix<double>> hessians, WeightSet& weights,
+                           std::vector<StoredLayer>& stored) {
   const std::vector<int> owners = assign_owners(orders_of(linears), comm_.size());
-  std::vector<PreparedLayer> prepared =
-      factorise(weights, linears, capture(block, weights, shard, states, linears), owners);
+  std::vector<PreparedLayer> prepared = factorise(weights, linears, std::move(hessians), owners);
   for (std::size_t i = 0; i < linears.size(); ++i) {
     const LinearSpec& linear = linears[i];
     on_step("round " + linear.type);
@@ -183,7 +129,8 @@ std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weig
       const index_t sent = comm_.bytes_sent();
       broadcast_prepared(comm_, prepared[i], owners[i]);
       const Matrix<float> host = host_weights(weights, linear);
-      stored.push_back(round_layer(comm_, linear.name, host.cview(), prepared[i], options_));
+      stored.push_back(
+          round_layer(comm_, linear.name, host.cview(), prepared[i], options_(linear.name)));
       prepared[i] = {};
       scope.add_bytes_sent(comm_.bytes_sent() - sent);
       scope.add_flops(static_cast<double>(linear.rows) * static_cast<double>(linear.cols) *
@@ -194,6 +141,34 @@ std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weig
       weights.insert(linear.name + ".weight", upload_dequantized(backend_, stored.back().layer));
     });
   }
+}
+
+std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weights,
+                                                  const SampleShard& shard,
+                                                  ConstTensorView states) {
+  const std::vector<LinearSpec> linears = selected(block);
+  std::vector<StoredLayer> stored;
+  if (linears.empty()) return stored;
+  const auto taps = static_cast<std::size_t>(family_.taps());
+  std::vector<Matrix<double>> hessians(taps);
+  {
+    Capture capture(comm_, backend_, family_, block, shard, states, phases_);
+    for (std::size_t tap = 0; tap < taps; ++tap) {
+      std::vector<LinearSpec> readers;
+      std::copy_if(linears.begin(), linears.end(), std::back_inserter(readers),
+                   [&](const LinearSpec& linear) { return linear.tap == static_cast<int>(tap); });
+      on_step("capture");
+      capture.advance(weights);
+      if (readers.empty()) continue;  // --skip leaves all of them as they are
+      on_step("Hessian of " + readers.front().type);
+      hessians[tap] = capture.hessian(readers.front().name);
+      if (!true_sequential_) continue;
+      std::vector<Matrix<double>> only(taps);
+      only[tap] = std::move(hessians[tap]);
+      round(readers, std::move(only), weights, stored);
+    }
+  }  // the captured inputs are freed before factors take their place
+  if (!true_sequential_) round(linears, std::move(hessians), weights, stored);
   return stored;
 }
 

@@ -62,7 +62,8 @@ nlohmann::json manifest_header(const QuantizeOptions& options, const Inputs& inp
                              {"damp", layer.damping},
                              {"samples", inputs.samples},
                              {"seed", layer.seed},
-                             {"skip", options.skip}};
+                             {"skip", options.skip},
+                             {"true_sequential", options.true_sequential}};
   settings["rho"] = layer.rho ? nlohmann::json(*layer.rho) : nlohmann::json("auto");
   const std::string& config = inputs.family->config().text;
   return {{"quip_version", QUIP_VERSION},
@@ -138,7 +139,9 @@ nlohmann::json quantize(Collectives& comm, Backend& backend, const QuantizeOptio
   std::optional<BlockQuantizer> maybe_quantizer;
   std::set<std::string> quantized;
   agree(comm, [&] {
-    maybe_quantizer.emplace(comm, backend, family, options.layer, options.skip, phases);
+    maybe_quantizer.emplace(
+        comm, backend, family, [&](const std::string&) { return options.layer; }, options.skip,
+        options.true_sequential, phases);
     for (index_t b = 0; b < blocks; ++b) {
       for (const LinearSpec& linear : maybe_quantizer->selected(b)) {
         quantized.insert(linear.name + ".weight");

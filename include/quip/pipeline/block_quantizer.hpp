@@ -20,8 +20,13 @@ namespace quip {
 /// Quantizes the linears of one block after another. Collective throughout.
 class BlockQuantizer {
  public:
-  BlockQuantizer(Collectives& comm, Backend& backend, const Family& family,
-                 const LayerOptions& options, const std::string& skip, Phases& phases);
+  /// Layer name → how it is quantized.
+  using OptionsOf = std::function<LayerOptions(const std::string&)>;
+
+  /// `true_sequential`: the Hessians of a layer see the quantized layers before it in its own
+  /// block too, not only the blocks before (one tap is rounded before the next is captured).
+  BlockQuantizer(Collectives& comm, Backend& backend, const Family& family, OptionsOf options,
+                 const std::string& skip, bool true_sequential, Phases& phases);
 
   /// Reports what is being worked on.
   std::function<void(const std::string&)> on_step = [](const std::string&) {};
@@ -35,9 +40,8 @@ class BlockQuantizer {
                                                   const SampleShard& shard, ConstTensorView states);
 
  private:
-  std::vector<Matrix<double>> capture(index_t block, const WeightSet& weights,
-                                      const SampleShard& shard, ConstTensorView states,
-                                      const std::vector<LinearSpec>& linears);
+  void round(const std::vector<LinearSpec>& linears, std::vector<Matrix<double>> hessians,
+             WeightSet& weights, std::vector<StoredLayer>& stored);
   std::vector<PreparedLayer> factorise(const WeightSet& weights,
                                        const std::vector<LinearSpec>& linears,
                                        std::vector<Matrix<double>> hessians,
@@ -48,9 +52,10 @@ class BlockQuantizer {
   Collectives& comm_;
   Backend& backend_;
   const Family& family_;
-  LayerOptions options_;
+  OptionsOf options_;
   std::regex skip_;
   bool skips_;
+  bool true_sequential_;
   Phases& phases_;
 };
 

@@ -1,0 +1,35 @@
+// Walks the samples of a rank through a block, tap by tap, summing Hessians.
+#pragma once
+
+#include <string>
+
+#include "quip/core/phases.hpp"
+#include "quip/pipeline/hidden_states.hpp"
+
+namespace quip {
+
+/// Holds the running residual and one buffer for the captured input of every tap in turn.
+class Capture {
+ public:
+  /// `states` is the block's input and is only read (collective).
+  Capture(Collectives& comm, Backend& backend, const Family& family, index_t block,
+          const SampleShard& shard, ConstTensorView states, Phases& phases);
+
+  /// Moves every sample on to the next tap, through `weights` as they are now (collective).
+  void advance(const WeightSet& weights);
+  /// H of the tap just reached; `layer` (one that reads it) goes into messages (collective).
+  [[nodiscard]] Matrix<double> hessian(const std::string& layer);
+
+ private:
+  Collectives& comm_;
+  Backend& backend_;
+  const Family& family_;
+  const SampleShard& shard_;
+  Phases& phases_;
+  index_t block_;
+  int tap_ = -1;
+  Tensor residual_;
+  Tensor captured_;  ///< rows are as far apart as the widest tap needs
+};
+
+}  // namespace quip
