@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import statistics
+import sys
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import hf_models
 TASKS = cli.DATA / "tasks" / "sherlock.jsonl"
 NANO = cli.model("llama-nano")
 
+sys.path.append(str(cli.ROOT / "jobs"))  # last: it holds a tokenize.py
 spec = importlib.util.spec_from_file_location("convert", cli.ROOT / "jobs" / "convert_tasks.py")
 job = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(job)

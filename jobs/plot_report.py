@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Charts and tables of what quantization did; each chart as PNG and as SVG.
+
+jobs/plot_report.py layers out/*/report.json --out losses     relative proxy loss, layer by layer
+jobs/plot_report.py bits out/sweep/sweep.csv --out bits       perplexity against bits
+jobs/plot_report.py gap out/sweep/sweep.csv --models DIR --out gap
+                               by how much 2 bits are worse than 4, against the model's size
+jobs/plot_report.py table out/sweep/sweep.csv [--golden DIR] [--into PAGE.md]
+                        Markdown tables; --into replaces what stands between the page's markers
+"""
+
+import os
+import sys
+
+if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
+    sys.path.append(sys.path.pop(0))  # Python's own module `tokenize` comes before ours
+
+import argparse
+import json
+import statistics
+import struct
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from sweep_tables import METHODS, InputError, Sweep, models_of, read_sweep, unquantized, write_table
+
+COLOURS = dict(zip(METHODS, ["#999999", "#0072b2", "#d55e00", "#cc79a7", "#009e73", "#56b4e9"],
+                   strict=True))  # fmt: skip
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "svg.hashsalt": "quip",  # the same picture gives the same file
+    "savefig.dpi": 160,
+}
+
+
+def save(figure: plt.Figure, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".png", ".svg"):
+        file = out.with_name(out.name + suffix)
+        figure.savefig(
+            file, bbox_inches="tight", metadata={"Date": None} if suffix == ".svg" else {}
+        )
+        print(file)
+    plt.close(figure)
+
+
+def label_lines(axes: plt.Axes, labels: list[tuple]) -> None:
+    """Names lines at their right ends instead of in a legend: (x, y, text, colour). Labels that
+    would overlap move apart, by equal shares."""
+    labels = sorted(labels, key=lambda label: label[1])
+    places = [axes.transData.transform((x, y))[1] for x, y, _, _ in labels]
+    room = 10 * axes.figure.dpi / 72  # a line of text
+    for _ in range(500):
+        for k in range(len(places) - 1):
+            overlap = room - (places[k + 1] - places[k])
+            if overlap > 0:
+                places[k] -= overlap / 2
+                places[k + 1] += overlap / 2
+    to_data = axes.transData.inverted().transform
+    for (x, _, text, colour), place in zip(labels, places, strict=True):
+        axes.annotate(
+            text,
+            (x, to_data((0, place))[1]),
+            (7, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=8,
+            annotation_clip=False,
+        )
+
+
+def plot_layers(options: argparse.Namespace) -> None:
+    """One curve per run, layers in the model's order, a faint line where a block begins."""
+    labels = options.labels or [path.parent.name or path.stem for path in options.reports]
+    if len(labels) != len(options.reports):
+        raise InputError(f"{len(labels)} --labels for {len(options.reports)} reports")
+    figure, axes = plt.subplots(figsize=(7.2, 3.6))
+    axes.set_yscale("log")
+    ends, names = [], []
+    for index, (path, label) in enumerate(zip(options.reports, labels, strict=True)):
+        layers = read_report(path)
+        names = max(names, [layer["name"] for layer in layers], key=len)
+        colour = f"C{index}"
+        losses = [layer["relative_proxy_loss"] for layer in layers]
+        axes.plot(losses, color=colour, linewidth=1.2, marker="o", markersize=2.5)
+        ends.append((len(losses) - 1, losses[-1], label, colour))
+    blocks = [next((part for part in name.split(".") if part.isdigit()), "") for name in names]
+    starts = [k for k, block in enumerate(blocks) if k == 0 or block != blocks[k - 1]]
+    for start in starts[1:]:
+        axes.axvline(start - 0.5, color="#dddddd", linewidth=0.8, zorder=0)
+    shown = starts[:: -(-len(starts) // 20)]  # at most 20 numbers
+    middles = [start + (blocks.count(blocks[start]) - 1) / 2 for start in shown]
+    axes.set_xticks(middles, [blocks[start] for start in shown])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlabel("block")
+    axes.set_title("Relative proxy loss of every layer")
+    label_lines(axes, ends)
+    save(figure, options.out)
+
+
+def read_report(path: Path) -> list[dict]:
+    try:
+        layers = json.loads(path.read_text())["layers"]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not a report.json of quip quantize") from None
+    if not layers:
+        raise InputError(f"{path} has no layers")
+    return layers
+
+
+def plot_bits(options: argparse.Namespace) -> None:
+    """A panel per model. Dashed: baseline; solid: incoherence; heavy: QuIP with our defaults."""
+    sweep = read_sweep(options.sweep)
+    models = models_of(sweep)
+    figure, panels = plt.subplots(
+        1, len(models), figsize=(3.6 * len(models), 3.6), squeeze=False, gridspec_kw={"wspace": 0.8}
+    )
+    for axes, model in zip(panels[0], models, strict=True):
+        draw_bits(axes, sweep, model)
+    panels[0][0].set_ylabel("perplexity")
+    save(figure, options.out)
+
+
+def draw_bits(axes: plt.Axes, sweep: Sweep, model: str) -> None:
+    curves = defaultdict(dict)
+    for (name, method, processing, bits, settings), runs in sweep.items():
+        shown = settings == "paper" or (processing == "incoherence" and method == "ldlq")
+        if name == model and method != "unquantized" and shown:
+            curves[method, processing, settings][int(bits)] = statistics.mean(runs.perplexity)
+    ends = []
+    for (method, processing, settings), points in curves.items():
+        own = settings == "default"
+        colour = "black" if own else COLOURS.get(method, "#555555")
+        dash = "--" if processing == "baseline" else "-"
+        where = sorted(points, reverse=True)
+        heights = [points[bits] for bits in where]
+        axes.plot(where, heights, dash, color=colour, linewidth=2 if own else 1.2)
+        text = f"{processing}, {method}" + (", defaults" if own else "")
+        ends.append((where[-1], heights[-1], text, colour))
+    axes.invert_xaxis()
+    axes.set_xticks(sorted({bits for points in curves.values() for bits in points}))
+    axes.set_xlabel("bits per weight")
+    axes.set_title(model)
+    axes.margins(y=0.12)
+    full = unquantized(sweep, model)
+    if full is not None:
+        axes.axhline(full, color="#bbbbbb", linewidth=0.8, zorder=0)
+        right = axes.get_xlim()[1]
+        note = {"ha": "right", "va": "top", "color": "#888888", "fontsize": 8}
+        axes.annotate("unquantized", (right, full), (0, -2), textcoords="offset points", **note)
+    label_lines(axes, ends)
+
+
+def parameters(model: Path) -> int:
+    """Elements of a checkpoint's tensors, from the headers of its files."""
+    total = 0
+    for file in sorted(model.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                begin, end = tensor["data_offsets"]
+                total += (end - begin) // {"F32": 4, "F16": 2, "BF16": 2}[tensor["dtype"]]
+    if total == 0:
+        raise InputError(f"{model} holds no safetensors; --models wants the checkpoints' folder")
+    return total
+
+
+def family(model: Path) -> str:
+    return json.loads((model / "config.json").read_text())["model_type"]
+
+
+def plot_gap(options: argparse.Namespace) -> None:
+    """By how much the perplexity at 2 bits exceeds that at 4 bits, against the model's size;
+    lines join models of one family."""
+    sweep = read_sweep(options.sweep)
+    sizes = {model: parameters(options.models / model) for model in models_of(sweep)}
+    figure, axes = plt.subplots(figsize=(4.8, 3.4))
+    axes.set_xscale("log")
+    ends = []
+    for processing, settings, colour in (
+        ("baseline", "paper", "#999999"),
+        ("incoherence", "paper", COLOURS["ldlq"]),
+        ("incoherence", "default", "black"),
+    ):
+        families = defaultdict(list)
+        for model, size in sizes.items():
+            pair = [sweep.get((model, options.method, processing, b, settings)) for b in "24"]
+            if all(pair):
+                two, four = (statistics.mean(runs.perplexity) for runs in pair)
+                families[family(options.models / model)].append((size, 100 * (two / four - 1)))
+        for points in families.values():
+            where, heights = zip(*sorted(points), strict=True)
+            axes.plot(where, heights, "o-", color=colour, linewidth=1.2, markersize=4)
+        if families:
+            last = max(point for points in families.values() for point in points)
+            ends.append((*last, f"{processing}, {settings}", colour))
+    if not ends:
+        raise InputError(f"{options.sweep} has no model with {options.method} at 2 and at 4 bits")
+    ticks = [f"{model}\n{size / 1e6:.1f} M" for model, size in sizes.items()]
+    axes.set_xticks(list(sizes.values()), ticks)
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:.0f} %")
+    axes.set_xlabel("parameters")
+    axes.set_title(f"How far perplexity at 2 bits exceeds that at 4 ({options.method})")
+    label_lines(axes, ends)
+    save(figure, options.out)
+
+
+# --- command line ---
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="layers|bits|gap|table")
+    layers = commands.add_parser("layers")
+    layers.set_defaults(run=plot_layers)
+    layers.add_argument("reports", type=Path, nargs="+", help="report.json of one run each")
+    layers.add_argument("--labels", nargs="+", help="names of the runs (their folders')")
+    for name, run in (("bits", plot_bits), ("gap", plot_gap), ("table", write_table)):
+        command = commands.add_parser(name)
+        command.set_defaults(run=run)
+        command.add_argument("sweep", type=Path, help="table of jobs/sweep.sh")
+        if name == "gap":
+            command.add_argument("--models", type=Path, required=True, help="checkpoints' folder")
+            command.add_argument("--method", default="ldlq", help="rounding method (ldlq)")
+        if name == "table":
+            command.add_argument("--golden", type=Path, help="the authors' numbers, by model")
+            command.add_argument("--into", type=Path, help="page to update")
+        else:
+            command.add_argument("--out", type=Path, required=True, help="file without .png/.svg")
+    layers.add_argument("--out", type=Path, required=True, help="file without .png/.svg")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        with matplotlib.rc_context(STYLE):
+            options.run(options)
+    except InputError as failure:
+        print(f"plot_report.py: error: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

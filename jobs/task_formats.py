@@ -1,0 +1,207 @@
+"""Published zero-shot tasks as questions in words: one reader per format."""
+
+import argparse
+import csv
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Something the user can mend; the message is all they see."""
+
+
+@dataclass
+class Item:
+    """One question in words. Continuations begin with the space that parts them from the context;
+    without an answer there is one of them, the target."""
+
+    name: str
+    context: str
+    continuations: list[str]
+    answer: int | None = None
+
+
+# --- reading ---
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(place, line) of the lines that are not empty."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}:{number}", line.rstrip("\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason})") from None
+
+
+def records_of(path: Path) -> Iterator[tuple[str, dict]]:
+    for where, line in lines_of(path):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if not isinstance(record, dict):
+            raise InputError(f"{where} is not a JSON object")
+        yield where, record
+
+
+def field(record: dict, name: str, where: str):
+    if record.get(name) is None:
+        raise InputError(f"{where} has no field '{name}'; is this the right format?")
+    return record[name]
+
+
+# --- formats ---
+
+
+def lambada(options: argparse.Namespace) -> Iterator[Item]:
+    for number, (where, line) in enumerate(lines_of(options.file)):
+        text = line
+        if line.lstrip().startswith("{"):
+            try:
+                text = field(json.loads(line), "text", where)
+            except json.JSONDecodeError:
+                raise InputError(f"{where} is not a JSON object") from None
+        context, _, word = text.strip().rpartition(" ")
+        if not context:
+            raise InputError(f"{where} has only one word")
+        yield Item(f"lambada-{number}", context, [f" {word}"])
+
+
+def arc_easy(options: argparse.Namespace) -> Iterator[Item]:
+    for number, (where, record) in enumerate(records_of(options.file)):
+        question = field(record, "question", where)
+        if isinstance(question, dict):  # as the Allen Institute publishes it
+            stem = field(question, "stem", where)
+            choices = field(question, "choices", where)
+            labels = [field(choice, "label", where) for choice in choices]
+            texts = [field(choice, "text", where) for choice in choices]
+        else:  # as data-set hubs lay it out
+            choices = field(record, "choices", where)
+            stem, labels, texts = question, field(choices, "label", where), choices["text"]
+        key = field(record, "answerKey", where)
+        if key not in labels:
+            raise InputError(f"{where}: answerKey '{key}' is none of the labels {labels}")
+        yield question_item(
+            str(record.get("id", f"arc-easy-{number}")), stem, texts, labels.index(key)
+        )
+
+
+def piqa(options: argparse.Namespace) -> Iterator[Item]:
+    labels = [line for _, line in lines_of(options.labels)] if options.labels else None
+    records = list(records_of(options.file))
+    if labels is not None and len(labels) != len(records):
+        raise InputError(
+            f"{options.labels} has {len(labels)} labels, {options.file} {len(records)} questions"
+        )
+    for number, (where, record) in enumerate(records):
+        if labels is None and "label" not in record:
+            raise InputError(f"{where} has no label; give the file of labels with --labels")
+        label = str(record["label"] if labels is None else labels[number]).strip()
+        if label not in ("0", "1"):
+            raise InputError(f"{where}: the label is '{label}', not 0 or 1")
+        texts = [field(record, name, where) for name in ("sol1", "sol2")]
+        yield question_item(f"piqa-{number}", field(record, "goal", where), texts, int(label))
+
+
+def question_item(name: str, stem: str, texts: list[str], answer: int) -> Item:
+    return Item(name, f"Question: {stem}\nAnswer:", [f" {text}" for text in texts], answer)
+
+
+def story_cloze(options: argparse.Namespace) -> Iterator[Item]:
+    try:
+        with options.file.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {options.file}: {error}") from None
+    for number, row in enumerate(rows, start=2):
+        where = f"{options.file}, row {number}"
+        sentences = [field(row, f"InputSentence{k}", where) for k in (1, 2, 3, 4)]
+        endings = [field(row, f"RandomFifthSentenceQuiz{k}", where) for k in (1, 2)]
+        right = field(row, "AnswerRightEnding", where)
+        if right not in ("1", "2"):
+            raise InputError(f"{where}: AnswerRightEnding is '{right}', not 1 or 2")
+        yield Item(
+            row.get("InputStoryid") or f"story-cloze-{number - 2}",
+            " ".join(sentences),
+            [f" {ending}" for ending in endings],
+            int(right) - 1,
+        )
+
+
+# --- a book as a task ---
+
+CHOICES = 4
+CONTEXT_WORDS = 40  # at least; then to the end of the sentence
+SENTENCE_WORDS = range(6, 21)  # of a sentence that is offered as a continuation
+LAST_WORD = re.compile(r"^(.*\S) ([A-Za-z]{4,})[.!?]$", re.DOTALL)
+
+
+def book(options: argparse.Namespace) -> Iterator[Item]:
+    text = " ".join(line for _, line in lines_of(options.file))
+    sentences = re.split(r"(?<=[.!?]) +(?=[A-Z])", re.sub(r"\s+", " ", text))
+    draw = random.Random(options.seed)
+    ends = list(range(len(sentences)))
+    draw.shuffle(ends)
+    questions = [end for end in ends if len(sentences[end].split()) in SENTENCE_WORDS]
+    words = [end for end in ends if LAST_WORD.match(sentences[end])]
+    yield from take(options.items, (next_sentence(sentences, end, draw) for end in questions))
+    yield from take(options.words, (last_word(sentences, end) for end in words))
+
+
+def take(count: int, items: Iterator[Item | None]) -> Iterator[Item]:
+    found = 0
+    while found < count:
+        item = next(items, StopIteration)
+        if item is StopIteration:
+            raise InputError(f"too little text: {found} of {count} items")
+        if item is not None:
+            found += 1
+            yield item
+
+
+def context_before(sentences: list[str], end: int) -> str | None:
+    """The sentences before `end`, back to where they have CONTEXT_WORDS words."""
+    words, begin = 0, end
+    while begin > 0 and words < CONTEXT_WORDS:
+        begin -= 1
+        words += len(sentences[begin].split())
+    return " ".join(sentences[begin:end]) if words >= CONTEXT_WORDS else None
+
+
+def next_sentence(sentences: list[str], end: int, draw: random.Random) -> Item | None:
+    context = context_before(sentences, end)
+    if context is None:
+        return None
+    choices = [sentences[end]]
+    while len(choices) < CHOICES:
+        other = draw.choice(sentences)
+        if len(other.split()) in SENTENCE_WORDS and other not in choices:
+            choices.append(other)
+    draw.shuffle(choices)
+    texts = [f" {choice}" for choice in choices]
+    return Item(f"sentence-{end}", context, texts, choices.index(sentences[end]))
+
+
+def last_word(sentences: list[str], end: int) -> Item | None:
+    context = context_before(sentences, end)
+    if context is None:
+        return None
+    beginning, word = LAST_WORD.match(sentences[end]).groups()
+    return Item(f"word-{end}", f"{context} {beginning}", [f" {word}"])
+
+
+FORMATS: dict[str, Callable[[argparse.Namespace], Iterator[Item]]] = {
+    "lambada": lambada,
+    "arc-easy": arc_easy,
+    "piqa": piqa,
+    "story-cloze": story_cloze,
+    "book": book,
+}

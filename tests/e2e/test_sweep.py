@@ -1,0 +1,161 @@
+"""jobs/sweep.sh: the rows it writes, and that it goes on where it was stopped."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+import cli
+
+SAMPLES = ("--samples", 4)
+NANO = cli.model("llama-nano")
+COLUMNS = [
+    "model", "method", "processing", "bits", "seed", "settings",
+    "mean_relative_proxy_loss", "perplexity", "seconds", "digest",
+]  # fmt: skip
+
+
+def sweep(out, *options, model=NANO, extra=SAMPLES, check=True):
+    result = subprocess.run(
+        [
+            *("bash", cli.ROOT / "jobs" / "sweep.sh", "--quip", cli.QUIP, "--model", model),
+            *("--tokens", cli.CALIBRATION, "--eval", cli.CALIBRATION, "--out", out),
+            *(str(option) for option in options),
+            *("--", *map(str, extra)),
+        ],
+        env=os.environ | cli.ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def rows_of(out):
+    with (out / "sweep.csv").open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    assert reader.fieldnames == COLUMNS
+    return rows
+
+
+def key(row):
+    return " ".join(row[name] for name in COLUMNS[1:6])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Five rows in a folder that only careful quoting survives."""
+    out = tmp_path_factory.mktemp("sweep") / 'it\'s a, "sweep" $HOME'
+    grid = ("--methods", "nearest ldlq", "--bits", 2, "--ranks", 2)
+    sweep(out, *grid, "--processing", "baseline", "--settings", "paper")
+    sweep(out, "--methods", "ldlq", "--bits", 2, "--processing", "incoherence", "--seeds", "1 2",
+          "--settings", "default")  # fmt: skip
+    return out
+
+
+def test_one_row_for_every_combination(finished):
+    assert [key(row) for row in rows_of(finished)] == [
+        "unquantized - - - -",
+        "nearest baseline 2 1 paper",
+        "ldlq baseline 2 1 paper",
+        "ldlq incoherence 2 1 default",
+        "ldlq incoherence 2 2 default",
+    ]
+    assert {row["model"] for row in rows_of(finished)} == {"llama-nano"}
+    assert list((finished / "runs").iterdir()) == []  # packed models are large
+
+
+def test_rows_say_what_the_program_says(finished, quantized):
+    rows = {key(row): row for row in rows_of(finished)}
+    unquantized = cli.evaluate(NANO, cli.CALIBRATION)["perplexity"]
+    assert float(rows["unquantized - - - -"]["perplexity"]) == unquantized
+    packed = quantized("llama-nano", "--method", "ldlq", "--bits", 2, "--seed", 2, *SAMPLES)
+    row = rows["ldlq incoherence 2 2 default"]
+    assert row["digest"] == cli.inspect(packed)["digest"]
+    assert float(row["perplexity"]) == cli.evaluate(NANO, cli.CALIBRATION, packed)["perplexity"]
+    assert float(row["mean_relative_proxy_loss"]) == pytest.approx(cli.mean_relative_proxy(packed))
+    report = json.loads(
+        (finished / "reports" / "llama-nano-ldlq-incoherence-2-2-default.json").read_text()
+    )
+    assert float(row["seconds"]) == report["seconds"] > 0
+
+
+def test_finished_rows_are_not_run_again(finished):
+    before = (finished / "sweep.csv").read_bytes()
+    result = sweep(finished, "--methods", "nearest ldlq", "--bits", 2, "--processing", "baseline",
+                   "--settings", "paper")  # fmt: skip
+    assert (finished / "sweep.csv").read_bytes() == before
+    assert "[" not in result.stdout  # no run was announced
+
+
+def test_interrupted_row_is_cleaned_up(finished, tmp_path):
+    """As after a kill while the last line was written, with that run's folder still there."""
+    out = tmp_path / "stopped"
+    shutil.copytree(finished, out)
+    text = (out / "sweep.csv").read_text()
+    (out / "sweep.csv").write_text(text[:-20])
+    run = out / "runs" / "llama-nano-ldlq-incoherence-2-2-default"
+    run.mkdir()
+    (run / "manifest.json").write_text("{")
+    result = sweep(out, "--methods", "ldlq", "--bits", 2, "--processing", "incoherence",
+                   "--seeds", "1 2", "--settings", "default")  # fmt: skip
+    assert result.stdout.count("[") == 1
+    mended, before = rows_of(out), rows_of(finished)
+    for row in [*mended, *before]:
+        del row["seconds"]
+    assert mended == before
+    assert not run.exists()
+
+
+def test_other_inputs_are_refused(finished):
+    before = (finished / "sweep.csv").read_bytes()
+    result = sweep(finished, "--bits", 3, extra=("--samples", 5), check=False)
+    assert result.returncode == 2
+    assert "other inputs" in result.stderr and "'5'" in result.stderr
+    assert (finished / "sweep.csv").read_bytes() == before
+
+
+def test_failing_run_does_not_stop_the_others(tmp_path):
+    model = tmp_path / "a, model"  # its name is a column
+    shutil.copytree(NANO, model)
+    options = ("--processing", "baseline", "--bits", 4, "--settings", "default", "--keep")
+    result = sweep(tmp_path, "--methods", "nonsense nearest", *options, model=model, check=False)
+    assert result.returncode == 1
+    assert "1 of 2 runs failed" in result.stderr and "nonsense" in result.stdout
+    assert [key(row) for row in rows_of(tmp_path)] == [
+        "unquantized - - - -",
+        "nearest baseline 4 1 default",
+    ]
+    assert {row["model"] for row in rows_of(tmp_path)} == {"a, model"}
+    kept = tmp_path / "runs" / "a, model-nearest-baseline-4-1-default"
+    assert cli.inspect(kept)["digest"] == rows_of(tmp_path)[1]["digest"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--what", "1"), "unknown option '--what'"),
+        (("--bits",), "--bits wants a value"),
+        (("stray",), "unexpected 'stray'"),
+        (("--ranks", "0"), "--ranks wants a positive number"),
+        (("--settings", "fast"), "neither paper nor default"),
+        (("--tokens", "nowhere.h5"), "nowhere.h5 is not there"),
+        (("--out", ""), "--out is missing"),
+    ],
+)
+def test_mistakes_on_the_command_line(options, message, tmp_path):
+    script = [str(cli.ROOT / "jobs" / "sweep.sh"), "--quip", str(cli.QUIP)]
+    base = {"--model": NANO, "--tokens": cli.CALIBRATION, "--eval": cli.CALIBRATION}
+    given = [str(word) for pair in base.items() for word in pair] + ["--out", str(tmp_path / "o")]
+    result = subprocess.run(
+        [*script, *given, *options], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert message in result.stderr
