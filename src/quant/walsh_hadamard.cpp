@@ -5,31 +5,51 @@
 namespace quip {
 namespace {
 
-/// log₂(Radix) levels at once, in registers: Radix streams of `length` elements.
-template <int Radix, typename T>
-[[gnu::always_inline]] inline void butterflies(T* x, index_t length) {
-#pragma omp simd
-  for (index_t i = 0; i < length; ++i) {
-    T v[Radix];
-    for (int r = 0; r < Radix; ++r) v[r] = x[r * length + i];
-    for (int stride = Radix / 2; stride > 0; stride /= 2) {
-      for (int r = 0; r < Radix; ++r) {
-        if ((r & stride) != 0) continue;
-        const T sum = v[r] + v[r + stride];
-        v[r + stride] = v[r] - v[r + stride];
-        v[r] = sum;
-      }
+// Unaligned vectors of 64 bytes; the compiler lowers them to what the target has.
+template <typename T>
+using Vector [[gnu::vector_size(64), gnu::aligned(sizeof(T)), gnu::may_alias]] = T;
+
+/// The levels of a transform of order Radix on values in registers.
+template <int Radix, typename V>
+[[gnu::always_inline]] inline void butterflies(V (&v)[Radix]) {
+#pragma GCC unroll 3
+  for (int stride = Radix / 2; stride > 0; stride /= 2) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Radix; ++r) {
+      if ((r & stride) != 0) continue;
+      const V sum = v[r] + v[r + stride];
+      v[r + stride] = v[r] - v[r + stride];
+      v[r] = sum;
     }
-    for (int r = 0; r < Radix; ++r) x[r * length + i] = v[r];
   }
 }
 
-QUIP_MULTIARCH void pass8(float* x, index_t length) { butterflies<8>(x, length); }
-QUIP_MULTIARCH void pass4(float* x, index_t length) { butterflies<4>(x, length); }
-QUIP_MULTIARCH void pass2(float* x, index_t length) { butterflies<2>(x, length); }
-QUIP_MULTIARCH void pass8(double* x, index_t length) { butterflies<8>(x, length); }
-QUIP_MULTIARCH void pass4(double* x, index_t length) { butterflies<4>(x, length); }
-QUIP_MULTIARCH void pass2(double* x, index_t length) { butterflies<2>(x, length); }
+/// One step of a pass: element(s) of type V at the same place of Radix streams.
+template <int Radix, typename V, typename T>
+[[gnu::always_inline]] inline void step(T* x, index_t length) {
+  V v[Radix];
+#pragma GCC unroll 8
+  for (int r = 0; r < Radix; ++r) v[r] = *reinterpret_cast<const V*>(x + r * length);
+  butterflies<Radix>(v);
+#pragma GCC unroll 8
+  for (int r = 0; r < Radix; ++r) *reinterpret_cast<V*>(x + r * length) = v[r];
+}
+
+/// log₂(Radix) levels at once: Radix streams of `length` elements.
+template <int Radix, typename T>
+[[gnu::always_inline]] inline void pass(T* x, index_t length) {
+  constexpr index_t width = 64 / static_cast<index_t>(sizeof(T));
+  index_t i = 0;
+  for (; i + width <= length; i += width) step<Radix, Vector<T>>(x + i, length);
+  for (; i < length; ++i) step<Radix, T>(x + i, length);
+}
+
+QUIP_MULTIARCH void pass8(float* x, index_t length) { pass<8>(x, length); }
+QUIP_MULTIARCH void pass4(float* x, index_t length) { pass<4>(x, length); }
+QUIP_MULTIARCH void pass2(float* x, index_t length) { pass<2>(x, length); }
+QUIP_MULTIARCH void pass8(double* x, index_t length) { pass<8>(x, length); }
+QUIP_MULTIARCH void pass4(double* x, index_t length) { pass<4>(x, length); }
+QUIP_MULTIARCH void pass2(double* x, index_t length) { pass<2>(x, length); }
 
 template <typename T>
 void transform(T* x, index_t order, index_t length) {
