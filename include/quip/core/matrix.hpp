@@ -31,8 +31,7 @@ struct MatrixView {
 
   /// A view to mutable elements is one to constant elements.
   operator MatrixView<const T>() const  // NOLINT(google-explicit-constructor)
-    requires(!std::is_const_v<T>)
-  {
+      requires(!std::is_const_v<T>) {
     return {data, rows, cols, ld};
   }
 
@@ -76,9 +75,7 @@ class Buffer {
   [[nodiscard]] index_t size() const { return size_; }
   [[nodiscard]] bool empty() const { return size_ == 0; }
   [[nodiscard]] T& operator[](index_t i) const { return data_.get()[i]; }
-  [[nodiscard]] std::span<T> span() const {
-    return {data_.get(), static_cast<std::size_t>(size_)};
-  }
+  [[nodiscard]] std::span<T> span() const { return {data_.get(), static_cast<std::size_t>(size_)}; }
 
  private:
   std::unique_ptr<T, Free> data_;
