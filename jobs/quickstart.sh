@@ -54,8 +54,8 @@ size() { du -cb "$@" | awk 'END { printf "%.2f MB", $1 / 1e6 }'; }
 
 mkdir -p "$(dirname "$out")"
 quip quantize --model "$model" --tokens tests/data/tokens/calib_train.h5 --out "$out" --bits "$bits"
-before=$(quip eval --model "$model" --tokens "$evaluation" --json | perplexity)
-after=$(quip eval --model "$model" --packed "$out" --tokens "$evaluation" --json | perplexity)
+before=$(quip eval --model "$model" --tokens "$evaluation" --json --progress none | perplexity)
+after=$(quip eval --model "$model" --packed "$out" --tokens "$evaluation" --json --progress none | perplexity)
 
 cat <<TEXT
 
