@@ -28,11 +28,11 @@ die() {
   exit 2
 }
 
-cd_root=$(dirname "${BASH_SOURCE[0]}")/..
+root=$(dirname "${BASH_SOURCE[0]}")/..
 declare -A option=(
   [model]='' [tokens]='' [eval]='' [out]='' [methods]='nearest ldlq'
   [processing]='baseline incoherence' [bits]='2 3 4' [seeds]='1 2 3' [settings]='paper default'
-  [ranks]=1 [quip]="$cd_root/build/release/bin/quip"
+  [ranks]=1 [quip]="$root/build/release/bin/quip"
 )
 keep=no extra=()
 while (($#)); do
@@ -44,12 +44,12 @@ while (($#)); do
       extra=("$@")
       break
       ;;
-    --*)
-      [[ -v "option[${1#--}]" ]] || die "unknown option '$1' (see --help)"
+    --model | --tokens | --eval | --out | --methods | --processing | --bits | --seeds | --settings | --ranks | --quip)
       (($# >= 2)) || die "$1 wants a value (see --help)"
       option[${1#--}]=$2
       shift 2
       ;;
+    -*) die "unknown option '$1' (see --help)" ;;
     *) die "unexpected '$1' (see --help)" ;;
   esac
 done

@@ -4,7 +4,9 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -18,15 +20,19 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def sweep(out, *options, model=NANO, extra=SAMPLES, check=True):
+ENVIRONMENT = os.environ | cli.ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+
+
+def command(out, *options, model=NANO, extra=SAMPLES):
+    words = ["bash", cli.ROOT / "jobs" / "sweep.sh", "--quip", cli.QUIP, "--model", model]
+    words += ["--tokens", cli.CALIBRATION, "--eval", cli.CALIBRATION, "--out", out]
+    return [str(word) for word in [*words, *options, "--", *extra]]
+
+
+def sweep(out, *options, check=True, **what):
     result = subprocess.run(
-        [
-            *("bash", cli.ROOT / "jobs" / "sweep.sh", "--quip", cli.QUIP, "--model", model),
-            *("--tokens", cli.CALIBRATION, "--eval", cli.CALIBRATION, "--out", out),
-            *(str(option) for option in options),
-            *("--", *map(str, extra)),
-        ],
-        env=os.environ | cli.ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+        command(out, *options, **what),
+        env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -112,6 +118,29 @@ def test_interrupted_row_is_cleaned_up(finished, tmp_path):
         del row["seconds"]
     assert mended == before
     assert not run.exists()
+
+
+def test_killed_sweep_goes_on(finished, tmp_path):
+    options = ("--methods", "nearest ldlq", "--bits", 2, "--processing", "baseline",
+               "--settings", "paper")  # fmt: skip
+    process = subprocess.Popen(
+        command(tmp_path, *options),
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None and not list(tmp_path.glob("runs/*ldlq*/manifest.json")):
+        time.sleep(0.002)
+    assert process.poll() is None, "the sweep ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert [key(row) for row in rows_of(tmp_path)][1:] == ["nearest baseline 2 1 paper"]
+    while (result := sweep(tmp_path, *options, check=False)).returncode != 0:
+        assert "another sweep" in result.stderr  # its orphans are still ending
+        time.sleep(0.1)
+    for mended, whole in zip(rows_of(tmp_path), rows_of(finished)[:3], strict=True):
+        assert {**mended, "seconds": ""} == {**whole, "seconds": ""}
 
 
 def test_other_inputs_are_refused(finished):
