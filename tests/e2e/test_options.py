@@ -1,0 +1,113 @@
+"""Every processing step on its own: the same bits on any ranks, sound files, a usable model."""
+
+import math
+
+import pytest
+
+import cli
+
+SETUP = ("--bits", 2, "--samples", 16)
+EVALUATION = cli.CALIBRATION  # 128 rows: enough to rank models, and quick
+BASELINE = ("--processing", "baseline")
+
+CHOICES = [
+    ("--transform", "kronecker"),
+    ("--transform", "kronecker-blocked"),
+    ("--transform", "kronecker-nopermute"),
+    ("--transform", "hadamard"),
+    ("--transform", "dense"),
+    ("--transform", "none"),
+    ("--rescale", "off"),
+    ("--grid", "minmax"),
+    ("--grid", "minmax", "--symmetric"),
+    (*BASELINE, "--transform", "hadamard"),
+    (*BASELINE, "--rescale", "on"),
+    (*BASELINE, "--grid", "incoherent"),
+]
+
+
+def name_of(value):
+    return " ".join(map(str, value))
+
+
+def perplexity(packed):
+    return cli.evaluate(cli.model("llama-nano"), EVALUATION, packed, threads=2)["perplexity"]
+
+
+@pytest.fixture(scope="module")
+def nearest(quantized):
+    return perplexity(quantized("llama-nano", *SETUP, *BASELINE, "--method", "nearest"))
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=name_of)
+def test_a_step_on_its_own(choice, nearest, quantized, tmp_path):
+    serial = quantized("llama-nano", *SETUP, *choice)
+    parallel = cli.quantize(
+        cli.model("llama-nano"), tmp_path / "two", *SETUP, *choice, "--threads", 1, ranks=2
+    )
+    assert cli.inspect(parallel)["digest"] == cli.inspect(serial)["digest"]
+    assert cli.inspect(parallel, "--verify")["verified"]
+    found = perplexity(serial)
+    assert math.isfinite(found)
+    assert found < nearest
+
+
+def test_every_choice_is_another_model(quantized):
+    """Else a step that does nothing would pass above."""
+    digests = {
+        cli.inspect(quantized("llama-nano", *SETUP, *choice))["digest"] for choice in CHOICES
+    }
+    assert len(digests) == len(CHOICES)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "steps"),
+    [
+        (BASELINE, ("--rescale", "off", "--transform", "none", "--grid", "minmax")),
+        (
+            ("--processing", "incoherence"),
+            ("--rescale", "on", "--transform", "kronecker", "--grid", "incoherent"),
+        ),
+    ],
+    ids=["baseline", "incoherence"],
+)
+def test_a_bundle_is_its_steps(bundle, steps, quantized):
+    """Steps given one by one override the other bundle entirely."""
+    other = "incoherence" if bundle == BASELINE else "baseline"
+    assert (
+        cli.inspect(quantized("llama-nano", *SETUP, *bundle))["digest"]
+        == cli.inspect(quantized("llama-nano", *SETUP, "--processing", other, *steps))["digest"]
+    )
+
+
+def test_settings_in_force_are_recorded(quantized):
+    options = cli.inspect(quantized("llama-nano", *SETUP, *BASELINE, "--transform", "hadamard"))[
+        "options"
+    ]
+    assert options["transform"] == "hadamard"
+    assert options["grid"] == "minmax"
+    assert options["rescale"] is False
+    assert options["symmetric"] is False
+    assert options["group_size"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "culprits"),
+    [
+        (("--grid", "minmax", "--rho", 2.4), ("--grid minmax", "--rho")),
+        ((*BASELINE, "--rho", 2.4), ("--processing baseline", "--rho")),
+        (("--grid", "incoherent", "--symmetric"), ("--grid incoherent", "--symmetric")),
+        ((*BASELINE, "--grid", "incoherent", "--symmetric"), ("--grid incoherent", "--symmetric")),
+        (("--symmetric",), ("--processing incoherence", "--symmetric")),
+    ],
+    ids=lambda value: name_of(value) if isinstance(value, tuple) else None,
+)
+def test_refused_together(options, culprits, tmp_path):
+    result = cli.run(
+        "quantize", "--model", cli.model("llama-nano"), "--tokens", cli.CALIBRATION,
+        "--out", tmp_path / "out", *SETUP, *options, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    for culprit in culprits:
+        assert culprit in result.stderr
+    assert not (tmp_path / "out").exists()
