@@ -27,7 +27,7 @@ class QuantizeCommand final : public Command {
     options_.add_options()("bits", po::value(&bits_)->default_value(2)->value_name("N"),
                            "bits per weight: 2, 3, 4 or 8");
     options_.add_options()("method", po::value(&method_)->default_value("ldlq")->value_name("NAME"),
-                           "rounding: ldlq or nearest");
+                           "nearest, ldlq, optq, ldlq-rg, greedy or ldl-admm");
     options_.add_options()(
         "processing", po::value(&processing_)->default_value("incoherence")->value_name("NAME"),
         "incoherence (--rescale on --transform kronecker --grid incoherent) or baseline (--rescale "
@@ -48,6 +48,17 @@ class QuantizeCommand final : public Command {
                            "cut weights beyond the grid while rounding (feedback) or before (pre)");
     options_.add_options()("paper", po::bool_switch(&paper_),
                            "the paper's settings: --rho 2.4 --clamp pre");
+    options_.add_options()("order",
+                           po::value(&order_)->default_value("backward")->value_name("NAME"),
+                           "columns of ldlq: from the last (backward) or the first (forward)");
+    options_.add_options()("act-order", po::bool_switch(&act_order_),
+                           "columns of optq by descending diagonal of the Hessian");
+    options_.add_options()("rounding",
+                           po::value(&rounding_)->default_value("nearest")->value_name("NAME"),
+                           "nearest, or stochastic (unbiased)");
+    options_.add_options()("passes",
+                           po::value(&passes_)->default_value(-1, "auto")->value_name("N"),
+                           "greedy passes: 5 for ldlq-rg and greedy, 0 after ldlq and ldl-admm");
     options_.add_options()("damp", po::value(&damp_)->default_value(0.01, "0.01")->value_name("X"),
                            "damping added to the Hessian, relative to its mean diagonal");
     options_.add_options()("samples",
@@ -85,17 +96,19 @@ class QuantizeCommand final : public Command {
     if (given("grid")) layer.grid_kind = parse_grid(grid_);
     layer.symmetric = symmetric_;
     layer.clamp = parse_clamp(clamp_);
+    layer.order = parse_order(order_);
+    layer.rounding = parse_rounding(rounding_);
+    layer.act_order = act_order_;
     layer.seed = seed_;
     layer.damping = damp_;
     if (!(damp_ >= 0) || damp_ > 1e6) {
       throw UsageError(fmt::format("--damp {}: must not be negative", damp_));
     }
-    if (given("samples") && samples_ < 1) {
-      throw UsageError(fmt::format("--samples {}: must be positive", samples_));
-    }
+    if (samples_ < 0) throw UsageError(fmt::format("--samples {}: must be positive", samples_));
     if (threads_ < 0) throw UsageError(fmt::format("--threads {}: must be positive", threads_));
     static_cast<void>(parse_progress(progress_));
     check_rho();
+    check_method();
     check_combinations();
     job_.model = model_;
     job_.tokens = tokens_;
@@ -137,6 +150,38 @@ class QuantizeCommand final : public Command {
     job_.layer.rho = value;
   }
 
+  void check_method() {
+    LayerOptions& layer = job_.layer;
+    if (given("order") && layer.method != Method::ldlq) {
+      throw UsageError(fmt::format(
+          "--order belongs to --method ldlq, --method {} has its own: leave out one of the two",
+          method_));
+    }
+    if (act_order_ && layer.method != Method::optq) {
+      throw UsageError(fmt::format(
+          "--act-order belongs to --method optq, not to --method {}: leave out one of the two",
+          method_));
+    }
+    if (given("passes")) {
+      if (!takes_passes(layer.method)) {
+        throw UsageError(fmt::format(
+            "--passes: --method {} has no greedy passes: leave out one of the two", method_));
+      }
+      const int fewest = layer.method == Method::greedy ? 1 : 0;
+      if (passes_ < fewest || passes_ > 1000) {
+        throw UsageError(fmt::format("--passes {}: must be {} to 1000 for --method {}", passes_,
+                                     fewest, method_));
+      }
+      layer.passes = passes_;
+    }
+    if (layer.rounding == Rounding::stochastic && layer.effective_passes() > 0) {
+      throw UsageError(fmt::format(
+          "--rounding stochastic: greedy passes would undo it; use --passes 0 or a --method "
+          "other than {}",
+          method_));
+    }
+  }
+
   void check_combinations() {
     LayerOptions& layer = job_.layer;
     if (paper_) {
@@ -147,7 +192,8 @@ class QuantizeCommand final : public Command {
         }
       }
       layer.rho = 2.4;
-      layer.clamp = Clamp::pre;
+      // The authors' OPTQ sees the weights as they are.
+      layer.clamp = layer.method == Method::optq ? Clamp::feedback : Clamp::pre;
     }
     check_grid(layer.grid());
   }
@@ -164,6 +210,20 @@ class QuantizeCommand final : public Command {
     };
     refuse("rho", GridKind::incoherent);
     if (symmetric_) refuse("symmetric", GridKind::minmax);
+  }
+
+  /// The order of columns in force, in words.
+  static std::string order_name(const LayerOptions& layer) {
+    switch (layer.method) {
+      case Method::nearest:
+        return "-";
+      case Method::ldlq:
+        return to_string(layer.order);
+      case Method::optq:
+        return layer.act_order ? "descending diag(H)" : "forward";
+      default:
+        return "diag(H)";
+    }
   }
 
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> settings(const Backend& backend,
@@ -183,6 +243,9 @@ class QuantizeCommand final : public Command {
             {"grid", to_string(layer.grid()) + (layer.symmetric ? ", symmetric" : "")},
             {"rho", !grid ? "-" : (layer.rho ? fmt::format("{}", *layer.rho) : "auto")},
             {"clamp", to_string(layer.clamp)},
+            {"order", order_name(layer)},
+            {"rounding", to_string(layer.rounding)},
+            {"passes", std::to_string(layer.effective_passes())},
             {"damp", fmt::format("{}", layer.damping)},
             {"seed", std::to_string(layer.seed)},
             {"skip", skip_.empty() ? "-" : skip_},
@@ -201,6 +264,10 @@ class QuantizeCommand final : public Command {
   std::string processing_;
   std::string rescale_;
   std::string transform_;
+  std::string order_;
+  std::string rounding_;
+  bool act_order_ = false;
+  int passes_ = -1;
   std::string grid_;
   bool symmetric_ = false;
   std::string rho_;

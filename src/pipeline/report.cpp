@@ -22,7 +22,8 @@ nlohmann::json to_json(const StoredLayer& layer) {
           {"damping", s.damping},
           {"damping_tries", s.damping_tries},
           {"dead_channels", s.dead_channels},
-          {"rho", s.rho}};
+          {"rho", s.rho},
+          {"passes", s.passes}};
 }
 
 nlohmann::json gather_phases(Collectives& comm, const Phases& phases) {

@@ -78,17 +78,25 @@ LayerStatistics summarise(const PreparedLayer& layer, const std::vector<RowLoss>
   return statistics;
 }
 
+/// Empty panels stay empty.
+void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
+  index_t n = panels.n;
+  broadcast_value(comm, n, root);
+  agree(comm, [&] {
+    if (comm.rank() != root) panels = LowerPanels(n);
+  });
+  comm.broadcast(panels.panels.span(), root);
+  comm.broadcast(std::span(panels.diagonal), root);
+}
+
 }  // namespace
 
 void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
   if (comm.size() == 1) return;
-  index_t n = layer.factor.n;
-  broadcast_value(comm, n, root);
-  agree(comm, [&] {
-    if (comm.rank() != root) layer.factor = LdlFactor(n);
-  });
-  comm.broadcast(layer.factor.panels.span(), root);
-  comm.broadcast(std::span(layer.factor.d), root);
+  broadcast_panels(comm, layer.factor, root);
+  broadcast_panels(comm, layer.feedback, root);
+  broadcast_panels(comm, layer.hessian, root);
+  broadcast_vector(comm, layer.order, root);
   broadcast_vector(comm, layer.rescale, root);
   broadcast_vector(comm, layer.dead, root);
   broadcast_vector(comm, layer.added, root);
@@ -100,6 +108,7 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
   broadcast_value(comm, layer.dead_channels, root);
   broadcast_value(comm, layer.seed_u, root);
   broadcast_value(comm, layer.seed_v, root);
+  broadcast_value(comm, layer.seed_rounding, root);
 }
 
 StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
@@ -140,6 +149,9 @@ StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<c
     out.scale = {incoherent_scale(layer, rho)};
   }
   stored.statistics = summarise(layer, gather_rows(comm, mine.losses, rows, 1), rho);
+  auto passes = static_cast<float>(mine.passes);
+  comm.all_reduce_max(std::span(&passes, 1));
+  stored.statistics.passes = static_cast<int>(passes);
   return stored;
 }
 

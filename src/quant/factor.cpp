@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "method_factors.hpp"
+
 #include "quip/core/error.hpp"
 #include "quip/core/rng.hpp"
 #include "quip/linalg/ldl.hpp"
@@ -57,6 +59,12 @@ double diagonal_sum(MatrixView<const double> h) {
   return sum;
 }
 
+std::vector<double> diagonal_of(MatrixView<const double> h) {
+  std::vector<double> diagonal(at(h.rows));
+  for (index_t i = 0; i < h.rows; ++i) diagonal[at(i)] = h(i, i);
+  return diagonal;
+}
+
 /// H ← factor · diag(s) H diag(s); s empty means the identity.
 void scale_both_sides(MatrixView<double> h, double factor, const std::vector<double>& s) {
 #pragma omp parallel for schedule(static)
@@ -91,36 +99,26 @@ void transform_both_sides(const Transform& v, MatrixView<double> h) {
   apply_in_slabs(v, h, false);
 }
 
-void pack_panels(MatrixView<const double> h, LdlFactor& factor) {
-#pragma omp parallel for schedule(dynamic)
-  for (index_t b = 0; b < factor.blocks(); ++b) {
-    const MatrixView<float> panel = factor.panel(b);
-    const index_t first = factor.first_column(b);
-    for (index_t i = 0; i < panel.rows; ++i) {
-      for (index_t j = 0; j < panel.cols; ++j) {
-        panel(i, j) = j < i ? static_cast<float>(h(first + i, first + j)) : 0.0F;
-      }
-    }
-  }
-}
-
-/// Damps and factorises; the upper triangle of `h` keeps the undamped H for another try.
-void factorise(MatrixView<double> h, double alpha, PreparedLayer& layer, const std::string& name) {
+/// Damps and factorises; the upper triangle of `h` keeps H for another try.
+void factorise(MatrixView<double> h, const LayerOptions& options, PreparedLayer& layer,
+               const std::string& name) {
   const index_t n = h.rows;
-  std::vector<double> diagonal(at(n));
-  for (index_t i = 0; i < n; ++i) diagonal[at(i)] = h(i, i);
+  const std::vector<double> diagonal = diagonal_of(h);
+  std::vector<double> damped(at(n));
   const double mean = diagonal_sum(h) / static_cast<double>(n);
+  double alpha = options.damping;
   for (int attempt = 1;; ++attempt) {
     const double lambda = alpha * mean;
-    for (index_t i = 0; i < n; ++i) h(i, i) = diagonal[at(i)] + lambda;
-    const index_t minor = ldl_factor(h, layer.factor.d);
+    for (index_t i = 0; i < n; ++i) h(i, i) = damped[at(i)] = diagonal[at(i)] + lambda;
+    index_t minor = ldl_factor(h, layer.factor.diagonal);
+    if (minor == 0) minor = fill_factors(h, damped, options, layer);
     if (minor == 0) {
       layer.damping = alpha;
       layer.damping_tries = attempt;
       for (double& value : layer.added) value += lambda;
       const double trace_h = mean * static_cast<double>(n) + lambda * static_cast<double>(n);
       double trace_d = 0;
-      for (const double value : layer.factor.d) trace_d += value;
+      for (const double value : layer.factor.diagonal) trace_d += value;
       layer.trace_ratio = trace_d / trace_h;
       return;
     }
@@ -139,30 +137,15 @@ void factorise(MatrixView<double> h, double alpha, PreparedLayer& layer, const s
 
 }  // namespace
 
-LdlFactor::LdlFactor(index_t order) : n(order), d(at(order)) {
-  panels = Buffer<float>(panel_offset(blocks()));
-}
-
-index_t LdlFactor::width(index_t b) const { return std::min(block, n - b * block); }
-
-index_t LdlFactor::panel_offset(index_t b) const {
-  index_t offset = 0;
-  for (index_t c = 0; c < b; ++c) offset += (n - c * block) * width(c);
-  return offset;
-}
-
-MatrixView<float> LdlFactor::panel(index_t b) const {
-  return {panels.data() + panel_offset(b), n - first_column(b), width(b)};
-}
-
 PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
                             const LayerOptions& options, const std::string& layer) {
   const index_t n = weights.cols;
   PreparedLayer prepared;
-  prepared.factor = LdlFactor(n);
+  prepared.factor = LowerPanels(n);
   prepared.added.assign(at(n), 0.0);
   prepared.seed_u = derive_key(options.seed, layer, "U");
   prepared.seed_v = derive_key(options.seed, layer, "V");
+  prepared.seed_rounding = derive_key(options.seed, layer, "rounding");
   const MatrixView<double> h = hessian.view();
   mirror_lower(h);
   for (index_t j = 0; j < n; ++j) prepared.dead_channels += h(j, j) == 0.0 ? 1 : 0;
@@ -202,8 +185,12 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
   for (const double value : energy) total += value;
   prepared.weight_rms =
       std::sqrt(total / (static_cast<double>(weights.rows) * static_cast<double>(n)));
-  factorise(h, options.damping, prepared, layer);
-  pack_panels(h, prepared.factor);
+  prepared.order = column_order(options, diagonal_of(h));
+  if (!prepared.order.empty()) {
+    permute_symmetric(h, prepared.order);
+    permute(prepared.added, prepared.order);
+  }
+  factorise(h, options, prepared, layer);
   return prepared;
 }
 

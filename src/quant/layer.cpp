@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+
+#include "dither.hpp"
 
 #include "quip/quant/grid.hpp"
 
@@ -36,22 +39,30 @@ void to_grid(MatrixView<const float> w, std::span<const RowGrid> grids, MatrixVi
   }
 }
 
-/// Rounds a tile already in grid coordinates; `loss` receives undamped losses in weight units.
-void round_tile(const Rounder& rounder, const PreparedLayer& layer, const LayerOptions& options,
-                std::span<const RowGrid> grids, MatrixView<float> coordinates, MatrixView<float> q,
-                std::span<double> loss) {
+/// Rounds a tile already in grid coordinates; lane r is row rows[r] of the layer. `loss` receives
+/// undamped losses in weight units. Returns the greedy passes that were needed.
+int round_tile(const Rounder& rounder, const PreparedLayer& layer, const LayerOptions& options,
+               std::span<const RowGrid> grids, std::span<const index_t> rows,
+               MatrixView<float> coordinates, MatrixView<float> q, std::span<double> loss) {
   const float top = top_level(options.bits);
   const index_t n = coordinates.rows;
   const index_t lanes = coordinates.cols;
   Matrix<float> difference(n, lanes);
+  RoundingTile tile = unit_tile(coordinates, top, static_cast<index_t>(rows.size()));
+  Matrix<float> dither;
+  if (options.rounding == Rounding::stochastic) {
+    dither = Matrix<float>(n, lanes);
+    fill_dither(layer, rows, dither.view());
+    tile.offset = dither.cview();
+  }
+  Matrix<float> clamped;
   if (options.clamp == Clamp::pre) {
-    Matrix<float> clamped(n, lanes);
+    clamped = Matrix<float>(n, lanes);
     std::transform(coordinates.data, coordinates.data + n * lanes, clamped.data(),
                    [top](float g) { return std::clamp(g, 0.0F, top); });
-    rounder.round(layer.factor, top, clamped.view(), q, loss);
-  } else {
-    rounder.round(layer.factor, top, coordinates, q, loss);
+    tile.x = clamped.cview();
   }
+  const int passes = rounder.round(layer, tile, q, loss);
   for (index_t i = 0; i < n * lanes; ++i) difference.data()[i] = q.data[i] - coordinates.data[i];
   if (options.clamp == Clamp::pre) {  // the rounder saw other weights than ours
     std::fill(loss.begin(), loss.end(), 0.0);
@@ -62,6 +73,7 @@ void round_tile(const Rounder& rounder, const PreparedLayer& layer, const LayerO
     const double step = grids[at(r)].step;
     loss[at(r)] *= step * step;
   }
+  return passes;
 }
 
 /// Fits the grid of every lane and appends what is stored of it.
@@ -91,11 +103,14 @@ std::vector<RowGrid> fit_grids(MatrixView<const float> tile, index_t rows, index
   return grids;
 }
 
-void pack_tile(MatrixView<const float> q, index_t rows, int bits, std::uint8_t* packed,
-               index_t row_bytes) {
+/// Codes in the columns' own order.
+void pack_tile(MatrixView<const float> q, const std::vector<index_t>& order, index_t rows, int bits,
+               std::uint8_t* packed, index_t row_bytes) {
   std::vector<std::uint8_t> codes(at(q.rows));
   for (index_t r = 0; r < rows; ++r) {
-    for (index_t k = 0; k < q.rows; ++k) codes[at(k)] = static_cast<std::uint8_t>(q(k, r));
+    for (index_t k = 0; k < q.rows; ++k) {
+      codes[at(order.empty() ? k : order[at(k)])] = static_cast<std::uint8_t>(q(k, r));
+    }
     pack_row(codes.data(), q.rows, bits, packed + r * row_bytes);
   }
 }
@@ -120,8 +135,9 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
   out.scale.resize(minmax ? at(rows) : 0);
   out.zero.resize(minmax && !options.symmetric ? at(rows) : 0);
   out.losses.resize(at(rows));
-  const auto rounder = make_rounder(options.method);
-#pragma omp parallel for schedule(dynamic)
+  const auto rounder = make_rounder(options);
+  int passes = 0;
+#pragma omp parallel for schedule(dynamic) reduction(max : passes)
   for (index_t t = 0; t < tiles.count(); ++t) {
     const MatrixView<float> tile = tiles.tile(t);
     const Range range = tiles.rows_of(t);
@@ -134,13 +150,17 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
     add_hessian_norm(layer.factor, tile, reference);
     subtract_damping(layer.added, tile, reference);
     to_grid(tile, grids, coordinates.view());
-    round_tile(*rounder, layer, options, grids, coordinates.view(), q.view(), loss);
-    pack_tile(q.view(), range.count(), options.bits, out.codes.data() + first * row_bytes,
-              row_bytes);
+    std::vector<index_t> layer_rows(at(range.count()));
+    std::iota(layer_rows.begin(), layer_rows.end(), range.first);
+    passes = std::max(passes, round_tile(*rounder, layer, options, grids, layer_rows,
+                                         coordinates.view(), q.view(), loss));
+    pack_tile(q.view(), layer.order, range.count(), options.bits,
+              out.codes.data() + first * row_bytes, row_bytes);
     for (index_t r = 0; r < range.count(); ++r) {
       out.losses[at(first + r)] = {loss[at(r)], reference[at(r)]};
     }
   }
+  out.passes = passes;
   return out;
 }
 
@@ -189,17 +209,19 @@ std::vector<double> RhoSearch::evaluate(const RowTiles& tiles, const PreparedLay
   // Every (row, candidate) pair is a lane of its own: few rows still fill the vectors.
   const index_t pairs = static_cast<index_t>(mine.size()) * choices;
   const RowTiles lanes(n, {0, pairs});
-  const auto rounder = make_rounder(options.method);
+  const auto rounder = make_rounder(options);
 #pragma omp parallel for schedule(dynamic)
   for (index_t t = 0; t < lanes.count(); ++t) {
     const MatrixView<float> tile = lanes.tile(t);
     const Range range = lanes.rows_of(t);
     std::vector<RowGrid> grids(at(tile.cols));
+    std::vector<index_t> layer_rows;
     for (index_t pair = range.first; pair < range.last; ++pair) {
       const index_t row = sample_[at(mine[at(pair / choices)])];
       const double rho = candidates_[at(pair % choices)];
       const RowGrid grid = incoherent_grid(incoherent_scale(layer, rho), options.bits);
       grids[at(pair - range.first)] = grid;
+      layer_rows.push_back(row);
       index_t source = 0;
       while (row >= tiles.rows_of(source).last) ++source;
       const MatrixView<float> from = tiles.tile(source);
@@ -210,7 +232,7 @@ std::vector<double> RhoSearch::evaluate(const RowTiles& tiles, const PreparedLay
     }
     Matrix<float> q(n, tile.cols);
     std::vector<double> loss(at(tile.cols));
-    round_tile(*rounder, layer, options, grids, tile, q.view(), loss);
+    round_tile(*rounder, layer, options, grids, layer_rows, tile, q.view(), loss);
     for (index_t pair = range.first; pair < range.last; ++pair) {
       losses[at(mine[at(pair / choices)] * choices + pair % choices)] =
           loss[at(pair - range.first)];

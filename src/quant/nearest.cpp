@@ -1,26 +1,22 @@
 // Nearest rounding: what LDLQ is without feedback.
-#include <algorithm>
-#include <cmath>
-
-#include "quip/quant/rounder.hpp"
+#include "column_kernels.hpp"
 
 namespace quip {
 namespace {
 
 class Nearest final : public Rounder {
  public:
-  void round(const LdlFactor& factor, float top, MatrixView<const float> w, MatrixView<float> q,
-             std::span<double> loss) const override {
-    Matrix<float> error(w.rows, w.cols);
-    for (index_t k = 0; k < w.rows; ++k) {
-      for (index_t r = 0; r < w.cols; ++r) {
-        const float rounded = std::min(std::max(std::floor(w(k, r) + 0.5F), 0.0F), top);
-        q(k, r) = rounded;
-        error(k, r) = rounded - w(k, r);
+  int round(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
+            std::span<double> loss) const override {
+    for (index_t k = 0; k < q.rows; ++k) {
+      const float* offset = tile.offset.row(k);
+      const float* inverse = tile.inverse.row(k);
+      for (index_t r = 0; r < q.cols; ++r) {  // ŵ = step · clamp(Q(x / step), 0, top)
+        q(k, r) = to_level(tile.x(k, r) * inverse[r], offset[r], 0.0F, tile.top);
       }
     }
-    std::fill(loss.begin(), loss.end(), 0.0);
-    add_hessian_norm(factor, error.view(), loss);
+    measure_loss(layer.factor, tile, q, loss);
+    return 0;
   }
 };
 

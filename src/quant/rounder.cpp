@@ -1,25 +1,54 @@
 #include "quip/quant/rounder.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "quip/core/error.hpp"
 #include "quip/linalg/ordered_gemm.hpp"
+#include "quip/quant/tiles.hpp"
 
 namespace quip {
+namespace {
 
-std::unique_ptr<Rounder> make_rounder(Method method) {
-  switch (method) {
+constexpr std::array<float, RowTiles::most_lanes> repeated(float value) {
+  std::array<float, RowTiles::most_lanes> row{};
+  row.fill(value);
+  return row;
+}
+
+}  // namespace
+
+RoundingTile unit_tile(MatrixView<const float> x, float top, index_t rows) {
+  static constexpr auto halves = repeated(0.5F);
+  static constexpr auto ones = repeated(1.0F);
+  const MatrixView<const float> half(halves.data(), x.rows, x.cols, 0);
+  const MatrixView<const float> one(ones.data(), x.rows, x.cols, 0);
+  return {x, half, one, one, top, rows};
+}
+
+std::unique_ptr<Rounder> make_rounder(const LayerOptions& options) {
+  const int passes = options.effective_passes();
+  switch (options.method) {
     case Method::nearest:
       return make_nearest();
     case Method::ldlq:
-      return make_ldlq();
+      return passes > 0 ? make_ldlq_rg(passes, options.clamp) : make_ldlq();
+    case Method::optq:
+      return make_optq();
+    case Method::ldlq_rg:
+      return passes > 0 ? make_ldlq_rg(passes, options.clamp) : make_ldlq();
+    case Method::greedy:
+      return make_greedy(passes, options.clamp);
+    case Method::ldl_admm:
+      return make_ldl_admm(passes);
   }
   fail("a rounding method without a rounder");
 }
 
-void add_hessian_norm(const LdlFactor& factor, MatrixView<const float> x, std::span<double> norm) {
+void add_hessian_norm(const LowerPanels& factor, MatrixView<const float> x,
+                      std::span<double> norm) {
   const index_t lanes = x.cols;
-  Matrix<float> projected(LdlFactor::block, lanes);
+  Matrix<float> projected(LowerPanels::block, lanes);
   for (index_t b = 0; b < factor.blocks(); ++b) {
     const index_t first = factor.first_column(b);
     const index_t width = factor.width(b);
@@ -28,7 +57,7 @@ void add_hessian_norm(const LdlFactor& factor, MatrixView<const float> x, std::s
     ordered_gemm<float>(width, lanes, panel.rows, {panel.data, 1, width}, x.row(first), x.ld,
                         projected.data(), lanes);
     for (index_t k = 0; k < width; ++k) {
-      const double weight = factor.d[static_cast<std::size_t>(first + k)];
+      const double weight = factor.diagonal[static_cast<std::size_t>(first + k)];
       const float* row = projected.row(k);
       for (index_t r = 0; r < lanes; ++r) {
         const double value = row[r];
@@ -36,6 +65,17 @@ void add_hessian_norm(const LdlFactor& factor, MatrixView<const float> x, std::s
       }
     }
   }
+}
+
+void measure_loss(const LowerPanels& factor, const RoundingTile& tile, MatrixView<const float> q,
+                  std::span<double> loss) {
+  Matrix<float> error(q.rows, q.cols);
+  for (index_t k = 0; k < q.rows; ++k) {
+    const float* step = tile.step.row(k);
+    for (index_t r = 0; r < q.cols; ++r) error(k, r) = q(k, r) * step[r] - tile.x(k, r);
+  }
+  std::fill(loss.begin(), loss.end(), 0.0);
+  add_hessian_norm(factor, error.view(), loss);
 }
 
 }  // namespace quip

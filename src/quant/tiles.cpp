@@ -30,6 +30,14 @@ std::vector<float> column_factors(const PreparedLayer& layer, index_t n) {
   return factor;
 }
 
+/// The tile's columns of W in the order in which they are rounded; `scratch` holds the tile.
+void reorder(MatrixView<float> tile, const std::vector<index_t>& order, float* scratch) {
+  std::copy_n(tile.data, tile.size(), scratch);
+  for (index_t k = 0; k < tile.rows; ++k) {
+    std::copy_n(scratch + order[static_cast<std::size_t>(k)] * tile.cols, tile.cols, tile.row(k));
+  }
+}
+
 }  // namespace
 
 RowTiles::RowTiles(index_t n, Range rows)
@@ -77,13 +85,14 @@ RowTiles transform_rows(MatrixView<const float> weights, const PreparedLayer& la
       }
     }
   }
-  if (transforms.v->is_identity()) return tiles;
+  if (transforms.v->is_identity() && layer.order.empty()) return tiles;
 #pragma omp parallel
   {
     Buffer<float> scratch(tiles.n() * RowTiles::most_lanes);
 #pragma omp for schedule(dynamic)
     for (index_t t = 0; t < tiles.count(); ++t) {  // … Vᵀ: V on the left of the transposed tile
-      transforms.v->apply(tiles.tile(t), scratch.data());
+      if (!transforms.v->is_identity()) transforms.v->apply(tiles.tile(t), scratch.data());
+      if (!layer.order.empty()) reorder(tiles.tile(t), layer.order, scratch.data());
     }
   }
   return tiles;

@@ -82,6 +82,7 @@ class BlockLayout {
     write_attribute(group, "damping_tries", std::int64_t{statistics.damping_tries}, where_);
     write_attribute(group, "dead_channels", statistics.dead_channels, where_);
     write_attribute(group, "rho", statistics.rho, where_);
+    write_attribute(group, "passes", std::int64_t{statistics.passes}, where_);
   }
 
   std::string where_;
@@ -130,6 +131,7 @@ class LayerReader {
     statistics.damping_tries = static_cast<int>(attribute<std::int64_t>("damping_tries"));
     statistics.dead_channels = attribute<std::int64_t>("dead_channels");
     statistics.rho = attribute<double>("rho");
+    statistics.passes = static_cast<int>(attribute<std::int64_t>("passes"));
     return statistics;
   }
 

@@ -63,10 +63,19 @@ TEST(RoundLayerMpi, HasTheBitsAndStatisticsOfOneRank) {
   const Matrix<float> w = random_matrix(150, 96, 2);
   const Matrix<float> x = random_matrix(480, 96, 3);
   const int owner = comm.size() - 1;
+  std::vector<LayerOptions> cases;
   for (const Processing processing : {Processing::incoherence, Processing::baseline}) {
-    LayerOptions options;
-    options.processing = processing;
-    options.seed = 9;
+    for (const Method method : {Method::nearest, Method::ldlq, Method::optq, Method::ldlq_rg,
+                                Method::greedy, Method::ldl_admm}) {
+      LayerOptions options;
+      options.processing = processing;
+      options.method = method;
+      options.seed = 9;
+      if (method == Method::ldlq) options.rounding = Rounding::stochastic;
+      cases.push_back(options);
+    }
+  }
+  for (const LayerOptions& options : cases) {
     PreparedLayer prepared;
     Matrix<double> h = hessian_over(comm, *backend, x);
     if (comm.rank() == owner) prepared = prepare_layer(w.cview(), std::move(h), options, "test");
@@ -76,7 +85,8 @@ TEST(RoundLayerMpi, HasTheBitsAndStatisticsOfOneRank) {
     const PreparedLayer own =
         prepare_layer(w.cview(), hessian_over(self, *backend, x), options, "test");
     const StoredLayer alone = round_layer(self, "test", w.cview(), own, options);
-    EXPECT_EQ(digest_of(together.layer), digest_of(alone.layer));
+    EXPECT_EQ(digest_of(together.layer), digest_of(alone.layer)) << to_string(options.method);
+    EXPECT_EQ(together.statistics.passes, alone.statistics.passes);
     EXPECT_EQ(together.statistics.relative_proxy_loss, alone.statistics.relative_proxy_loss);
     EXPECT_EQ(together.statistics.rho, alone.statistics.rho);
     EXPECT_GT(alone.statistics.relative_proxy_loss, 0.0);

@@ -25,6 +25,7 @@ struct RoundedRows {
   std::vector<float> scale;        ///< minmax: per row; else empty
   std::vector<std::uint8_t> zero;  ///< minmax: per row; else empty
   std::vector<RowLoss> losses;     ///< per row
+  int passes = 0;                  ///< greedy passes that the slowest row needed
 };
 
 /// Rounds the rows of `tiles`; `rho` matters to the incoherent grid only. Parallel.

@@ -9,7 +9,7 @@
 
 namespace quip {
 
-enum class Method { nearest, ldlq };
+enum class Method { nearest, ldlq, optq, ldlq_rg, greedy, ldl_admm };
 /// Bundles of steps: baseline is OPTQ's (a minmax grid and nothing else), incoherence QuIP's
 /// (rescale, transform, one grid per layer).
 enum class Processing { baseline, incoherence };
@@ -17,13 +17,24 @@ enum class Processing { baseline, incoherence };
 /// the rounding itself, so that the columns still to come make up for the cut.
 enum class Clamp { pre, feedback };
 
+/// The order in which ldlq takes the columns: from the last (the authors' program) or the first.
+enum class ColumnOrder { backward, forward };
+enum class Rounding { nearest, stochastic };
+
 [[nodiscard]] std::string to_string(Method method);
 [[nodiscard]] std::string to_string(Processing processing);
 [[nodiscard]] std::string to_string(Clamp clamp);
+[[nodiscard]] std::string to_string(ColumnOrder order);
+[[nodiscard]] std::string to_string(Rounding rounding);
 /// Throw Error listing the choices.
 [[nodiscard]] Method parse_method(const std::string& text);
 [[nodiscard]] Processing parse_processing(const std::string& text);
 [[nodiscard]] Clamp parse_clamp(const std::string& text);
+[[nodiscard]] ColumnOrder parse_order(const std::string& text);
+[[nodiscard]] Rounding parse_rounding(const std::string& text);
+
+/// Whether greedy passes belong to a method, or may follow it.
+[[nodiscard]] bool takes_passes(Method method);
 
 struct LayerOptions {
   int bits = 2;
@@ -37,10 +48,16 @@ struct LayerOptions {
   bool symmetric = false;     ///< minmax grid: zero in the middle
   std::optional<double> rho;  ///< grid half width over rms(W); none: searched per layer
   Clamp clamp = Clamp::feedback;
-  double damping = 0.01;  ///< α: λ = α·mean(diag H)
+  ColumnOrder order = ColumnOrder::backward;  ///< ldlq
+  bool act_order = false;                     ///< optq: columns by descending diag(H)
+  Rounding rounding = Rounding::nearest;
+  std::optional<int> passes;  ///< greedy passes; none: the method's default
+  double damping = 0.01;      ///< α: λ = α·mean(diag H)
   std::uint64_t seed = 0;
 
   // The steps in force.
+  /// Greedy passes.
+  [[nodiscard]] int effective_passes() const;
   [[nodiscard]] GridKind grid() const {
     return grid_kind.value_or(incoherence() ? GridKind::incoherent : GridKind::minmax);
   }

@@ -65,6 +65,7 @@ struct LayerStatistics {
   int damping_tries = 0;           ///< 1: the first λ made H positive definite
   index_t dead_channels = 0;       ///< inputs that were zero on all calibration tokens
   double rho = 0;                  ///< incoherent grid: half width over rms(W); else 0
+  int passes = 0;                  ///< greedy passes until nothing changed, or all allowed
 };
 
 /// Packs `cols` codes (each < 2^bits, one byte each) into row_bytes bytes.

@@ -10,6 +10,21 @@
 
 namespace quip {
 
+/// A transposed tile of rows to round: [n × lanes], row k is the column of W at position k of the
+/// layer's order. A level q stands for q·step, so that x = step·(grid coordinate); a row with one
+/// grid has step 1 throughout, and a view with ld 0 repeats one row.
+struct RoundingTile {
+  MatrixView<const float> x;       ///< any real numbers
+  MatrixView<const float> offset;  ///< Q(g) = ⌊g + offset⌋: ½ rounds to nearest, U[0, 1) at random
+  MatrixView<const float> step;
+  MatrixView<const float> inverse;  ///< 1/step
+  float top = 0;                    ///< the highest level
+  index_t rows = 0;                 ///< lanes in use; the others are padding
+};
+
+/// Nearest rounding with step 1; lanes up to RowTiles::most_lanes.
+[[nodiscard]] RoundingTile unit_tile(MatrixView<const float> x, float top, index_t rows);
+
 /// Rounds tiles of rows. Rows are independent; a rounder may not let one see another.
 class Rounder {
  public:
@@ -18,21 +33,30 @@ class Rounder {
   Rounder& operator=(const Rounder&) = delete;
   virtual ~Rounder() = default;
 
-  /// `w` [n × lanes] holds grid coordinates (any real number); every element of `q` [n × lanes]
-  /// becomes one of 0 … top. `loss` [lanes] receives, row by row, the damped proxy loss
-  /// (q−w) H (q−w)ᵀ in grid units. Lanes is a multiple of RowTiles::lane_unit. Serial.
-  virtual void round(const LdlFactor& factor, float top, MatrixView<const float> w,
-                     MatrixView<float> q, std::span<double> loss) const = 0;
+  /// Every element of `q` [n × lanes] becomes one of 0 … top. `loss` [lanes] receives, row by row,
+  /// the damped proxy loss (ŵ−x) H (ŵ−x)ᵀ with ŵ = step·q. Lanes is a multiple of
+  /// RowTiles::lane_unit. Serial. Returns the greedy passes that the rows in use needed.
+  virtual int round(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
+                    std::span<double> loss) const = 0;
 };
 
 /// Method → rounder: the one place of that choice.
-[[nodiscard]] std::unique_ptr<Rounder> make_rounder(Method method);
+[[nodiscard]] std::unique_ptr<Rounder> make_rounder(const LayerOptions& options);
 
 [[nodiscard]] std::unique_ptr<Rounder> make_nearest();
 [[nodiscard]] std::unique_ptr<Rounder> make_ldlq();
+[[nodiscard]] std::unique_ptr<Rounder> make_optq();
+/// `passes` ≥ 1 greedy passes; `clamp` as in greedy_passes.
+[[nodiscard]] std::unique_ptr<Rounder> make_ldlq_rg(int passes, Clamp clamp);
+[[nodiscard]] std::unique_ptr<Rounder> make_greedy(int passes, Clamp clamp);
+[[nodiscard]] std::unique_ptr<Rounder> make_ldl_admm(int passes);
 
 /// Adds x H xᵀ = Σₖ Dₖ (x(L+I))ₖ² of every row of a transposed tile `x` [n × lanes] to `norm`
 /// [lanes]. Cost n² flops a row.
-void add_hessian_norm(const LdlFactor& factor, MatrixView<const float> x, std::span<double> norm);
+void add_hessian_norm(const LowerPanels& factor, MatrixView<const float> x, std::span<double> norm);
+
+/// Sets `loss` to the damped proxy loss of the levels `q` of a tile.
+void measure_loss(const LowerPanels& factor, const RoundingTile& tile, MatrixView<const float> q,
+                  std::span<double> loss);
 
 }  // namespace quip

@@ -1,0 +1,112 @@
+#include "method_factors.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "constrained_feedback.hpp"
+
+#include "quip/linalg/ldl.hpp"
+#include "quip/linalg/triangular.hpp"
+
+namespace quip {
+namespace {
+
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+/// Positions by ascending diagonal; equal ones keep their order.
+std::vector<index_t> ascending(std::span<const double> diagonal) {
+  std::vector<index_t> order(diagonal.size());
+  std::iota(order.begin(), order.end(), index_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](index_t a, index_t b) { return diagonal[at(a)] < diagonal[at(b)]; });
+  return order;
+}
+
+/// OPTQ's factor: H⁻¹ = RᵀR, R upper. Its rows over their diagonal are the columns of L' in
+/// H⁻¹ = (L'+I) D' (L'+I)ᵀ, and 1/R_kk² = 1/D'_k.
+index_t fill_inverse(const PreparedLayer& layer, MatrixView<const double> h, LowerPanels& out) {
+  Matrix<double> inverse(h.rows, h.rows);
+  invert_from_ldl(h, layer.factor.diagonal, inverse.view());
+  out = LowerPanels(h.rows);
+  const index_t minor = ldl_factor(inverse.view(), out.diagonal);
+  if (minor != 0) return minor;
+  out.pack_lower(inverse.cview());
+  for (double& value : out.diagonal) value = 1 / value;
+  return 0;
+}
+
+}  // namespace
+
+std::vector<index_t> column_order(const LayerOptions& options, std::span<const double> diagonal) {
+  // NaN would break the sort; the factorisation refuses it by name.
+  const bool finite = std::all_of(diagonal.begin(), diagonal.end(),
+                                  [](double value) { return std::isfinite(value); });
+  if (!finite) return {};
+  std::vector<index_t> order;
+  switch (options.method) {
+    case Method::nearest:
+      break;
+    case Method::ldlq:
+      if (options.order == ColumnOrder::forward) {
+        order.resize(diagonal.size());
+        std::iota(order.rbegin(), order.rend(), index_t{0});
+      }
+      break;
+    case Method::optq:
+      if (options.act_order) {  // the largest first
+        order = ascending(diagonal);
+        std::reverse(order.begin(), order.end());
+      }
+      break;
+    case Method::ldlq_rg:
+    case Method::greedy:
+    case Method::ldl_admm:  // the largest last, where these loops start
+      order = ascending(diagonal);
+      break;
+  }
+  return order;
+}
+
+void permute_symmetric(MatrixView<double> h, const std::vector<index_t>& order) {
+  const index_t n = h.rows;
+#pragma omp parallel
+  {
+    std::vector<double> moved(at(n));
+#pragma omp for schedule(static)
+    for (index_t i = 0; i < n; ++i) {
+      double* row = h.row(i);
+      for (index_t j = 0; j < n; ++j) moved[at(j)] = row[order[at(j)]];
+      std::copy(moved.begin(), moved.end(), row);
+    }
+  }
+  // Rows along the permutation's cycles: one row of scratch instead of a second matrix.
+  std::vector<bool> placed(at(n), false);
+  std::vector<double> first_row(at(n));
+  for (index_t start = 0; start < n; ++start) {
+    if (placed[at(start)]) continue;
+    std::copy_n(h.row(start), n, first_row.data());
+    index_t i = start;
+    for (; order[at(i)] != start; i = order[at(i)]) {
+      std::copy_n(h.row(order[at(i)]), n, h.row(i));
+      placed[at(i)] = true;
+    }
+    std::copy_n(first_row.data(), n, h.row(i));
+    placed[at(i)] = true;
+  }
+}
+
+index_t fill_factors(MatrixView<const double> h, std::span<const double> damped,
+                     const LayerOptions& options, PreparedLayer& layer) {
+  layer.factor.pack_lower(h);
+  if (options.effective_passes() > 0) {
+    layer.hessian = LowerPanels(h.rows);
+    layer.hessian.pack_upper(h);
+    layer.hessian.diagonal.assign(damped.begin(), damped.end());
+  }
+  if (options.method == Method::optq) return fill_inverse(layer, h, layer.feedback);
+  if (options.method == Method::ldl_admm) layer.feedback = constrained_feedback(h, damped);
+  return 0;
+}
+
+}  // namespace quip
