@@ -52,20 +52,42 @@ void report(benchmark::State& state, double flops, double rate) {
 }
 
 struct Problem {
-  Problem(index_t m, index_t n) : weights(gaussian_weights(m, n)) {
-    options.rho = 1.6;
+  Problem(index_t m, index_t n, const LayerOptions& options) : weights(gaussian_weights(m, n)) {
     prepared = prepare_layer(weights.cview(), toeplitz_hessian(n), options, "bench");
   }
   Matrix<float> weights;
-  LayerOptions options;
   PreparedLayer prepared;
 };
 
-/// LDLQ of all rows: the feedback products (m·n² flops), rounding and error bookkeeping.
-void rounding(benchmark::State& state) {
+/// Flops a row of one method, over n²: feedback or update, greedy passes (2 each), loss where it is
+/// not a by-product.
+double cost_of(Method method, int passes) {
+  switch (method) {
+    case Method::nearest:
+      return 1;
+    case Method::ldlq:
+    case Method::optq:
+      return 1;
+    case Method::ldlq_rg:
+      return 1 + 2 * passes + 1;
+    case Method::greedy:
+      return 2 * passes + 1;
+    case Method::ldl_admm:
+      return 2;
+  }
+  return 0;
+}
+
+/// All rows of an m × n layer with one pass where a method has them: products with what was made
+/// of H, rounding and error bookkeeping.
+void rounding(benchmark::State& state, Method method) {
   const index_t m = state.range(0);
   const index_t n = state.range(1);
-  const Problem problem(m, n);
+  LayerOptions options;
+  options.method = method;
+  options.rho = 1.6;
+  if (options.effective_passes() > 0) options.passes = 1;
+  const Problem problem(m, n, options);
   const RowTiles tiles(n, {0, m});
   for (index_t t = 0; t < tiles.count(); ++t) {
     const MatrixView<float> tile = tiles.tile(t);
@@ -73,26 +95,30 @@ void rounding(benchmark::State& state) {
       tile.data[i] = 1.5F + problem.weights.data()[(t * tile.size() + i) % problem.weights.size()];
     }
   }
-  const auto rounder = make_rounder(Method::ldlq);
+  const auto rounder = make_rounder(options);
   for (auto _ : state) {
 #pragma omp parallel for schedule(dynamic)
     for (index_t t = 0; t < tiles.count(); ++t) {
       const MatrixView<float> tile = tiles.tile(t);
       Matrix<float> q(n, tile.cols);
       std::vector<double> loss(static_cast<std::size_t>(tile.cols));
-      rounder->round(problem.prepared.factor, 3.0F, tile, q.view(), loss);
+      rounder->round(problem.prepared, unit_tile(tile, 3.0F, tile.cols), q.view(), loss);
       benchmark::DoNotOptimize(q.data());
     }
   }
   const auto size = static_cast<double>(n);
-  report(state, static_cast<double>(m) * size * size, rate_of_gemm<float>());
+  const double flops = cost_of(method, options.effective_passes()) * size * size;
+  report(state, static_cast<double>(m) * flops, rate_of_gemm<float>());
 }
-BENCHMARK(rounding)
-    ->Args({1024, 4096})
-    ->Args({4096, 4096})
-    ->Args({4096, 2048})
-    ->UseRealTime()
-    ->Unit(benchmark::kMillisecond);
+void sizes(benchmark::internal::Benchmark* bench) {
+  bench->Args({2048, 2048})->Args({4096, 4096})->UseRealTime()->Unit(benchmark::kMillisecond);
+}
+BENCHMARK_CAPTURE(rounding, nearest, Method::nearest)->Apply(sizes);
+BENCHMARK_CAPTURE(rounding, ldlq, Method::ldlq)->Apply(sizes)->Args({1024, 4096});
+BENCHMARK_CAPTURE(rounding, optq, Method::optq)->Apply(sizes);
+BENCHMARK_CAPTURE(rounding, ldlq_rg, Method::ldlq_rg)->Apply(sizes);
+BENCHMARK_CAPTURE(rounding, greedy, Method::greedy)->Apply(sizes);
+BENCHMARK_CAPTURE(rounding, ldl_admm, Method::ldl_admm)->Apply(sizes);
 
 /// A whole layer given H: rescale, transform and factorise H, transform W, search ρ, round, losses,
 /// pack.
