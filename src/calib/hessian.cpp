@@ -11,7 +11,7 @@ namespace {
 
 constexpr float largest_integer = 32767.0F;
 constexpr double most_tokens = 0x1p23;        // 2·15 bits + 23 bits: sums stay below 2⁵³
-constexpr index_t reduce_elements = 1 << 21;  // 16 MiB of doubles at a time
+constexpr index_t reduce_elements = 1 << 19;  // 4 MiB of doubles at a time
 
 /// The largest power of two s with round(maximum · s) ≤ 32767.
 float channel_scale(float maximum) {

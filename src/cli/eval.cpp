@@ -38,7 +38,9 @@ class EvalCommand final : public Command {
     if (model_.empty() && packed_.empty()) {
       throw UsageError("give --model DIR, or --packed DIR, or both");
     }
-    if (samples_ < 0) throw UsageError(fmt::format("--samples {}: must be positive", samples_));
+    if (given("samples") && samples_ < 1) {
+      throw UsageError(fmt::format("--samples {}: must be positive", samples_));
+    }
     static_cast<void>(parse_progress(progress_));
   }
 

@@ -104,7 +104,9 @@ class QuantizeCommand final : public Command {
     if (!(damp_ >= 0) || damp_ > 1e6) {
       throw UsageError(fmt::format("--damp {}: must not be negative", damp_));
     }
-    if (samples_ < 0) throw UsageError(fmt::format("--samples {}: must be positive", samples_));
+    if (given("samples") && samples_ < 1) {
+      throw UsageError(fmt::format("--samples {}: must be positive", samples_));
+    }
     if (threads_ < 0) throw UsageError(fmt::format("--threads {}: must be positive", threads_));
     static_cast<void>(parse_progress(progress_));
     check_rho();
