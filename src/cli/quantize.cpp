@@ -39,7 +39,10 @@ class QuantizeCommand final : public Command {
                            "kronecker-nopermute, hadamard, dense (small layers) or none");
     options_.add_options()("grid", po::value(&grid_)->value_name("NAME"),
                            "levels: incoherent (one per layer) or minmax (per row or group)");
-    options_.add_options()("symmetric", po::bool_switch(&symmetric_),
+    options_.add_options()(
+        "group-size", po::value(&job_.layer.group_size)->default_value(0, "row")->value_name("N"),
+        "min-max grid: input channels that share a scale, 8 or more");
+    options_.add_options()("symmetric", po::bool_switch(&job_.layer.symmetric),
                            "min-max grid with zero in its middle");
     options_.add_options()("rho", po::value(&rho_)->default_value("auto")->value_name("X"),
                            "half width of the grid over rms(W), or auto: searched per layer");
@@ -94,7 +97,6 @@ class QuantizeCommand final : public Command {
     if (given("transform")) layer.transform = parse_transform(transform_);
     if (given("rescale")) layer.rescaling = parse_switch("--rescale", rescale_);
     if (given("grid")) layer.grid_kind = parse_grid(grid_);
-    layer.symmetric = symmetric_;
     layer.clamp = parse_clamp(clamp_);
     layer.order = parse_order(order_);
     layer.rounding = parse_rounding(rounding_);
@@ -211,7 +213,12 @@ class QuantizeCommand final : public Command {
       }
     };
     refuse("rho", GridKind::incoherent);
-    if (symmetric_) refuse("symmetric", GridKind::minmax);
+    if (job_.layer.symmetric) refuse("symmetric", GridKind::minmax);
+    refuse("group-size", GridKind::minmax);
+    const index_t size = job_.layer.group_size;
+    if (given("group-size") && (size < 8 || size > index_t{1} << 24)) {
+      throw UsageError(fmt::format("--group-size {}: must be 8 or more", size));
+    }
   }
 
   /// The order of columns in force, in words.
@@ -243,6 +250,7 @@ class QuantizeCommand final : public Command {
             {"rescale", layer.rescale() ? "on" : "off"},
             {"transform", to_string(layer.effective_transform())},
             {"grid", to_string(layer.grid()) + (layer.symmetric ? ", symmetric" : "")},
+            {"group size", layer.group_size == 0 ? "-" : std::to_string(layer.group_size)},
             {"rho", !grid ? "-" : (layer.rho ? fmt::format("{}", *layer.rho) : "auto")},
             {"clamp", to_string(layer.clamp)},
             {"order", order_name(layer)},
@@ -271,7 +279,6 @@ class QuantizeCommand final : public Command {
   bool act_order_ = false;
   int passes_ = -1;
   std::string grid_;
-  bool symmetric_ = false;
   std::string rho_;
   std::string clamp_;
   bool paper_ = false;

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "dither.hpp"
+#include "tile_grids.hpp"
 
 #include "quip/quant/grid.hpp"
 
@@ -26,29 +27,16 @@ void subtract_damping(const std::vector<double>& added, MatrixView<const float> 
   }
 }
 
-/// Grid coordinates of a tile of weights, lane r on grids[r].
-void to_grid(MatrixView<const float> w, std::span<const RowGrid> grids, MatrixView<float> out) {
-  std::vector<float> inverse(at(w.cols));
-  std::vector<float> offset(at(w.cols));
-  for (index_t r = 0; r < w.cols; ++r) {
-    inverse[at(r)] = grids[at(r)].inverse;
-    offset[at(r)] = grids[at(r)].offset;
-  }
-  for (index_t k = 0; k < w.rows; ++k) {
-    for (index_t r = 0; r < w.cols; ++r) out(k, r) = w(k, r) * inverse[at(r)] + offset[at(r)];
-  }
-}
-
-/// Rounds a tile already in grid coordinates; lane r is row rows[r] of the layer. `loss` receives
-/// undamped losses in weight units. Returns the greedy passes that were needed.
+/// Rounds a tile already in the coordinates of `grids`; lane r is row rows[r] of the layer. `loss`
+/// receives undamped losses in weight units. Returns the greedy passes that were needed.
 int round_tile(const Rounder& rounder, const PreparedLayer& layer, const LayerOptions& options,
-               std::span<const RowGrid> grids, std::span<const index_t> rows,
-               MatrixView<float> coordinates, MatrixView<float> q, std::span<double> loss) {
+               const TileGrids& grids, std::span<const index_t> rows, MatrixView<float> coordinates,
+               MatrixView<float> q, std::span<double> loss) {
   const float top = top_level(options.bits);
   const index_t n = coordinates.rows;
   const index_t lanes = coordinates.cols;
   Matrix<float> difference(n, lanes);
-  RoundingTile tile = unit_tile(coordinates, top, static_cast<index_t>(rows.size()));
+  RoundingTile tile = grids.rounding_tile(coordinates, top, static_cast<index_t>(rows.size()));
   Matrix<float> dither;
   if (options.rounding == Rounding::stochastic) {
     dither = Matrix<float>(n, lanes);
@@ -58,47 +46,46 @@ int round_tile(const Rounder& rounder, const PreparedLayer& layer, const LayerOp
   Matrix<float> clamped;
   if (options.clamp == Clamp::pre) {
     clamped = Matrix<float>(n, lanes);
-    std::transform(coordinates.data, coordinates.data + n * lanes, clamped.data(),
-                   [top](float g) { return std::clamp(g, 0.0F, top); });
+    for (index_t k = 0; k < n; ++k) {
+      for (index_t r = 0; r < lanes; ++r) {
+        clamped(k, r) = std::clamp(coordinates(k, r), 0.0F, top * tile.step(k, r));
+      }
+    }
     tile.x = clamped.cview();
   }
   const int passes = rounder.round(layer, tile, q, loss);
-  for (index_t i = 0; i < n * lanes; ++i) difference.data()[i] = q.data[i] - coordinates.data[i];
+  for (index_t k = 0; k < n; ++k) {
+    for (index_t r = 0; r < lanes; ++r) {
+      difference(k, r) = q(k, r) * tile.step(k, r) - coordinates(k, r);
+    }
+  }
   if (options.clamp == Clamp::pre) {  // the rounder saw other weights than ours
     std::fill(loss.begin(), loss.end(), 0.0);
     add_hessian_norm(layer.factor, difference.view(), loss);
   }
   subtract_damping(layer.added, difference.view(), loss);
   for (index_t r = 0; r < lanes; ++r) {
-    const double step = grids[at(r)].step;
-    loss[at(r)] *= step * step;
+    const double unit = grids.unit(r);
+    loss[at(r)] *= unit * unit;
   }
   return passes;
 }
 
-/// Fits the grid of every lane and appends what is stored of it.
-std::vector<RowGrid> fit_grids(MatrixView<const float> tile, index_t rows, index_t first_lane,
-                               const LayerOptions& options, float scale, RoundedRows& out) {
+/// The grids of a tile; appends what is stored of those that are fitted.
+TileGrids choose_grids(MatrixView<const float> tile, index_t rows, index_t first_lane,
+                       const PreparedLayer& layer, const LayerOptions& options, float scale,
+                       RoundedRows& out) {
   if (options.grid() == GridKind::incoherent) {
-    return std::vector<RowGrid>(at(tile.cols), incoherent_grid(scale, options.bits));
+    return TileGrids(std::vector<RowGrid>(at(tile.cols), incoherent_grid(scale, options.bits)));
   }
-  std::vector<float> low(at(tile.cols), 0.0F);
-  std::vector<float> high(at(tile.cols), 0.0F);
-  for (index_t k = 0; k < tile.rows; ++k) {
-    for (index_t r = 0; r < tile.cols; ++r) {
-      low[at(r)] = std::min(low[at(r)], tile(k, r));
-      high[at(r)] = std::max(high[at(r)], tile(k, r));
+  TileGrids grids(tile, layer.order, options);
+  for (index_t r = 0; r < rows; ++r) {
+    for (index_t g = 0; g < grids.groups(); ++g) {
+      const auto [step, zero] = grids.parameters(r, g);
+      const std::size_t i = at((first_lane + r) * grids.groups() + g);
+      out.scale[i] = step;
+      if (!options.symmetric) out.zero[i] = zero;
     }
-  }
-  std::vector<RowGrid> grids(at(tile.cols));
-  for (index_t r = 0; r < tile.cols; ++r) {
-    const auto [row_scale, zero] = options.symmetric
-                                       ? fit_symmetric(low[at(r)], high[at(r)], options.bits)
-                                       : fit_minmax(low[at(r)], high[at(r)], options.bits);
-    grids[at(r)] = minmax_grid(row_scale, zero);
-    if (r >= rows) continue;
-    out.scale[at(first_lane + r)] = row_scale;
-    if (!options.symmetric) out.zero[at(first_lane + r)] = zero;
   }
   return grids;
 }
@@ -132,8 +119,9 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
   RoundedRows out;
   out.rows = tiles.rows();
   out.codes.resize(at(rows * row_bytes));
-  out.scale.resize(minmax ? at(rows) : 0);
-  out.zero.resize(minmax && !options.symmetric ? at(rows) : 0);
+  const index_t grid_count = rows * groups_of(n, options.group_size);
+  out.scale.resize(minmax ? at(grid_count) : 0);
+  out.zero.resize(minmax && !options.symmetric ? at(grid_count) : 0);
   out.losses.resize(at(rows));
   const auto rounder = make_rounder(options);
   int passes = 0;
@@ -142,14 +130,14 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
     const MatrixView<float> tile = tiles.tile(t);
     const Range range = tiles.rows_of(t);
     const index_t first = range.first - out.rows.first;
-    const auto grids = fit_grids(tile, range.count(), first, options, scale, out);
+    const TileGrids grids = choose_grids(tile, range.count(), first, layer, options, scale, out);
     Matrix<float> coordinates(n, tile.cols);
     Matrix<float> q(n, tile.cols);
     std::vector<double> loss(at(tile.cols));
     std::vector<double> reference(at(tile.cols), 0.0);
     add_hessian_norm(layer.factor, tile, reference);
     subtract_damping(layer.added, tile, reference);
-    to_grid(tile, grids, coordinates.view());
+    grids.to_coordinates(tile, coordinates.view());
     std::vector<index_t> layer_rows(at(range.count()));
     std::iota(layer_rows.begin(), layer_rows.end(), range.first);
     passes = std::max(passes, round_tile(*rounder, layer, options, grids, layer_rows,
@@ -232,7 +220,8 @@ std::vector<double> RhoSearch::evaluate(const RowTiles& tiles, const PreparedLay
     }
     Matrix<float> q(n, tile.cols);
     std::vector<double> loss(at(tile.cols));
-    round_tile(*rounder, layer, options, grids, layer_rows, tile, q.view(), loss);
+    round_tile(*rounder, layer, options, TileGrids(std::move(grids)), layer_rows, tile, q.view(),
+               loss);
     for (index_t pair = range.first; pair < range.last; ++pair) {
       losses[at(mine[at(pair / choices)] * choices + pair % choices)] =
           loss[at(pair - range.first)];

@@ -131,6 +131,7 @@ struct Case {
   std::optional<bool> rescaling = {};
   std::optional<GridKind> grid = {};
   bool symmetric = false;
+  index_t group_size = 0;
 };
 
 class QuantizeLayer : public testing::TestWithParam<Case> {
@@ -145,6 +146,7 @@ class QuantizeLayer : public testing::TestWithParam<Case> {
     options.rescaling = c.rescaling;
     options.grid_kind = c.grid;
     options.symmetric = c.symmetric;
+    options.group_size = c.group_size;
     options.seed = 42;
     return options;
   }
@@ -213,6 +215,54 @@ INSTANTIATE_TEST_SUITE_P(
         Case{Processing::baseline, TransformKind::none, Method::nearest, Clamp::feedback, 4, false,
              GridKind::minmax, true}));
 
+// Groups of columns: as many as a block of the factor, fewer, more, and one longer than the row.
+INSTANTIATE_TEST_SUITE_P(Groups, QuantizeLayer,
+                         testing::Values(Case{Processing::baseline,
+                                              TransformKind::none,
+                                              Method::ldlq,
+                                              Clamp::feedback,
+                                              2,
+                                              {},
+                                              {},
+                                              false,
+                                              128},
+                                         Case{Processing::baseline,
+                                              TransformKind::none,
+                                              Method::ldlq,
+                                              Clamp::pre,
+                                              3,
+                                              {},
+                                              {},
+                                              false,
+                                              24},
+                                         Case{Processing::baseline,
+                                              TransformKind::none,
+                                              Method::nearest,
+                                              Clamp::feedback,
+                                              4,
+                                              {},
+                                              {},
+                                              true,
+                                              32},
+                                         Case{Processing::baseline,
+                                              TransformKind::none,
+                                              Method::ldlq,
+                                              Clamp::feedback,
+                                              3,
+                                              {},
+                                              {},
+                                              false,
+                                              1000},
+                                         Case{Processing::incoherence,
+                                              TransformKind::hadamard,
+                                              Method::ldlq,
+                                              Clamp::feedback,
+                                              2,
+                                              {},
+                                              GridKind::minmax,
+                                              true,
+                                              64}));
+
 // LDLQ from its definition, column by column in fp64 with L in fp64: almost every code agrees
 // (those within rounding of a boundary may fall to either side and pull others along).
 TEST(Ldlq, FollowsItsDefinition) {
@@ -251,6 +301,103 @@ TEST(Ldlq, FollowsItsDefinition) {
     }
   }
   EXPECT_LE(different, m * n / 500);
+}
+
+/// L of H + λI = (L+I) D (L+I)ᵀ with λ = 0.01·mean(diag H), from a textbook Cholesky factor.
+Matrix<double> unit_lower_factor(const Matrix<double>& h) {
+  const index_t n = h.rows();
+  Matrix<double> c(n, n, 0.0);
+  double mean = 0;
+  for (index_t i = 0; i < n; ++i) mean += h(i, i) / static_cast<double>(n);
+  for (index_t j = 0; j < n; ++j) {
+    for (index_t i = j; i < n; ++i) {
+      double sum = h(i, j) + (i == j ? 0.01 * mean : 0.0);
+      for (index_t k = 0; k < j; ++k) sum -= c(i, k) * c(j, k);
+      c(i, j) = i == j ? std::sqrt(sum) : sum / c(j, j);
+    }
+  }
+  for (index_t j = 0; j < n; ++j) {
+    const double pivot = c(j, j);
+    for (index_t i = j; i < n; ++i) c(i, j) /= pivot;
+  }
+  return c;
+}
+
+// With groups, the feedback is of weights: the steps of two columns differ. fp64 throughout; codes
+// within rounding of a boundary may fall to either side and pull others along.
+TEST(Ldlq, WithGroupsFollowsItsDefinition) {
+  constexpr index_t m = 40;
+  constexpr index_t n = 150;
+  constexpr index_t group_size = 40;
+  const Matrix<float> w = random_weights(m, n, 5);
+  const Matrix<double> h = random_hessian(n, 300, 6);
+  LayerOptions options;
+  options.processing = Processing::baseline;
+  options.bits = 3;
+  options.group_size = group_size;
+  const QuantizedLinear layer = quantize(w, h, options).layer;
+  ASSERT_EQ(layer.groups(), 4);
+  const Matrix<double> l = unit_lower_factor(h);
+  int different = 0;
+  for (index_t r = 0; r < m; ++r) {
+    std::vector<double> error(at(n), 0.0);
+    std::vector<std::uint8_t> codes(at(n));
+    unpack_row(layer.codes.data() + r * layer.row_bytes(), n, 3, codes.data());
+    for (index_t k = n - 1; k >= 0; --k) {
+      const index_t first = k / group_size * group_size;
+      const index_t last = std::min(n, first + group_size);
+      const float low = std::min(0.0F, *std::min_element(w.row(r) + first, w.row(r) + last));
+      const float high = std::max(0.0F, *std::max_element(w.row(r) + first, w.row(r) + last));
+      const double step = (static_cast<double>(high) - low) / 7;
+      const double zero = std::nearbyint(-low / step);
+      ASSERT_NEAR(layer.scale[at(r * 4 + k / group_size)], step, 1e-6 * step);
+      ASSERT_EQ(layer.zero[at(r * 4 + k / group_size)], zero);
+      double target = w(r, k);
+      for (index_t j = k + 1; j < n; ++j) target += error[at(j)] * l(j, k);
+      const double q = std::clamp(std::floor(target / step + zero + 0.5), 0.0, 7.0);
+      error[at(k)] = w(r, k) - (q - zero) * step;
+      different += q != codes[at(k)] ? 1 : 0;
+    }
+  }
+  EXPECT_LE(different, m * n / 500);
+}
+
+// A wrong step anywhere in a rounder would tear the loss that it reports from that of the weights.
+TEST(Groups, EveryMethodReportsTheLossOfTheStoredWeights) {
+  const Matrix<float> w = random_weights(70, 160, 1);
+  const Matrix<double> h = random_hessian(160, 400, 2);
+  LayerOptions options;
+  options.processing = Processing::baseline;
+  options.bits = 3;
+  options.group_size = 24;
+  for (const Method method : {Method::nearest, Method::ldlq, Method::optq, Method::ldlq_rg,
+                              Method::greedy, Method::ldl_admm}) {
+    for (const Clamp clamp : {Clamp::pre, Clamp::feedback}) {
+      options.method = method;
+      options.clamp = clamp;
+      options.act_order = method == Method::optq && clamp == Clamp::feedback;
+      const Outcome out = quantize(w, h, options);
+      const Matrix<float> restored = dequantize(out.layer);
+      Matrix<float> delta(70, 160);
+      for (index_t i = 0; i < delta.size(); ++i) delta.data()[i] = restored.data()[i] - w.data()[i];
+      EXPECT_NEAR(out.loss, trace_loss(delta.cview(), h), 2e-3 * out.loss + 1e-7 * out.reference)
+          << to_string(method) << ' ' << to_string(clamp);
+      EXPECT_LT(out.loss, 0.1 * out.reference) << to_string(method) << ' ' << to_string(clamp);
+      EXPECT_EQ(digest_of(quantize(w, h, options, 3).layer), digest_of(out.layer));
+    }
+  }
+}
+
+TEST(Ldlq, SmallerGroupsLoseLess) {
+  Matrix<float> w = random_weights(64, 128, 7);
+  for (index_t r = 0; r < 64; ++r) w(r, r) *= 20;  // an outlier widens its whole grid
+  const Matrix<double> h = random_hessian(128, 256, 8);
+  LayerOptions options;
+  options.processing = Processing::baseline;
+  options.bits = 3;
+  const double row = quantize(w, h, options).loss;
+  options.group_size = 32;
+  EXPECT_LT(quantize(w, h, options).loss, 0.7 * row);
 }
 
 TEST(Ldlq, BeatsNearestOnCorrelatedInputs) {

@@ -1,0 +1,51 @@
+// The grids of one tile of rows: a grid for each row, or for each row and group of columns.
+#pragma once
+
+#include <vector>
+
+#include "quip/quant/grid.hpp"
+#include "quip/quant/options.hpp"
+#include "quip/quant/rounder.hpp"
+
+namespace quip {
+
+/// A lane with one grid is rounded in grid coordinates, w/step + offset: a level is a whole number.
+/// With groups that would change the scale of the feedback from column to column, so then a lane is
+/// rounded in units of weights, w + step·offset, and level q stands for q·step.
+class TileGrids {
+ public:
+  /// One grid per lane.
+  explicit TileGrids(std::vector<RowGrid> lanes) : grids_(std::move(lanes)) {}
+  /// Min-max grids of a tile [n × lanes] whose position k holds column order[k] (empty: k).
+  TileGrids(MatrixView<const float> tile, const std::vector<index_t>& order,
+            const LayerOptions& options);
+
+  /// Grids per lane.
+  [[nodiscard]] index_t groups() const { return groups_; }
+  /// What is stored of group g of a lane; of fitted grids only.
+  [[nodiscard]] MinmaxParameters parameters(index_t lane, index_t g) const {
+    return parameters_[static_cast<std::size_t>(g * lanes_of() + lane)];
+  }
+  /// What a rounder works on, from weights [n × lanes].
+  void to_coordinates(MatrixView<const float> w, MatrixView<float> x) const;
+  /// `x` with the steps of its elements, rounded to nearest; refers to this object.
+  [[nodiscard]] RoundingTile rounding_tile(MatrixView<const float> x, float top,
+                                           index_t rows) const;
+  /// Weights per unit of a lane's coordinates.
+  [[nodiscard]] float unit(index_t lane) const {
+    return groups_ > 1 ? 1.0F : grids_[static_cast<std::size_t>(lane)].step;
+  }
+
+ private:
+  [[nodiscard]] index_t lanes_of() const { return std::ssize(grids_) / groups_; }
+  [[nodiscard]] const RowGrid* grids_at(index_t position) const;
+
+  index_t groups_ = 1;
+  std::vector<RowGrid> grids_;  ///< [groups × lanes]
+  std::vector<MinmaxParameters> parameters_;
+  std::vector<index_t> group_;  ///< of every position; empty: one group
+  Matrix<float> step_;          ///< [n × lanes], with groups
+  Matrix<float> inverse_;
+};
+
+}  // namespace quip
