@@ -1,6 +1,7 @@
 #include "quip/pipeline/quantize.hpp"
 
 #include "command.hpp"
+#include <fmt/ranges.h>
 
 #include "quip/pipeline/report.hpp"
 
@@ -71,6 +72,9 @@ class QuantizeCommand final : public Command {
                            "seed of the random transforms");
     options_.add_options()("skip", po::value(&skip_)->default_value("")->value_name("REGEX"),
                            "leave linears whose name matches as they are");
+    options_.add_options()("override", po::value(&overrides_)->composing()->value_name("RULE"),
+                           "REGEX:option=value,... for the linears whose name matches, e.g. "
+                           "'down_proj:bits=4'; repeatable, a later rule wins");
     options_.add_options()("true-sequential", po::bool_switch(&job_.true_sequential),
                            "Hessians also see the quantized layers before them in their block");
     options_.add_options()("threads",
@@ -114,6 +118,7 @@ class QuantizeCommand final : public Command {
     check_rho();
     check_method();
     check_combinations();
+    for (const std::string& rule : overrides_) job_.overrides.add(rule);
     job_.model = model_;
     job_.tokens = tokens_;
     job_.out = out_;
@@ -259,6 +264,7 @@ class QuantizeCommand final : public Command {
             {"damp", fmt::format("{}", layer.damping)},
             {"seed", std::to_string(layer.seed)},
             {"skip", skip_.empty() ? "-" : skip_},
+            {"override", overrides_.empty() ? "-" : fmt::format("{}", fmt::join(overrides_, " "))},
             {"sequential", job_.true_sequential ? "layers" : "blocks"},
             {"backend", backend.describe()},
             {"ranks", std::to_string(ranks)},
@@ -286,6 +292,7 @@ class QuantizeCommand final : public Command {
   index_t samples_ = 0;
   std::uint64_t seed_ = 0;
   std::string skip_;
+  std::vector<std::string> overrides_;
   int threads_ = 0;
   std::string backend_;
   std::string progress_;

@@ -67,6 +67,7 @@ nlohmann::json manifest_header(const QuantizeOptions& options, const Inputs& inp
                              {"samples", inputs.samples},
                              {"seed", layer.seed},
                              {"skip", options.skip},
+                             {"overrides", options.overrides.rules()},
                              {"true_sequential", options.true_sequential}};
   settings["rho"] = layer.rho ? nlohmann::json(*layer.rho) : nlohmann::json("auto");
   const std::string& config = inputs.family->config().text;
@@ -143,12 +144,15 @@ nlohmann::json quantize(Collectives& comm, Backend& backend, const QuantizeOptio
   std::optional<BlockQuantizer> maybe_quantizer;
   std::set<std::string> quantized;
   agree(comm, [&] {
-    maybe_quantizer.emplace(
-        comm, backend, family, [&](const std::string&) { return options.layer; }, options.skip,
-        options.true_sequential, phases);
+    const auto options_of = [&](const std::string& layer) {
+      return options.overrides.apply(options.layer, layer);
+    };
+    maybe_quantizer.emplace(comm, backend, family, options_of, options.skip,
+                            options.true_sequential, phases);
     for (index_t b = 0; b < blocks; ++b) {
       for (const LinearSpec& linear : maybe_quantizer->selected(b)) {
         quantized.insert(linear.name + ".weight");
+        static_cast<void>(options_of(linear.name));  // a rule that cannot be applied ends here
       }
     }
     if (quantized.empty()) fail("--skip '{}' leaves nothing to quantize", options.skip);

@@ -10,6 +10,7 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/pipeline/progress.hpp"
 #include "quip/quant/options.hpp"
+#include "quip/quant/overrides.hpp"
 
 namespace quip {
 
@@ -21,6 +22,7 @@ struct QuantizeOptions {
   std::string skip;              ///< linears whose name it matches stay as they are; empty: none
   bool true_sequential = false;  ///< Hessians see the quantized layers of their own block too
   LayerOptions layer;
+  Overrides overrides;  ///< options of single layers
 };
 
 /// Runs the whole job (collective) and returns its report, the same on every rank.

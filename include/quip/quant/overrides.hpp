@@ -1,0 +1,32 @@
+// Options for some layers only: 'REGEX:bits=4,method=optq'.
+#pragma once
+
+#include <regex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "quip/quant/options.hpp"
+
+namespace quip {
+
+/// Rules in the order given; a later rule wins where several match a layer's name.
+class Overrides {
+ public:
+  /// Throws Error naming the rule for a bad pattern, an unknown key or an impossible value.
+  void add(const std::string& rule);
+  /// `options` with the rules that match applied. Throws Error naming layer and rule if the
+  /// outcome makes no sense (greedy passes for a method that has none, ρ without its grid).
+  [[nodiscard]] LayerOptions apply(LayerOptions options, const std::string& layer) const;
+  [[nodiscard]] std::vector<std::string> rules() const;
+
+ private:
+  struct Rule {
+    std::string text;
+    std::regex pattern;
+    std::vector<std::pair<std::string, std::string>> settings;
+  };
+  std::vector<Rule> rules_;
+};
+
+}  // namespace quip

@@ -1,0 +1,130 @@
+#include "quip/quant/overrides.hpp"
+
+#include <functional>
+#include <map>
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+template <typename Number>
+Number parse_number(const std::string& text, const std::function<Number(std::size_t*)>& convert) {
+  std::size_t used = 0;
+  Number value{};
+  try {
+    value = convert(&used);
+  } catch (const std::exception&) {
+    used = text.size() + 1;
+  }
+  if (used != text.size() || !(value >= 0)) fail("'{}' is not a non-negative number", text);
+  return value;
+}
+
+int parse_integer(const std::string& text) {
+  return parse_number<int>(text, [&](std::size_t* used) { return std::stoi(text, used); });
+}
+
+double parse_real(const std::string& text) {
+  return parse_number<double>(text, [&](std::size_t* used) { return std::stod(text, used); });
+}
+
+bool parse_on_off(const std::string& text) {
+  if (text != "on" && text != "off") fail("'{}' is neither on nor off", text);
+  return text == "on";
+}
+
+void set_bits(LayerOptions& options, const std::string& value) {
+  options.bits = parse_integer(value);
+  if (options.bits != 2 && options.bits != 3 && options.bits != 4 && options.bits != 8) {
+    fail("bits={}: must be 2, 3, 4 or 8", value);
+  }
+}
+
+void set_rho(LayerOptions& options, const std::string& value) {
+  options.rho.reset();
+  if (value != "auto") options.rho = parse_real(value);
+  if (options.rho && *options.rho == 0) fail("rho={}: must be auto or positive", value);
+}
+
+using Setter = std::function<void(LayerOptions&, const std::string&)>;
+
+const std::map<std::string, Setter>& setters() {
+  static const std::map<std::string, Setter> table = {
+      {"bits", set_bits},
+      {"method", [](auto& o, const auto& v) { o.method = parse_method(v); }},
+      {"rescale", [](auto& o, const auto& v) { o.rescaling = parse_on_off(v); }},
+      {"transform", [](auto& o, const auto& v) { o.transform = parse_transform(v); }},
+      {"grid", [](auto& o, const auto& v) { o.grid_kind = parse_grid(v); }},
+      {"rho", set_rho},
+      {"clamp", [](auto& o, const auto& v) { o.clamp = parse_clamp(v); }},
+      {"passes", [](auto& o, const auto& v) { o.passes = parse_integer(v); }},
+      {"damp", [](auto& o, const auto& v) { o.damping = parse_real(v); }},
+  };
+  return table;
+}
+
+void apply_setting(LayerOptions& options, const std::string& key, const std::string& value) {
+  const auto setter = setters().find(key);
+  if (setter == setters().end()) {
+    std::string known;
+    for (const auto& [name, unused] : setters()) known += (known.empty() ? "" : ", ") + name;
+    fail("unknown option '{}' (known: {})", key, known);
+  }
+  setter->second(options, value);
+}
+
+}  // namespace
+
+void Overrides::add(const std::string& rule) {
+  const auto complain = [&](const std::string& what) { fail("--override '{}': {}", rule, what); };
+  const std::size_t colon = rule.rfind(':');
+  if (colon == std::string::npos || colon == 0) complain("must read REGEX:option=value,…");
+  Rule parsed{rule, {}, {}};
+  try {
+    parsed.pattern = std::regex(rule.substr(0, colon));
+  } catch (const std::regex_error&) {
+    complain("the part before ':' is not a regular expression (ECMAScript syntax)");
+  }
+  LayerOptions scratch;  // settles now whether every setting can be applied
+  for (std::size_t at = colon + 1; at <= rule.size();) {
+    const std::size_t end = std::min(rule.find(',', at), rule.size());
+    const std::string setting = rule.substr(at, end - at);
+    const std::size_t equals = setting.find('=');
+    if (equals == std::string::npos) complain("'" + setting + "' is not option=value");
+    parsed.settings.emplace_back(setting.substr(0, equals), setting.substr(equals + 1));
+    try {
+      apply_setting(scratch, parsed.settings.back().first, parsed.settings.back().second);
+    } catch (const Error& error) {
+      complain(error.what());
+    }
+    at = end + 1;
+  }
+  rules_.push_back(std::move(parsed));
+}
+
+LayerOptions Overrides::apply(LayerOptions options, const std::string& layer) const {
+  for (const Rule& rule : rules_) {
+    if (!std::regex_search(layer, rule.pattern)) continue;
+    for (const auto& [key, value] : rule.settings) apply_setting(options, key, value);
+    if (options.rho && options.grid() != GridKind::incoherent) {
+      fail(
+          "--override '{}': layer {} would have rho without the incoherent grid; add "
+          "grid=incoherent or rho=auto",
+          rule.text, layer);
+    }
+    if (options.passes && !takes_passes(options.method)) {
+      fail("--override '{}': layer {} would have passes with method {}, which makes none",
+           rule.text, layer, to_string(options.method));
+    }
+  }
+  return options;
+}
+
+std::vector<std::string> Overrides::rules() const {
+  std::vector<std::string> texts;
+  for (const Rule& rule : rules_) texts.push_back(rule.text);
+  return texts;
+}
+
+}  // namespace quip
