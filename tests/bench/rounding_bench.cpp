@@ -64,7 +64,6 @@ struct Problem {
 double cost_of(Method method, int passes) {
   switch (method) {
     case Method::nearest:
-      return 1;
     case Method::ldlq:
     case Method::optq:
       return 1;

@@ -74,13 +74,13 @@ std::vector<double> row_of(const Matrix<float>& x, index_t r) {
 /// boundary. Returns whether they part.
 bool parts_at_a_tie(const test::NaiveRow& naive, const float* levels,
                     const std::vector<index_t>& order, double tie = 1e-3) {
-  for (const index_t column : order) {
-    if (naive.levels[at(column)] == levels[column]) continue;
-    const double target = naive.targets[at(column)];
-    EXPECT_NEAR(target - std::floor(target), 0.5, tie) << "column " << column;
-    return true;
-  }
-  return false;
+  const auto first = std::find_if(order.begin(), order.end(), [&](index_t column) {
+    return naive.levels[at(column)] != levels[column];
+  });
+  if (first == order.end()) return false;
+  const double target = naive.targets[at(*first)];
+  EXPECT_NEAR(target - std::floor(target), 0.5, tie) << "column " << *first;
+  return true;
 }
 
 std::vector<index_t> reversed(std::vector<index_t> order) {
@@ -91,19 +91,19 @@ std::vector<index_t> reversed(std::vector<index_t> order) {
 class RounderSizes : public testing::TestWithParam<index_t> {
  protected:
   static constexpr index_t rows = 37;
-  const index_t n = GetParam();
-  const Matrix<double> h = test::correlated_hessian(n, 2 * n + 5, 1);
-  const Matrix<double> hd = test::damped(h, 0.01);
-  const Matrix<float> x = coordinates(rows, n, 2);
+  const index_t n_ = GetParam();
+  const Matrix<double> h_ = test::correlated_hessian(n_, 2 * n_ + 5, 1);
+  const Matrix<double> hd_ = test::damped(h_, 0.01);
+  const Matrix<float> x_ = coordinates(rows, n_, 2);
 
   /// fp32 feedback errs by about 1e-6 in a target: of 37·300 targets hardly one is that close to a
   /// boundary, so a row in ten is ample.
   void expect_levels(const LayerOptions& options, const Matrix<double>& feedback,
                      const std::vector<index_t>& order) const {
-    const Rounded out = round_rows_of(x, prepare(h, options), options);
+    const Rounded out = round_rows_of(x_, prepare(h_, options), options);
     int parted = 0;
     for (index_t r = 0; r < rows; ++r) {
-      const auto naive = test::naive_feedback(row_of(x, r), feedback, top, order);
+      const auto naive = test::naive_feedback(row_of(x_, r), feedback, top, order);
       parted += parts_at_a_tie(naive, out.levels.row(r), reversed(order)) ? 1 : 0;
     }
     EXPECT_LE(parted, rows / 10);
@@ -113,26 +113,27 @@ INSTANTIATE_TEST_SUITE_P(Awkward, RounderSizes,
                          testing::Values<index_t>(1, 2, 31, 127, 128, 129, 300));
 
 TEST_P(RounderSizes, NearestIsNearest) {
-  const Rounded out = round_rows_of(x, prepare(h, plain(Method::nearest)), plain(Method::nearest));
-  for (index_t i = 0; i < x.size(); ++i) {
-    EXPECT_EQ(out.levels.data()[i], std::clamp(std::floor(x.data()[i] + 0.5F), 0.0F, top));
+  const Rounded out =
+      round_rows_of(x_, prepare(h_, plain(Method::nearest)), plain(Method::nearest));
+  for (index_t i = 0; i < x_.size(); ++i) {
+    EXPECT_EQ(out.levels.data()[i], std::clamp(std::floor(x_.data()[i] + 0.5F), 0.0F, top));
   }
 }
 
 TEST_P(RounderSizes, LdlqFollowsItsDefinitionInBothOrders) {
   LayerOptions options = plain(Method::ldlq);
-  const std::vector<index_t> natural = test::natural_order(n);
-  expect_levels(options, test::ldl_feedback(hd), natural);
+  const std::vector<index_t> natural = test::natural_order(n_);
+  expect_levels(options, test::ldl_feedback(hd_), natural);
   options.order = ColumnOrder::forward;
   const std::vector<index_t> forward = reversed(natural);
-  expect_levels(options, test::ldl_feedback(test::reordered(hd, forward)), forward);
+  expect_levels(options, test::ldl_feedback(test::reordered(hd_, forward)), forward);
 }
 
 TEST_P(RounderSizes, SortedLdlqTakesTheLargestDiagonalFirst) {
   LayerOptions options = plain(Method::ldlq_rg);
   options.passes = 0;
-  const std::vector<index_t> order = test::ascending_order(hd);
-  expect_levels(options, test::ldl_feedback(test::reordered(hd, order)), order);
+  const std::vector<index_t> order = test::ascending_order(hd_);
+  expect_levels(options, test::ldl_feedback(test::reordered(hd_, order)), order);
 }
 
 TEST_P(RounderSizes, OptqFollowsItsDefinitionInBothOrders) {
@@ -140,12 +141,12 @@ TEST_P(RounderSizes, OptqFollowsItsDefinitionInBothOrders) {
   for (const bool act_order : {false, true}) {
     options.act_order = act_order;
     const std::vector<index_t> order =
-        act_order ? reversed(test::ascending_order(hd)) : test::natural_order(n);
-    const Matrix<double> inverses = test::obq_rows(test::reordered(hd, order));
-    const Rounded out = round_rows_of(x, prepare(h, options), options);
+        act_order ? reversed(test::ascending_order(hd_)) : test::natural_order(n_);
+    const Matrix<double> inverses = test::obq_rows(test::reordered(hd_, order));
+    const Rounded out = round_rows_of(x_, prepare(h_, options), options);
     int parted = 0;
     for (index_t r = 0; r < rows; ++r) {
-      const auto naive = test::naive_optq(row_of(x, r), inverses, top, order);
+      const auto naive = test::naive_optq(row_of(x_, r), inverses, top, order);
       parted += parts_at_a_tie(naive, out.levels.row(r), order) ? 1 : 0;
     }
     EXPECT_LE(parted, rows / 10);
@@ -153,32 +154,32 @@ TEST_P(RounderSizes, OptqFollowsItsDefinitionInBothOrders) {
 }
 
 TEST_P(RounderSizes, LdlAdmmFollowsItsDefinition) {
-  const std::vector<index_t> order = test::ascending_order(hd);
-  const Matrix<double> z = test::naive_admm(test::reordered(hd, order), 0.1, 100);
+  const std::vector<index_t> order = test::ascending_order(hd_);
+  const Matrix<double> z = test::naive_admm(test::reordered(hd_, order), 0.1, 100);
   expect_levels(plain(Method::ldl_admm), test::admm_feedback(z), order);
 }
 
 // Several passes round a column more than once, and which pass met a tie is not to be seen: rows
 // are compared whole, and few may differ.
 TEST_P(RounderSizes, GreedyPassesFollowTheirDefinition) {
-  const std::vector<index_t> order = test::ascending_order(hd);
-  const Matrix<double> feedback = test::ldl_feedback(test::reordered(hd, order));
+  const std::vector<index_t> order = test::ascending_order(hd_);
+  const Matrix<double> feedback = test::ldl_feedback(test::reordered(hd_, order));
   for (const Method method : {Method::greedy, Method::ldlq_rg}) {
     for (const Clamp clamp : {Clamp::feedback, Clamp::pre}) {
       LayerOptions options = plain(method);
       options.clamp = clamp;
       options.passes = 3;
-      Matrix<float> start = test::copy_of(x);
+      Matrix<float> start = test::copy_of(x_);
       if (clamp == Clamp::pre) {
         for (float& value : start.span()) value = std::clamp(value, 0.0F, top);
       }
-      const Rounded out = round_rows_of(start, prepare(h, options), options);
+      const Rounded out = round_rows_of(start, prepare(h_, options), options);
       int differ = 0;
       for (index_t r = 0; r < rows; ++r) {
         const std::vector<double> w = row_of(start, r);
         const auto from =
             method == Method::greedy ? w : test::naive_feedback(w, feedback, top, order).levels;
-        const auto expected = test::naive_greedy(w, from, hd, top, order, 3, clamp);
+        const auto expected = test::naive_greedy(w, from, hd_, top, order, 3, clamp);
         differ += std::equal(expected.begin(), expected.end(), out.levels.row(r)) ? 0 : 1;
       }
       EXPECT_LE(differ, rows / 10) << to_string(method) << ", clamp " << to_string(clamp);
@@ -191,12 +192,12 @@ TEST_P(RounderSizes, GreedyPassesFollowTheirDefinition) {
 TEST_P(RounderSizes, LossesAreThoseOfTheLevels) {
   for (const Method method : methods) {
     const LayerOptions options = plain(method);
-    const Rounded out = round_rows_of(x, prepare(h, options), options);
+    const Rounded out = round_rows_of(x_, prepare(h_, options), options);
     for (index_t r = 0; r < rows; ++r) {
-      std::vector<double> error(at(n));
-      for (index_t j = 0; j < n; ++j)
-        error[at(j)] = static_cast<double>(out.levels(r, j)) - x(r, j);
-      const double expected = test::quadratic_form(error, hd);
+      std::vector<double> error(at(n_));
+      for (index_t j = 0; j < n_; ++j)
+        error[at(j)] = static_cast<double>(out.levels(r, j)) - x_(r, j);
+      const double expected = test::quadratic_form(error, hd_);
       EXPECT_NEAR(out.loss[at(r)], expected, 1e-4 * expected + 1e-9) << to_string(method);
     }
   }

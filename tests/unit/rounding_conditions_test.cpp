@@ -131,23 +131,23 @@ TEST(StochasticRounding, DependsOnTheSeedAndIsUnbiased) {
 class BadHessian : public testing::TestWithParam<Method> {
  protected:
   static constexpr index_t n = 40;
-  LayerOptions options = plain(GetParam());
-  const Matrix<float> w = test::gaussian_weights(33, n, 16);
+  LayerOptions options_ = plain(GetParam());
+  const Matrix<float> w_ = test::gaussian_weights(33, n, 16);
 
   void expect_error(Matrix<double> h) const {
     try {
-      const PreparedLayer layer = prepare_layer(w.cview(), std::move(h), options, "blk.3.down");
+      const PreparedLayer layer = prepare_layer(w_.cview(), std::move(h), options_, "blk.3.down");
       FAIL() << "accepted it with damping " << layer.damping;
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find("blk.3.down"), std::string::npos) << error.what();
     }
   }
   RoundedRows quantized(const Matrix<double>& h, PreparedLayer& layer) const {
-    layer = prepare_layer(w.cview(), test::copy_of(h), options, "blk.3.down");
+    layer = prepare_layer(w_.cview(), test::copy_of(h), options_, "blk.3.down");
     const LayerTransforms transforms =
-        make_transforms(options.effective_transform(), 33, n, layer.seed_u, layer.seed_v);
+        make_transforms(options_.effective_transform(), 33, n, layer.seed_u, layer.seed_v);
     RoundedRows rows =
-        round_rows(transform_rows(w.cview(), layer, transforms, {0, 33}), layer, options, 2.0);
+        round_rows(transform_rows(w_.cview(), layer, transforms, {0, 33}), layer, options_, 2.0);
     for (const RowLoss& row : rows.losses) {
       EXPECT_TRUE(std::isfinite(row.loss));
       EXPECT_GE(row.loss, -1e-5 * (1 + std::abs(row.reference)));
@@ -175,7 +175,7 @@ TEST_P(BadHessian, NotANumberIsAnErrorThatNamesTheLayer) {
 }
 
 TEST_P(BadHessian, SingularWithoutDampingIsDampedAndSaysSo) {
-  options.damping = 0;
+  options_.damping = 0;
   PreparedLayer layer;
   const RoundedRows rows = quantized(Matrix<double>(n, n, 1.0), layer);
   EXPECT_GT(layer.damping_tries, 1);
@@ -185,7 +185,7 @@ TEST_P(BadHessian, SingularWithoutDampingIsDampedAndSaysSo) {
 
 TEST_P(BadHessian, ZeroMeansAllInputsAreDead) {
   for (const Processing processing : {Processing::baseline, Processing::incoherence}) {
-    options.processing = processing;
+    options_.processing = processing;
     PreparedLayer layer;
     const RoundedRows rows = quantized(Matrix<double>(n, n, 0.0), layer);
     EXPECT_EQ(layer.dead_channels, n);
@@ -195,7 +195,7 @@ TEST_P(BadHessian, ZeroMeansAllInputsAreDead) {
 
 TEST_P(BadHessian, OneSampleIsEnoughWithDamping) {
   for (const Processing processing : {Processing::baseline, Processing::incoherence}) {
-    options.processing = processing;
+    options_.processing = processing;
     PreparedLayer layer;
     static_cast<void>(quantized(test::correlated_hessian(n, 1, 19), layer));
     EXPECT_EQ(layer.damping_tries, 1);

@@ -80,8 +80,8 @@ double trace_of_d(const Matrix<double>& h) {
 
 class RoundingToIntegers : public testing::Test {
  protected:
-  const Matrix<double> h = test::damped(test::correlated_hessian(80, 200, 4), 0.01);
-  const PreparedLayer layer = factorised(h, {});
+  const Matrix<double> h_ = test::damped(test::correlated_hessian(80, 200, 4), 0.01);
+  const PreparedLayer layer_ = factorised(h_, {});
 };
 
 // Every tolerance below is five standard errors of the mean of 5120 rows, taken from the sample: a
@@ -90,21 +90,21 @@ class RoundingToIntegers : public testing::Test {
 // the fraction, it is f(1−f): 1/6 on average.
 TEST_F(RoundingToIntegers, NearestLosesTheTraceOfH) {
   const auto rounder = make_nearest();
-  const Sample nearest = uniform_losses(*rounder, layer, false);
-  EXPECT_NEAR(nearest.mean, trace(h) / 12, 5 * nearest.error);
-  const Sample stochastic = uniform_losses(*rounder, layer, true);
-  EXPECT_NEAR(stochastic.mean, trace(h) / 6, 5 * stochastic.error);
+  const Sample nearest = uniform_losses(*rounder, layer_, false);
+  EXPECT_NEAR(nearest.mean, trace(h_) / 12, 5 * nearest.error);
+  const Sample stochastic = uniform_losses(*rounder, layer_, true);
+  EXPECT_NEAR(stochastic.mean, trace(h_) / 6, 5 * stochastic.error);
 }
 
 TEST_F(RoundingToIntegers, LdlqLosesTheTraceOfD) {
   const auto rounder = make_ldlq();
-  const Sample nearest = uniform_losses(*rounder, layer, false);
-  EXPECT_NEAR(nearest.mean, trace_of_d(h) / 12, 5 * nearest.error);
-  EXPECT_LE(nearest.most, trace_of_d(h) / 4);  // every |ŵ−target| ≤ ½
-  const Sample stochastic = uniform_losses(*rounder, layer, true);
-  EXPECT_NEAR(stochastic.mean, trace_of_d(h) / 6, 5 * stochastic.error);
+  const Sample nearest = uniform_losses(*rounder, layer_, false);
+  EXPECT_NEAR(nearest.mean, trace_of_d(h_) / 12, 5 * nearest.error);
+  EXPECT_LE(nearest.most, trace_of_d(h_) / 4);  // every |ŵ−target| ≤ ½
+  const Sample stochastic = uniform_losses(*rounder, layer_, true);
+  EXPECT_NEAR(stochastic.mean, trace_of_d(h_) / 6, 5 * stochastic.error);
   // The traces differ by far more than the tolerances: the two tests tell the methods apart.
-  EXPECT_LT(trace_of_d(h), 0.6 * trace(h));
+  EXPECT_LT(trace_of_d(h_), 0.6 * trace(h_));
 }
 
 TEST(WorstCase, LdlqLosesAQuarterOfTheTraceOfD) {
@@ -153,24 +153,24 @@ TEST_F(RoundingToIntegers, NoOtherLinearFeedbackDoesBetter) {
   const auto with_feedback = make_ldl_admm(0);  // rounds with whatever feedback the layer holds
   const RandomStream random(9);
   for (const double size : {-0.5, -0.2, 0.0, 0.2}) {
-    PreparedLayer other = factorised(h, {});
-    other.feedback = LowerPanels(h.rows());
-    Matrix<double> l = test::ldl_feedback(h);
+    PreparedLayer other = factorised(h_, {});
+    other.feedback = LowerPanels(h_.rows());
+    Matrix<double> l = test::ldl_feedback(h_);
     for (index_t i = 0; i < l.size(); ++i) {
       const double noise = random.normal(static_cast<std::uint64_t>(i));
       l.data()[i] *= size == 0 ? 1 : 1 + size + 0.3 * noise;
     }
     other.feedback.pack_lower(l.cview());
     const Sample sample = uniform_losses(*with_feedback, other, false);
-    for (index_t i = 0; i < h.rows(); ++i) l(i, i) = 1.0;
+    for (index_t i = 0; i < h_.rows(); ++i) l(i, i) = 1.0;
     const Matrix<double> spread = test::inverse_of(l);
     double expected = 0;
-    for (index_t i = 0; i < h.rows(); ++i) {
-      expected += test::quadratic_form({spread.row(i), spread.row(i) + h.cols()}, h) / 12;
+    for (index_t i = 0; i < h_.rows(); ++i) {
+      expected += test::quadratic_form({spread.row(i), spread.row(i) + h_.cols()}, h_) / 12;
     }
     EXPECT_NEAR(sample.mean, expected, 5 * sample.error) << "feedback × " << 1 + size;
     if (size == 0) continue;
-    EXPECT_GT(sample.mean, trace_of_d(h) / 12 + 10 * sample.error) << "feedback × " << 1 + size;
+    EXPECT_GT(sample.mean, trace_of_d(h_) / 12 + 10 * sample.error) << "feedback × " << 1 + size;
   }
 }
 
