@@ -57,6 +57,7 @@ class Command {
 int choose_threads(int requested, int node_size);
 
 std::unique_ptr<Command> make_quantize_command();
+std::unique_ptr<Command> make_quantize_layer_command();
 std::unique_ptr<Command> make_eval_command();
 std::unique_ptr<Command> make_eval_tasks_command();
 std::unique_ptr<Command> make_inspect_command();

@@ -21,6 +21,7 @@ constexpr int exit_usage = 2;
 std::vector<std::unique_ptr<Command>> make_commands() {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(quip::cli::make_quantize_command());
+  commands.push_back(quip::cli::make_quantize_layer_command());
   commands.push_back(quip::cli::make_eval_command());
   commands.push_back(quip::cli::make_eval_tasks_command());
   commands.push_back(quip::cli::make_inspect_command());
@@ -31,7 +32,7 @@ std::vector<std::unique_ptr<Command>> make_commands() {
 std::string overview(const std::vector<std::unique_ptr<Command>>& commands) {
   std::string text = "usage: [mpirun -n P] quip COMMAND [options]\n\ncommands:\n";
   for (const auto& command : commands) {
-    text += fmt::format("  {:<10} {}\n", command->name(), command->summary());
+    text += fmt::format("  {:<15} {}\n", command->name(), command->summary());
   }
   return text + "\nquip COMMAND --help shows a command's options; quip --version the version.\n";
 }

@@ -9,6 +9,7 @@
 #include "quip/pipeline/capture.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/round_layer.hpp"
+#include "quip/store/matrix_file.hpp"
 
 namespace quip {
 namespace {
@@ -81,6 +82,26 @@ Matrix<float> BlockQuantizer::host_weights(const WeightSet& weights,
   return host;
 }
 
+PreparedLayer BlockQuantizer::prepare(const LinearSpec& linear, MatrixView<const float> weights,
+                                      Matrix<double> hessian) const {
+  const LayerOptions options = options_(linear.name);
+  if (dump_failing.empty()) {
+    return prepare_layer(weights, std::move(hessian), options, linear.name);
+  }
+  Matrix<double> kept(hessian.rows(), hessian.cols());
+  std::copy_n(hessian.data(), hessian.size(), kept.data());
+  try {
+    return prepare_layer(weights, std::move(hessian), options, linear.name);
+  } catch (const Error& error) {
+    const std::string file = (dump_failing / (linear.name + ".h5")).string();
+    write_layer_problem(file, linear.name, weights, kept.cview());
+    fail(
+        "{}; replay with quip quantize-layer --weights {}:weights --hessian {}:hessian --name {} "
+        "and the same options",
+        error.what(), file, file, linear.name);
+  }
+}
+
 std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
                                                      const std::vector<LinearSpec>& linears,
                                                      std::vector<Matrix<double>> hessians,
@@ -109,7 +130,7 @@ std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
         std::copy_n(hessians[tap].data(), h.size(), h.data());
       }
       const Matrix<float> host = host_weights(weights, linear);
-      prepared[i] = prepare_layer(host.cview(), std::move(h), options_(linear.name), linear.name);
+      prepared[i] = prepare(linear, host.cview(), std::move(h));
       scope.add_flops(cube(linear.cols) / 3);
     }
   });

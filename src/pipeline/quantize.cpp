@@ -149,6 +149,7 @@ nlohmann::json quantize(Collectives& comm, Backend& backend, const QuantizeOptio
     };
     maybe_quantizer.emplace(comm, backend, family, options_of, options.skip,
                             options.true_sequential, phases);
+    maybe_quantizer->dump_failing = options.dump_failing;
     for (index_t b = 0; b < blocks; ++b) {
       for (const LinearSpec& linear : maybe_quantizer->selected(b)) {
         quantized.insert(linear.name + ".weight");

@@ -1,6 +1,7 @@
 // One decoder block: capture, Hessians, factors, rounding.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <regex>
 #include <string>
@@ -28,6 +29,9 @@ class BlockQuantizer {
   BlockQuantizer(Collectives& comm, Backend& backend, const Family& family, OptionsOf options,
                  const std::string& skip, bool true_sequential, Phases& phases);
 
+  /// Where a layer whose factorisation fails leaves its weights and Hessian; empty: nowhere.
+  /// Costs a copy of the Hessian being factorised.
+  std::filesystem::path dump_failing;
   /// Reports what is being worked on.
   std::function<void(const std::string&)> on_step = [](const std::string&) {};
 
@@ -46,6 +50,8 @@ class BlockQuantizer {
                                        const std::vector<LinearSpec>& linears,
                                        std::vector<Matrix<double>> hessians,
                                        const std::vector<int>& owners);
+  [[nodiscard]] PreparedLayer prepare(const LinearSpec& linear, MatrixView<const float> weights,
+                                      Matrix<double> hessian) const;
   [[nodiscard]] Matrix<float> host_weights(const WeightSet& weights,
                                            const LinearSpec& linear) const;
 

@@ -18,9 +18,10 @@ struct QuantizeOptions {
   std::filesystem::path model;
   std::filesystem::path tokens;
   std::filesystem::path out;
-  index_t samples = 0;           ///< 0: all
-  std::string skip;              ///< linears whose name it matches stay as they are; empty: none
-  bool true_sequential = false;  ///< Hessians see the quantized layers of their own block too
+  index_t samples = 0;  ///< 0: all
+  std::string skip;     ///< linears whose name it matches stay as they are; empty: none
+  std::filesystem::path dump_failing;  ///< folder for layers that cannot be factorised; empty: none
+  bool true_sequential = false;        ///< Hessians see the quantized layers of their own block too
   LayerOptions layer;
   Overrides overrides;  ///< options of single layers
 };
