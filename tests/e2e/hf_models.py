@@ -105,8 +105,11 @@ CASES = {
 }
 
 
-def randomise(model: torch.nn.Module, seed: int) -> None:
-    """Draws every parameter: defaults of zero and one would hide a bias or norm left out."""
+def randomise(model: torch.nn.Module, seed: int, spread: float = 2.0) -> None:
+    """Draws every parameter: defaults of zero and one would hide a bias or norm left out.
+
+    `spread` is about that of the logits: a flat softmax would hide mistakes.
+    """
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -115,17 +118,22 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
                 offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
                 parameter.copy_(offset + 0.3 * noise)
             elif "embed_tokens" in name or "lm_head" in name:
-                # The logits get a spread of about two: a flat softmax would hide mistakes.
-                parameter.copy_(noise * 2.0 / parameter.shape[1] ** 0.5)
+                parameter.copy_(noise * spread / parameter.shape[1] ** 0.5)
             else:
                 parameter.copy_(noise * 1.2 / parameter.shape[1] ** 0.5)
 
 
-def make(name: str, directory: Path, seed: int = 7, dtype: torch.dtype | None = None) -> Path:
+def make(
+    name: str,
+    directory: Path,
+    seed: int = 7,
+    dtype: torch.dtype | None = None,
+    spread: float = 2.0,
+) -> Path:
     """Writes the checkpoint of CASES[name] to `directory`, stored as `dtype` if given."""
     case = CASES[name]
     model = transformers.AutoModelForCausalLM.from_config(case.config())
-    randomise(model, seed)
+    randomise(model, seed, spread)
     model.to(dtype or case.dtype).save_pretrained(directory, safe_serialization=True, **case.save)
     if case.rename is not None:
         file = directory / "model.safetensors"

@@ -29,15 +29,17 @@ def test_real_models(name, evaluation, quantized, tmp_path):
     "name", ["llama-sharded", "llama-tied", "mistral-window", "qwen2", "opt-350m-like"]
 )
 def test_families(name, tmp_path):
-    """Random weights make sharp logits, which feel the rounding to bf16 more than a real model."""
+    """A spread of two in the logits of random weights would feel the rounding to bf16 as no real
+    model does: a loss of 9.9 moved by 0.003.
+    """
     ids = hf_models.random_tokens(samples=64)
     tokens = hf_models.write_tokens(tmp_path / "random.h5", ids)
-    checkpoint = hf_models.make(name, tmp_path / "model", dtype=torch.bfloat16)
+    checkpoint = hf_models.make(name, tmp_path / "model", dtype=torch.bfloat16, spread=0.5)
     packed = cli.quantize(checkpoint, tmp_path / "packed", "--bits", 2, "--tokens", tokens)
-    check_export(checkpoint, packed, tokens, ids, tmp_path / "exported", tolerance=2e-3)
+    check_export(checkpoint, packed, tokens, ids, tmp_path / "exported")
 
 
-def check_export(checkpoint, packed, tokens, ids, exported, tolerance=1e-3):
+def check_export(checkpoint, packed, tokens, ids, exported):
     """The losses differ by the rounding of the weights to bf16 alone; 1e-3 is 0.1 % in
     perplexity."""
     cli.run(
@@ -45,7 +47,7 @@ def check_export(checkpoint, packed, tokens, ids, exported, tolerance=1e-3):
     )
     expected = cli.evaluate(checkpoint, tokens, packed)["mean_loss"]
     measured = hf_models.mean_loss(hf_models.load(exported), ids)
-    assert measured == pytest.approx(expected, abs=tolerance)
+    assert measured == pytest.approx(expected, abs=1e-3)
     assert measured != pytest.approx(hf_models.mean_loss(hf_models.load(checkpoint), ids), abs=1e-5)
     check_complete(checkpoint, exported)
 
