@@ -89,7 +89,7 @@ changed_sources() {
     { git diff --name-only "$base" && git ls-files --others --exclude-standard; } | sort -u
   else
     git ls-files
-  fi | grep -E '^(src|tests)/.*\.cpp$' | existing
+  fi | { grep -E '^(src|tests)/.*\.cpp$' || true; } | existing # nothing changed is no failure
 }
 
 # Only what the build compiles has a command to analyse it with.
