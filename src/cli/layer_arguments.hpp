@@ -23,7 +23,7 @@ class LayerArguments {
   [[nodiscard]] LayerOptions options(const Given& given) const;
   /// The effective settings, for the table at the start.
   [[nodiscard]] static std::vector<std::pair<std::string, std::string>> settings(
-      const LayerOptions& options);
+      const LayerOptions& layer);
 
  private:
   void check_method(LayerOptions& layer, const Given& given) const;

@@ -37,6 +37,7 @@ std::vector<std::size_t> largest_first(const std::vector<index_t>& values) {
 
 std::vector<index_t> orders_of(const std::vector<LinearSpec>& linears) {
   std::vector<index_t> orders;
+  orders.reserve(linears.size());
   for (const LinearSpec& linear : linears) orders.push_back(linear.cols);
   return orders;
 }

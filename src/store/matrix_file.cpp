@@ -114,7 +114,7 @@ Matrix<double> read_matrix(const std::string& location) {
   } else {
     fail("{}: give FILE.npy or FILE.h5:DATASET", location);
   }
-  if (out.size() == 0) fail("{}: the matrix is empty", location);
+  if (out.empty()) fail("{}: the matrix is empty", location);
   for (index_t i = 0; i < out.size(); ++i) {
     if (!std::isfinite(out.data()[i])) {
       fail("{}: NaN or infinity at row {}, column {}", location, i / out.cols(), i % out.cols());
