@@ -141,12 +141,13 @@ nlohmann::json quantize(Collectives& comm, Backend& backend, const QuantizeOptio
       shard_tokens(comm, *inputs.tokens, inputs.samples, family.config(), family.max_length());
 
   Phases phases;
+  // Outlives the check below: the quantizer asks it for every layer.
+  const auto options_of = [&options](const std::string& layer) {
+    return options.overrides.apply(options.layer, layer);
+  };
   std::optional<BlockQuantizer> maybe_quantizer;
   std::set<std::string> quantized;
   agree(comm, [&] {
-    const auto options_of = [&](const std::string& layer) {
-      return options.overrides.apply(options.layer, layer);
-    };
     maybe_quantizer.emplace(comm, backend, family, options_of, options.skip,
                             options.true_sequential, phases);
     maybe_quantizer->dump_failing = options.dump_failing;
