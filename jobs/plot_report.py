@@ -5,7 +5,8 @@ jobs/plot_report.py layers out/*/report.json --out losses     relative proxy los
 jobs/plot_report.py bits out/sweep/sweep.csv --out bits       perplexity against bits
 jobs/plot_report.py gap out/sweep/sweep.csv --models DIR --out gap
                                by how much 2 bits are worse than 4, against the model's size
-jobs/plot_report.py table out/sweep/sweep.csv [--golden DIR] [--into PAGE.md]
+jobs/plot_report.py table out/sweep/sweep.csv [--golden DIR] [--reasons FILE] [--models DIR]
+                        [--into PAGE.md]
                         Markdown tables; --into replaces what stands between the page's markers
 """
 
@@ -18,7 +19,6 @@ if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
 import argparse
 import json
 import statistics
-import struct
 from collections import defaultdict
 from pathlib import Path
 
@@ -26,10 +26,25 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from sweep_tables import METHODS, InputError, Sweep, models_of, read_sweep, unquantized, write_table
+from sweep_data import (
+    InputError,
+    Sweep,
+    family,
+    models_of,
+    parameters,
+    read_sweep,
+    unquantized,
+)
+from sweep_tables import GAP_METHOD, GAPS, gap_of, write_table
 
-COLOURS = dict(zip(METHODS, ["#999999", "#0072b2", "#d55e00", "#cc79a7", "#009e73", "#56b4e9"],
-                   strict=True))  # fmt: skip
+COLOURS = {
+    "nearest": "#999999",
+    "optq": "#0072b2",
+    "ldlq": "#d55e00",
+    "ldlq-rg": "#cc79a7",
+    "greedy": "#009e73",
+    "ldl-admm": "#56b4e9",
+}
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -139,13 +154,14 @@ def plot_bits(options: argparse.Namespace) -> None:
 def draw_bits(axes: plt.Axes, sweep: Sweep, model: str) -> None:
     curves = defaultdict(dict)
     for (name, method, processing, bits, settings), runs in sweep.items():
-        shown = settings == "paper" or (processing == "incoherence" and method == "ldlq")
-        if name == model and method != "unquantized" and shown:
+        ours = processing == "incoherence" and method == "ldlq"
+        shown = method in COLOURS and (settings == "paper" or ours)
+        if name == model and shown:
             curves[method, processing, settings][int(bits)] = statistics.mean(runs.perplexity)
     ends = []
     for (method, processing, settings), points in curves.items():
         own = settings == "default"
-        colour = "black" if own else COLOURS.get(method, "#555555")
+        colour = "black" if own else COLOURS[method]
         dash = "--" if processing == "baseline" else "-"
         where = sorted(points, reverse=True)
         heights = [points[bits] for bits in where]
@@ -166,26 +182,6 @@ def draw_bits(axes: plt.Axes, sweep: Sweep, model: str) -> None:
     label_lines(axes, ends)
 
 
-def parameters(model: Path) -> int:
-    """Elements of a checkpoint's tensors, from the headers of its files."""
-    total = 0
-    for file in sorted(model.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                begin, end = tensor["data_offsets"]
-                total += (end - begin) // {"F32": 4, "F16": 2, "BF16": 2}[tensor["dtype"]]
-    if total == 0:
-        raise InputError(f"{model} holds no safetensors; --models wants the checkpoints' folder")
-    return total
-
-
-def family(model: Path) -> str:
-    return json.loads((model / "config.json").read_text())["model_type"]
-
-
 def plot_gap(options: argparse.Namespace) -> None:
     """By how much the perplexity at 2 bits exceeds that at 4 bits, against the model's size;
     lines join models of one family."""
@@ -194,23 +190,20 @@ def plot_gap(options: argparse.Namespace) -> None:
     figure, axes = plt.subplots(figsize=(4.8, 3.4))
     axes.set_xscale("log")
     ends = []
-    for processing, settings, colour in (
-        ("baseline", "paper", "#999999"),
-        ("incoherence", "paper", COLOURS["ldlq"]),
-        ("incoherence", "default", "black"),
+    for processing_and_settings, colour in zip(
+        GAPS, ("#999999", COLOURS["ldlq"], "black"), strict=True
     ):
         families = defaultdict(list)
         for model, size in sizes.items():
-            pair = [sweep.get((model, options.method, processing, b, settings)) for b in "24"]
-            if all(pair):
-                two, four = (statistics.mean(runs.perplexity) for runs in pair)
-                families[family(options.models / model)].append((size, 100 * (two / four - 1)))
+            gap = gap_of(sweep, model, options.method, *processing_and_settings)
+            if gap is not None:
+                families[family(options.models / model)].append((size, 100 * gap))
         for points in families.values():
             where, heights = zip(*sorted(points), strict=True)
             axes.plot(where, heights, "o-", color=colour, linewidth=1.2, markersize=4)
         if families:
             last = max(point for points in families.values() for point in points)
-            ends.append((*last, f"{processing}, {settings}", colour))
+            ends.append((*last, ", ".join(processing_and_settings), colour))
     if not ends:
         raise InputError(f"{options.sweep} has no model with {options.method} at 2 and at 4 bits")
     ticks = [f"{model}\n{size / 1e6:.1f} M" for model, size in sizes.items()]
@@ -240,11 +233,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         command = commands.add_parser(name)
         command.set_defaults(run=run)
         command.add_argument("sweep", type=Path, help="table of jobs/sweep.sh")
+        if name in ("gap", "table"):
+            needed = name == "gap"
+            command.add_argument("--models", type=Path, required=needed, help="checkpoints' folder")
         if name == "gap":
-            command.add_argument("--models", type=Path, required=True, help="checkpoints' folder")
-            command.add_argument("--method", default="ldlq", help="rounding method (ldlq)")
+            command.add_argument(
+                "--method", default=GAP_METHOD, help="rounding method (%(default)s)"
+            )
         if name == "table":
             command.add_argument("--golden", type=Path, help="the authors' numbers, by model")
+            command.add_argument("--reasons", type=Path, help="why numbers are not as hoped")
             command.add_argument("--into", type=Path, help="page to update")
         else:
             command.add_argument("--out", type=Path, required=True, help="file without .png/.svg")

@@ -10,7 +10,8 @@ Usage: jobs/sweep.sh --model DIR --tokens FILE --eval FILE --out DIR [options] [
   --tokens FILE      calibration tokens
   --eval FILE        evaluation tokens
   --out DIR          gets sweep.csv, and reports/ with every run's report.json
-  --methods LIST     rounding methods ("nearest ldlq")
+  --methods LIST     rounding methods ("nearest ldlq"); METHOD:OPTION=VALUE, as in ldlq-rg:passes=0, adds an
+                     option of quantize to that method alone
   --processing LIST  "baseline incoherence"
   --bits LIST        "2 3 4"
   --seeds LIST       "1 2 3"; the baseline has nothing random and runs with the first only
@@ -63,6 +64,9 @@ done
 [[ -x "${option[quip]}" ]] || die "--quip: ${option[quip]} is not a program; build it first"
 [[ "${option[ranks]}" =~ ^[1-9][0-9]*$ ]] || die "--ranks wants a positive number, not '${option[ranks]}'"
 read -ra methods <<<"${option[methods]}"
+for word in "${methods[@]}"; do
+  [[ "$word" =~ ^[a-z-]+(:[a-z-]+=[^:=/]+)*$ ]] || die "--methods: '$word' is not METHOD or METHOD:OPTION=VALUE"
+done
 read -ra processings <<<"${option[processing]}"
 read -ra bits_list <<<"${option[bits]}"
 read -ra seeds <<<"${option[seeds]}"
@@ -126,11 +130,13 @@ PY
 
 # With `set -e` off inside a condition, every step has to say that its failure counts.
 run_one() {
-  local run=$1 log=$2 method=$3 processing=$4 bits=$5 seed=$6 settings=$7 paper=()
+  local run=$1 log=$2 method=$3 processing=$4 bits=$5 seed=$6 settings=$7 paper=() own=() words word
   [[ "$settings" == default ]] || paper=(--paper)
+  IFS=: read -ra words <<<"$method"
+  for word in "${words[@]:1}"; do own+=("--${word%%=*}" "${word#*=}"); done
   rm -rf "$run" # what an interrupted sweep left
-  quip quantize --model "$model" --tokens "${option[tokens]}" --out "$run" --method "$method" \
-    --processing "$processing" --bits "$bits" --seed "$seed" "${paper[@]}" --progress none \
+  quip quantize --model "$model" --tokens "${option[tokens]}" --out "$run" --method "${words[0]}" \
+    --processing "$processing" --bits "$bits" --seed "$seed" "${paper[@]}" "${own[@]}" --progress none \
     "${extra[@]}" >"$log" 2>&1 || return 1
   quip eval --model "$model" --packed "$run" --tokens "${option[eval]}" --json --progress none \
     >"$scratch/eval" 2>>"$log" || return 1
@@ -175,7 +181,7 @@ for words in "${runs[@]}"; do
   read -ra key <<<"$words"
   ((++number))
   if table has "$name" "${key[@]}"; then continue; fi
-  id=$name-${words// /-}
+  id=$name-${words//[ :=]/-}
   current=$out/runs/$id
   printf '[%d/%d] %s %s: ' "$number" "${#runs[@]}" "$name" "$words"
   if ! run_one "$current" "$out/logs/$id.log" "${key[@]}"; then

@@ -1,73 +1,34 @@
 """Rows of jobs/sweep.sh as Markdown tables, beside what the authors' own program achieves."""
 
 import argparse
-import csv
-import json
+import itertools
 import statistics
-from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 
-METHODS = ["nearest", "optq", "ldlq", "ldlq-rg", "greedy", "ldl-admm"]
-PROCESSING = ["baseline", "incoherence"]
+from sweep_compare import Notes, comparison, golden_values, header
+from sweep_data import (
+    PROCESSING,
+    InputError,
+    Reasons,
+    Sweep,
+    bits_of,
+    family,
+    methods_of,
+    models_of,
+    parameters,
+    read_golden,
+    read_reasons,
+    read_sweep,
+    unquantized,
+    values_of,
+)
+
 MARKERS = ("<!-- table: begin -->", "<!-- table: end -->")
+GAP_METHOD = "ldlq"
+GAPS = [("baseline", "paper"), ("incoherence", "paper"), ("incoherence", "default")]
 
 
-class InputError(Exception):
-    """Something the user can mend; the message is all they see."""
-
-
-# --- reading ---
-
-
-@dataclass
-class Runs:
-    """Rows of a sweep that differ in nothing but their seed."""
-
-    perplexity: list[float] = field(default_factory=list)
-    proxy: list[float] = field(default_factory=list)
-
-
-Sweep = dict[tuple[str, str, str, str, str], Runs]  # model, method, processing, bits, settings
-
-
-def read_sweep(path: Path) -> Sweep:
-    sweep: Sweep = defaultdict(Runs)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                names = ("model", "method", "processing", "bits", "settings")
-                runs = sweep[tuple(row[name] for name in names)]
-                runs.perplexity.append(float(row["perplexity"]))
-                runs.proxy.append(float(row["mean_relative_proxy_loss"]))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} is not a table of jobs/sweep.sh") from None
-    if not sweep:
-        raise InputError(f"{path} holds no rows")
-    return dict(sweep)
-
-
-def values_of(sweep: Sweep, place: int) -> list[str]:
-    return list(dict.fromkeys(key[place] for key in sweep if key[1] != "unquantized"))
-
-
-def models_of(sweep: Sweep) -> list[str]:
-    return list(dict.fromkeys(key[0] for key in sweep))
-
-
-def methods_of(sweep: Sweep) -> list[str]:
-    found = values_of(sweep, 1)
-    return [m for m in METHODS if m in found] + [m for m in found if m not in METHODS]
-
-
-def unquantized(sweep: Sweep, model: str) -> float | None:
-    runs = sweep.get((model, "unquantized", "-", "-", "-"))
-    return runs.perplexity[0] if runs else None
-
-
-# --- tables ---
+# --- what every model does ---
 
 
 def cell(values: list[float], authors: list[float] | None, digits: int) -> str:
@@ -77,72 +38,82 @@ def cell(values: list[float], authors: list[float] | None, digits: int) -> str:
     return text + (f" ({statistics.mean(authors):.{digits}f})" if authors else "")
 
 
-def golden_rows(golden: dict, model: str, key: tuple[str, str, str], name: str) -> list | None:
-    method, bits, processing = key
-    return golden.get(model, {}).get(f"{method},{bits},{processing}", {}).get(name)
-
-
 def model_table(sweep: Sweep, golden: dict, model: str, metric: str) -> list[str]:
     """One line per settings, processing and bits, one column per method."""
     methods = methods_of(sweep)
     digits, name = (2, "ppl") if metric == "perplexity" else (4, "mean_rel_proxy")
-    lines = ["| settings | processing | bits | " + " | ".join(methods) + " |"]
-    lines.append("|---|---|--:|" + "--:|" * len(methods))
+    lines = header("settings", "processing", "bits", *methods, words=2)
     for settings in sorted(values_of(sweep, 4), reverse=True):
         for processing in (p for p in PROCESSING if p in values_of(sweep, 2)):
-            for bits in sorted(values_of(sweep, 3), key=int, reverse=True):
+            for bits in bits_of(sweep):
                 cells = []
                 for method in methods:
-                    runs = sweep.get((model, method, processing, bits, settings))
-                    key = (method, bits, processing)
-                    authors = golden_rows(golden, model, key, name) if settings == "paper" else None
-                    cells.append(cell(getattr(runs, metric), authors, digits) if runs else "")
+                    key = (model, method, processing, bits, settings)
+                    runs, theirs = sweep.get(key), golden_values(golden, key, name)
+                    cells.append(cell(getattr(runs, metric), theirs, digits) if runs else "")
                 if any(cells):
                     lines.append(f"| {settings} | {processing} | {bits} | {' | '.join(cells)} |")
     return lines
 
 
-def allowance(bits: str, processing: str) -> float:
-    """Seeds mean different transforms here and there; the authors' fp16 tells most at 2 bits."""
-    if processing == "incoherence":
-        return 0.02
-    return 0.03 if bits == "2" else 0.01
+# --- what incoherence does, and how much two bits cost ---
 
 
-def comparison(sweep: Sweep, golden: dict) -> list[str]:
-    """Every number of the authors' program that ours differs from by more than its allowance."""
-    compared, absent, missed = 0, {}, []
-    for model, rows in golden.items():
-        for text in (key for key in rows if key != "fp"):
-            method, bits, processing = text.split(",")
-            runs = sweep.get((model, method, processing, bits, "paper"))
-            if runs is None:
-                absent.setdefault(model, {})[method] = True
+def mean_perplexity(sweep: Sweep, *key: str) -> float | None:
+    runs = sweep.get(key)
+    return statistics.mean(runs.perplexity) if runs else None
+
+
+def incoherence(sweep: Sweep, reasons: Reasons) -> list[str]:
+    """Perplexity at 2 bits with and without incoherence; a note where it does not help."""
+    titles = ("model", "method", "baseline", "paper", "better", "default", "better")
+    lines, notes = header(*titles, words=2), Notes()
+    better = {"paper": [], "default": []}
+    for model, method in itertools.product(models_of(sweep), methods_of(sweep)):
+        base = mean_perplexity(sweep, model, method, "baseline", "2", "paper")
+        cells = []
+        for settings, wins in better.items():
+            mean = mean_perplexity(sweep, model, method, "incoherence", "2", settings)
+            if base is None or mean is None:
+                cells += ["", ""]
                 continue
-            compared += 1
-            for label, ours, theirs, digits in (
-                ("perplexity", runs.perplexity, rows[text]["ppl"], 2),
-                ("relative proxy loss", runs.proxy, rows[text]["mean_rel_proxy"], 4),
-            ):
-                mean, expected = statistics.mean(ours), statistics.mean(theirs)
-                difference, limit = mean / expected - 1, allowance(bits, processing)
-                if abs(difference) > limit:
-                    missed.append(
-                        f"| {model} | {method} | {processing} | {bits} | {label} | "
-                        f"{mean:.{digits}f} | {expected:.{digits}f} | {difference:+.1%} | "
-                        f"{limit:.0%} |"
-                    )
-    lines = [f"{compared} rows compared, {len(missed)} numbers beyond their allowance."]
-    if absent:
-        names = (f"{model} ({', '.join(methods)})" for model, methods in absent.items())
-        lines.append(f"Not all of these were run: {'; '.join(names)}.")
-    if missed:
-        lines += ["", "| model | method | processing | bits | number | ours | authors' | "
-                  "difference | allowance |", "|---|---|---|--:|---|--:|--:|--:|--:|"]  # fmt: skip
-    return lines + missed
+            wins.append(mean < base)
+            reason = reasons.of("incoherence", model, method, settings, "2")
+            word = "yes" if wins[-1] else f"no ({notes.number(reason)})"
+            cells += [f"{mean:.2f}", word]
+        if any(cells):
+            lines.append(f"| {model} | {method} | {base:.2f} | {' | '.join(cells)} |")
+    counts = [f"in {sum(wins)} of {len(wins)} with {name} settings"
+              for name, wins in better.items() if wins]  # fmt: skip
+    if not counts:
+        return []
+    return [f"Incoherence is better {', '.join(counts)}.", "", *lines, *notes.lines()]
 
 
-def tables(sweep: Sweep, golden: dict) -> str:
+def gap_of(sweep: Sweep, model: str, method: str, processing: str, settings: str) -> float | None:
+    """By what fraction the perplexity at 2 bits exceeds that at 4."""
+    two, four = (mean_perplexity(sweep, model, method, processing, b, settings) for b in "24")
+    return two / four - 1 if two and four else None
+
+
+def gaps(sweep: Sweep, models: Path) -> list[str]:
+    """The numbers of the gap chart, a line per model, the smallest first."""
+    sizes = {model: parameters(models / model) for model in models_of(sweep)}
+    titles = (", ".join(settings) for settings in GAPS)
+    lines = header("model", "family", "parameters", *titles, words=2)
+    for model, size in sorted(sizes.items(), key=lambda item: item[1]):
+        found = (gap_of(sweep, model, GAP_METHOD, *settings) for settings in GAPS)
+        cells = ["" if gap is None else f"{gap:.1%}" for gap in found]
+        if any(cells):
+            start = f"{model} | {family(models / model)} | {size / 1e6:.1f} M"
+            lines.append(f"| {start} | {' | '.join(cells)} |")
+    return lines
+
+
+# --- the page ---
+
+
+def tables(sweep: Sweep, golden: dict, reasons: Reasons, models: Path | None) -> str:
     out = []
     for model in models_of(sweep):
         out += [f"### {model}", ""]
@@ -153,22 +124,19 @@ def tables(sweep: Sweep, golden: dict) -> str:
         out += model_table(sweep, golden, model, "perplexity")
         out += ["", "Mean relative proxy loss:", ""]
         out += [*model_table(sweep, golden, model, "proxy"), ""]
+    verdicts = incoherence(sweep, reasons)
+    if verdicts:
+        out += ["### Incoherence against baseline at 2 bits", "", *verdicts, ""]
+    if models is not None:
+        out += [f"### Two bits against four ({GAP_METHOD})", "", *gaps(sweep, models), ""]
     if golden:
-        out += ["### Against the authors' program", "", *comparison(sweep, golden), ""]
+        out += ["### Against the authors' program", "", *comparison(sweep, golden, reasons), ""]
     return "\n".join(out)
 
 
-def read_golden(directory: Path | None) -> dict:
-    if directory is None:
-        return {}
-    golden = {file.stem: json.loads(file.read_text()) for file in sorted(directory.glob("*.json"))}
-    if not golden:
-        raise InputError(f"{directory} holds no JSON files")
-    return golden
-
-
 def write_table(options: argparse.Namespace) -> None:
-    text = tables(read_sweep(options.sweep), read_golden(options.golden))
+    sweep, golden = read_sweep(options.sweep), read_golden(options.golden)
+    text = tables(sweep, golden, read_reasons(options.reasons), options.models)
     if options.into is None:
         print(text, end="")
         return

@@ -93,6 +93,19 @@ def test_rows_say_what_the_program_says(finished, quantized):
     assert float(row["seconds"]) == report["seconds"] > 0
 
 
+def test_method_may_carry_options(tmp_path, quantized):
+    grid = ("--bits", 2, "--seeds", 7, "--settings", "default", "--processing", "incoherence")
+    sweep(tmp_path, "--methods", "ldlq:passes=2:damp=0.02", *grid)
+    row = rows_of(tmp_path)[1]
+    assert key(row) == "ldlq:passes=2:damp=0.02 incoherence 2 7 default"
+    options = ("--method", "ldlq", "--passes", 2, "--damp", 0.02, "--bits", 2, "--seed", 7)
+    packed = quantized("llama-nano", *options, *SAMPLES)
+    assert row["digest"] == cli.inspect(packed)["digest"]
+    assert [file.name for file in (tmp_path / "reports").iterdir()] == [
+        "llama-nano-ldlq-passes-2-damp-0.02-incoherence-2-7-default.json"
+    ]
+
+
 def test_finished_rows_are_not_run_again(finished):
     before = (finished / "sweep.csv").read_bytes()
     result = sweep(finished, "--methods", "nearest ldlq", "--bits", 2, "--processing", "baseline",
@@ -175,6 +188,7 @@ def test_failing_run_does_not_stop_the_others(tmp_path):
         (("stray",), "unexpected 'stray'"),
         (("--ranks", "0"), "--ranks wants a positive number"),
         (("--settings", "fast"), "neither paper nor default"),
+        (("--methods", "ldlq:passes"), "'ldlq:passes' is not METHOD"),
         (("--tokens", "nowhere.h5"), "nowhere.h5 is not there"),
         (("--out", ""), "--out is missing"),
     ],
