@@ -1,13 +1,9 @@
 #include "command.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <fstream>
 #include <sstream>
-#include <unistd.h>
 #include <utility>
-
-#include <omp.h>
 
 namespace quip::cli {
 
@@ -62,19 +58,6 @@ bool Command::parse(const std::vector<std::string>& arguments) {
     throw UsageError(error.what());
   }
   return true;
-}
-
-int choose_threads(int requested, int node_size) {
-  int threads = requested;
-  if (threads <= 0) {
-    threads = omp_get_max_threads();
-    const bool unbound = omp_get_num_procs() >= sysconf(_SC_NPROCESSORS_ONLN);
-    if (std::getenv("OMP_NUM_THREADS") == nullptr && unbound) {
-      threads = std::max(1, threads / node_size);
-    }
-  }
-  omp_set_num_threads(threads);
-  return threads;
 }
 
 }  // namespace quip::cli

@@ -1,6 +1,8 @@
 // What the subcommands share: option parsing, help, and one way to fail.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,9 @@ class UsageError : public Error {
  public:
   using Error::Error;
 };
+
+/// Was an option given (on the command line or in the configuration file)?
+using Given = std::function<bool(const std::string&)>;
 
 /// A subcommand: its options, and what it does with them.
 class Command {
@@ -41,6 +46,8 @@ class Command {
  protected:
   /// Was the option given (on the command line or in the configuration file)?
   [[nodiscard]] bool given(const std::string& option) const;
+  /// The same, for classes that declare options of their own.
+  const Given given_ = [this](const std::string& option) { return given(option); };
   void read_config_file();
 
   boost::program_options::options_description options_;
@@ -51,10 +58,6 @@ class Command {
   std::string name_;
   std::string summary_;
 };
-
-/// `--threads` (0: automatic) → OpenMP threads of this rank; sets it for the process.
-/// Ranks that share unbound cores of a node share them evenly.
-int choose_threads(int requested, int node_size);
 
 std::unique_ptr<Command> make_quantize_command();
 std::unique_ptr<Command> make_quantize_layer_command();

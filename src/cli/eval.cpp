@@ -1,4 +1,5 @@
 #include "command.hpp"
+#include "run_arguments.hpp"
 #include <nlohmann/json.hpp>
 
 #include "quip/pipeline/evaluate.hpp"
@@ -17,40 +18,23 @@ class EvalCommand final : public Command {
                            "evaluate this packed model");
     options_.add_options()("tokens", po::value(&tokens_)->required()->value_name("FILE"),
                            "evaluation tokens: HDF5 with input_ids [samples, length]");
-    options_.add_options()("samples",
-                           po::value(&samples_)->default_value(0, "all")->value_name("N"),
-                           "use the first N samples of the token set");
     options_.add_options()("json", po::bool_switch(&json_), "print JSON");
-    options_.add_options()("threads",
-                           po::value(&threads_)->default_value(0, "auto")->value_name("N"),
-                           "OpenMP threads per rank");
-    options_.add_options()("backend",
-                           po::value(&backend_)->default_value("auto")->value_name("NAME"),
-                           "auto, cpu or cuda");
-    options_.add_options()("progress",
-                           po::value(&progress_)->default_value("auto")->value_name("STYLE"),
-                           "auto, bar, lines or none");
-    options_.add_options()("config", po::value<std::string>()->value_name("FILE"),
-                           "more options, one `name=value` a line; the command line wins");
+    run_.declare_with_model(options_, "samples", "use the first N samples of the token set");
   }
 
   void check() override {
     if (model_.empty() && packed_.empty()) {
       throw UsageError("give --model DIR, or --packed DIR, or both");
     }
-    if (given("samples") && samples_ < 1) {
-      throw UsageError(fmt::format("--samples {}: must be positive", samples_));
-    }
-    static_cast<void>(parse_progress(progress_));
+    run_.check(given_);
   }
 
   int run(Collectives& comm, int node_size) override {
-    const int threads = choose_threads(threads_, node_size);
-    std::unique_ptr<Backend> backend;
-    agree(comm, [&] { backend = make_backend(backend_, threads); });
-    Progress progress(parse_progress(progress_), comm.rank());
+    const int threads = run_.use_threads(node_size);
+    const std::unique_ptr<Backend> backend = run_.make_backend(comm, threads);
+    Progress progress = run_.progress(comm);
     const Perplexity result =
-        evaluate(comm, *backend, {model_, packed_, tokens_, samples_}, progress);
+        evaluate(comm, *backend, {model_, packed_, tokens_, run_.count()}, progress);
     if (comm.rank() != 0) return EXIT_SUCCESS;
     if (json_) {
       const nlohmann::json out = {{"perplexity", result.value()},
@@ -68,11 +52,8 @@ class EvalCommand final : public Command {
   std::string model_;
   std::string packed_;
   std::string tokens_;
-  index_t samples_ = 0;
+  RunArguments run_;
   bool json_ = false;
-  int threads_ = 0;
-  std::string backend_;
-  std::string progress_;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <fstream>
 
 #include "command.hpp"
+#include "run_arguments.hpp"
 #include <nlohmann/json.hpp>
 
 #include "quip/pipeline/tasks.hpp"
@@ -72,47 +73,33 @@ class EvalTasksCommand final : public Command {
                            "evaluate this packed model");
     options_.add_options()("tasks", po::value(&tasks_)->required()->value_name("FILE"),
                            "items as JSON lines of token ids (jobs/convert_tasks.py makes them)");
-    options_.add_options()("items", po::value(&items_)->default_value(0, "all")->value_name("N"),
-                           "use the first N items");
     options_.add_options()("details", po::value(&details_)->value_name("FILE"),
                            "also write every item's log-likelihoods, as JSON lines");
     options_.add_options()("json", po::bool_switch(&json_), "print JSON");
-    options_.add_options()("threads",
-                           po::value(&threads_)->default_value(0, "auto")->value_name("N"),
-                           "OpenMP threads per rank");
-    options_.add_options()("backend",
-                           po::value(&backend_)->default_value("auto")->value_name("NAME"),
-                           "auto, cpu or cuda");
-    options_.add_options()("progress",
-                           po::value(&progress_)->default_value("auto")->value_name("STYLE"),
-                           "auto, bar, lines or none");
-    options_.add_options()("config", po::value<std::string>()->value_name("FILE"),
-                           "more options, one `name=value` a line; the command line wins");
+    run_.declare_with_model(options_, "items", "use the first N items");
   }
 
   void check() override {
     if (model_.empty() && packed_.empty()) {
       throw UsageError("give --model DIR, or --packed DIR, or both");
     }
-    if (items_ < 0) throw UsageError(fmt::format("--items {}: must be positive", items_));
-    static_cast<void>(parse_progress(progress_));
+    run_.check(given_);
   }
 
   int run(Collectives& comm, int node_size) override {
-    const int threads = choose_threads(threads_, node_size);
-    std::unique_ptr<Backend> backend;
+    const int threads = run_.use_threads(node_size);
+    const std::unique_ptr<Backend> backend = run_.make_backend(comm, threads);
     std::ofstream details;
     agree(comm, [&] {
-      backend = make_backend(backend_, threads);
       // Before the work, so that a mistyped path costs nothing.
       if (comm.rank() == 0 && !details_.empty()) {
         details.open(details_);
         if (!details) fail("--details: cannot write {}", details_);
       }
     });
-    Progress progress(parse_progress(progress_), comm.rank());
+    Progress progress = run_.progress(comm);
     const TaskScores scores =
-        score_tasks(comm, *backend, {model_, packed_, tasks_, items_}, progress);
+        score_tasks(comm, *backend, {model_, packed_, tasks_, run_.count()}, progress);
     agree(comm, [&] {
       if (details.is_open()) write_details(details, scores);
     });
@@ -139,11 +126,8 @@ class EvalTasksCommand final : public Command {
   std::string packed_;
   std::string tasks_;
   std::string details_;
-  index_t items_ = 0;
+  RunArguments run_;
   bool json_ = false;
-  int threads_ = 0;
-  std::string backend_;
-  std::string progress_;
 };
 
 }  // namespace

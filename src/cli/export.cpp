@@ -1,6 +1,7 @@
 #include "quip/pipeline/export.hpp"
 
 #include "command.hpp"
+#include "run_arguments.hpp"
 
 #include "quip/store/packed_model.hpp"
 
@@ -20,19 +21,18 @@ class ExportCommand final : public Command {
                            "output directory: new or empty");
     options_.add_options()("format", po::value(&format_)->default_value("bf16")->value_name("NAME"),
                            "bf16: a Hugging Face directory of bfloat16 safetensors");
-    options_.add_options()("threads",
-                           po::value(&threads_)->default_value(0, "auto")->value_name("N"),
-                           "OpenMP threads per rank");
+    run_.declare(options_);
   }
 
   void check() override {
     if (format_ != "bf16") {
       throw UsageError(fmt::format("--format: unknown value '{}' (known: bf16)", format_));
     }
+    run_.check(given_);
   }
 
   int run(Collectives& comm, int node_size) override {
-    choose_threads(threads_, node_size);
+    run_.use_threads(node_size);
     std::unique_ptr<PackedModel> packed;
     agree(comm, [&] { packed = std::make_unique<PackedModel>(packed_); });
     export_checkpoint(comm, *packed, model_, out_);
@@ -45,7 +45,7 @@ class ExportCommand final : public Command {
   std::string model_;
   std::string out_;
   std::string format_;
-  int threads_ = 0;
+  RunArguments run_;
 };
 
 }  // namespace

@@ -1,11 +1,11 @@
 // The options that say how one layer is quantized, for every command that quantizes.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "command.hpp"
 #include <boost/program_options.hpp>
 
 #include "quip/quant/options.hpp"
@@ -14,9 +14,6 @@ namespace quip::cli {
 
 class LayerArguments {
  public:
-  /// Was an option given (on the command line or in the configuration file)?
-  using Given = std::function<bool(const std::string&)>;
-
   void declare(boost::program_options::options_description& options);
   /// Checks and combines what was parsed. Throws UsageError for a value that is none and for
   /// options without a meaning together, naming both.
@@ -47,6 +44,7 @@ class LayerArguments {
   int passes_ = -1;
   double damp_ = 0.01;
   std::uint64_t seed_ = 0;
+  bool spectra_ = false;
 };
 
 }  // namespace quip::cli

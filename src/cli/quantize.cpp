@@ -2,6 +2,7 @@
 
 #include "command.hpp"
 #include "layer_arguments.hpp"
+#include "run_arguments.hpp"
 #include <fmt/ranges.h>
 
 #include "quip/pipeline/report.hpp"
@@ -21,9 +22,6 @@ class QuantizeCommand final : public Command {
     options_.add_options()("out", po::value(&out_)->required()->value_name("DIR"),
                            "output directory: new or empty");
     arguments_.declare(options_);
-    options_.add_options()("samples",
-                           po::value(&samples_)->default_value(0, "all")->value_name("N"),
-                           "use the first N samples of the token set");
     options_.add_options()("skip", po::value(&skip_)->default_value("")->value_name("REGEX"),
                            "leave linears whose name matches as they are");
     options_.add_options()("override", po::value(&overrides_)->composing()->value_name("RULE"),
@@ -34,45 +32,30 @@ class QuantizeCommand final : public Command {
                            "quip quantize-layer");
     options_.add_options()("true-sequential", po::bool_switch(&job_.true_sequential),
                            "Hessians also see the quantized layers before them in their block");
-    options_.add_options()("threads",
-                           po::value(&threads_)->default_value(0, "auto")->value_name("N"),
-                           "OpenMP threads per rank");
-    options_.add_options()("backend",
-                           po::value(&backend_)->default_value("auto")->value_name("NAME"),
-                           "auto, cpu or cuda");
-    options_.add_options()("progress",
-                           po::value(&progress_)->default_value("auto")->value_name("STYLE"),
-                           "auto, bar, lines or none");
-    options_.add_options()("config", po::value<std::string>()->value_name("FILE"),
-                           "more options, one `name=value` a line; the command line wins");
+    run_.declare_with_model(options_, "samples", "use the first N samples of the token set");
   }
 
   void check() override {
-    job_.layer = arguments_.options([this](const std::string& name) { return given(name); });
-    if (given("samples") && samples_ < 1) {
-      throw UsageError(fmt::format("--samples {}: must be positive", samples_));
-    }
-    if (threads_ < 0) throw UsageError(fmt::format("--threads {}: must be positive", threads_));
-    static_cast<void>(parse_progress(progress_));
+    job_.layer = arguments_.options(given_);
+    run_.check(given_);
     for (const std::string& rule : overrides_) job_.overrides.add(rule);
     job_.model = model_;
     job_.tokens = tokens_;
     job_.out = out_;
-    job_.samples = samples_;
+    job_.samples = run_.count();
     job_.skip = skip_;
     job_.dump_failing = dump_failing_;
   }
 
   int run(Collectives& comm, int node_size) override {
-    const int threads = choose_threads(threads_, node_size);
-    std::unique_ptr<Backend> backend;
-    agree(comm, [&] { backend = make_backend(backend_, threads); });
+    const int threads = run_.use_threads(node_size);
+    const std::unique_ptr<Backend> backend = run_.make_backend(comm, threads);
     if (comm.rank() == 0) {
       fmt::print("quip {} quantize\n{}", QUIP_VERSION,
                  settings_table(settings(*backend, comm.size(), threads)));
       std::fflush(stdout);
     }
-    Progress progress(parse_progress(progress_), comm.rank());
+    Progress progress = run_.progress(comm);
     const nlohmann::json report = quantize(comm, *backend, job_, threads, progress);
     if (comm.rank() == 0) {
       fmt::print("{}  written to        {}\n", summary_table(report), out_);
@@ -87,7 +70,7 @@ class QuantizeCommand final : public Command {
     std::vector<std::pair<std::string, std::string>> table = {
         {"model", model_},
         {"tokens", tokens_},
-        {"samples", samples_ == 0 ? "all" : std::to_string(samples_)},
+        {"samples", run_.count() == 0 ? "all" : std::to_string(run_.count())},
         {"out", out_}};
     const auto layer = LayerArguments::settings(job_.layer);
     table.insert(table.end(), layer.begin(), layer.end());
@@ -106,13 +89,10 @@ class QuantizeCommand final : public Command {
   std::string tokens_;
   std::string out_;
   LayerArguments arguments_;
-  index_t samples_ = 0;
+  RunArguments run_;
   std::string skip_;
   std::vector<std::string> overrides_;
   std::string dump_failing_;
-  int threads_ = 0;
-  std::string backend_;
-  std::string progress_;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "command.hpp"
 #include "layer_arguments.hpp"
+#include "run_arguments.hpp"
 #include <nlohmann/json.hpp>
 
 #include "quip/linalg/blas.hpp"
@@ -28,21 +29,18 @@ class QuantizeLayerCommand final : public Command {
                            "the layer's name: with --seed it settles the random transforms");
     arguments_.declare(options_);
     options_.add_options()("json", po::bool_switch(&json_), "print JSON");
-    options_.add_options()("threads",
-                           po::value(&threads_)->default_value(0, "auto")->value_name("N"),
-                           "OpenMP threads");
-    options_.add_options()("config", po::value<std::string>()->value_name("FILE"),
-                           "more options, one `name=value` a line; the command line wins");
+    run_.declare(options_);
   }
 
   [[nodiscard]] bool parallel() const override { return false; }
 
   void check() override {
-    layer_ = arguments_.options([this](const std::string& name) { return given(name); });
+    layer_ = arguments_.options(given_);
+    run_.check(given_);
   }
 
   int run(Collectives& comm, int node_size) override {
-    choose_threads(threads_, node_size);
+    run_.use_threads(node_size);
     use_one_blas_thread();
     const Matrix<double> w = read_matrix(weights_);
     Matrix<double> h = read_matrix(hessian_);
@@ -98,7 +96,7 @@ class QuantizeLayerCommand final : public Command {
   LayerArguments arguments_;
   LayerOptions layer_;
   bool json_ = false;
-  int threads_ = 0;
+  RunArguments run_;
 };
 
 }  // namespace

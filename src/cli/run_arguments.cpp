@@ -1,0 +1,66 @@
+#include "run_arguments.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <unistd.h>
+
+#include "command.hpp"
+#include <omp.h>
+
+namespace quip::cli {
+
+namespace po = boost::program_options;
+
+void RunArguments::declare(po::options_description& options) {
+  options.add_options()("threads", po::value(&threads_)->default_value(0, "auto")->value_name("N"),
+                        "OpenMP threads per rank");
+  options.add_options()("config", po::value<std::string>()->value_name("FILE"),
+                        "more options, one `name=value` a line; the command line wins");
+}
+
+void RunArguments::declare_with_model(po::options_description& options, const char* unit,
+                                      const char* help) {
+  unit_ = unit;
+  options.add_options()(unit, po::value(&count_)->default_value(0, "all")->value_name("N"), help);
+  options.add_options()("backend", po::value(&backend_)->default_value("auto")->value_name("NAME"),
+                        "auto, cpu or cuda");
+  options.add_options()("progress",
+                        po::value(&progress_)->default_value("auto")->value_name("STYLE"),
+                        "auto, bar, lines or none");
+  declare(options);
+}
+
+void RunArguments::check(const Given& given) const {
+  if (!unit_.empty() && given(unit_) && count_ < 1) {
+    throw UsageError(fmt::format("--{} {}: must be positive", unit_, count_));
+  }
+  if (given("threads") && threads_ < 1) {
+    throw UsageError(fmt::format("--threads {}: must be positive", threads_));
+  }
+  static_cast<void>(parse_progress(progress_));
+}
+
+int RunArguments::use_threads(int node_size) const {
+  int threads = threads_;
+  if (threads == 0) {
+    threads = omp_get_max_threads();
+    const bool unbound = omp_get_num_procs() >= sysconf(_SC_NPROCESSORS_ONLN);
+    if (std::getenv("OMP_NUM_THREADS") == nullptr && unbound) {
+      threads = std::max(1, threads / node_size);
+    }
+  }
+  omp_set_num_threads(threads);
+  return threads;
+}
+
+std::unique_ptr<Backend> RunArguments::make_backend(Collectives& comm, int threads) const {
+  std::unique_ptr<Backend> backend;
+  agree(comm, [&] { backend = quip::make_backend(backend_, threads); });
+  return backend;
+}
+
+Progress RunArguments::progress(const Collectives& comm) const {
+  return {parse_progress(progress_), comm.rank()};
+}
+
+}  // namespace quip::cli

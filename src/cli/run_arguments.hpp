@@ -1,0 +1,44 @@
+// The options that say how a command runs, not what it makes; for every command that computes.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "command.hpp"
+#include <boost/program_options.hpp>
+
+#include "quip/backend/backend.hpp"
+#include "quip/comm/collectives.hpp"
+#include "quip/pipeline/progress.hpp"
+
+namespace quip::cli {
+
+class RunArguments {
+ public:
+  /// --threads and --config.
+  void declare(boost::program_options::options_description& options);
+  /// Those, --backend, --progress and --`unit`: how many of a file's units to take (`help`).
+  void declare_with_model(boost::program_options::options_description& options, const char* unit,
+                          const char* help);
+
+  /// Throws UsageError for values without meaning.
+  void check(const Given& given) const;
+
+  /// Units to take; 0: all.
+  [[nodiscard]] index_t count() const { return count_; }
+  /// Settles and sets this rank's OpenMP threads: those asked for, or the rank's share of the
+  /// node's cores where neither the user nor the launcher has bound them.
+  int use_threads(int node_size) const;
+  /// Collective: fails on all ranks if one of them cannot have the backend.
+  [[nodiscard]] std::unique_ptr<Backend> make_backend(Collectives& comm, int threads) const;
+  [[nodiscard]] Progress progress(const Collectives& comm) const;
+
+ private:
+  std::string unit_;
+  index_t count_ = 0;
+  int threads_ = 0;
+  std::string backend_;
+  std::string progress_ = "none";
+};
+
+}  // namespace quip::cli
