@@ -2,7 +2,8 @@
 """Charts and tables of what quantization did; each chart as PNG and as SVG.
 
 jobs/plot_report.py layers out/*/report.json --out losses     relative proxy loss, layer by layer
-jobs/plot_report.py bits out/sweep/sweep.csv --out bits       perplexity against bits
+jobs/plot_report.py bits out/sweep/sweep.csv --out bits [--methods nearest ldlq]
+                               perplexity against bits
 jobs/plot_report.py gap out/sweep/sweep.csv --models DIR --out gap
                                by how much 2 bits are worse than 4, against the model's size
 jobs/plot_report.py table out/sweep/sweep.csv [--golden DIR] [--reasons FILE] [--models DIR]
@@ -146,16 +147,16 @@ def plot_bits(options: argparse.Namespace) -> None:
         1, len(models), figsize=(3.6 * len(models), 3.6), squeeze=False, gridspec_kw={"wspace": 0.8}
     )
     for axes, model in zip(panels[0], models, strict=True):
-        draw_bits(axes, sweep, model)
+        draw_bits(axes, sweep, model, options.methods)
     panels[0][0].set_ylabel("perplexity")
     save(figure, options.out)
 
 
-def draw_bits(axes: plt.Axes, sweep: Sweep, model: str) -> None:
+def draw_bits(axes: plt.Axes, sweep: Sweep, model: str, methods: list[str]) -> None:
     curves = defaultdict(dict)
     for (name, method, processing, bits, settings), runs in sweep.items():
         ours = processing == "incoherence" and method == "ldlq"
-        shown = method in COLOURS and (settings == "paper" or ours)
+        shown = method in methods and (settings == "paper" or ours)
         if name == model and shown:
             curves[method, processing, settings][int(bits)] = statistics.mean(runs.perplexity)
     ends = []
@@ -233,6 +234,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         command = commands.add_parser(name)
         command.set_defaults(run=run)
         command.add_argument("sweep", type=Path, help="table of jobs/sweep.sh")
+        if name == "bits":
+            command.add_argument(
+                "--methods", nargs="+", choices=COLOURS, default=COLOURS, help="curves (all)"
+            )
         if name in ("gap", "table"):
             needed = name == "gap"
             command.add_argument("--models", type=Path, required=needed, help="checkpoints' folder")

@@ -223,6 +223,11 @@ def test_bits_chart(sweep, tmp_path, figures):
     assert "incoherence, ldlq, defaults" in labels
 
 
+def test_bits_chart_of_some_methods(sweep, tmp_path, figures):
+    assert run("bits", sweep, "--methods", "nearest", "--out", tmp_path / "bits") == 0
+    assert curves(figures[0].axes[0]) == [([2], [80]), ([0, 1], [50, 50])]  # and unquantized
+
+
 def test_labels_do_not_overlap(sweep, tmp_path, figures):
     sweep.write_text(SWEEP.replace(",80,", ",70.01,").replace(",58,", ",70.02,"))
     assert run("bits", sweep, "--out", tmp_path / "bits") == 0
