@@ -17,6 +17,8 @@ class InspectCommand final : public Command {
     options_.add_options()("json", po::bool_switch(&json_), "print JSON");
     options_.add_options()("verify", po::bool_switch(&verify_),
                            "read everything and check digests");
+    options_.add_options()("statistics", po::bool_switch(&statistics_),
+                           "show what is known of weights and Hessians");
     positional_.add("packed", 1);
   }
 
@@ -45,18 +47,23 @@ class InspectCommand final : public Command {
       if (verify_) out["verified"] = true;
       fmt::print("{}\n", out.dump());
     } else {
-      print_table(model, layers);
+      print_model(model);
+      statistics_ ? print_statistics(layers) : print_layers(layers);
+      if (verify_) fmt::print("\nevery digest matches\n");
     }
     return EXIT_SUCCESS;
   }
 
  private:
-  void print_table(const PackedModel& model, const nlohmann::json& layers) const {
+  static void print_model(const PackedModel& model) {
     fmt::print("digest  {}\nsize    {}\n", model.digest(),
                human_bytes(static_cast<double>(model.bytes_on_disk())));
     for (const auto& [name, value] : model.manifest().at("options").items()) {
       fmt::print("{:<12}{}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
     }
+  }
+
+  static void print_layers(const nlohmann::json& layers) {
     fmt::print("\n{:<48} {:>13} {:>4} {:>10} {:>8} {:>6}\n", "layer", "shape", "bits", "rel. loss",
                "trD/trH", "rho");
     for (const auto& layer : layers) {
@@ -66,12 +73,37 @@ class InspectCommand final : public Command {
           layer.at("bits").get<int>(), layer.at("relative_proxy_loss").get<double>(),
           layer.at("trace_ratio").get<double>(), layer.at("rho").get<double>());
     }
-    if (verify_) fmt::print("\nevery digest matches\n");
+  }
+
+  /// Before → after rescaling and transform; ranks are shares of n.
+  static void print_statistics(const nlohmann::json& layers) {
+    const auto both = [](const nlohmann::json& layer, const std::string& name, int digits) {
+      if (!layer.contains(name + "_before")) return std::string("-");
+      return fmt::format("{:.{}f} -> {:.{}f}", layer.at(name + "_before").get<double>(), digits,
+                         layer.at(name + "_after").get<double>(), digits);
+    };
+    fmt::print("\n{:<48} {:>8} {:>8} {:>14} {:>14} {:>16} {:>16}\n", "layer", "trD/trH", "x limit",
+               "mu W", "mu H", "rank H", "rank H at 0.01");
+    bool complete = true;
+    for (const auto& layer : layers) {
+      fmt::print("{:<48} {:>8.4f} {:>8.3f} {:>14} {:>14} {:>16} {:>16}\n",
+                 layer.at("name").get<std::string>(), layer.at("trace_ratio").get<double>(),
+                 layer.at("rate_distortion_ratio").get<double>(), both(layer, "mu_w", 2),
+                 both(layer, "mu_h", 2), both(layer, "rank", 3), both(layer, "rank_1pct", 3));
+      complete = complete && layer.contains("mu_h_before");
+    }
+    fmt::print(
+        "\ntrD/trH: of the damped H; x limit: loss over the rate-distortion bound ||W||^2/n trD "
+        "4^-bits\n");
+    if (!complete) {
+      fmt::print("ranks and mu H: quantize with --statistics to have them\n");
+    }
   }
 
   std::string packed_;
   bool json_ = false;
   bool verify_ = false;
+  bool statistics_ = false;
 };
 
 }  // namespace

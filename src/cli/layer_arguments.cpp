@@ -84,6 +84,9 @@ void LayerArguments::declare(po::options_description& options) {
                         "damping added to the Hessian, relative to its mean diagonal");
   options.add_options()("seed", po::value(&seed_)->default_value(0)->value_name("S"),
                         "seed of the random transforms");
+  options.add_options()("statistics", po::bool_switch(&spectra_),
+                        "also decompose every Hessian: ranks and mu_H in the report (slow: some 18 "
+                        "n^3 flops a layer)");
 }
 
 LayerOptions LayerArguments::options(const Given& given) const {
@@ -105,6 +108,7 @@ LayerOptions LayerArguments::options(const Given& given) const {
   layer.rounding = parse_rounding(rounding_);
   layer.act_order = act_order_;
   layer.seed = seed_;
+  layer.spectra = spectra_;
   layer.damping = damp_;
   if (!(damp_ >= 0) || damp_ > 1e6) {
     throw UsageError(fmt::format("--damp {}: must not be negative", damp_));

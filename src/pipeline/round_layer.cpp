@@ -1,6 +1,8 @@
 #include "quip/pipeline/round_layer.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 
 #include "quip/quant/layer.hpp"
 
@@ -60,8 +62,18 @@ double find_rho(Collectives& comm, const RowTiles& tiles, const PreparedLayer& l
   return search.result();
 }
 
-LayerStatistics summarise(const PreparedLayer& layer, const std::vector<RowLoss>& losses,
-                          double rho) {
+/// max|w'| of this rank's rows.
+float largest_weight(const RowTiles& tiles) {
+  float largest = 0;
+  for (index_t t = 0; t < tiles.count(); ++t) {
+    const MatrixView<float> tile = tiles.tile(t);
+    for (index_t i = 0; i < tile.size(); ++i) largest = std::max(largest, std::abs(tile.data[i]));
+  }
+  return largest;
+}
+
+LayerStatistics summarise(const PreparedLayer& layer, const LayerOptions& options,
+                          const std::vector<RowLoss>& losses, double rho, float largest) {
   LayerStatistics statistics;
   double reference = 0;
   for (const RowLoss& row : losses) {  // in row order: the same sum on any number of ranks
@@ -69,7 +81,14 @@ LayerStatistics summarise(const PreparedLayer& layer, const std::vector<RowLoss>
     reference += row.reference;
   }
   statistics.relative_proxy_loss = reference > 0 ? statistics.proxy_loss / reference : 0.0;
+  const double energy = static_cast<double>(losses.size()) * layer.weight_rms * layer.weight_rms;
+  const double limit = std::ldexp(energy * layer.trace_d, -2 * options.bits);
+  statistics.rate_distortion_ratio = limit > 0 ? statistics.proxy_loss / limit : 0.0;
+  statistics.incoherence_before = layer.weight_incoherence;
+  statistics.incoherence_after =
+      layer.weight_rms > 0 ? static_cast<double>(largest) / layer.weight_rms : 0.0;
   statistics.proxy_loss *= layer.loss_unit;
+  if (options.spectra) statistics.spectra = layer.spectra;
   statistics.trace_ratio = layer.trace_ratio;
   statistics.damping = layer.damping;
   statistics.damping_tries = layer.damping_tries;
@@ -102,7 +121,10 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
   broadcast_vector(comm, layer.added, root);
   broadcast_value(comm, layer.weight_rms, root);
   broadcast_value(comm, layer.loss_unit, root);
+  broadcast_value(comm, layer.trace_d, root);
   broadcast_value(comm, layer.trace_ratio, root);
+  broadcast_value(comm, layer.weight_incoherence, root);
+  broadcast_value(comm, layer.spectra, root);
   broadcast_value(comm, layer.damping, root);
   broadcast_value(comm, layer.damping_tries, root);
   broadcast_value(comm, layer.dead_channels, root);
@@ -148,10 +170,11 @@ StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<c
   } else {
     out.scale = {incoherent_scale(layer, rho)};
   }
-  stored.statistics = summarise(layer, gather_rows(comm, mine.losses, rows, 1), rho);
-  auto passes = static_cast<float>(mine.passes);
-  comm.all_reduce_max(std::span(&passes, 1));
-  stored.statistics.passes = static_cast<int>(passes);
+  std::array<float, 2> most{largest_weight(tiles), static_cast<float>(mine.passes)};
+  comm.all_reduce_max(most);
+  stored.statistics =
+      summarise(layer, options, gather_rows(comm, mine.losses, rows, 1), rho, most[0]);
+  stored.statistics.passes = static_cast<int>(most[1]);
   return stored;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "method_factors.hpp"
@@ -27,6 +28,17 @@ std::vector<double> column_energies(MatrixView<const float> w) {
     for (index_t j = 0; j < w.cols; ++j) energy[at(j)] += static_cast<double>(row[j]) * row[j];
   }
   return energy;
+}
+
+/// μ_W = max|W|·√(mn)/‖W‖_F; 0 for W = 0.
+double weight_incoherence(MatrixView<const float> w, const std::vector<double>& energy) {
+  float largest = 0;
+  for (index_t i = 0; i < w.rows; ++i) {
+    for (index_t j = 0; j < w.cols; ++j) largest = std::max(largest, std::abs(w.row(i)[j]));
+  }
+  const double total = std::accumulate(energy.begin(), energy.end(), 0.0);
+  const auto elements = static_cast<double>(w.rows) * static_cast<double>(w.cols);
+  return total > 0 ? static_cast<double>(largest) * std::sqrt(elements / total) : 0.0;
 }
 
 void mirror_lower(MatrixView<double> h) {
@@ -117,9 +129,9 @@ void factorise(MatrixView<double> h, const LayerOptions& options, PreparedLayer&
       layer.damping_tries = attempt;
       for (double& value : layer.added) value += lambda;
       const double trace_h = mean * static_cast<double>(n) + lambda * static_cast<double>(n);
-      double trace_d = 0;
-      for (const double value : layer.factor.diagonal) trace_d += value;
-      layer.trace_ratio = trace_d / trace_h;
+      layer.trace_d =
+          std::accumulate(layer.factor.diagonal.begin(), layer.factor.diagonal.end(), 0.0);
+      layer.trace_ratio = layer.trace_d / trace_h;
       return;
     }
     if (attempt == most_damping_tries || !std::isfinite(mean)) {
@@ -151,6 +163,8 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
   for (index_t j = 0; j < n; ++j) prepared.dead_channels += h(j, j) == 0.0 ? 1 : 0;
 
   std::vector<double> energy = column_energies(weights);
+  prepared.weight_incoherence = weight_incoherence(weights, energy);
+  if (options.spectra) prepared.spectra.before = spectrum_of(h, 0, layer);
   if (options.rescale()) {  // H ← D̃⁻¹ (H/max|H|) D̃⁻¹, W ← W D̃
     const double scale = choose_rescale(h, energy, prepared.rescale);
     std::vector<double> inverse(at(n));
@@ -173,6 +187,7 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
     const auto v = make_transform(options.effective_transform(), n, prepared.seed_v, Side::input);
     transform_both_sides(*v, h);
   }
+  if (options.spectra) prepared.spectra.after = spectrum_of(h, prepared.added[0], layer);
   for (index_t j = 0; j < n; ++j) {  // dead channels: Hⱼⱼ = 1, W[:, j] = 0
     if (h(j, j) != 0.0) continue;
     if (prepared.dead.empty()) prepared.dead.assign(at(n), 0);
@@ -181,8 +196,7 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
     prepared.added[at(j)] += 1.0;
     energy[at(j)] = 0.0;
   }
-  double total = 0;
-  for (const double value : energy) total += value;
+  const double total = std::accumulate(energy.begin(), energy.end(), 0.0);
   prepared.weight_rms =
       std::sqrt(total / (static_cast<double>(weights.rows) * static_cast<double>(n)));
   prepared.order = column_order(options, diagonal_of(h));

@@ -78,11 +78,23 @@ class BlockLayout {
     write_attribute(group, "proxy_loss", statistics.proxy_loss, where_);
     write_attribute(group, "relative_proxy_loss", statistics.relative_proxy_loss, where_);
     write_attribute(group, "trace_ratio", statistics.trace_ratio, where_);
+    write_attribute(group, "rate_distortion_ratio", statistics.rate_distortion_ratio, where_);
+    write_attribute(group, "mu_w_before", statistics.incoherence_before, where_);
+    write_attribute(group, "mu_w_after", statistics.incoherence_after, where_);
     write_attribute(group, "damping", statistics.damping, where_);
     write_attribute(group, "damping_tries", std::int64_t{statistics.damping_tries}, where_);
     write_attribute(group, "dead_channels", statistics.dead_channels, where_);
     write_attribute(group, "rho", statistics.rho, where_);
     write_attribute(group, "passes", std::int64_t{statistics.passes}, where_);
+    if (!statistics.spectra) return;
+    add_spectrum(group, "before", statistics.spectra->before);
+    add_spectrum(group, "after", statistics.spectra->after);
+  }
+
+  void add_spectrum(hid_t group, const std::string& when, const Spectrum& spectrum) const {
+    write_attribute(group, ("mu_h_" + when).c_str(), spectrum.incoherence, where_);
+    write_attribute(group, ("rank_" + when).c_str(), spectrum.rank, where_);
+    write_attribute(group, ("rank_1pct_" + when).c_str(), spectrum.approximate_rank, where_);
   }
 
   std::string where_;
@@ -127,12 +139,24 @@ class LayerReader {
     statistics.proxy_loss = attribute<double>("proxy_loss");
     statistics.relative_proxy_loss = attribute<double>("relative_proxy_loss");
     statistics.trace_ratio = attribute<double>("trace_ratio");
+    statistics.rate_distortion_ratio = attribute<double>("rate_distortion_ratio");
+    statistics.incoherence_before = attribute<double>("mu_w_before");
+    statistics.incoherence_after = attribute<double>("mu_w_after");
     statistics.damping = attribute<double>("damping");
     statistics.damping_tries = static_cast<int>(attribute<std::int64_t>("damping_tries"));
     statistics.dead_channels = attribute<std::int64_t>("dead_channels");
     statistics.rho = attribute<double>("rho");
     statistics.passes = static_cast<int>(attribute<std::int64_t>("passes"));
+    if (has_attribute(group_.get(), "mu_h_before", where_)) {
+      statistics.spectra = Spectra{spectrum("before"), spectrum("after")};
+    }
     return statistics;
+  }
+
+  [[nodiscard]] Spectrum spectrum(const std::string& when) const {
+    return {attribute<double>(("mu_h_" + when).c_str()),
+            attribute<double>(("rank_" + when).c_str()),
+            attribute<double>(("rank_1pct_" + when).c_str())};
   }
 
   template <typename T>

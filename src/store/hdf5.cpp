@@ -119,6 +119,10 @@ bool has_link(hid_t parent, const std::string& name, const std::string& where) {
   return check(H5Lexists(parent, name.c_str(), H5P_DEFAULT), "H5Lexists", where) > 0;
 }
 
+bool has_attribute(hid_t object, const char* name, const std::string& where) {
+  return check(H5Aexists(object, name), "H5Aexists", attribute_place(name, where)) > 0;
+}
+
 index_t data_offset(const H5Dataset& dataset) {
   const haddr_t offset = H5Dget_offset(dataset.get());
   return offset == HADDR_UNDEF ? -1 : static_cast<index_t>(offset);

@@ -73,6 +73,7 @@ using H5Object = Handle<H5Oclose>;
 [[nodiscard]] H5Dataset open_dataset(hid_t parent, const std::string& name,
                                      const std::string& where);
 [[nodiscard]] bool has_link(hid_t parent, const std::string& name, const std::string& where);
+[[nodiscard]] bool has_attribute(hid_t object, const char* name, const std::string& where);
 
 /// Where the elements of a contiguous dataset start; -1 if it has none.
 [[nodiscard]] index_t data_offset(const H5Dataset& dataset);

@@ -124,3 +124,50 @@ def test_a_missing_dataset_is_named(files):
     result = quantize_layer(f"{files}/layer.h5:w", files / "h.npy", check=False)
     assert result.returncode != 0
     assert "there is no dataset 'w'" in result.stderr
+
+
+def incoherence(vectors):
+    return np.abs(vectors).max() * len(vectors) ** 0.5
+
+
+def test_statistics_are_those_that_numpy_computes(tmp_path):
+    random = np.random.default_rng(6)
+    inputs = random.standard_normal((40, 96)) * np.geomspace(1, 30, 96)  # fewer tokens than inputs
+    weights = random.standard_normal((64, 96)).astype(np.float32)
+    hessian = inputs.T @ inputs / len(inputs)
+    np.save(tmp_path / "w.npy", weights)
+    np.save(tmp_path / "h.npy", hessian)
+    out = json.loads(
+        quantize_layer(
+            *(tmp_path / "w.npy", tmp_path / "h.npy", "--processing", "baseline"),
+            *("--statistics", "--bits", 3),
+        ).stdout
+    )
+    values, vectors = np.linalg.eigh(hessian)
+    assert out["rank_before"] == out["rank_after"] == 40 / 96
+    assert out["rank_1pct_before"] == np.mean(values > 0.01 * values.max())
+    assert out["mu_h_before"] >= incoherence(vectors[:, -40:]) * (1 - 1e-6)  # the null space is free
+    assert out["mu_h_before"] <= 96**0.5 * (1 + 1e-6)
+    mu_w = np.abs(weights).max() * weights.size**0.5 / np.linalg.norm(weights)
+    assert out["mu_w_before"] == pytest.approx(mu_w, rel=1e-5)
+    assert out["mu_w_after"] == pytest.approx(mu_w, rel=1e-5)
+    damped = hessian + 0.01 * np.mean(np.diag(hessian)) * np.eye(96)
+    diagonal = np.diag(np.linalg.cholesky(damped[::-1, ::-1])) ** 2  # from the last column on
+    forward = np.diag(np.linalg.cholesky(damped)) ** 2
+    trace_d = out["trace_ratio"] * np.trace(damped)
+    assert min(abs(trace_d / d.sum() - 1) for d in (diagonal, forward)) < 1e-9
+    limit = np.linalg.norm(weights) ** 2 / 96 * trace_d * 4.0**-3
+    assert out["rate_distortion_ratio"] == pytest.approx(out["proxy_loss"] / limit, rel=1e-5)
+
+
+def test_the_transform_lowers_the_incoherence_of_a_spiked_hessian(tmp_path):
+    random = np.random.default_rng(7)
+    weights = random.standard_normal((64, 256)).astype(np.float32)
+    weights[:, 3] *= 40
+    np.save(tmp_path / "w.npy", weights)
+    np.save(tmp_path / "h.npy", np.diag(np.geomspace(1, 1e3, 256)))
+    out = json.loads(quantize_layer(tmp_path / "w.npy", tmp_path / "h.npy", "--statistics").stdout)
+    assert out["mu_h_before"] == pytest.approx(16)  # its eigenvectors are the axes
+    assert out["mu_h_after"] < 8
+    assert out["mu_w_after"] < out["mu_w_before"] / 3
+    assert out["rank_before"] == out["rank_after"] == 1

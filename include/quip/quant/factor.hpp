@@ -25,8 +25,11 @@ struct PreparedLayer {
   std::vector<double> added;       ///< [n]: what damping added to each diagonal element
   double weight_rms = 0;           ///< of W·D̃: orthogonal transforms do not change it
   double loss_unit = 1;    ///< proxy loss in H's own units = loss_unit × the one computed here
+  double trace_d = 0;      ///< tr(D)
   double trace_ratio = 0;  ///< tr(D)/tr(H)
-  double damping = 0;      ///< λ/mean(diag H)
+  double weight_incoherence = 0;  ///< μ_W before any of this
+  Spectra spectra;                ///< if options.spectra
+  double damping = 0;             ///< λ/mean(diag H)
   int damping_tries = 1;
   index_t dead_channels = 0;
   std::uint64_t seed_u = 0;

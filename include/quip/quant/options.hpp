@@ -54,6 +54,7 @@ struct LayerOptions {
   std::optional<int> passes;  ///< greedy passes; none: the method's default
   double damping = 0.01;      ///< α: λ = α·mean(diag H)
   std::uint64_t seed = 0;
+  bool spectra = false;  ///< also decompose the Hessians, for the report; changes no result
 
   // The steps in force.
   /// Greedy passes.
