@@ -48,6 +48,8 @@ void broadcast_layer(Collectives& comm, QuantizedLinear& layer, int root) {
   scalar(layer.cols);
   scalar(layer.bits);
   scalar(layer.grid);
+  scalar(layer.group_size);
+  scalar(layer.symmetric);
   scalar(layer.transform);
   scalar(layer.seed_u);
   scalar(layer.seed_v);
@@ -130,7 +132,8 @@ WeightSet load_block(Collectives& comm, Backend& backend, const PackedModel& pac
                      const Family& family, index_t block) {
   WeightSet weights;
   load_into(weights, comm, backend, packed, family.block_tensors(block));
-  int reader = 0;  // one rank reads a layer, all receive it: the file system sees each byte once
+  // One rank reads the block's file, all receive it: the file system sees each byte once.
+  const auto reader = static_cast<int>(block % comm.size());
   for (const LinearSpec& linear : family.linears(block)) {
     const std::string name = linear.name + ".weight";
     if (!packed.is_quantized(linear.name)) {
@@ -143,7 +146,6 @@ WeightSet load_block(Collectives& comm, Backend& backend, const PackedModel& pac
     });
     broadcast_layer(comm, layer, reader);
     agree(comm, [&] { weights.insert(name, upload_dequantized(backend, layer)); });
-    reader = (reader + 1) % comm.size();
   }
   return weights;
 }

@@ -8,7 +8,10 @@ SHAPES = [(2, 1), (3, 1), (4, 1), (1, 2), (2, 2)]
 PERPLEXITY_TOKENS = cli.CALIBRATION  # 128 rows: enough, and quick
 OPTIONS = {
     "llama-nano": ("--bits", 2, "--samples", 13),  # 13 samples: shares are uneven
-    "opt-micro": ("--bits", 3, "--samples", 13, "--processing", "baseline"),
+    "opt-micro": (
+        *("--bits", 3, "--samples", 13, "--processing", "baseline"),
+        *("--group-size", 40, "--symmetric"),
+    ),
 }
 
 
