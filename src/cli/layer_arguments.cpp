@@ -34,12 +34,17 @@ std::string order_name(const LayerOptions& layer) {
     case Method::nearest:
       return "-";
     case Method::ldlq:
-      return to_string(layer.order);
+      return to_string(layer.order.value_or(ColumnOrder::backward));
     case Method::optq:
       return layer.act_order ? "descending diag(H)" : "forward";
     default:
       return "diag(H)";
   }
+}
+
+std::string group_name(const LayerOptions& layer) {
+  if (layer.group_size == 0) return "-";
+  return fmt::format("{}, {}", layer.group_size, to_string(layer.effective_groups()));
 }
 
 }  // namespace
@@ -63,6 +68,10 @@ void LayerArguments::declare(po::options_description& options) {
   options.add_options()("group-size",
                         po::value(&group_size_)->default_value(0, "row")->value_name("N"),
                         "min-max grid: input channels that share a scale, 8 or more");
+  options.add_options()("groups", po::value(&groups_)->value_name("NAME"),
+                        "fit the grids of groups before rounding (static), or when optq reaches "
+                        "them (dynamic); default: dynamic for optq without --act-order or --clamp "
+                        "pre, else static");
   options.add_options()("symmetric", po::bool_switch(&symmetric_),
                         "min-max grid with zero in its middle");
   options.add_options()("rho", po::value(&rho_)->default_value("auto")->value_name("X"),
@@ -101,10 +110,14 @@ LayerOptions LayerArguments::options(const Given& given) const {
   if (given("rescale")) layer.rescaling = parse_switch("--rescale", rescale_);
   if (given("grid")) layer.grid_kind = parse_grid(grid_);
   layer.group_size = group_size_;
+  if (given("group-size") && group_size_ < 1) {
+    throw UsageError(fmt::format("--group-size {}: must be 8 or more", group_size_));
+  }
+  if (given("groups")) layer.groups = parse_group_fit(groups_);
   layer.symmetric = symmetric_;
   if (rho_ != "auto") layer.rho = parse_rho(rho_);
   layer.clamp = parse_clamp(clamp_);
-  layer.order = parse_order(order_);
+  if (given("order")) layer.order = parse_order(order_);
   layer.rounding = parse_rounding(rounding_);
   layer.act_order = act_order_;
   layer.seed = seed_;
@@ -113,41 +126,12 @@ LayerOptions LayerArguments::options(const Given& given) const {
   if (!(damp_ >= 0) || damp_ > 1e6) {
     throw UsageError(fmt::format("--damp {}: must not be negative", damp_));
   }
-  check_method(layer, given);
+  if (given("passes")) layer.passes = passes_;
   if (paper_) apply_paper(layer, given);
-  check_grid(layer, given);
+  LayerOptions asked = layer;
+  if (given("rho") && !layer.rho) asked.rho = 1.0;  // `auto` leaves no trace in the options
+  check_together(asked);
   return layer;
-}
-
-void LayerArguments::check_method(LayerOptions& layer, const Given& given) const {
-  if (given("order") && layer.method != Method::ldlq) {
-    throw UsageError(fmt::format(
-        "--order belongs to --method ldlq, --method {} has its own: leave out one of the two",
-        method_));
-  }
-  if (act_order_ && layer.method != Method::optq) {
-    throw UsageError(fmt::format(
-        "--act-order belongs to --method optq, not to --method {}: leave out one of the two",
-        method_));
-  }
-  if (given("passes")) {
-    if (!takes_passes(layer.method)) {
-      throw UsageError(fmt::format(
-          "--passes: --method {} has no greedy passes: leave out one of the two", method_));
-    }
-    const int fewest = layer.method == Method::greedy ? 1 : 0;
-    if (passes_ < fewest || passes_ > 1000) {
-      throw UsageError(
-          fmt::format("--passes {}: must be {} to 1000 for --method {}", passes_, fewest, method_));
-    }
-    layer.passes = passes_;
-  }
-  if (layer.rounding == Rounding::stochastic && layer.effective_passes() > 0) {
-    throw UsageError(fmt::format(
-        "--rounding stochastic: greedy passes would undo it; use --passes 0 or a --method "
-        "other than {}",
-        method_));
-  }
 }
 
 void LayerArguments::apply_paper(LayerOptions& layer, const Given& given) const {
@@ -156,29 +140,9 @@ void LayerArguments::apply_paper(LayerOptions& layer, const Given& given) const 
       throw UsageError(fmt::format("--paper sets --{0} itself: leave out one of the two", fixed));
     }
   }
-  layer.rho = 2.4;
+  if (layer.grid() == GridKind::incoherent) layer.rho = 2.4;
   // The authors' OPTQ sees the weights as they are.
   layer.clamp = layer.method == Method::optq ? Clamp::feedback : Clamp::pre;
-}
-
-/// Options of one kind of grid are refused with the other; the message names what chose it.
-void LayerArguments::check_grid(const LayerOptions& layer, const Given& given) const {
-  const GridKind grid = layer.grid();
-  const std::string chosen = given("grid") ? "--grid " + grid_ : "--processing " + processing_;
-  const auto refuse = [&](const char* option, GridKind wanted) {
-    if (given(option) && grid != wanted) {
-      throw UsageError(
-          fmt::format("--{} belongs to --grid {} and does not go with {}: leave out one of the two",
-                      option, to_string(wanted), chosen));
-    }
-  };
-  refuse("rho", GridKind::incoherent);
-  if (symmetric_) refuse("symmetric", GridKind::minmax);
-  refuse("group-size", GridKind::minmax);
-  const index_t size = group_size_;
-  if (given("group-size") && (size < 8 || size > index_t{1} << 24)) {
-    throw UsageError(fmt::format("--group-size {}: must be 8 or more", size));
-  }
 }
 
 std::vector<std::pair<std::string, std::string>> LayerArguments::settings(
@@ -190,7 +154,7 @@ std::vector<std::pair<std::string, std::string>> LayerArguments::settings(
           {"rescale", layer.rescale() ? "on" : "off"},
           {"transform", to_string(layer.effective_transform())},
           {"grid", to_string(layer.grid()) + (layer.symmetric ? ", symmetric" : "")},
-          {"group size", layer.group_size == 0 ? "-" : std::to_string(layer.group_size)},
+          {"group size", group_name(layer)},
           {"rho", !grid ? "-" : (layer.rho ? fmt::format("{}", *layer.rho) : "auto")},
           {"clamp", to_string(layer.clamp)},
           {"order", order_name(layer)},

@@ -23,8 +23,6 @@ class LayerArguments {
       const LayerOptions& layer);
 
  private:
-  void check_method(LayerOptions& layer, const Given& given) const;
-  void check_grid(const LayerOptions& layer, const Given& given) const;
   void apply_paper(LayerOptions& layer, const Given& given) const;
 
   int bits_ = 2;
@@ -34,6 +32,7 @@ class LayerArguments {
   std::string transform_;
   std::string grid_;
   index_t group_size_ = 0;
+  std::string groups_;
   bool symmetric_ = false;
   std::string rho_;
   std::string clamp_;

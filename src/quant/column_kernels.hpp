@@ -19,7 +19,8 @@ inline constexpr index_t group_lanes = RowTiles::lane_unit;
 /// `ld` from column to column. What `base`, `target` and `error` mean, each kernel says.
 struct BlockView {
   index_t width = 0;
-  const float* panel = nullptr;      ///< the block's part of L or H, rows `width` apart
+  const float* panel = nullptr;      ///< the block's part of L or H
+  index_t panel_ld = 0;              ///< between its rows
   const double* diagonal = nullptr;  ///< of D or H
   float top = 0;
   const float* offset = nullptr;
@@ -41,6 +42,18 @@ struct BlockView {
     q += count;
     loss += count;
   }
+  /// Only the block's columns [first, last).
+  void take_columns(index_t first, index_t last) {
+    width = last - first;
+    panel += first * panel_ld + first;
+    diagonal += first;
+    offset += first * offset_ld;
+    step += first * step_ld;
+    inverse += first * inverse_ld;
+    for (const float** part : {&base, &target}) *part += first * ld;
+    error += first * ld;
+    q += first * ld;
+  }
 };
 
 /// The view of block b of `matrix` on a tile; target, base, error and loss are the caller's.
@@ -50,6 +63,7 @@ inline BlockView block_of(const LowerPanels& matrix, index_t b, const RoundingTi
   BlockView view;
   view.width = matrix.width(b);
   view.panel = matrix.panel(b).data;
+  view.panel_ld = view.width;
   view.diagonal = matrix.diagonal.data() + first;
   view.top = tile.top;
   view.offset = tile.offset.row(first);

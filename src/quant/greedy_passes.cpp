@@ -20,8 +20,8 @@ template <index_t Groups>
   for (index_t k = b.width - 1; k >= 0; --k) {
     float sum[rows];
     for (index_t r = 0; r < rows; ++r) sum[r] = b.target[k * b.ld + r];
-    accumulate<rows>(sum, 0, k, b.panel + k * b.width, 1, b.error, b.ld);
-    accumulate<rows>(sum, k + 1, b.width, b.panel + k, b.width, b.error, b.ld);
+    accumulate<rows>(sum, 0, k, b.panel + k * b.panel_ld, 1, b.error, b.ld);
+    accumulate<rows>(sum, k + 1, b.width, b.panel + k, b.panel_ld, b.error, b.ld);
     const auto weight = static_cast<float>(1.0 / b.diagonal[k]);
     for (index_t r = 0; r < rows; ++r) {
       // ŵₖ = Q(xₖ − Σ_{j≠k} sⱼ H_jk / H_kk)

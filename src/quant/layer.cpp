@@ -30,7 +30,7 @@ void subtract_damping(const std::vector<double>& added, MatrixView<const float> 
 /// Rounds a tile already in the coordinates of `grids`; lane r is row rows[r] of the layer. `loss`
 /// receives undamped losses in weight units. Returns the greedy passes that were needed.
 int round_tile(const Rounder& rounder, const PreparedLayer& layer, const LayerOptions& options,
-               const TileGrids& grids, std::span<const index_t> rows, MatrixView<float> coordinates,
+               TileGrids& grids, std::span<const index_t> rows, MatrixView<float> coordinates,
                MatrixView<float> q, std::span<double> loss) {
   const float top = top_level(options.bits);
   const index_t n = coordinates.rows;
@@ -54,6 +54,8 @@ int round_tile(const Rounder& rounder, const PreparedLayer& layer, const LayerOp
     tile.x = clamped.cview();
   }
   const int passes = rounder.round(layer, tile, q, loss);
+  // Until now the coordinates of dynamic groups were the weights.
+  if (grids.dynamic()) grids.to_coordinates(coordinates, coordinates);
   for (index_t k = 0; k < n; ++k) {
     for (index_t r = 0; r < lanes; ++r) {
       difference(k, r) = q(k, r) * tile.step(k, r) - coordinates(k, r);
@@ -71,23 +73,25 @@ int round_tile(const Rounder& rounder, const PreparedLayer& layer, const LayerOp
   return passes;
 }
 
-/// The grids of a tile; appends what is stored of those that are fitted.
-TileGrids choose_grids(MatrixView<const float> tile, index_t rows, index_t first_lane,
-                       const PreparedLayer& layer, const LayerOptions& options, float scale,
-                       RoundedRows& out) {
+TileGrids choose_grids(MatrixView<const float> tile, const PreparedLayer& layer,
+                       const LayerOptions& options, float scale) {
   if (options.grid() == GridKind::incoherent) {
     return TileGrids(std::vector<RowGrid>(at(tile.cols), incoherent_grid(scale, options.bits)));
   }
-  TileGrids grids(tile, layer.order, options);
+  return TileGrids(tile, layer.order, options);
+}
+
+/// Writes down the fitted grids of a tile of `rows` rows, the first of which is `first_row` of
+/// `out`.
+void store_grids(const TileGrids& grids, index_t rows, index_t first_row, RoundedRows& out) {
   for (index_t r = 0; r < rows; ++r) {
     for (index_t g = 0; g < grids.groups(); ++g) {
       const auto [step, zero] = grids.parameters(r, g);
-      const std::size_t i = at((first_lane + r) * grids.groups() + g);
+      const std::size_t i = at((first_row + r) * grids.groups() + g);
       out.scale[i] = step;
-      if (!options.symmetric) out.zero[i] = zero;
+      if (!out.zero.empty()) out.zero[i] = zero;
     }
   }
-  return grids;
 }
 
 /// Codes in the columns' own order.
@@ -130,7 +134,7 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
     const MatrixView<float> tile = tiles.tile(t);
     const Range range = tiles.rows_of(t);
     const index_t first = range.first - out.rows.first;
-    const TileGrids grids = choose_grids(tile, range.count(), first, layer, options, scale, out);
+    TileGrids grids = choose_grids(tile, layer, options, scale);
     Matrix<float> coordinates(n, tile.cols);
     Matrix<float> q(n, tile.cols);
     std::vector<double> loss(at(tile.cols));
@@ -142,6 +146,7 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
     std::iota(layer_rows.begin(), layer_rows.end(), range.first);
     passes = std::max(passes, round_tile(*rounder, layer, options, grids, layer_rows,
                                          coordinates.view(), q.view(), loss));
+    if (minmax) store_grids(grids, range.count(), first, out);
     pack_tile(q.view(), layer.order, range.count(), options.bits,
               out.codes.data() + first * row_bytes, row_bytes);
     for (index_t r = 0; r < range.count(); ++r) {
@@ -220,8 +225,8 @@ std::vector<double> RhoSearch::evaluate(const RowTiles& tiles, const PreparedLay
     }
     Matrix<float> q(n, tile.cols);
     std::vector<double> loss(at(tile.cols));
-    round_tile(*rounder, layer, options, TileGrids(std::move(grids)), layer_rows, tile, q.view(),
-               loss);
+    TileGrids lane_grids(std::move(grids));
+    round_tile(*rounder, layer, options, lane_grids, layer_rows, tile, q.view(), loss);
     for (index_t pair = range.first; pair < range.last; ++pair) {
       losses[at(mine[at(pair / choices)] * choices + pair % choices)] =
           loss[at(pair - range.first)];

@@ -16,7 +16,7 @@ template <index_t Groups>
     // targetₖ = xₖ + Σ_{j>k} (xⱼ − ŵⱼ) L_jk
     float sum[rows];
     for (index_t r = 0; r < rows; ++r) sum[r] = b.target[k * b.ld + r];
-    accumulate<rows>(sum, k + 1, b.width, b.panel + k, b.width, b.error, b.ld);
+    accumulate<rows>(sum, k + 1, b.width, b.panel + k, b.panel_ld, b.error, b.ld);
     // ŵₖ = step · clamp(Q(targetₖ / step), 0, top)
     const double weight = b.diagonal[k];
     for (index_t r = 0; r < rows; ++r) {

@@ -22,6 +22,8 @@ constexpr Names<ColumnOrder, 2> order_names{
     {{ColumnOrder::backward, "backward"}, {ColumnOrder::forward, "forward"}}};
 constexpr Names<Rounding, 2> rounding_names{
     {{Rounding::nearest, "nearest"}, {Rounding::stochastic, "stochastic"}}};
+constexpr Names<GroupFit, 2> group_fit_names{
+    {{GroupFit::fixed, "static"}, {GroupFit::dynamic, "dynamic"}}};
 constexpr Names<Clamp, 2> clamp_names{{{Clamp::pre, "pre"}, {Clamp::feedback, "feedback"}}};
 
 }  // namespace
@@ -31,6 +33,7 @@ std::string to_string(Processing processing) { return name_of(processing, proces
 std::string to_string(Clamp clamp) { return name_of(clamp, clamp_names); }
 std::string to_string(ColumnOrder order) { return name_of(order, order_names); }
 std::string to_string(Rounding rounding) { return name_of(rounding, rounding_names); }
+std::string to_string(GroupFit fit) { return name_of(fit, group_fit_names); }
 
 Method parse_method(const std::string& text) { return parse_name(text, method_names, "--method"); }
 Processing parse_processing(const std::string& text) {
@@ -43,6 +46,9 @@ ColumnOrder parse_order(const std::string& text) {
 Rounding parse_rounding(const std::string& text) {
   return parse_name(text, rounding_names, "--rounding");
 }
+GroupFit parse_group_fit(const std::string& text) {
+  return parse_name(text, group_fit_names, "--groups");
+}
 
 bool takes_passes(Method method) { return method != Method::nearest && method != Method::optq; }
 
@@ -50,6 +56,12 @@ int LayerOptions::effective_passes() const {
   if (!takes_passes(method)) return 0;
   const bool made_of_them = method == Method::ldlq_rg || method == Method::greedy;
   return passes.value_or(made_of_them ? default_passes : 0);
+}
+
+GroupFit LayerOptions::effective_groups() const {
+  const bool grids_first = method != Method::optq || act_order || clamp == Clamp::pre;
+  if (group_size == 0) return GroupFit::fixed;
+  return groups.value_or(grids_first ? GroupFit::fixed : GroupFit::dynamic);
 }
 
 }  // namespace quip

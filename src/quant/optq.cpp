@@ -10,15 +10,15 @@ namespace {
 /// With the upper Cholesky factor R of H⁻¹ = RᵀR (its rows over their diagonal are the panel's
 /// columns: panel_jk = R_kj/R_kk), from the first column to the last:
 ///   ŵₖ = clamp(Q(wₖ)),   w_j ← w_j − (wₖ − ŵₖ)/R_kk · R_kj for all j > k.
-/// `target` holds w as all columns before the block have left it; those of the block itself are
-/// added when a column's turn comes. `error` receives ŵₖ − wₖ, `diagonal` is 1/R_kk².
+/// `target` holds w as all columns before these have left it; what these owe one another is added
+/// when a column's turn comes. `error` receives ŵₖ − wₖ, `diagonal` is 1/R_kk².
 template <index_t Groups>
 [[gnu::always_inline]] inline void round_columns(const BlockView& b) {
   constexpr index_t rows = Groups * group_lanes;
   for (index_t k = 0; k < b.width; ++k) {
     float w[rows];
     for (index_t r = 0; r < rows; ++r) w[r] = b.target[k * b.ld + r];
-    accumulate<rows>(w, 0, k, b.panel + k * b.width, 1, b.error, b.ld);
+    accumulate<rows>(w, 0, k, b.panel + k * b.panel_ld, 1, b.error, b.ld);
     const double weight = b.diagonal[k];
     for (index_t r = 0; r < rows; ++r) {
       const float level = to_level(w[r] * b.inverse[k * b.inverse_ld + r],
@@ -34,6 +34,13 @@ template <index_t Groups>
 QUIP_MULTIARCH void round_one_group(const BlockView& block) { round_columns<1>(block); }
 QUIP_MULTIARCH void round_four_groups(const BlockView& block) { round_columns<4>(block); }
 
+/// Where a run of columns that starts at `position` ends: with its block, or before the next group
+/// whose grid is fitted to what all columns before it have left.
+index_t end_of_run(index_t position, index_t block_end, const RoundingTile& tile) {
+  if (!tile.fit_group) return block_end;
+  return std::min(block_end, (position / tile.group_size + 1) * tile.group_size);
+}
+
 class Optq final : public Rounder {
  public:
   int round(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
@@ -47,16 +54,26 @@ class Optq final : public Rounder {
     std::fill(loss.begin(), loss.end(), 0.0);
     for (index_t b = 0; b < inverse.blocks(); ++b) {
       const index_t first = inverse.first_column(b);
-      const index_t width = inverse.width(b);
+      const index_t block_end = first + inverse.width(b);
       BlockView block = block_of(inverse, b, tile, q);
       block.base = block.target = w.data() + first * ld;
       block.error = error.data();
       block.loss = loss.data();
-      for_lane_groups(q.cols, block, round_one_group, round_four_groups);
-      // The block's errors reach all later columns at once: w_{>block} += R_{block, >block}ᵀ error.
-      const index_t beyond = first + width;
-      ordered_gemm<float>(n - beyond, q.cols, width, {block.panel + width * width, width, 1},
-                          error.data(), ld, w.data() + beyond * ld, ld);
+      for (index_t from = first; from < block_end;) {
+        const index_t to = end_of_run(from, block_end, tile);
+        if (tile.fit_group && from % tile.group_size == 0) {
+          const index_t count = std::min(tile.group_size, n - from);
+          tile.fit_group(from, {w.data() + from * ld, count, q.cols, ld});
+        }
+        BlockView run = block;
+        run.take_columns(from - first, to - first);
+        for_lane_groups(q.cols, run, round_one_group, round_four_groups);
+        // Its errors reach all later columns at once: w_{>run} += R_{run, >run}ᵀ error.
+        ordered_gemm<float>(n - to, q.cols, run.width,
+                            {run.panel + run.width * run.panel_ld, run.panel_ld, 1}, run.error, ld,
+                            w.data() + to * ld, ld);
+        from = to;
+      }
     }
     return 0;
   }

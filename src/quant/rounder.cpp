@@ -23,7 +23,7 @@ RoundingTile unit_tile(MatrixView<const float> x, float top, index_t rows) {
   static constexpr auto ones = repeated(1.0F);
   const MatrixView<const float> half(halves.data(), x.rows, x.cols, 0);
   const MatrixView<const float> one(ones.data(), x.rows, x.cols, 0);
-  return {x, half, one, one, top, rows};
+  return {x, half, one, one, top, rows, {}, 0};
 }
 
 std::unique_ptr<Rounder> make_rounder(const LayerOptions& options) {

@@ -15,34 +15,68 @@ std::vector<index_t> groups_of_positions(index_t n, const std::vector<index_t>& 
   return group;
 }
 
+/// Makes the ranges [low, high] of all lanes hold a row of the tile.
+void widen(float* low, float* high, const float* row, index_t lanes) {
+  for (index_t r = 0; r < lanes; ++r) {
+    low[r] = std::min(low[r], row[r]);
+    high[r] = std::max(high[r], row[r]);
+  }
+}
+
 }  // namespace
 
 TileGrids::TileGrids(MatrixView<const float> tile, const std::vector<index_t>& order,
                      const LayerOptions& options)
-    : groups_(groups_of(tile.rows, options.group_size)) {
-  const index_t lanes = tile.cols;
-  grids_.resize(at(groups_ * lanes));
-  if (groups_ > 1) group_ = groups_of_positions(tile.rows, order, options.group_size);
+    : bits_(options.bits),
+      symmetric_(options.symmetric),
+      group_size_(options.group_size),
+      groups_(groups_of(tile.rows, options.group_size)) {
+  grids_.resize(at(groups_ * tile.cols));
+  parameters_.resize(grids_.size());
+  if (groups_ > 1) {
+    dynamic_ = options.effective_groups() == GroupFit::dynamic;
+    group_ = groups_of_positions(tile.rows, order, group_size_);
+    step_ = Matrix<float>(tile.rows, tile.cols);
+    inverse_ = Matrix<float>(tile.rows, tile.cols);
+  }
+  if (!dynamic_) fit_all(tile);
+}
+
+void TileGrids::fit_all(MatrixView<const float> weights) {
+  const index_t lanes = weights.cols;
   std::vector<float> low(grids_.size(), 0.0F);
   std::vector<float> high(grids_.size(), 0.0F);
-  for (index_t k = 0; k < tile.rows; ++k) {
+  for (index_t k = 0; k < weights.rows; ++k) {
     const index_t first = group_.empty() ? 0 : group_[at(k)] * lanes;
-    for (index_t r = 0; r < lanes; ++r) {
-      low[at(first + r)] = std::min(low[at(first + r)], tile(k, r));
-      high[at(first + r)] = std::max(high[at(first + r)], tile(k, r));
-    }
+    widen(&low[at(first)], &high[at(first)], weights.row(k), lanes);
   }
-  for (std::size_t i = 0; i < grids_.size(); ++i) {
-    parameters_.push_back(options.symmetric ? fit_symmetric(low[i], high[i], options.bits)
-                                            : fit_minmax(low[i], high[i], options.bits));
-    grids_[i] = minmax_grid(parameters_[i].scale, parameters_[i].zero);
+  for (std::size_t i = 0; i < grids_.size(); ++i) settle(i, low[i], high[i]);
+  if (groups_ > 1) spread_steps(0, weights.rows);
+}
+
+void TileGrids::fit_group(index_t first, MatrixView<float> weights) {
+  const index_t lanes = weights.cols;
+  std::vector<float> low(at(lanes), 0.0F);
+  std::vector<float> high(at(lanes), 0.0F);
+  for (index_t k = 0; k < weights.rows; ++k) widen(low.data(), high.data(), weights.row(k), lanes);
+  const std::size_t base = at(first / group_size_ * lanes);
+  for (std::size_t r = 0; r < low.size(); ++r) settle(base + r, low[r], high[r]);
+  spread_steps(first, first + weights.rows);
+  const RowGrid* grids = grids_at(first);
+  for (index_t k = 0; k < weights.rows; ++k) {
+    for (index_t r = 0; r < lanes; ++r) weights(k, r) += grids[r].step * grids[r].offset;
   }
-  if (groups_ == 1) return;
-  step_ = Matrix<float>(tile.rows, lanes);
-  inverse_ = Matrix<float>(tile.rows, lanes);
-  for (index_t k = 0; k < tile.rows; ++k) {
+}
+
+void TileGrids::settle(std::size_t i, float low, float high) {
+  parameters_[i] = symmetric_ ? fit_symmetric(low, high, bits_) : fit_minmax(low, high, bits_);
+  grids_[i] = minmax_grid(parameters_[i].scale, parameters_[i].zero);
+}
+
+void TileGrids::spread_steps(index_t first, index_t last) {
+  for (index_t k = first; k < last; ++k) {
     const RowGrid* grids = grids_at(k);
-    for (index_t r = 0; r < lanes; ++r) {
+    for (index_t r = 0; r < step_.cols(); ++r) {
       step_(k, r) = grids[r].step;
       inverse_(k, r) = grids[r].inverse;
     }
@@ -68,11 +102,17 @@ void TileGrids::to_coordinates(MatrixView<const float> w, MatrixView<float> x) c
   }
 }
 
-RoundingTile TileGrids::rounding_tile(MatrixView<const float> x, float top, index_t rows) const {
+RoundingTile TileGrids::rounding_tile(MatrixView<const float> x, float top, index_t rows) {
   RoundingTile tile = unit_tile(x, top, rows);
   if (groups_ > 1) {
     tile.step = step_.cview();
     tile.inverse = inverse_.cview();
+  }
+  if (dynamic_) {
+    tile.group_size = group_size_;
+    tile.fit_group = [this](index_t first, MatrixView<float> weights) {
+      fit_group(first, weights);
+    };
   }
   return tile;
 }

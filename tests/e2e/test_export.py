@@ -18,10 +18,15 @@ def evaluation(tmp_path_factory):
     return hf_models.write_tokens(tmp_path_factory.mktemp("rows") / "rows.h5", ids), ids
 
 
-@pytest.mark.parametrize("name", ["llama-nano", "opt-micro"])
-def test_real_models(name, evaluation, quantized, tmp_path):
+DYNAMIC_GROUPS = ("--processing", "baseline", "--method", "optq", "--group-size", 48)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("llama-nano", ()), ("opt-micro", DYNAMIC_GROUPS)], ids=["llama", "opt"]
+)
+def test_real_models(name, options, evaluation, quantized, tmp_path):
     tokens, ids = evaluation
-    packed = quantized(name, "--bits", 2, "--samples", 16)
+    packed = quantized(name, "--bits", 2, "--samples", 16, *options)
     check_export(cli.model(name), packed, tokens, ids, tmp_path / "exported")
 
 

@@ -23,6 +23,8 @@ CHOICES = [
     ("--grid", "minmax", "--group-size", 32),
     (*BASELINE, "--group-size", 64, "--symmetric"),
     (*BASELINE, "--group-size", 48, "--method", "optq", "--act-order"),
+    (*BASELINE, "--group-size", 48, "--method", "optq"),
+    (*BASELINE, "--group-size", 48, "--method", "optq", "--groups", "static"),
     (*BASELINE, "--transform", "hadamard"),
     (*BASELINE, "--rescale", "on"),
     (*BASELINE, "--grid", "incoherent"),
@@ -92,6 +94,11 @@ def test_settings_in_force_are_recorded(quantized):
     assert options["rescale"] is False
     assert options["symmetric"] is False
     assert options["group_size"] == 0
+    grouped = (*BASELINE, "--group-size", 48, "--method", "optq")
+    for choice, groups in (((), "dynamic"), (("--act-order",), "static")):
+        recorded = cli.inspect(quantized("llama-nano", *SETUP, *grouped, *choice))["options"]
+        assert recorded["groups"] == groups
+        assert recorded["act_order"] is bool(choice)
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,58 @@
 
 namespace quip::test {
 
-/// One row: levels in the columns' own order, and what each was rounded from (for methods that
-/// round every column once).
+/// Level q of a column stands for scale·(q − zero).
+struct NaiveGrid {
+  double scale = 1;
+  double zero = 0;
+};
+
+/// One row: levels in the columns' own order, the grid of each, and what each was rounded from, in
+/// levels (for methods that round every column once).
 struct NaiveRow {
   std::vector<double> levels;
   std::vector<double> targets;
+  std::vector<NaiveGrid> grids;
+
+  explicit NaiveRow(index_t n, std::vector<NaiveGrid> columns)
+      : levels(at(n)), targets(at(n)), grids(std::move(columns)) {
+    grids.resize(at(n));
+  }
+  /// Rounds column j to nearest; returns the weight that its level stands for.
+  double round(std::size_t j, double weight, double top) {
+    targets[j] = weight / grids[j].scale + grids[j].zero;
+    levels[j] = std::clamp(std::floor(targets[j] + 0.5), 0.0, top);
+    return grids[j].scale * (levels[j] - grids[j].zero);
+  }
 };
 
-inline double nearest_level(double target, double top) {
-  return std::clamp(std::floor(target + 0.5), 0.0, top);
+/// OPTQ's minmax grid of the weights `w[j]`, j in `columns`.
+template <typename Columns>
+NaiveGrid fit_grid(const std::vector<double>& w, const Columns& columns, double top,
+                   bool symmetric) {
+  double low = 0;
+  double high = 0;
+  for (const index_t j : columns) {
+    low = std::min(low, w[at(j)]);
+    high = std::max(high, w[at(j)]);
+  }
+  if (symmetric) low = -(high = std::max(high, -low));
+  if (high == low) low = -(high = 1);
+  const double scale = (high - low) / top;
+  return {scale, symmetric ? (top + 1) / 2 : std::nearbyint(-low / scale)};
+}
+
+/// The grids of groups of `size` neighbouring columns as they are: static groups.
+inline std::vector<NaiveGrid> group_grids(const std::vector<double>& w, index_t size, double top,
+                                          bool symmetric) {
+  std::vector<NaiveGrid> grids;
+  const auto n = static_cast<index_t>(w.size());
+  for (index_t first = 0; first < n; first += size) {
+    std::vector<index_t> columns(at(std::min(size, n - first)));
+    std::iota(columns.begin(), columns.end(), first);
+    grids.insert(grids.end(), columns.size(), fit_grid(w, columns, top, symmetric));
+  }
+  return grids;
 }
 
 /// Columns by ascending diagonal of H.
@@ -55,18 +98,20 @@ inline Matrix<double> ldl_feedback(const Matrix<double>& h) {
 }
 
 /// ŵₖ = clamp(Q(wₖ + Σ_{j>k} (wⱼ − ŵⱼ) L_jk)), positions from the last to the first of `order`.
+/// `grids` of the columns; none: levels are weights.
 inline NaiveRow naive_feedback(const std::vector<double>& w, const Matrix<double>& l, double top,
-                               const std::vector<index_t>& order) {
+                               const std::vector<index_t>& order,
+                               std::vector<NaiveGrid> grids = {}) {
   const index_t n = l.rows();
-  NaiveRow row{std::vector<double>(at(n)), std::vector<double>(at(n))};
+  NaiveRow row(n, std::move(grids));
+  std::vector<double> error(at(n));
   for (index_t k = n - 1; k >= 0; --k) {
     const std::size_t column = at(order[at(k)]);
     double target = w[column];
     for (index_t j = k + 1; j < n; ++j) {
-      target += (w[at(order[at(j)])] - row.levels[at(order[at(j)])]) * l(j, k);
+      target += error[at(j)] * l(j, k);
     }
-    row.targets[column] = target;
-    row.levels[column] = nearest_level(target, top);
+    error[at(k)] = w[column] - row.round(column, target, top);
   }
   return row;
 }
@@ -89,16 +134,22 @@ inline Matrix<double> obq_rows(const Matrix<double>& h) {
 }
 
 /// OPTQ as the paper derives it: round, spread the error by the inverse Hessian of the columns that
-/// are left.
+/// are left. `grids` of the columns; none: levels are weights. With `dynamic_size`, the grids of so
+/// many positions are fitted to what their weights are when the first has its turn.
 inline NaiveRow naive_optq(std::vector<double> w, const Matrix<double>& rows, double top,
-                           const std::vector<index_t>& order) {
+                           const std::vector<index_t>& order, std::vector<NaiveGrid> grids = {},
+                           index_t dynamic_size = 0, bool symmetric = false) {
   const index_t n = rows.rows();
-  NaiveRow row{std::vector<double>(at(n)), std::vector<double>(at(n))};
+  NaiveRow row(n, std::move(grids));
   for (index_t k = 0; k < n; ++k) {
+    if (dynamic_size > 0 && k % dynamic_size == 0) {
+      const std::vector<index_t> group(order.begin() + k,
+                                       order.begin() + std::min(n, k + dynamic_size));
+      const NaiveGrid grid = fit_grid(w, group, top, symmetric);
+      for (const index_t j : group) row.grids[at(j)] = grid;
+    }
     const std::size_t column = at(order[at(k)]);
-    row.targets[column] = w[column];
-    row.levels[column] = nearest_level(w[column], top);
-    const double error = (w[column] - row.levels[column]) / rows(k, k);
+    const double error = (w[column] - row.round(column, w[column], top)) / rows(k, k);
     for (index_t j = k; j < n; ++j) w[at(order[at(j)])] -= error * rows(k, j);
   }
   return row;

@@ -222,29 +222,7 @@ TEST(Greedy, StopsAtAFixedPoint) {
   }
 }
 
-// The paper's equivalence theorem in fp64, where near ties play no part: the two recursions share
-// neither a factorisation nor a loop.
-TEST(Optq, IsLdlqInForwardOrder) {
-  const index_t n = 128;
-  const std::vector<index_t> natural = test::natural_order(n);
-  const std::vector<index_t> forward = reversed(natural);
-  const Matrix<float> x = coordinates(64, n, 5);
-  std::vector<Matrix<double>> hessians;
-  for (const std::uint64_t key : {6U, 7U, 8U}) {
-    hessians.push_back(test::damped(test::correlated_hessian(n, 150, key), 0.01));
-  }
-  hessians.push_back(test::damped(test::real_hessian(), 0.01));
-  for (const Matrix<double>& h : hessians) {
-    const Matrix<double> feedback = test::ldl_feedback(test::reordered(h, forward));
-    const Matrix<double> inverses = test::obq_rows(h);
-    for (index_t r = 0; r < x.rows(); ++r) {
-      EXPECT_EQ(test::naive_feedback(row_of(x, r), feedback, top, forward).levels,
-                test::naive_optq(row_of(x, r), inverses, top, natural).levels);
-    }
-  }
-}
-
-// The same theorem for the two fp32 kernels, on a Hessian of a real model.
+// The paper's equivalence theorem for the two fp32 kernels, on a Hessian of a real model.
 TEST(Optq, KernelsOfBothAgreeOnARealHessian) {
   const Matrix<double> h = test::real_hessian();
   const Matrix<float> x = coordinates(96, h.rows(), 9);

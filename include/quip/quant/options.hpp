@@ -20,18 +20,23 @@ enum class Clamp { pre, feedback };
 /// The order in which ldlq takes the columns: from the last (the authors' program) or the first.
 enum class ColumnOrder { backward, forward };
 enum class Rounding { nearest, stochastic };
+/// When the minmax grids of groups of columns are fitted: before rounding, to the weights as they
+/// came, or when optq reaches a group, to what its weights have become by then.
+enum class GroupFit { fixed, dynamic };
 
 [[nodiscard]] std::string to_string(Method method);
 [[nodiscard]] std::string to_string(Processing processing);
 [[nodiscard]] std::string to_string(Clamp clamp);
 [[nodiscard]] std::string to_string(ColumnOrder order);
 [[nodiscard]] std::string to_string(Rounding rounding);
+[[nodiscard]] std::string to_string(GroupFit fit);
 /// Throw Error listing the choices.
 [[nodiscard]] Method parse_method(const std::string& text);
 [[nodiscard]] Processing parse_processing(const std::string& text);
 [[nodiscard]] Clamp parse_clamp(const std::string& text);
 [[nodiscard]] ColumnOrder parse_order(const std::string& text);
 [[nodiscard]] Rounding parse_rounding(const std::string& text);
+[[nodiscard]] GroupFit parse_group_fit(const std::string& text);
 
 /// Whether greedy passes belong to a method, or may follow it.
 [[nodiscard]] bool takes_passes(Method method);
@@ -44,12 +49,13 @@ struct LayerOptions {
   std::optional<bool> rescaling;
   std::optional<TransformKind> transform;
   std::optional<GridKind> grid_kind;
-  index_t group_size = 0;     ///< minmax grid: columns that share a step; 0: the whole row
-  bool symmetric = false;     ///< minmax grid: zero in the middle
-  std::optional<double> rho;  ///< grid half width over rms(W); none: searched per layer
+  index_t group_size = 0;          ///< minmax grid: columns that share a step; 0: the whole row
+  std::optional<GroupFit> groups;  ///< none: the method's default
+  bool symmetric = false;          ///< minmax grid: zero in the middle
+  std::optional<double> rho;       ///< grid half width over rms(W); none: searched per layer
   Clamp clamp = Clamp::feedback;
-  ColumnOrder order = ColumnOrder::backward;  ///< ldlq
-  bool act_order = false;                     ///< optq: columns by descending diag(H)
+  std::optional<ColumnOrder> order;  ///< ldlq; none: backward
+  bool act_order = false;            ///< optq: columns by descending diag(H)
   Rounding rounding = Rounding::nearest;
   std::optional<int> passes;  ///< greedy passes; none: the method's default
   double damping = 0.01;      ///< α: λ = α·mean(diag H)
@@ -59,6 +65,9 @@ struct LayerOptions {
   // The steps in force.
   /// Greedy passes.
   [[nodiscard]] int effective_passes() const;
+  /// Dynamic for optq, as its users expect, but where grids must be known first: by descending
+  /// diag(H) a group's columns come one here and one there, and Clamp::pre cuts at the grids' ends.
+  [[nodiscard]] GroupFit effective_groups() const;
   [[nodiscard]] GridKind grid() const {
     return grid_kind.value_or(incoherence() ? GridKind::incoherent : GridKind::minmax);
   }
@@ -71,5 +80,9 @@ struct LayerOptions {
  private:
   [[nodiscard]] bool incoherence() const { return processing == Processing::incoherence; }
 };
+
+/// Throws Error, naming both, for two options that have no meaning together, and for a number that
+/// the others leave no meaning. Names are those of the command line.
+void check_together(const LayerOptions& options);
 
 }  // namespace quip

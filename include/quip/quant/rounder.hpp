@@ -1,6 +1,7 @@
 // Rounders: from grid coordinates to grid points. One file each; see CONTRIBUTING.md.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -20,6 +21,11 @@ struct RoundingTile {
   MatrixView<const float> inverse;  ///< 1/step
   float top = 0;                    ///< the highest level
   index_t rows = 0;                 ///< lanes in use; the others are padding
+  /// Dynamic groups: positions [first, first + group_size) make one, and `x` holds plain weights.
+  /// A rounder calls it when it comes to `first`, with what the group's weights [positions × lanes]
+  /// have become; it settles their steps and moves them to coordinates. Else empty.
+  std::function<void(index_t first, MatrixView<float> weights)> fit_group;
+  index_t group_size = 0;
 };
 
 /// Nearest rounding with step 1; lanes up to RowTiles::most_lanes.
