@@ -6,9 +6,9 @@
 #include <string_view>
 
 #include "config_fields.hpp"
-#include <nlohmann/json.hpp>
 
 #include "quip/core/error.hpp"
+#include "quip/core/json.hpp"
 
 namespace quip {
 namespace {
@@ -140,7 +140,7 @@ index_t first_windowed(const ConfigFields& fields, const json& types, index_t bl
     fields.reject("layer_types",
                   "has {} at block {}; quip knows full_attention blocks followed by "
                   "sliding_attention blocks",
-                  types[static_cast<std::size_t>(b)].dump(), b);
+                  shown(types[static_cast<std::size_t>(b)]), b);
   }
   return first;
 }
@@ -207,7 +207,7 @@ void require_architecture(const ConfigFields& fields, const ModelKind& model) {
   if (listed == nullptr) return;
   if (!listed->is_array() || listed->empty() || listed->front() != model.architecture) {
     fields.reject("architectures", "is {}; quip knows {} for model_type \"{}\" (all: {})",
-                  listed->dump(), model.architecture, model.model_type,
+                  shown(*listed), model.architecture, model.model_type,
                   known(&ModelKind::architecture));
   }
 }
@@ -215,13 +215,7 @@ void require_architecture(const ConfigFields& fields, const ModelKind& model) {
 }  // namespace
 
 ModelConfig parse_config(const std::string& text, const std::string& origin) {
-  const json document = [&] {
-    try {
-      return json::parse(text);
-    } catch (const json::exception& error) {
-      fail("{}: not valid JSON: {}", origin, error.what());
-    }
-  }();
+  const json document = parse_json(text, origin);
   const ConfigFields fields(document, origin);
   const ModelKind& model = find_model(fields);
   require_architecture(fields, model);

@@ -1,8 +1,9 @@
 #include "config_fields.hpp"
 
-#include <cmath>
 #include <cstdint>
 #include <limits>
+
+#include "quip/core/json.hpp"
 
 namespace quip {
 
@@ -36,7 +37,7 @@ index_t ConfigFields::integer(const std::string& name, index_t least) const {
                         ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(largest)
                         : value.is_number_integer();
   if (!fits || value.get<index_t>() < least) {
-    reject(name, "is {}, not an integer between {} and {}", value.dump(), least, largest);
+    reject(name, "is {}, not an integer between {} and {}", shown(value), least, largest);
   }
   return value.get<index_t>();
 }
@@ -53,10 +54,13 @@ index_t ConfigFields::count_or(const std::string& name, index_t fallback) const 
 
 double ConfigFields::positive(const std::string& name) const {
   const json& value = require(name);
-  if (!value.is_number() || !std::isfinite(value.get<double>()) || value.get<double>() <= 0) {
-    reject(name, "is {}, not a positive number", value.dump());
+  const double number = value.is_number() ? value.get<double>() : 0;
+  // Also as the fp32 number that it becomes: neither zero nor infinite.
+  if (!(number >= std::numeric_limits<float>::min() &&
+        number <= std::numeric_limits<float>::max())) {
+    reject(name, "is {}, not a positive number", shown(value));
   }
-  return value.get<double>();
+  return number;
 }
 
 double ConfigFields::positive_or(const std::string& name, double fallback) const {
@@ -66,13 +70,13 @@ double ConfigFields::positive_or(const std::string& name, double fallback) const
 bool ConfigFields::flag_or(const std::string& name, bool fallback) const {
   const json* value = find(name);
   if (value == nullptr) return fallback;
-  if (!value->is_boolean()) reject(name, "is {}, not true or false", value->dump());
+  if (!value->is_boolean()) reject(name, "is {}, not true or false", shown(*value));
   return value->get<bool>();
 }
 
 std::string ConfigFields::text(const std::string& name) const {
   const json& value = require(name);
-  if (!value.is_string()) reject(name, "is {}, not a string", value.dump());
+  if (!value.is_string()) reject(name, "is {}, not a string", shown(value));
   return value.get<std::string>();
 }
 
@@ -82,7 +86,7 @@ std::string ConfigFields::text_or(const std::string& name, const std::string& fa
 
 ConfigFields ConfigFields::object(const std::string& name) const {
   const json& value = require(name);
-  if (!value.is_object()) reject(name, "is {}, not an object", value.dump());
+  if (!value.is_object()) reject(name, "is {}, not an object", shown(value));
   return {value, origin_, prefix_ + name + "."};
 }
 

@@ -28,7 +28,7 @@ class ConfigFields {
   [[nodiscard]] index_t size_or(const std::string& name, index_t fallback) const;
   /// An integer in [0, 2³¹).
   [[nodiscard]] index_t count_or(const std::string& name, index_t fallback) const;
-  /// A finite number above zero.
+  /// A number above zero that fp32 can hold.
   [[nodiscard]] double positive(const std::string& name) const;
   [[nodiscard]] double positive_or(const std::string& name, double fallback) const;
   [[nodiscard]] bool flag_or(const std::string& name, bool fallback) const;

@@ -1,7 +1,6 @@
 #include "quip/model/safetensors.hpp"
 
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <set>
 #include <string>
@@ -10,9 +9,9 @@
 
 #include "mapped_file.hpp"
 #include "safetensors_header.hpp"
-#include <nlohmann/json.hpp>
 
 #include "quip/core/error.hpp"
+#include "quip/core/json.hpp"
 
 namespace quip {
 namespace {
@@ -108,30 +107,24 @@ class SafetensorsSource final : public TensorSource {
 
 /// The index's "weight_map": tensor name → file name, checked.
 std::map<std::string, std::string> read_weight_map(const fs::path& index) {
-  const json document = [&] {
-    std::ifstream stream(index);
-    if (!stream) fail("{}: cannot open", index.string());
-    try {
-      return json::parse(stream);
-    } catch (const json::exception& error) {
-      fail("{}: not valid JSON: {}", index.string(), error.what());
-    }
-  }();
+  const MappedFile file(index);
+  const auto* text = reinterpret_cast<const char*>(file.bytes().data());
+  const json document = parse_json({text, file.bytes().size()}, index.string());
   const auto map = document.is_object() ? document.find("weight_map") : document.end();
   if (map == document.end() || !map->is_object() || map->empty()) {
     fail("{}: \"weight_map\" is missing, empty or not an object", index.string());
   }
   std::map<std::string, std::string> result;
-  for (const auto& [name, file] : map->items()) {
-    if (!file.is_string()) fail("{}: tensor {}: its file is not a string", index.string(), name);
-    const auto text = file.get<std::string>();
+  for (const auto& [name, value] : map->items()) {
+    if (!value.is_string()) fail("{}: tensor {}: its file is not a string", index.string(), name);
+    const auto shard = value.get<std::string>();
     // Names only: a path could lead out of the checkpoint's directory.
-    if (text.empty() || text == "." || text == ".." || text.find('\0') != std::string::npos ||
-        text.find_first_of("/\\") != std::string::npos) {
+    if (shard.empty() || shard == "." || shard == ".." || shard.find('\0') != std::string::npos ||
+        shard.find_first_of("/\\") != std::string::npos) {
       fail("{}: tensor {}: {} is not the name of a file in this directory", index.string(), name,
-           file.dump());
+           shown(value));
     }
-    result.emplace(name, text);
+    result.emplace(name, shard);
   }
   return result;
 }
@@ -142,7 +135,8 @@ std::unique_ptr<TensorSource> open_shards(const fs::path& directory, const fs::p
   for (const auto& [name, file] : weight_map) shards.insert(file);
   auto source = std::make_unique<SafetensorsSource>(directory);
   for (const std::string& shard : shards) {
-    if (!fs::exists(directory / shard)) {
+    std::error_code ignored;  // a name too long for the file system, say: not there
+    if (!fs::exists(directory / shard, ignored)) {
       fail("{}: shard {} is missing; download it again", index.string(), shard);
     }
     source->add(directory / shard);

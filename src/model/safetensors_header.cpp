@@ -8,9 +8,8 @@
 #include <optional>
 #include <string_view>
 
-#include <nlohmann/json.hpp>
-
 #include "quip/core/error.hpp"
+#include "quip/core/json.hpp"
 
 namespace quip {
 namespace {
@@ -18,6 +17,8 @@ namespace {
 using nlohmann::json;
 
 constexpr index_t kLengthBytes = 8;
+/// The limit of the format's own library. Parsed JSON takes many times its text's memory.
+constexpr std::uint64_t kLongestHeader = 100'000'000;
 
 struct StoredType {
   std::string_view name;
@@ -58,12 +59,12 @@ std::optional<index_t> product(index_t a, index_t b) {
   return a * b;
 }
 
-index_t natural(const json& value, const Place& place, std::string_view what) {
-  constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<index_t>::max());
-  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > largest) {
-    place.reject("{} holds {}, which is not a natural number below 2^63", what, value.dump());
+index_t require_natural(const json& value, const Place& place, std::string_view what) {
+  const std::optional<index_t> number = natural(value);
+  if (!number) {
+    place.reject("{} holds {}, which is not a natural number below 2^63", what, shown(value));
   }
-  return value.get<index_t>();
+  return *number;
 }
 
 const json& member(const json& entry, const char* key, const Place& place) {
@@ -77,9 +78,9 @@ std::vector<index_t> parse_shape(const json& value, const Place& place) {
   std::vector<index_t> shape;
   std::optional<index_t> elements = 1;
   for (const json& extent : value) {
-    shape.push_back(natural(extent, place, "\"shape\""));
+    shape.push_back(require_natural(extent, place, "\"shape\""));
     elements = product(*elements, shape.back());
-    if (!elements) place.reject("shape {} overflows 64 bits", value.dump());
+    if (!elements) place.reject("shape {} overflows 64 bits", shown(value));
   }
   return shape;
 }
@@ -87,10 +88,10 @@ std::vector<index_t> parse_shape(const json& value, const Place& place) {
 /// Sets begin and end, as positions in the file.
 void parse_offsets(const json& value, index_t data_start, const Place& place, HeaderEntry& entry) {
   if (!value.is_array() || value.size() != 2) {
-    place.reject("\"data_offsets\" is {}, not two numbers", value.dump());
+    place.reject("\"data_offsets\" is {}, not two numbers", shown(value));
   }
-  const index_t begin = natural(value[0], place, "\"data_offsets\"");
-  const index_t end = natural(value[1], place, "\"data_offsets\"");
+  const index_t begin = require_natural(value[0], place, "\"data_offsets\"");
+  const index_t end = require_natural(value[1], place, "\"data_offsets\"");
   if (begin > end) place.reject("\"data_offsets\" run backwards: {} > {}", begin, end);
   if (end > std::numeric_limits<index_t>::max() - data_start) {
     place.reject("\"data_offsets\" end at {}, beyond any file", end);
@@ -116,7 +117,7 @@ HeaderEntry parse_entry(const json& value, index_t data_start, const Place& plac
   const std::optional<index_t> bytes = product(entry.info.elements(), known->bytes);
   if (!bytes || *bytes != entry.end - entry.begin) {
     place.reject("\"data_offsets\" span {} bytes, but shape {} of {} does not need that many",
-                 entry.end - entry.begin, value["shape"].dump(), entry.dtype);
+                 entry.end - entry.begin, shown(value["shape"]), entry.dtype);
   }
   entry.readable = known->readable.has_value();
   entry.info.dtype = known->readable.value_or(DType::f32);
@@ -137,18 +138,18 @@ index_t header_length(std::span<const std::byte> file, const std::string& origin
         "file",
         origin, length, room);
   }
+  if (length > kLongestHeader) {
+    fail("{}: the header claims {} bytes; no safetensors file has more than {}", origin, length,
+         kLongestHeader);
+  }
   return static_cast<index_t>(length);
 }
 
-json parse_json(std::span<const std::byte> text, const std::string& origin) {
+json parse_header_text(std::span<const std::byte> text, const std::string& origin) {
   const auto* first = reinterpret_cast<const char*>(text.data());
-  try {
-    json header = json::parse(first, first + text.size());
-    if (!header.is_object()) fail("{}: the header is not a JSON object", origin);
-    return header;
-  } catch (const json::exception& error) {
-    fail("{}: the header is not valid JSON: {}", origin, error.what());
-  }
+  json header = parse_json({first, text.size()}, origin + ": the header");
+  if (!header.is_object()) fail("{}: the header is not a JSON object", origin);
+  return header;
 }
 
 void require_tiling(const std::map<std::string, HeaderEntry>& entries, index_t data_start,
@@ -190,7 +191,7 @@ std::map<std::string, HeaderEntry> parse_header(std::span<const std::byte> file,
   const index_t length = header_length(file, origin);
   const index_t data_start = kLengthBytes + length;
   const json header =
-      parse_json(file.subspan(kLengthBytes, static_cast<std::size_t>(length)), origin);
+      parse_header_text(file.subspan(kLengthBytes, static_cast<std::size_t>(length)), origin);
   std::map<std::string, HeaderEntry> entries;
   for (const auto& [name, value] : header.items()) {
     if (name == "__metadata__") continue;

@@ -11,11 +11,21 @@
 namespace quip {
 namespace {
 
+/// What the run that wrote the model noted in its manifest.
+const nlohmann::json& recorded(const PackedModel& packed, const char* pointer) {
+  const nlohmann::json::json_pointer place(pointer);
+  const nlohmann::json& manifest = packed.manifest();
+  if (!manifest.contains(place)) {
+    fail("{}/manifest.json: lacks {}; the model was not written by quip quantize",
+         packed.describe(), pointer);
+  }
+  return manifest.at(place);
+}
+
 void require_same_config(const PackedModel& packed, const std::filesystem::path& directory,
                          const std::filesystem::path& model) {
   const std::string text = read_config(model).text;
-  const auto& recorded = packed.manifest().at("inputs").at("config_digest");
-  if (digest_of(std::as_bytes(std::span(text))) != recorded.get<std::string>()) {
+  if (recorded(packed, "/inputs/config_digest") != digest_of(std::as_bytes(std::span(text)))) {
     fail(
         "{} was not made from {}: their config.json differ; give the --model it was made from, "
         "or leave --model out",
@@ -36,7 +46,7 @@ OpenModel open_model(const std::filesystem::path& model, const std::filesystem::
   opened.packed = std::make_unique<PackedModel>(packed);
   const PackedModel& layers = *opened.packed;
   const ModelConfig config =
-      parse_config(layers.manifest().at("config").dump(), packed.string() + "/manifest.json");
+      parse_config(recorded(layers, "/config").dump(), packed.string() + "/manifest.json");
   if (!model.empty()) require_same_config(layers, packed, model);
   opened.family = make_family(
       config, layers, [&](const std::string& linear) { return layers.is_quantized(linear); });

@@ -1,0 +1,28 @@
+// JSON that others wrote: bounded depth, short messages, numbers that are what they seem.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+/// Parses `text`. Throws Error naming `origin` (a path) if it is no JSON, or nests values
+/// deeper than any file of ours or Hugging Face's: printing and copying recurse.
+[[nodiscard]] nlohmann::json parse_json(std::string_view text, const std::string& origin);
+
+/// `text` as one line of a message can hold it: cut after 160 bytes.
+[[nodiscard]] std::string shortened(std::string text);
+
+/// The value's JSON text, shortened.
+[[nodiscard]] std::string shown(const nlohmann::json& value);
+
+/// The value if it is an integer in [0, 2⁶³): a fraction, a negative or a larger number would
+/// be converted silently.
+[[nodiscard]] std::optional<index_t> natural(const nlohmann::json& value);
+
+}  // namespace quip
