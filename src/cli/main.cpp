@@ -45,6 +45,10 @@ bool launched_first() {
   return true;
 }
 
+/// This rank's status after a mistake on the command line. Launchers kill a job as soon as one rank
+/// fails: only rank 0 does, when it has spoken.
+int usage_status() { return launched_first() ? exit_usage : EXIT_SUCCESS; }
+
 void report(const char* message) { fmt::print(stderr, "quip: error: {}\n", message); }
 
 int run_serial(Command& command) {
@@ -89,7 +93,7 @@ int dispatch(int argc, char** argv) {
       }
     } catch (const quip::cli::UsageError& error) {
       if (launched_first()) report(error.what());
-      return exit_usage;
+      return usage_status();
     }
     return command->parallel() ? run_parallel(*command, argc, argv) : run_serial(*command);
   }
@@ -98,7 +102,7 @@ int dispatch(int argc, char** argv) {
     if (!asked && !first.empty()) report(fmt::format("unknown command '{}'", first).c_str());
     fmt::print(asked ? stdout : stderr, "{}", overview(commands));
   }
-  return asked ? EXIT_SUCCESS : exit_usage;
+  return asked ? EXIT_SUCCESS : usage_status();
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <functional>
 #include <map>
 
+#include <fmt/ranges.h>
+
 #include "quip/core/error.hpp"
 
 namespace quip {
@@ -41,10 +43,23 @@ void set_bits(LayerOptions& options, const std::string& value) {
   }
 }
 
-void set_rho(LayerOptions& options, const std::string& value) {
-  options.rho.reset();
-  if (value != "auto") options.rho = parse_real(value);
-  if (options.rho && *options.rho == 0) fail("rho={}: must be auto or positive", value);
+double parse_rho(const std::string& text) {
+  const double rho = parse_real(text);
+  if (rho == 0) fail("rho={}: must be auto or positive", text);
+  return rho;
+}
+
+/// `auto` leaves to the method, or to the bundle of steps, what the other options say.
+template <typename T, typename Parse>
+void set(std::optional<T>& option, const std::string& value, Parse parse) {
+  option.reset();
+  if (value != "auto") option = parse(value);
+}
+
+index_t parse_group_size(const std::string& text) {
+  const index_t size = parse_integer(text);
+  if (size == 0) fail("group-size={}: must be row or 8 or more", text);
+  return size;
 }
 
 using Setter = std::function<void(LayerOptions&, const std::string&)>;
@@ -53,12 +68,19 @@ const std::map<std::string, Setter>& setters() {
   static const std::map<std::string, Setter> table = {
       {"bits", set_bits},
       {"method", [](auto& o, const auto& v) { o.method = parse_method(v); }},
-      {"rescale", [](auto& o, const auto& v) { o.rescaling = parse_on_off(v); }},
-      {"transform", [](auto& o, const auto& v) { o.transform = parse_transform(v); }},
-      {"grid", [](auto& o, const auto& v) { o.grid_kind = parse_grid(v); }},
-      {"rho", set_rho},
+      {"rescale", [](auto& o, const auto& v) { set(o.rescaling, v, parse_on_off); }},
+      {"transform", [](auto& o, const auto& v) { set(o.transform, v, parse_transform); }},
+      {"grid", [](auto& o, const auto& v) { set(o.grid_kind, v, parse_grid); }},
+      {"group-size",
+       [](auto& o, const auto& v) { o.group_size = v == "row" ? 0 : parse_group_size(v); }},
+      {"groups", [](auto& o, const auto& v) { set(o.groups, v, parse_group_fit); }},
+      {"symmetric", [](auto& o, const auto& v) { o.symmetric = parse_on_off(v); }},
+      {"rho", [](auto& o, const auto& v) { set(o.rho, v, parse_rho); }},
       {"clamp", [](auto& o, const auto& v) { o.clamp = parse_clamp(v); }},
-      {"passes", [](auto& o, const auto& v) { o.passes = parse_integer(v); }},
+      {"order", [](auto& o, const auto& v) { set(o.order, v, parse_order); }},
+      {"act-order", [](auto& o, const auto& v) { o.act_order = parse_on_off(v); }},
+      {"rounding", [](auto& o, const auto& v) { o.rounding = parse_rounding(v); }},
+      {"passes", [](auto& o, const auto& v) { set(o.passes, v, parse_integer); }},
       {"damp", [](auto& o, const auto& v) { o.damping = parse_real(v); }},
   };
   return table;
@@ -104,19 +126,17 @@ void Overrides::add(const std::string& rule) {
 }
 
 LayerOptions Overrides::apply(LayerOptions options, const std::string& layer) const {
+  std::vector<std::string> matching;
   for (const Rule& rule : rules_) {
     if (!std::regex_search(layer, rule.pattern)) continue;
     for (const auto& [key, value] : rule.settings) apply_setting(options, key, value);
-    if (options.rho && options.grid() != GridKind::incoherent) {
-      fail(
-          "--override '{}': layer {} would have rho without the incoherent grid; add "
-          "grid=incoherent or rho=auto",
-          rule.text, layer);
-    }
-    if (options.passes && !takes_passes(options.method)) {
-      fail("--override '{}': layer {} would have passes with method {}, which makes none",
-           rule.text, layer, to_string(options.method));
-    }
+    matching.push_back("'" + rule.text + "'");
+  }
+  if (matching.empty()) return options;
+  try {
+    check_together(options);
+  } catch (const Error& error) {
+    fail("--override {}: layer {}: {}", fmt::join(matching, " "), layer, error.what());
   }
   return options;
 }

@@ -18,6 +18,8 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "OMPI_MCA_mpi_yield_when_idle": "1",
+    # A failed job's ranks are gone by then: without this mpirun waits a second for each such job.
+    "OMPI_MCA_odls_base_sigkill_timeout": "0",
     # Without a binding every rank may use every core, so threads are real threads.
     "OMPI_MCA_hwloc_base_binding_policy": "none",
 }
@@ -40,8 +42,10 @@ def run(
     prefix: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess:
-    """`mpirun -n ranks [prefix] quip arguments`; with `check` a failure shows its output."""
-    command = ["mpirun", "-n", str(ranks), *prefix, str(QUIP), *map(str, arguments)]
+    """`mpirun -n ranks [prefix] quip arguments`, without mpirun for 0 ranks; with `check` a failure
+    shows its output."""
+    launcher = ["mpirun", "-n", str(ranks)] if ranks > 0 else []
+    command = [*launcher, *prefix, str(QUIP), *map(str, arguments)]
     result = subprocess.run(
         command,
         env=os.environ

@@ -99,28 +99,3 @@ def test_settings_in_force_are_recorded(quantized):
         recorded = cli.inspect(quantized("llama-nano", *SETUP, *grouped, *choice))["options"]
         assert recorded["groups"] == groups
         assert recorded["act_order"] is bool(choice)
-
-
-@pytest.mark.parametrize(
-    ("options", "culprits"),
-    [
-        (("--grid", "minmax", "--rho", 2.4), ("--grid minmax", "--rho")),
-        ((*BASELINE, "--rho", 2.4), ("--processing baseline", "--rho")),
-        (("--grid", "incoherent", "--symmetric"), ("--grid incoherent", "--symmetric")),
-        ((*BASELINE, "--grid", "incoherent", "--symmetric"), ("--grid incoherent", "--symmetric")),
-        (("--symmetric",), ("--processing incoherence", "--symmetric")),
-        (("--group-size", 64), ("--processing incoherence", "--group-size")),
-        (("--grid", "incoherent", "--group-size", 64), ("--grid incoherent", "--group-size")),
-        ((*BASELINE, "--group-size", 4), ("--group-size 4",)),
-    ],
-    ids=lambda value: name_of(value) if isinstance(value, tuple) else None,
-)
-def test_refused_together(options, culprits, tmp_path):
-    result = cli.run(
-        "quantize", "--model", cli.model("llama-nano"), "--tokens", cli.CALIBRATION,
-        "--out", tmp_path / "out", *SETUP, *options, check=False,
-    )  # fmt: skip
-    assert result.returncode == 2
-    for culprit in culprits:
-        assert culprit in result.stderr
-    assert not (tmp_path / "out").exists()

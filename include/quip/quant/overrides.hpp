@@ -15,8 +15,8 @@ class Overrides {
  public:
   /// Throws Error naming the rule for a bad pattern, an unknown key or an impossible value.
   void add(const std::string& rule);
-  /// `options` with the rules that match applied. Throws Error naming layer and rule if the
-  /// outcome makes no sense (greedy passes for a method that has none, ρ without its grid).
+  /// `options` with the rules that match applied. Throws Error naming layer and rules if the
+  /// outcome has options without a meaning together (see check_together).
   [[nodiscard]] LayerOptions apply(LayerOptions options, const std::string& layer) const;
   [[nodiscard]] std::vector<std::string> rules() const;
 
