@@ -33,7 +33,7 @@ class Dense final : public TransformOf<Dense> {
   template <typename T>
   void product(bool transposed, MatrixView<T> x, T* scratch) const {
     matrix_.multiply(transposed, 0, size(), x.cols, x.data, x.ld, scratch, x.cols);
-    std::copy_n(scratch, x.size(), x.data);
+    for (index_t i = 0; i < x.rows; ++i) std::copy_n(scratch + i * x.cols, x.cols, x.row(i));
   }
 
   SmallFactor matrix_;

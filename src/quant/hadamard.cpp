@@ -3,6 +3,7 @@
 // n·c·(k + 2b) flops on n × c.
 #include "quip/quant/hadamard.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -14,6 +15,15 @@
 
 namespace quip {
 namespace {
+
+/// Asks for rows that are needed next.
+template <typename T>
+void prefetch(MatrixView<T> x) {
+  constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+  for (index_t i = 0; i < x.rows; ++i) {
+    for (index_t j = 0; j < x.cols; j += line) __builtin_prefetch(&x(i, j), 1, 2);
+  }
+}
 
 class Hadamard final : public TransformOf<Hadamard> {
  public:
@@ -35,66 +45,117 @@ class Hadamard final : public TransformOf<Hadamard> {
 
   template <typename T>
   void multiply(MatrixView<T> x, T* scratch) const {
-    scale_rows(x.data, signs_.data(), size(), x.cols);
-    walsh_hadamard(x.data, shape_.walsh, shape_.order * x.cols);
-    mix_factor(false, x, scratch);
+    const MatrixView<T> slab(scratch, size(), x.cols);
+    spread(0, shape_.walsh, x, signs_.data(), slab, Wanted<T>{0, x});
   }
 
   template <typename T>
   void multiply_transposed(MatrixView<T> x, T* scratch) const {
-    mix_factor(true, x, scratch);
-    walsh_hadamard(x.data, shape_.walsh, shape_.order * x.cols);
-    scale_rows(x.data, signs_.data(), size(), x.cols);
+    const MatrixView<T> slab(scratch, size(), x.cols);
+    const index_t b = shape_.order;
+    const index_t radix = walsh_radix(shape_.walsh);
+    const index_t part = size() / radix;
+    const bool only = radix == shape_.walsh;
+    const MatrixView<T> to = only ? x : slab;
+    const double* after = only ? signs_.data() : nullptr;
+    if (b == 1) {
+      pass(radix, part, part, x, to, nullptr, after);
+    } else {
+      for (index_t row = 0; row < part; row += b) {  // the blocks that meet, while in the cache
+        for (index_t r = 0; r < radix; ++r) {
+          const index_t first = r * part + row;
+          const index_t next = r + 1 < radix ? first + part : row + b;
+          prefetch(x.middle_rows(next, next < size() ? b : 0));
+          factor_.multiply(true, 0, b, x.cols, x.row(first), x.ld, slab.row(first), slab.ld);
+        }
+        pass(radix, b, part, slab.middle_rows(row, 0), to.middle_rows(row, 0), nullptr, after);
+      }
+    }
+    for (index_t r = 0; !only && r < radix; ++r) gather(r * part, shape_.walsh / radix, slab, x);
   }
 
   void apply_rows(MatrixView<float> x, index_t first, MatrixView<float> out,
                   float* /*scratch*/) const override {
-    const index_t c = x.cols;
-    const index_t b = shape_.order;
-    const index_t last = first + out.rows;
-    scale_rows(x.data, signs_.data(), size(), c);
-    pruned(x.data, shape_.walsh, b * c, first / b, (last + b - 1) / b);
-    for (index_t row = first; row < last;) {
-      const index_t block = row / b;
-      const index_t end = std::min(last, (block + 1) * b);
-      if (b == 1) {
-        std::copy_n(x.row(row), c, out.row(row - first));
-      } else {
-        factor_.multiply(false, row - block * b, end - block * b, c, x.row(block * b), c,
-                         out.row(row - first), out.ld);
-      }
-      row = end;
-    }
+    spread(0, shape_.walsh, x, signs_.data(), x, Wanted<float>{first, out});
   }
 
  private:
-  /// I ⊗ M.
+  /// The rows [first, first + rows.rows) of a product, and where they go.
   template <typename T>
-  void mix_factor(bool transposed, MatrixView<T> x, T* scratch) const {
-    const index_t b = shape_.order;
-    const index_t c = x.cols;
-    if (b == 1) return;
-    for (index_t row = 0; row < size(); row += b) {
-      factor_.multiply(transposed, 0, b, c, x.row(row), c, scratch, c);
-      std::copy_n(scratch, b * c, x.row(row));
+  struct Wanted {
+    index_t first;
+    MatrixView<T> rows;
+
+    [[nodiscard]] index_t last() const { return first + rows.rows; }
+    [[nodiscard]] T* row(index_t i) const { return rows.row(i - first); }
+    /// Where the block after the one at row i goes.
+    [[nodiscard]] MatrixView<T> following(index_t i, index_t b) const {
+      const index_t next = i + b - first;
+      if (next < 0 || next + b > rows.rows) return {};
+      return rows.middle_rows(next, b);
+    }
+  };
+
+  /// `rows` rows from each of `radix` streams that are `part` rows apart.
+  template <typename T>
+  static void pass(index_t radix, index_t rows, index_t part, MatrixView<T> in, MatrixView<T> out,
+                   const double* before, const double* after) {
+    run_pass({radix, rows, in.cols, in.data, in.ld, part * in.ld, out.data, out.ld, part * out.ld,
+              before, after});
+  }
+
+  /// (H ⊗ M) of diag(before) X for `order`·b rows from `first` on: levels from X into the slab and
+  /// on in it, depth first so that each level of the cache sees its part once; M takes the blocks
+  /// out of it. Parts without a wanted row are left out.
+  template <typename T>
+  void spread(index_t first, index_t order, MatrixView<T> x, const double* before,
+              MatrixView<T> slab, const Wanted<T>& wanted) const {
+    const index_t radix = walsh_radix(order);
+    const index_t rest = order / radix;
+    const index_t part = rest * shape_.order;
+    const MatrixView<T> in = x.middle_rows(first, 0);
+    if (part == 1 && first >= wanted.first && first + radix <= wanted.last()) {
+      const MatrixView<T> out(wanted.row(first), 0, x.cols, wanted.rows.ld);
+      return pass(radix, part, part, in, out, before, nullptr);
+    }
+    pass(radix, part, part, in, slab.middle_rows(first, 0), before, nullptr);
+    for (index_t row = first; row < first + radix * part; row += part) {
+      if (row >= wanted.last() || row + part <= wanted.first) continue;
+      if (rest == 1) {
+        prefetch(wanted.following(row, shape_.order));
+        mix(row, slab, wanted);
+      } else {
+        spread<T>(row, rest, slab, nullptr, slab, wanted);
+      }
     }
   }
 
-  /// Rows [first, last) of H X, X [order × length]; the other rows of X lose their meaning. The
-  /// levels are those of walsh_hadamard, without the halves that no wanted row needs.
-  static void pruned(float* x, index_t order, index_t length, index_t first, index_t last) {
-    if (first == 0 && last == order) return walsh_hadamard(x, order, length);
-    const index_t half = order / 2;
-    const index_t part = half * length;
-    if (last <= half) {
-      walsh_sum(x, part);
-    } else if (first >= half) {
-      walsh_difference(x, part);
+  /// The rows of M times the block at row `first` that are wanted.
+  template <typename T>
+  void mix(index_t first, MatrixView<T> slab, const Wanted<T>& wanted) const {
+    const index_t b = shape_.order;
+    const index_t begin = std::max(first, wanted.first);
+    const index_t end = std::min(first + b, wanted.last());
+    if (b == 1) {
+      std::copy_n(slab.row(first), slab.cols, wanted.row(first));
     } else {
-      walsh_butterfly(x, part);
+      factor_.multiply(false, begin - first, end - first, slab.cols, slab.row(first), slab.ld,
+                       wanted.row(begin), wanted.rows.ld);
     }
-    if (first < half) pruned(x, half, length, first, std::min(last, half));
-    if (last > half) pruned(x + part, half, length, std::max(first, half) - half, last - half);
+  }
+
+  /// diag(signs) (H ⊗ I) of the slab for `order`·b rows from `first` on, depth first, into X.
+  template <typename T>
+  void gather(index_t first, index_t order, MatrixView<T> slab, MatrixView<T> x) const {
+    const index_t radix = walsh_radix(order);
+    const index_t part = order / radix * shape_.order;
+    const bool last = radix == order;
+    const MatrixView<T> in = slab.middle_rows(first, 0);
+    const MatrixView<T> out = last ? x.middle_rows(first, 0) : in;
+    pass(radix, part, part, in, out, nullptr, last ? signs_.data() + first : nullptr);
+    for (index_t r = 0; !last && r < radix; ++r) {
+      gather(first + r * part, order / radix, slab, x);
+    }
   }
 
   HadamardShape shape_;

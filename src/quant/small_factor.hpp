@@ -26,10 +26,10 @@ class SmallFactor {
                 index_t ldx, T* y, index_t ldy) const {
     const index_t n = order();
     const T* a = get<T>().data();
-    const StridedView<T> view =
-        transposed ? StridedView<T>{a + first, 1, n} : StridedView<T>{a + first * n, n, 1};
-    for (index_t i = 0; i < last - first; ++i) std::fill_n(y + i * ldy, width, T{0});
-    ordered_gemm<T>(last - first, width, n, view, x, ldx, y, ldy);
+    // Member by member: a copied view would be read back while its stores are under way.
+    const StridedView<T> view{a + first * (transposed ? 1 : n), transposed ? 1 : n,
+                              transposed ? n : 1};
+    ordered_product<T>(last - first, width, n, view, x, ldx, y, ldy);
   }
 
  private:

@@ -56,19 +56,15 @@ void apply_in_slabs(const Transform& transform, MatrixView<T> x, bool transposed
   constexpr index_t slab = 256 / static_cast<index_t>(sizeof(T));  // one row of it: 256 bytes
 #pragma omp parallel
   {
-    Buffer<T> part(x.rows * slab);
     Buffer<T> scratch(x.rows * slab);
 #pragma omp for schedule(dynamic)
     for (index_t first = 0; first < x.cols; first += slab) {
-      const index_t width = std::min(slab, x.cols - first);
-      const MatrixView<T> local(part.data(), x.rows, width);
-      for (index_t i = 0; i < x.rows; ++i) std::copy_n(x.row(i) + first, width, local.row(i));
+      const MatrixView<T> part = x.middle_cols(first, std::min(slab, x.cols - first));
       if (transposed) {
-        transform.apply_transposed(local, scratch.data());
+        transform.apply_transposed(part, scratch.data());
       } else {
-        transform.apply(local, scratch.data());
+        transform.apply(part, scratch.data());
       }
-      for (index_t i = 0; i < x.rows; ++i) std::copy_n(local.row(i), width, x.row(i) + first);
     }
   }
 }

@@ -1,3 +1,5 @@
+// Compiled with -ffp-contract=off: a sum of scaled elements must not become a multiply-add in one
+// clone or in the vectors only.
 #include "walsh_hadamard.hpp"
 
 #include "simd.hpp"
@@ -24,79 +26,97 @@ template <int Radix, typename V>
   }
 }
 
-/// One step of a pass: element(s) of type V at the same place of Radix streams.
-template <int Radix, typename V, typename T>
-[[gnu::always_inline]] inline void step(T* x, index_t length) {
+/// Element(s) of type V at the same place of all streams.
+template <int Radix, bool Before, bool After, typename V, typename T>
+[[gnu::always_inline]] inline void step(const T* in, index_t in_step, T* out, index_t out_step,
+                                        const T* before, const T* after) {
   V v[Radix];
 #pragma GCC unroll 8
-  for (int r = 0; r < Radix; ++r) v[r] = *reinterpret_cast<const V*>(x + r * length);
+  for (int r = 0; r < Radix; ++r) {
+    v[r] = *reinterpret_cast<const V*>(in + r * in_step);
+    if constexpr (Before) v[r] = v[r] * before[r];
+  }
   butterflies<Radix>(v);
 #pragma GCC unroll 8
-  for (int r = 0; r < Radix; ++r) *reinterpret_cast<V*>(x + r * length) = v[r];
-}
-
-/// log₂(Radix) levels at once: Radix streams of `length` elements.
-template <int Radix, typename T>
-[[gnu::always_inline]] inline void pass(T* x, index_t length) {
-  constexpr index_t width = 64 / static_cast<index_t>(sizeof(T));
-  index_t i = 0;
-  for (; i + width <= length; i += width) step<Radix, Vector<T>>(x + i, length);
-  for (; i < length; ++i) step<Radix, T>(x + i, length);
-}
-
-QUIP_MULTIARCH void pass8(float* x, index_t length) { pass<8>(x, length); }
-QUIP_MULTIARCH void pass4(float* x, index_t length) { pass<4>(x, length); }
-QUIP_MULTIARCH void pass2(float* x, index_t length) { pass<2>(x, length); }
-QUIP_MULTIARCH void pass8(double* x, index_t length) { pass<8>(x, length); }
-QUIP_MULTIARCH void pass4(double* x, index_t length) { pass<4>(x, length); }
-QUIP_MULTIARCH void pass2(double* x, index_t length) { pass<2>(x, length); }
-
-template <typename T>
-void transform(T* x, index_t order, index_t length) {
-  if (order == 1) return;
-  // Eight streams stay below the associativity of the caches: strides are powers of two.
-  const index_t radix = order % 8 == 0 ? 8 : order;
-  const index_t part = order / radix * length;
-  if (radix == 8) {
-    pass8(x, part);
-  } else if (radix == 4) {
-    pass4(x, part);
-  } else {
-    pass2(x, part);
+  for (int r = 0; r < Radix; ++r) {
+    if constexpr (After) v[r] = v[r] * after[r];
+    *reinterpret_cast<V*>(out + r * out_step) = v[r];
   }
-  for (index_t r = 0; r < radix; ++r) transform(x + r * part, order / radix, length);
+}
+
+constexpr index_t rows_ahead = 4;
+
+/// Asks for the elements of all streams that are `ahead` from here; nothing where that is 0.
+template <int Radix>
+[[gnu::always_inline]] inline void prefetch(const void* here, index_t step, index_t ahead) {
+  if (ahead == 0) return;
+#pragma GCC unroll 8
+  for (int r = 0; r < Radix; ++r) {
+    __builtin_prefetch(static_cast<const char*>(here) + r * step + ahead, 1, 3);
+  }
+}
+
+template <int Radix, bool Before, bool After, typename T>
+[[gnu::always_inline]] inline void run_rows(const WalshPass<T>& p) {
+  constexpr index_t size = sizeof(T);
+  constexpr index_t width = 64 / size;
+  T before[Radix];
+  T after[Radix];
+  for (index_t i = 0; i < p.rows; ++i) {
+    for (int r = 0; r < Radix; ++r) {
+      if constexpr (Before) before[r] = static_cast<T>(p.before[r * p.rows + i]);
+      if constexpr (After) after[r] = static_cast<T>(p.after[r * p.rows + i]);
+    }
+    const T* in = p.in + i * p.in_ld;
+    T* out = p.out + i * p.out_ld;
+    // Where rows are far apart the processor sees no stream in them.
+    const bool more = i + rows_ahead < p.rows;
+    const index_t in_ahead = more && p.in_ld != p.cols ? rows_ahead * p.in_ld * size : 0;
+    const index_t out_ahead =
+        more && p.out_ld != p.cols && out != in ? rows_ahead * p.out_ld * size : 0;
+    index_t j = 0;
+    for (; j + width <= p.cols; j += width) {
+      prefetch<Radix>(in + j, p.in_step * size, in_ahead);
+      prefetch<Radix>(out + j, p.out_step * size, out_ahead);
+      step<Radix, Before, After, Vector<T>>(in + j, p.in_step, out + j, p.out_step, before, after);
+    }
+    for (; j < p.cols; ++j) {
+      step<Radix, Before, After, T>(in + j, p.in_step, out + j, p.out_step, before, after);
+    }
+  }
+}
+
+template <int Radix, typename T>
+[[gnu::always_inline]] inline void run_radix(const WalshPass<T>& p) {
+  if (p.before != nullptr) {
+    p.after != nullptr ? run_rows<Radix, true, true>(p) : run_rows<Radix, true, false>(p);
+  } else {
+    p.after != nullptr ? run_rows<Radix, false, true>(p) : run_rows<Radix, false, false>(p);
+  }
 }
 
 template <typename T>
-[[gnu::always_inline]] inline void scale(T* x, const double* factor, index_t n, index_t c) {
-  for (index_t i = 0; i < n; ++i) {
-    const T value = static_cast<T>(factor[i]);
-    for (index_t j = 0; j < c; ++j) x[i * c + j] *= value;
+[[gnu::always_inline]] inline void run(WalshPass<T> p) {
+  if (p.in_ld == p.cols && p.out_ld == p.cols && p.before == nullptr && p.after == nullptr) {
+    p.cols *= p.rows;  // one long row
+    p.in_ld = p.out_ld = p.cols;
+    p.rows = 1;
+  }
+  switch (p.radix) {
+    case 8:
+      return run_radix<8>(p);
+    case 4:
+      return run_radix<4>(p);
+    case 2:
+      return run_radix<2>(p);
+    default:
+      return run_radix<1>(p);
   }
 }
 
 }  // namespace
 
-void walsh_hadamard(float* x, index_t order, index_t length) { transform(x, order, length); }
-void walsh_hadamard(double* x, index_t order, index_t length) { transform(x, order, length); }
-
-void walsh_butterfly(float* x, index_t length) { pass2(x, length); }
-
-QUIP_MULTIARCH void walsh_sum(float* x, index_t length) {
-#pragma omp simd
-  for (index_t i = 0; i < length; ++i) x[i] += x[length + i];
-}
-
-QUIP_MULTIARCH void walsh_difference(float* x, index_t length) {
-#pragma omp simd
-  for (index_t i = 0; i < length; ++i) x[length + i] = x[i] - x[length + i];
-}
-
-QUIP_MULTIARCH void scale_rows(float* x, const double* factor, index_t n, index_t c) {
-  scale(x, factor, n, c);
-}
-QUIP_MULTIARCH void scale_rows(double* x, const double* factor, index_t n, index_t c) {
-  scale(x, factor, n, c);
-}
+QUIP_MULTIARCH void run_pass(const WalshPass<float>& pass) { run(pass); }
+QUIP_MULTIARCH void run_pass(const WalshPass<double>& pass) { run(pass); }
 
 }  // namespace quip

@@ -5,21 +5,32 @@
 
 namespace quip {
 
-/// The ±1 Walsh–Hadamard matrix of order `order` = 2^k times X [order × length], contiguous, in
-/// place. An element is a tree of additions and subtractions, the largest stride first; the order
-/// of the work is depth first, so that each level of the cache sees its part once.
-void walsh_hadamard(float* x, index_t order, index_t length);
-void walsh_hadamard(double* x, index_t order, index_t length);
+/// A few levels of the transform at once. Stream r (of `radix` = 1, 2, 4 or 8) is rows × cols
+/// elements at in + r·in_step; an element of each meets in registers in log₂(radix) levels, the
+/// largest stride first, and goes to the same place of the streams at out + r·out_step. `in` and
+/// `out` may be the same streams.
+template <typename T>
+struct WalshPass {
+  index_t radix = 1;
+  index_t rows = 1;
+  index_t cols = 0;
+  const T* in = nullptr;
+  index_t in_ld = 0;  ///< from row to row of a stream
+  index_t in_step = 0;
+  T* out = nullptr;
+  index_t out_ld = 0;
+  index_t out_step = 0;
+  /// Row i of stream r is multiplied with before[r·rows + i] on its way in and with
+  /// after[r·rows + i] on its way out; none where null.
+  const double* before = nullptr;
+  const double* after = nullptr;
+};
 
-/// One level of the tree, half of it: the sum (lower half of the result) or difference (upper
-/// half) of the halves of X [2 × length] replaces that half.
-void walsh_sum(float* x, index_t length);
-void walsh_difference(float* x, index_t length);
-/// Both halves.
-void walsh_butterfly(float* x, index_t length);
+void run_pass(const WalshPass<float>& pass);
+void run_pass(const WalshPass<double>& pass);
 
-/// Row i of X [n × c], contiguous, times factor[i].
-void scale_rows(float* x, const double* factor, index_t n, index_t c);
-void scale_rows(double* x, const double* factor, index_t n, index_t c);
+/// How many streams the next pass over 2^k = `order` rows takes: eight stay below the
+/// associativity of the caches, whose strides are powers of two here.
+constexpr index_t walsh_radix(index_t order) { return order % 8 == 0 ? 8 : order; }
 
 }  // namespace quip

@@ -1,11 +1,14 @@
 // Hadamard matrices and the transform made of them.
 #include "quip/quant/hadamard.hpp"
 
+#include <bit>
 #include <cmath>
 #include <numeric>
 
 #include <gtest/gtest.h>
 
+#include "quip/core/rng.hpp"
+#include "quip/quant/random_orthogonal.hpp"
 #include "quip/quant/transform.hpp"
 
 namespace quip {
@@ -64,6 +67,66 @@ TEST(HadamardTransform, SpreadsASpikeEvenlyAtARealSize) {
   const float expected = 1.0F / std::sqrt(static_cast<float>(n));
   for (index_t i = 0; i < n; ++i) ASSERT_NEAR(std::abs(x(i, 0)), expected, 1e-7F);
 }
+
+/// Q of `make_transform(hadamard, n, key)`, element by element from its definition: Sylvester's
+/// matrix has the sign of the number of common bits, Q = (H ⊗ M) · diag(±1), rows of unit length.
+class Definition {
+ public:
+  Definition(index_t n, std::uint64_t key)
+      : shape_(hadamard_shape(n)),
+        signs_(derive_key(key, "", "signs")),
+        factor_(shape_.paley ? *paley_hadamard(shape_.order)
+                             : random_orthogonal(shape_.order, derive_key(key, "", "odd factor"))),
+        scale_(1.0 / std::sqrt(static_cast<double>(shape_.paley ? n : shape_.walsh))) {}
+
+  [[nodiscard]] double operator()(index_t i, index_t j) const {
+    const index_t b = shape_.order;
+    const auto common = static_cast<std::uint64_t>((i / b) & (j / b));
+    const bool odd = std::popcount(common) % 2 != 0;
+    const bool negative = (signs_.bits(static_cast<std::uint64_t>(j)) & 1U) != 0;
+    return (odd != negative ? -scale_ : scale_) * factor_(i % b, j % b);
+  }
+
+ private:
+  HadamardShape shape_;
+  RandomStream signs_;
+  Matrix<double> factor_;
+  double scale_;
+};
+
+class HadamardAtRealSizes : public testing::TestWithParam<index_t> {};
+
+// Two columns with a few spikes each, in a matrix with a third that must stay as it is.
+TEST_P(HadamardAtRealSizes, IsItsDefinition) {
+  const index_t n = GetParam();
+  const auto transform = make_transform(TransformKind::hadamard, n, 7, Side::output);
+  const Definition q(n, 7);
+  const index_t spikes[2][3] = {{0, n / 3, n - 1}, {5, n / 2, n - n / 5}};
+  for (const bool transposed : {false, true}) {
+    const Matrix<double> x(n, 3, 0.0);
+    for (index_t c = 0; c < 2; ++c) {
+      for (const index_t j : spikes[c]) x(j, c) = 1.0 + static_cast<double>(j % 7);
+    }
+    for (index_t i = 0; i < n; ++i) x(i, 2) = 0.25;
+    const Buffer<double> scratch(n * 2);
+    const MatrixView<double> part = x.view().middle_cols(0, 2);
+    transposed ? transform->apply_transposed(part, scratch.data())
+               : transform->apply(part, scratch.data());
+    for (index_t i = 0; i < n; ++i) {
+      for (index_t c = 0; c < 2; ++c) {
+        double expected = 0;
+        for (const index_t j : spikes[c]) {
+          expected += (transposed ? q(j, i) : q(i, j)) * (1.0 + static_cast<double>(j % 7));
+        }
+        ASSERT_NEAR(x(i, c), expected, 1e-14) << i << ' ' << c << ' ' << transposed;
+      }
+      ASSERT_EQ(x(i, 2), 0.25) << i;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, HadamardAtRealSizes,
+                         testing::Values(3584, 4096, 11008, 13696, 14336, 18944, 28672, 53248));
 
 }  // namespace
 }  // namespace quip

@@ -2,6 +2,7 @@
 #include "quip/linalg/ordered_gemm.hpp"
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -87,9 +88,22 @@ TEST_P(OrderedGemm, TransposedOperandIsTheSameProduct) {
   EXPECT_EQ(plain, transposed);
 }
 
+// C is not read: what it held may be anything.
+TEST_P(OrderedGemm, ProductIsTheSumFromZero) {
+  const auto [m, n, k] = GetParam();
+  const auto a = random_values<float>(m * k, 8);
+  const auto b = random_values<float>(k * n, 9);
+  std::vector<float> sum(static_cast<std::size_t>(m * n), 0.0F);
+  std::vector<float> product(sum.size(), std::numeric_limits<float>::quiet_NaN());
+  ordered_gemm<float>(m, n, k, {a.data(), k, 1}, b.data(), n, sum.data(), n);
+  ordered_product<float>(m, n, k, {a.data(), k, 1}, b.data(), n, product.data(), n);
+  EXPECT_EQ(product, sum);
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, OrderedGemm,
                          testing::Values(Shape{1, 1, 1}, Shape{8, 32, 16}, Shape{9, 33, 17},
-                                         Shape{3, 31, 300}, Shape{64, 64, 64}, Shape{70, 5, 257}));
+                                         Shape{3, 31, 300}, Shape{64, 64, 64}, Shape{70, 5, 257},
+                                         Shape{28, 64, 28}, Shape{15, 96, 400}));
 
 }  // namespace
 }  // namespace quip

@@ -142,6 +142,22 @@ TEST_P(Transforms, AnyRangeOfRowsAndColumnsHasTheSameBits) {
   }
 }
 
+// Rows that are far apart, as apply_in_slabs hands them on, and rows that follow each other.
+TEST_P(Transforms, TheDistanceOfRowsDoesNotChangeBits) {
+  const index_t n = GetParam().n;
+  constexpr index_t cols = 100;  // a whole slab and a part of one
+  const auto transform = make(12, Side::input);
+  for (const bool transposed : {false, true}) {
+    const Matrix<float> far = random_matrix<float>(n, cols, 13);
+    const Matrix<float> near = copy_of(far);
+    apply_in_slabs(*transform, far.view(), transposed);
+    const Buffer<float> scratch(n * cols);
+    transposed ? transform->apply_transposed(near.view(), scratch.data())
+               : transform->apply(near.view(), scratch.data());
+    EXPECT_TRUE(std::equal(far.data(), far.data() + far.size(), near.data())) << transposed;
+  }
+}
+
 TEST_P(Transforms, ThreadsDoNotChangeBits) {
   const index_t n = GetParam().n;
   const auto transform = make(10, Side::input);

@@ -24,9 +24,18 @@ template <typename T>
 void ordered_gemm(index_t m, index_t n, index_t k, StridedView<T> a, const T* b, index_t ldb, T* c,
                   index_t ldc);
 
+/// C = A·B, the chains starting from zero; C is not read.
+template <typename T>
+void ordered_product(index_t m, index_t n, index_t k, StridedView<T> a, const T* b, index_t ldb,
+                     T* c, index_t ldc);
+
 extern template void ordered_gemm<float>(index_t, index_t, index_t, StridedView<float>,
                                          const float*, index_t, float*, index_t);
 extern template void ordered_gemm<double>(index_t, index_t, index_t, StridedView<double>,
                                           const double*, index_t, double*, index_t);
+extern template void ordered_product<float>(index_t, index_t, index_t, StridedView<float>,
+                                            const float*, index_t, float*, index_t);
+extern template void ordered_product<double>(index_t, index_t, index_t, StridedView<double>,
+                                             const double*, index_t, double*, index_t);
 
 }  // namespace quip

@@ -27,8 +27,8 @@ class Transform {
   [[nodiscard]] index_t size() const { return n_; }
   [[nodiscard]] virtual bool is_identity() const { return false; }
 
-  /// X ← Q X for X [n × c] without gaps between rows, c a slab of columns that fits the cache;
-  /// `scratch` holds n·c elements.
+  /// X ← Q X for X [n × c], its rows any distance apart, c few enough that n·c elements fit the
+  /// cache; `scratch` holds n·c elements.
   virtual void apply(MatrixView<float> x, float* scratch) const = 0;
   virtual void apply(MatrixView<double> x, double* scratch) const = 0;
   /// X ← Qᵀ X.
