@@ -26,6 +26,11 @@ bool Command::given(const std::string& option) const {
   return values_.count(option) > 0 && !values_[option].defaulted();
 }
 
+double Command::stall_timeout() const {
+  if (values_.count(stall_timeout_option) == 0) return default_stall_timeout;
+  return values_[stall_timeout_option].as<double>();
+}
+
 void Command::read_config_file() {
   const auto file = values_["config"].as<std::string>();
   std::ifstream stream(file);

@@ -8,7 +8,8 @@
 
 #include <boost/program_options.hpp>
 
-#include "quip/comm/mpi.hpp"
+#include "quip/comm/collectives.hpp"
+#include "quip/comm/stall_watch.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip::cli {
@@ -38,6 +39,9 @@ class Command {
   /// Command line first, then --config FILE for what it leaves open. Throws UsageError.
   /// Returns false when help was asked for.
   [[nodiscard]] bool parse(const std::vector<std::string>& arguments);
+  static constexpr const char* stall_timeout_option = "stall-timeout";
+  /// Seconds without progress after which a parallel command is given up; 0: never.
+  [[nodiscard]] double stall_timeout() const;
   /// Throws UsageError for options that contradict each other; called by `parse`.
   virtual void check() {}
   /// Does the work; collective if parallel(). Returns the exit status.

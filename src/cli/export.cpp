@@ -21,6 +21,7 @@ class ExportCommand final : public Command {
                            "output directory: new or empty");
     options_.add_options()("format", po::value(&format_)->default_value("bf16")->value_name("NAME"),
                            "bf16: a Hugging Face directory of bfloat16 safetensors");
+    run_.declare_for_ranks(options_);
     run_.declare(options_);
   }
 

@@ -1,4 +1,4 @@
-// quip: the program. Picks a subcommand and is the one place where errors end.
+// quip: the program. Picks a subcommand; here and in run_job is where errors end.
 #include <array>
 #include <csignal>
 #include <cstdio>
@@ -9,14 +9,15 @@
 
 #include "command.hpp"
 
+#include "quip/comm/job.hpp"
 #include "quip/linalg/blas.hpp"
 
 namespace {
 
+using quip::exit_failure;
+using quip::exit_usage;
+using quip::report_error;
 using quip::cli::Command;
-
-constexpr int exit_failure = 1;
-constexpr int exit_usage = 2;
 
 std::vector<std::unique_ptr<Command>> make_commands() {
   std::vector<std::unique_ptr<Command>> commands;
@@ -49,31 +50,21 @@ bool launched_first() {
 /// fails: only rank 0 does, when it has spoken.
 int usage_status() { return launched_first() ? exit_usage : EXIT_SUCCESS; }
 
-void report(const char* message) { fmt::print(stderr, "quip: error: {}\n", message); }
-
 int run_serial(Command& command) {
   quip::SelfCollectives self;
   try {
     return command.run(self, 1);
   } catch (const std::exception& error) {
-    report(error.what());
+    report_error(quip::message_of(error));
     return exit_failure;
   }
 }
 
 int run_parallel(Command& command, int argc, char** argv) {
-  const quip::MpiEnvironment environment(&argc, &argv);
-  quip::MpiCollectives comm;
-  try {
+  return quip::run_job(argc, argv, [&](quip::MpiCollectives& comm) {
+    comm.set_stall_timeout(command.stall_timeout());
     return command.run(comm, comm.node_size());
-  } catch (const quip::AgreedError& error) {
-    if (comm.rank() == 0) report(error.what());
-    return exit_failure;
-  } catch (const std::exception& error) {
-    // The others may be waiting in a collective: end the job for all of them.
-    report(fmt::format("rank {}: {}", comm.rank(), error.what()).c_str());
-    comm.abort(exit_failure);
-  }
+  });
 }
 
 int dispatch(int argc, char** argv) {
@@ -92,14 +83,14 @@ int dispatch(int argc, char** argv) {
         return EXIT_SUCCESS;
       }
     } catch (const quip::cli::UsageError& error) {
-      if (launched_first()) report(error.what());
+      if (launched_first()) report_error(error.what());
       return usage_status();
     }
     return command->parallel() ? run_parallel(*command, argc, argv) : run_serial(*command);
   }
   const bool asked = first == "--help" || first == "-h" || first == "help";
   if (launched_first()) {
-    if (!asked && !first.empty()) report(fmt::format("unknown command '{}'", first).c_str());
+    if (!asked && !first.empty()) report_error(fmt::format("unknown command '{}'", first));
     fmt::print(asked ? stdout : stderr, "{}", overview(commands));
   }
   return asked ? EXIT_SUCCESS : usage_status();
@@ -114,7 +105,7 @@ int main(int argc, char** argv) {
   try {
     return dispatch(argc, argv);
   } catch (const std::exception& error) {
-    report(error.what());
+    report_error(quip::message_of(error));
     return exit_failure;
   }
 }

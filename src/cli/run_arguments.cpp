@@ -1,6 +1,7 @@
 #include "run_arguments.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <unistd.h>
 
@@ -18,6 +19,14 @@ void RunArguments::declare(po::options_description& options) {
                         "more options, one `name=value` a line; the command line wins");
 }
 
+void RunArguments::declare_for_ranks(po::options_description& options) {
+  options.add_options()(
+      Command::stall_timeout_option,
+      po::value(&stall_timeout_)->default_value(default_stall_timeout)->value_name("SECONDS"),
+      "end the job if a rank keeps the others waiting for so long; above the time of the longest "
+      "single step; 0: never");
+}
+
 void RunArguments::declare_with_model(po::options_description& options, const char* unit,
                                       const char* help) {
   unit_ = unit;
@@ -27,6 +36,7 @@ void RunArguments::declare_with_model(po::options_description& options, const ch
   options.add_options()("progress",
                         po::value(&progress_)->default_value("auto")->value_name("STYLE"),
                         "auto, bar, lines or none");
+  declare_for_ranks(options);
   declare(options);
 }
 
@@ -36,6 +46,9 @@ void RunArguments::check(const Given& given) const {
   }
   if (given("threads") && threads_ < 1) {
     throw UsageError(fmt::format("--threads {}: must be positive", threads_));
+  }
+  if (!std::isfinite(stall_timeout_) || stall_timeout_ < 0) {
+    throw UsageError(fmt::format("--stall-timeout {}: must be 0 or positive", stall_timeout_));
   }
   static_cast<void>(parse_progress(progress_));
 }

@@ -17,7 +17,9 @@ class RunArguments {
  public:
   /// --threads and --config.
   void declare(boost::program_options::options_description& options);
-  /// Those, --backend, --progress and --`unit`: how many of a file's units to take (`help`).
+  /// --stall-timeout, for commands that run on several ranks.
+  void declare_for_ranks(boost::program_options::options_description& options);
+  /// All of those, --backend, --progress and --`unit`: how many of a file's units to take (`help`).
   void declare_with_model(boost::program_options::options_description& options, const char* unit,
                           const char* help);
 
@@ -37,6 +39,7 @@ class RunArguments {
   std::string unit_;
   index_t count_ = 0;
   int threads_ = 0;
+  double stall_timeout_ = 0;
   std::string backend_;
   std::string progress_ = "none";
 };

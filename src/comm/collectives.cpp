@@ -15,17 +15,19 @@ void Collectives::broadcast(std::string& text, int root) {
   broadcast(std::span(text.data(), text.size()), root);
 }
 
+std::string message_of(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) == nullptr) return error.what();
+  return "out of memory; use more nodes, fewer ranks per node or fewer --samples";
+}
+
 void agree(Collectives& comm, const std::function<void()>& work) {
   std::string message;
   bool failed = false;
   try {
     work();
-  } catch (const std::bad_alloc&) {
-    failed = true;
-    message = "out of memory; use more nodes, fewer ranks per node or fewer --samples";
   } catch (const std::exception& error) {
     failed = true;
-    message = error.what();
+    message = message_of(error);
   }
   // The lowest failing rank speaks: the maximum of size - rank over those that failed.
   float vote = failed ? static_cast<float>(comm.size() - comm.rank()) : 0.0F;

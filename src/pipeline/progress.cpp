@@ -1,10 +1,12 @@
 #include "quip/pipeline/progress.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <unistd.h>
 
 #include <fmt/format.h>
 
+#include "quip/core/activity.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip {
@@ -45,6 +47,8 @@ std::string Progress::remaining(index_t done) const {
 }
 
 void Progress::update(index_t done, const std::string& what) {
+  Activity::current().set_unit(
+      fmt::format("{} {} of {}, {}", unit_, std::min(done + 1, total_), total_, what));
   if (style_ == ProgressStyle::bar) {
     draw_bar(done, what);
     drawn_ = true;

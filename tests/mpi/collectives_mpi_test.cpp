@@ -1,3 +1,4 @@
+#include <array>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -5,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "quip/comm/collectives.hpp"
-#include "quip/comm/mpi.hpp"
+#include "quip/comm/mpi_collectives.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip {
@@ -37,6 +38,36 @@ TEST_F(CollectivesMpiTest, GathersUnevenSharesInPlace) {
     comm_.all_gather_bytes(std::as_writable_bytes(std::span(all)),
                            share_offsets(count, comm_.size(), sizeof(std::int32_t)));
     for (index_t i = 0; i < count; ++i) EXPECT_EQ(all[static_cast<std::size_t>(i)], 3 * i);
+  }
+}
+
+/// Lengths on both sides of every switch of algorithm, and several pieces with a remainder.
+constexpr std::array<std::size_t, 5> lengths{1, 32767, 32768, 200'003, 1'000'003};
+
+TEST_F(CollectivesMpiTest, SumsOfAnyLength) {
+  const int size = comm_.size();
+  for (const std::size_t length : lengths) {
+    std::vector<double> values(length);
+    for (std::size_t i = 0; i < length; ++i) {
+      values[i] = static_cast<double>(i) * (comm_.rank() + 1);
+    }
+    comm_.all_reduce_sum(values);
+    for (std::size_t i = 0; i < length; ++i) {
+      ASSERT_EQ(values[i], static_cast<double>(i) * size * (size + 1) / 2) << i << " of " << length;
+    }
+  }
+}
+
+TEST_F(CollectivesMpiTest, BroadcastsOfAnyLengthFromAnyRank) {
+  for (const std::size_t length : lengths) {
+    for (int root = 0; root < comm_.size(); ++root) {
+      std::vector<std::int32_t> values(length, -1);
+      if (comm_.rank() == root) std::iota(values.begin(), values.end(), root);
+      comm_.broadcast(std::span(values), root);
+      for (std::size_t i = 0; i < length; ++i) {
+        ASSERT_EQ(values[i], static_cast<std::int32_t>(i) + root) << i << " of " << length;
+      }
+    }
   }
 }
 

@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "quip/comm/mpi.hpp"
+#include "quip/comm/mpi_collectives.hpp"
 
 namespace {
 

@@ -1,7 +1,7 @@
 #include "support/store_fixture.hpp"
 #include <gtest/gtest.h>
 
-#include "quip/comm/mpi.hpp"
+#include "quip/comm/mpi_collectives.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "quip/calib/hessian.hpp"
-#include "quip/comm/mpi.hpp"
+#include "quip/comm/mpi_collectives.hpp"
 #include "quip/core/rng.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/round_layer.hpp"

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <span>
 #include <string>
@@ -62,6 +63,9 @@ class SelfCollectives final : public Collectives {
                         std::span<const index_t> /*offsets*/) override {}
   [[nodiscard]] std::int64_t bytes_sent() const noexcept override { return 0; }
 };
+
+/// What a user reads of an error: its message, or what to do when memory has run out.
+[[nodiscard]] std::string message_of(const std::exception& error);
 
 /// Runs `work` (which must not communicate) on every rank, then agrees on the
 /// outcome: if it threw anywhere, every rank throws AgreedError with the message

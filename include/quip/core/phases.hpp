@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "quip/core/activity.hpp"
 #include "quip/core/matrix.hpp"
 
 namespace quip {
@@ -20,11 +21,17 @@ struct Phase {
 /// Phases in order of first appearance.
 class Phases {
  public:
-  /// Adds the time until it goes out of scope to one phase.
+  /// Adds the time until it goes out of scope to one phase, and names it as what is being done.
   class Scope {
    public:
-    explicit Scope(Phase& phase) : phase_(phase), start_(Clock::now()) {}
-    ~Scope() { phase_.seconds += std::chrono::duration<double>(Clock::now() - start_).count(); }
+    explicit Scope(Phase& phase)
+        : phase_(phase),
+          before_(Activity::current().enter_phase(phase.name)),
+          start_(Clock::now()) {}
+    ~Scope() {
+      phase_.seconds += std::chrono::duration<double>(Clock::now() - start_).count();
+      Activity::current().enter_phase(std::move(before_));
+    }
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
     void add_flops(double flops) { phase_.flops += flops; }
@@ -33,6 +40,7 @@ class Phases {
    private:
     using Clock = std::chrono::steady_clock;
     Phase& phase_;
+    std::string before_;
     Clock::time_point start_;
   };
 

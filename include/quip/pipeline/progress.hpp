@@ -1,4 +1,5 @@
-// Progress of a long job, on rank 0 only: a bar on a terminal, lines in a log.
+// Progress of a long job: on rank 0 a bar on a terminal or lines in a log, on every rank the unit
+// that messages about a job which stands still name.
 #pragma once
 
 #include <chrono>

@@ -1,0 +1,206 @@
+#include "quip/comm/mpi_collectives.hpp"
+
+#include <algorithm>
+
+#include "quip/core/activity.hpp"
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+// MPI-3 counts are int: larger payloads go in pieces of this many bytes.
+constexpr index_t piece_bytes = index_t{1} << 30;
+// From here on a sum by shares is faster than MPI_Iallreduce, which Open MPI does in a binomial
+// tree when in place: 2 log₂(P) times the payload instead of 2.
+constexpr std::size_t sum_by_shares_from = std::size_t{256} << 10;
+// Likewise for MPI_Ibcast: a flat tree up to 4 ranks, then a binomial one of whole messages.
+constexpr std::size_t broadcast_by_shares_from = std::size_t{1} << 20;
+constexpr int broadcast_by_shares_ranks = 4;
+
+/// Calls `operation(first, count)` for consecutive pieces of `total` elements.
+template <typename Operation>
+void in_pieces(index_t total, index_t step, const Operation& operation) {
+  for (index_t first = 0; first < total; first += step) {
+    operation(first, static_cast<int>(std::min(step, total - first)));
+  }
+}
+
+/// Bytes that are shared out at a time: 64 KiB a rank, so that caches hold them and messages are
+/// long enough, within limits that memory allows.
+index_t shared_piece_bytes(int size) {
+  return std::clamp(index_t{size} << 16, index_t{1} << 20, index_t{1} << 26);
+}
+
+/// share_of all ranks as MPI wants it.
+struct Shares {
+  std::vector<int> counts;
+  std::vector<int> offsets;
+
+  Shares(index_t total, int size) {
+    for (int r = 0; r < size; ++r) {
+      const Range share = share_of(total, r, size);
+      counts.push_back(static_cast<int>(share.count()));
+      offsets.push_back(static_cast<int>(share.first));
+    }
+  }
+};
+
+}  // namespace
+
+MpiCollectives::MpiCollectives(MPI_Comm parent) : comm_(Communicator::duplicate(parent)) {
+  QUIP_MPI(MPI_Comm_rank(comm_.get(), &rank_));
+  QUIP_MPI(MPI_Comm_size(comm_.get(), &size_));
+  const Communicator node = Communicator::node_of(comm_.get());
+  QUIP_MPI(MPI_Comm_size(node.get(), &node_size_));
+  if (size_ > 1) watch_ = std::make_unique<StallWatch>(comm_.get());
+}
+
+void MpiCollectives::set_stall_timeout(double seconds) {
+  if (watch_) watch_->set_timeout(seconds);
+}
+
+bool MpiCollectives::speaks_for_failure() { return !watch_ || watch_->speaks_for_failure(); }
+
+/// `start(&request)` issues the operation and returns MPI's code.
+template <typename Start>
+void MpiCollectives::complete(const char* collective, const Start& start) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  const int code = start(&request);
+  if (code != MPI_SUCCESS) {
+    fail("{} failed in {}: {}", collective, Activity::current().describe(), mpi_text(code));
+  }
+  watch_->wait(request, collective);
+}
+
+void MpiCollectives::barrier() {
+  if (size_ == 1) return;
+  complete("barrier", [&](MPI_Request* request) { return MPI_Ibarrier(comm_.get(), request); });
+}
+
+void MpiCollectives::all_reduce_sum(std::span<double> values) {
+  if (size_ == 1) return;
+  if (values.size_bytes() < sum_by_shares_from) {
+    sum_directly(values);
+  } else {
+    const auto total = static_cast<index_t>(values.size());
+    const index_t step =
+        std::min(total, shared_piece_bytes(size_) / static_cast<index_t>(sizeof(double)));
+    // Everybody's part of this rank's share, which is the largest on rank 0.
+    const auto parts = std::make_unique_for_overwrite<double[]>(
+        static_cast<std::size_t>(share_of(step, 0, size_).count() * size_));
+    in_pieces(total, step, [&](index_t first, int count) {
+      sum_by_shares(values.subspan(static_cast<std::size_t>(first), count), parts.get());
+    });
+  }
+  // Reduce-scatter and all-gather: each rank sends 2·(P-1)/P of the data.
+  bytes_sent_ += 2 * static_cast<index_t>(values.size_bytes()) * (size_ - 1) / size_;
+}
+
+void MpiCollectives::sum_directly(std::span<double> values) {
+  complete("all-reduce", [&](MPI_Request* request) {
+    return MPI_Iallreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE,
+                          MPI_SUM, comm_.get(), request);
+  });
+}
+
+/// Each rank gets everybody's part of its own share, adds them in rank order, and gathers.
+void MpiCollectives::sum_by_shares(std::span<double> values, double* parts) {
+  const Shares shares(static_cast<index_t>(values.size()), size_);
+  const int mine = shares.counts[static_cast<std::size_t>(rank_)];
+  const std::vector<int> counts(static_cast<std::size_t>(size_), mine);
+  std::vector<int> offsets;
+  for (int r = 0; r < size_; ++r) offsets.push_back(r * mine);
+  complete("all-reduce", [&](MPI_Request* request) {
+    return MPI_Ialltoallv(values.data(), shares.counts.data(), shares.offsets.data(), MPI_DOUBLE,
+                          parts, counts.data(), offsets.data(), MPI_DOUBLE, comm_.get(), request);
+  });
+  double* sum = values.data() + shares.offsets[static_cast<std::size_t>(rank_)];
+  std::copy_n(parts, mine, sum);
+  for (int r = 1; r < size_; ++r) {
+    const double* part = parts + offsets[static_cast<std::size_t>(r)];
+    for (int i = 0; i < mine; ++i) sum[i] += part[i];
+  }
+  gather_shares("all-reduce", MPI_DOUBLE, values.data(), shares.counts, shares.offsets);
+}
+
+void MpiCollectives::all_reduce_max(std::span<float> values) {
+  if (size_ == 1) return;
+  in_pieces(static_cast<index_t>(values.size()), piece_bytes / index_t{sizeof(float)},
+            [&](index_t first, int count) {
+              complete("all-reduce", [&](MPI_Request* request) {
+                return MPI_Iallreduce(MPI_IN_PLACE, values.data() + first, count, MPI_FLOAT,
+                                      MPI_MAX, comm_.get(), request);
+              });
+            });
+  bytes_sent_ += 2 * static_cast<index_t>(values.size_bytes()) * (size_ - 1) / size_;
+}
+
+void MpiCollectives::broadcast_bytes(std::span<std::byte> bytes, int root) {
+  if (size_ == 1) return;
+  broadcast_uncounted(bytes, root);
+  const auto total = static_cast<index_t>(bytes.size());
+  if (rank_ == root) bytes_sent_ += total * (size_ - 1) / size_;
+}
+
+void MpiCollectives::broadcast_uncounted(std::span<std::byte> bytes, int root) {
+  const auto total = static_cast<index_t>(bytes.size());
+  if (size_ >= broadcast_by_shares_ranks && bytes.size() >= broadcast_by_shares_from) {
+    in_pieces(total, shared_piece_bytes(size_) * 4, [&](index_t first, int count) {
+      broadcast_by_shares(bytes.data() + first, count, root);
+    });
+    return;
+  }
+  in_pieces(total, piece_bytes, [&](index_t first, int count) {
+    complete("broadcast", [&](MPI_Request* request) {
+      return MPI_Ibcast(bytes.data() + first, count, MPI_BYTE, root, comm_.get(), request);
+    });
+  });
+}
+
+/// The root deals out shares, and all gather them: twice the payload for any number of ranks.
+void MpiCollectives::broadcast_by_shares(std::byte* data, int count, int root) {
+  const Shares shares(count, size_);
+  const auto self = static_cast<std::size_t>(rank_);
+  complete("broadcast", [&](MPI_Request* request) {
+    if (rank_ == root) {
+      return MPI_Iscatterv(data, shares.counts.data(), shares.offsets.data(), MPI_BYTE,
+                           MPI_IN_PLACE, 0, MPI_BYTE, root, comm_.get(), request);
+    }
+    return MPI_Iscatterv(nullptr, nullptr, nullptr, MPI_BYTE, data + shares.offsets[self],
+                         shares.counts[self], MPI_BYTE, root, comm_.get(), request);
+  });
+  gather_shares("broadcast", MPI_BYTE, data, shares.counts, shares.offsets);
+}
+
+void MpiCollectives::gather_shares(const char* collective, MPI_Datatype type, void* data,
+                                   const std::vector<int>& counts,
+                                   const std::vector<int>& offsets) {
+  complete(collective, [&](MPI_Request* request) {
+    return MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, counts.data(), offsets.data(),
+                           type, comm_.get(), request);
+  });
+}
+
+void MpiCollectives::all_gather_bytes(std::span<std::byte> buffer,
+                                      std::span<const index_t> offsets) {
+  if (size_ == 1) return;
+  const auto start = [&](int r) { return offsets[static_cast<std::size_t>(r)]; };
+  if (start(size_) <= piece_bytes) {
+    std::vector<int> counts;
+    std::vector<int> first;
+    for (int r = 0; r < size_; ++r) {
+      counts.push_back(static_cast<int>(start(r + 1) - start(r)));
+      first.push_back(static_cast<int>(start(r)));
+    }
+    gather_shares("all-gather", MPI_BYTE, buffer.data(), counts, first);
+  } else {  // counts and displacements are int
+    for (int r = 0; r < size_; ++r) {
+      broadcast_uncounted(buffer.subspan(static_cast<std::size_t>(start(r)),
+                                         static_cast<std::size_t>(start(r + 1) - start(r))),
+                          r);
+    }
+  }
+  bytes_sent_ += (start(rank_ + 1) - start(rank_)) * (size_ - 1);
+}
+
+}  // namespace quip

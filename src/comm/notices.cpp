@@ -1,0 +1,74 @@
+#include "quip/comm/notices.hpp"
+
+#include <exception>
+
+namespace quip {
+namespace {
+
+constexpr int tag = 1;
+// Notices that wait for their receiver; beyond it, it is not listening and more would not help.
+constexpr std::size_t most_outgoing = 4096;
+
+}  // namespace
+
+NoticeBoard::NoticeBoard(MPI_Comm parent) : comm_(Communicator::duplicate(parent)) {
+  int size = 1;
+  QUIP_MPI(MPI_Comm_size(comm_.get(), &size));
+  sent_.assign(static_cast<std::size_t>(size), 0);
+  listen();
+}
+
+NoticeBoard::~NoticeBoard() {
+  if (incoming_request_ != MPI_REQUEST_NULL) {
+    MPI_Cancel(&incoming_request_);
+    MPI_Wait(&incoming_request_, MPI_STATUS_IGNORE);
+  }
+  for (Outgoing& sending : outgoing_) MPI_Request_free(&sending.request);
+}
+
+void NoticeBoard::listen() noexcept {
+  MPI_Irecv(&incoming_, sizeof(Notice), MPI_BYTE, MPI_ANY_SOURCE, tag, comm_.get(),
+            &incoming_request_);
+}
+
+void NoticeBoard::send(int to, const Notice& notice) noexcept {
+  try {
+    forget_delivered();
+    if (outgoing_.size() >= most_outgoing) return;
+    Outgoing& sending = outgoing_.emplace_back(Outgoing{notice, MPI_REQUEST_NULL});
+    const int code = MPI_Isend(&sending.notice, sizeof(Notice), MPI_BYTE, to, tag, comm_.get(),
+                               &sending.request);
+    if (code != MPI_SUCCESS) {
+      outgoing_.pop_back();
+      return;
+    }
+    ++sent_[static_cast<std::size_t>(to)];
+  } catch (const std::exception&) {
+    return;  // no memory for it
+  }
+}
+
+bool NoticeBoard::receive(Notice& notice) noexcept {
+  int arrived = 0;
+  MPI_Test(&incoming_request_, &arrived, MPI_STATUS_IGNORE);
+  if (arrived == 0) return false;
+  notice = incoming_;
+  ++received_;
+  listen();
+  return true;
+}
+
+bool NoticeBoard::settled(std::int64_t expected) noexcept {
+  forget_delivered();
+  return outgoing_.empty() && received_ >= expected;
+}
+
+void NoticeBoard::forget_delivered() noexcept {
+  outgoing_.remove_if([](Outgoing& sending) {
+    int done = 0;
+    MPI_Test(&sending.request, &done, MPI_STATUS_IGNORE);
+    return done != 0;
+  });
+}
+
+}  // namespace quip
