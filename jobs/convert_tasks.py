@@ -31,22 +31,15 @@ import argparse
 import json
 from pathlib import Path
 
-from task_formats import FORMATS, InputError, Item
+from job_input import InputError, open_tokenizer, run_job, special_ends
+from task_formats import FORMATS, Item
 from tokenizers import Encoding, Tokenizer
 
 
 class Converter:
     def __init__(self, tokenizer: Tokenizer, length: int, special: bool):
         self.tokenizer, self.length = tokenizer, length
-        self.prefix = self.tokens_before_a_text() if special else []
-
-    def tokens_before_a_text(self) -> list[int]:
-        plain = self.tokenizer.encode("a", add_special_tokens=False).ids
-        full = self.tokenizer.encode("a", add_special_tokens=True).ids
-        for first in range(len(full) - len(plain) + 1):
-            if full[first : first + len(plain)] == plain:
-                return full[:first]
-        return []
+        self.prefix = special_ends(tokenizer)[0] if special else []
 
     def parts(self, item: Item, continuation: str) -> tuple[list[int], list[int]]:
         """Context and continuation, encoded as one text: what reaches past the context's last
@@ -117,12 +110,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    tokenizer_file = options.model / "tokenizer.json"
-    if not tokenizer_file.is_file():
-        raise InputError(f"{tokenizer_file} is not there; --model wants a checkpoint's directory")
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer, _ = open_tokenizer(options.model)
     length = options.length or model_length(options.model)
     converter = Converter(tokenizer, length, not options.no_special_tokens)
     records = [converter.convert(item) for item in FORMATS[options.format](options)]
@@ -133,12 +121,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except InputError as failure:
-        print(f"convert_tasks.py: error: {failure}", file=sys.stderr)
-        return 1
-    return 0
+    return run_job(__file__, run, parse(arguments))
 
 
 if __name__ == "__main__":

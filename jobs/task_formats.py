@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-
-class InputError(Exception):
-    """Something the user can mend; the message is all they see."""
+from job_input import InputError, reading
 
 
 @dataclass
@@ -30,15 +28,10 @@ class Item:
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """(place, line) of the lines that are not empty."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", line.rstrip("\n")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason})") from None
+    with reading(path), path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path}:{number}", line.rstrip("\n")
 
 
 def records_of(path: Path) -> Iterator[tuple[str, dict]]:

@@ -11,7 +11,7 @@ import os
 import sys
 
 if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
-    del sys.path[0]  # Python's own module `tokenize` must not be looked for here
+    sys.path.append(sys.path.pop(0))  # Python's own module `tokenize` comes before this one
 
 import argparse
 import array
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from job_input import InputError, open_tokenizer, reading, run_job, special_ends
 from tokenizers import Tokenizer
 
 PIECE = 1 << 20  # characters encoded at once
@@ -30,24 +31,15 @@ OVERLAP = 1 << 12  # characters that neighbouring pieces share
 AGREEMENT = 16  # tokens in a row on which both encodings of an overlap must agree
 
 
-class InputError(Exception):
-    """Something the user can mend; the message is all they see."""
-
-
 def documents(path: Path, field: str | None) -> Iterator[Iterator[str]]:
     """The documents of a file, each as pieces of text: one for plain text, one per JSONL line."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            if field is None:
-                yield iter(lambda: file.read(PIECE), "")
-                return
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield iter([json_text(line, field, f"{path}:{number}")])
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason})") from None
+    with reading(path), path.open(encoding="utf-8", newline="") as file:
+        if field is None:
+            yield iter(lambda: file.read(PIECE), "")
+            return
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield iter([json_text(line, field, f"{path}:{number}")])
 
 
 def json_text(line: str, field: str, where: str) -> str:
@@ -111,16 +103,6 @@ def seam(old: list[tuple], new: list[tuple], start: int) -> tuple[int, int]:
         f"the tokenizer does not resume within {OVERLAP} characters around character {start}; "
         "split the text into documents and use --field"
     )
-
-
-def special_ends(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a document (often a beginning-of-text token)."""
-    plain = tokenizer.encode("a", add_special_tokens=False).ids
-    full = tokenizer.encode("a", add_special_tokens=True).ids
-    for first in range(len(full) - len(plain) + 1):
-        if full[first : first + len(plain)] == plain:
-            return full[:first], full[first + len(plain) :]
-    return [], []
 
 
 def all_tokens(options: argparse.Namespace, tokenizer: Tokenizer) -> Iterator[int]:
@@ -190,12 +172,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    tokenizer_file = options.model / "tokenizer.json"
-    if not tokenizer_file.is_file():
-        raise InputError(f"{tokenizer_file} is not there; --model wants a checkpoint's directory")
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer, tokenizer_file = open_tokenizer(options.model)
     tokens = all_tokens(options, tokenizer)
     if options.sequential:
         rows = sequential_rows(tokens, options.samples, options.length)
@@ -206,12 +183,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    try:
-        run(parse(arguments))
-    except InputError as failure:
-        print(f"tokenize.py: error: {failure}", file=sys.stderr)
-        return 1
-    return 0
+    return run_job(__file__, run, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 #include "command.hpp"
+#include "model_arguments.hpp"
 #include "run_arguments.hpp"
 #include <nlohmann/json.hpp>
 
@@ -12,10 +13,7 @@ namespace po = boost::program_options;
 class EvalCommand final : public Command {
  public:
   EvalCommand() : Command("eval", "Perplexity of a checkpoint, or of a packed model.") {
-    options_.add_options()("model", po::value(&model_)->value_name("DIR"),
-                           "Hugging Face directory (with --packed: optional, checked to match)");
-    options_.add_options()("packed", po::value(&packed_)->value_name("DIR"),
-                           "evaluate this packed model");
+    model_.declare(options_);
     options_.add_options()("tokens", po::value(&tokens_)->required()->value_name("FILE"),
                            "evaluation tokens: HDF5 with input_ids [samples, length]");
     options_.add_options()("json", po::bool_switch(&json_), "print JSON");
@@ -23,9 +21,7 @@ class EvalCommand final : public Command {
   }
 
   void check() override {
-    if (model_.empty() && packed_.empty()) {
-      throw UsageError("give --model DIR, or --packed DIR, or both");
-    }
+    model_.check();
     run_.check(given_);
   }
 
@@ -33,8 +29,8 @@ class EvalCommand final : public Command {
     const int threads = run_.use_threads(node_size);
     const std::unique_ptr<Backend> backend = run_.make_backend(comm, threads);
     Progress progress = run_.progress(comm);
-    const Perplexity result =
-        evaluate(comm, *backend, {model_, packed_, tokens_, run_.count()}, progress);
+    const Perplexity result = evaluate(
+        comm, *backend, {model_.model(), model_.packed(), tokens_, run_.count()}, progress);
     if (comm.rank() != 0) return EXIT_SUCCESS;
     if (json_) {
       const nlohmann::json out = {{"perplexity", result.value()},
@@ -49,8 +45,7 @@ class EvalCommand final : public Command {
   }
 
  private:
-  std::string model_;
-  std::string packed_;
+  ModelArguments model_;
   std::string tokens_;
   RunArguments run_;
   bool json_ = false;

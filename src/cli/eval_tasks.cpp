@@ -2,6 +2,7 @@
 #include <fstream>
 
 #include "command.hpp"
+#include "model_arguments.hpp"
 #include "run_arguments.hpp"
 #include <nlohmann/json.hpp>
 
@@ -67,10 +68,7 @@ class EvalTasksCommand final : public Command {
  public:
   EvalTasksCommand()
       : Command("eval-tasks", "Zero-shot accuracy: multiple choice and last-word prediction.") {
-    options_.add_options()("model", po::value(&model_)->value_name("DIR"),
-                           "Hugging Face directory (with --packed: optional, checked to match)");
-    options_.add_options()("packed", po::value(&packed_)->value_name("DIR"),
-                           "evaluate this packed model");
+    model_.declare(options_);
     options_.add_options()("tasks", po::value(&tasks_)->required()->value_name("FILE"),
                            "items as JSON lines of token ids (jobs/convert_tasks.py makes them)");
     options_.add_options()("details", po::value(&details_)->value_name("FILE"),
@@ -80,9 +78,7 @@ class EvalTasksCommand final : public Command {
   }
 
   void check() override {
-    if (model_.empty() && packed_.empty()) {
-      throw UsageError("give --model DIR, or --packed DIR, or both");
-    }
+    model_.check();
     run_.check(given_);
   }
 
@@ -98,8 +94,8 @@ class EvalTasksCommand final : public Command {
       }
     });
     Progress progress = run_.progress(comm);
-    const TaskScores scores =
-        score_tasks(comm, *backend, {model_, packed_, tasks_, run_.count()}, progress);
+    const TaskScores scores = score_tasks(
+        comm, *backend, {model_.model(), model_.packed(), tasks_, run_.count()}, progress);
     agree(comm, [&] {
       if (details.is_open()) write_details(details, scores);
     });
@@ -122,8 +118,7 @@ class EvalTasksCommand final : public Command {
     if (!file) fail("--details: cannot write {}: is the disk full?", details_);
   }
 
-  std::string model_;
-  std::string packed_;
+  ModelArguments model_;
   std::string tasks_;
   std::string details_;
   RunArguments run_;

@@ -118,4 +118,12 @@ int greedy_passes(const LowerPanels& hessian, const RoundingTile& tile, int pass
   return passes;
 }
 
+int GreedyRounder::round(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
+                         std::span<double> loss) const {
+  start(layer, tile, q, loss);
+  const int used = passes_ > 0 ? greedy_passes(layer.hessian, tile, passes_, clamp_, q) : 0;
+  measure_loss(layer.factor, tile, q, loss);
+  return used;
+}
+
 }  // namespace quip

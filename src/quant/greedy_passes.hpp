@@ -16,4 +16,20 @@ namespace quip {
 int greedy_passes(const LowerPanels& hessian, const RoundingTile& tile, int passes, Clamp clamp,
                   MatrixView<float> q);
 
+/// What a method does that ends in greedy passes: `start` fills `q` as they want it on entry.
+class GreedyRounder : public Rounder {
+ public:
+  GreedyRounder(int passes, Clamp clamp) : passes_(passes), clamp_(clamp) {}
+  int round(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
+            std::span<double> loss) const final;
+
+ private:
+  /// `loss` is scratch.
+  virtual void start(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
+                     std::span<double> loss) const = 0;
+
+  int passes_;
+  Clamp clamp_;
+};
+
 }  // namespace quip

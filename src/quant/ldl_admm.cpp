@@ -5,24 +5,18 @@
 namespace quip {
 namespace {
 
-class LdlAdmm final : public Rounder {
+class LdlAdmm final : public GreedyRounder {
  public:
-  explicit LdlAdmm(int passes) : passes_(passes) {}
-
-  int round(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
-            std::span<double> loss) const override {
-    // The feedback is (I+Z)⁻¹ − I with Z's columns bounded (constrained_feedback.hpp), so that
-    // target − x, and with it what a clamp costs, stays bounded.
-    round_with_feedback(layer.feedback, tile, q, loss);
-    // Like the authors', these passes clamp every step: the guarantee survives them.
-    const int used =
-        passes_ > 0 ? greedy_passes(layer.hessian, tile, passes_, Clamp::feedback, q) : 0;
-    measure_loss(layer.factor, tile, q, loss);
-    return used;
-  }
+  /// Like the authors', its passes clamp every step: the guarantee survives them.
+  explicit LdlAdmm(int passes) : GreedyRounder(passes, Clamp::feedback) {}
 
  private:
-  int passes_;
+  // The feedback is (I+Z)⁻¹ − I with Z's columns bounded (constrained_feedback.hpp), so that
+  // target − x, and with it what a clamp costs, stays bounded.
+  void start(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
+             std::span<double> loss) const override {
+    round_with_feedback(layer.feedback, tile, q, loss);
+  }
 };
 
 }  // namespace

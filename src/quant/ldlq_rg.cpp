@@ -5,21 +5,13 @@
 namespace quip {
 namespace {
 
-class LdlqRg final : public Rounder {
- public:
-  LdlqRg(int passes, Clamp clamp) : passes_(passes), clamp_(clamp) {}
+class LdlqRg final : public GreedyRounder {
+  using GreedyRounder::GreedyRounder;
 
-  int round(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
-            std::span<double> loss) const override {
+  void start(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
+             std::span<double> loss) const override {
     round_with_feedback(layer.factor, tile, q, loss);
-    const int used = greedy_passes(layer.hessian, tile, passes_, clamp_, q);
-    measure_loss(layer.factor, tile, q, loss);
-    return used;
   }
-
- private:
-  int passes_;
-  Clamp clamp_;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+import sys
 
 import h5py
 import numpy as np
@@ -15,6 +16,7 @@ import hf_models
 EXCERPT = cli.DATA / "tokens" / "sherlock_excerpt.txt"
 MODEL = cli.model("llama-nano")
 
+sys.path.append(str(cli.ROOT / "jobs"))  # last: it holds a tokenize.py
 spec = importlib.util.spec_from_file_location("tokenize_job", cli.ROOT / "jobs" / "tokenize.py")
 job = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(job)
