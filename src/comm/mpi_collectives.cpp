@@ -108,8 +108,8 @@ void MpiCollectives::sum_by_shares(std::span<double> values, double* parts) {
   const Shares shares(static_cast<index_t>(values.size()), size_);
   const int mine = shares.counts[static_cast<std::size_t>(rank_)];
   const std::vector<int> counts(static_cast<std::size_t>(size_), mine);
-  std::vector<int> offsets;
-  for (int r = 0; r < size_; ++r) offsets.push_back(r * mine);
+  std::vector<int> offsets(counts.size());
+  for (int r = 0; r < size_; ++r) offsets[static_cast<std::size_t>(r)] = r * mine;
   complete("all-reduce", [&](MPI_Request* request) {
     return MPI_Ialltoallv(values.data(), shares.counts.data(), shares.offsets.data(), MPI_DOUBLE,
                           parts, counts.data(), offsets.data(), MPI_DOUBLE, comm_.get(), request);

@@ -27,10 +27,10 @@ constexpr int witnesses = 2;
 constexpr std::size_t host_bytes = 64;
 
 /// As much of `text` as there is room for, zero-terminated.
-template <std::size_t n>
-void fill(std::array<char, n>& room, const std::string& text) {
+template <std::size_t Size>
+void fill(std::array<char, Size>& room, const std::string& text) {
   room.fill('\0');
-  std::copy_n(text.begin(), std::min(text.size(), n - 1), room.begin());
+  std::copy_n(text.begin(), std::min(text.size(), Size - 1), room.begin());
 }
 
 double seconds_since_epoch() {
