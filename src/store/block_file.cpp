@@ -180,6 +180,7 @@ class LayerReader {
                                        const std::vector<index_t>& shape) const {
     const std::string place = fmt::format("{}: dataset {}", where_, name);
     const H5Dataset dataset = open_dataset(group_.get(), name, where_);
+    require_contiguous(dataset, place);
     if (shape_of(dataset, place) != shape) fail("{}: has an unexpected shape", place);
     index_t count = 1;
     for (const index_t extent : shape) count *= extent;

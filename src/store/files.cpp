@@ -8,7 +8,6 @@
 #include <unistd.h>
 #include <utility>
 
-#include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip::store {
@@ -145,18 +144,29 @@ std::string read_text(const fs::path& path) {
   return text;
 }
 
-std::string digest_file(const fs::path& path) {
-  const File file = File::open_read(path);
-  const Buffer<std::byte> buffer(kDigestBytes);
-  const index_t size = file.size();
-  Digest digest;
-  for (index_t offset = 0; offset < size; offset += kDigestBytes) {
+void digest_range(const File& file, index_t begin, index_t end, Digest& digest) {
+  const Buffer<std::byte> buffer(std::min(kDigestBytes, end - begin));
+  for (index_t offset = begin; offset < end; offset += kDigestBytes) {
     const auto piece =
-        buffer.span().first(static_cast<std::size_t>(std::min(kDigestBytes, size - offset)));
+        buffer.span().first(static_cast<std::size_t>(std::min(kDigestBytes, end - offset)));
     file.read_at(piece, offset);
     digest.update(piece);
   }
+}
+
+std::string digest_file(const fs::path& path) {
+  const File file = File::open_read(path);
+  Digest digest;
+  digest_range(file, 0, file.size(), digest);
   return digest.hex();
+}
+
+void require_digest(const fs::path& path, const std::string& expected) {
+  if (digest_file(path) == expected) return;
+  fail(
+      "{}: the file's bytes do not match its digest in the manifest; it is damaged or belongs to "
+      "another model",
+      path.string());
 }
 
 void make_output_directory(const fs::path& directory) {

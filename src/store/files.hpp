@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "quip/core/digest.hpp"
 #include "quip/core/matrix.hpp"
 
 namespace quip::store {
@@ -64,8 +65,14 @@ void write_text(const std::filesystem::path& path, std::string_view text);
 /// The whole content of a text file.
 [[nodiscard]] std::string read_text(const std::filesystem::path& path);
 
+/// Adds bytes [begin, end) of a file to a digest, read in pieces.
+void digest_range(const File& file, index_t begin, index_t end, Digest& digest);
+
 /// Digest of a file's bytes, read in pieces.
 [[nodiscard]] std::string digest_file(const std::filesystem::path& path);
+
+/// Throws Error unless a file's bytes have this digest.
+void require_digest(const std::filesystem::path& path, const std::string& expected);
 
 /// Makes `directory` (parents too). Throws Error if it exists and is not empty, or if it
 /// cannot be created or written.

@@ -128,6 +128,14 @@ index_t data_offset(const H5Dataset& dataset) {
   return offset == HADDR_UNDEF ? -1 : static_cast<index_t>(offset);
 }
 
+void require_contiguous(const H5Dataset& dataset, const std::string& where) {
+  const H5Properties creation(H5Dget_create_plist(dataset.get()), "H5Dget_create_plist", where);
+  if (H5Pget_layout(creation.get()) != H5D_CONTIGUOUS ||
+      H5Pget_external_count(creation.get()) != 0) {
+    fail("{}: not stored in one piece, as a packed model stores it", where);
+  }
+}
+
 std::vector<index_t> shape_of(const H5Dataset& dataset, const std::string& where) {
   const H5Space space(H5Dget_space(dataset.get()), "H5Dget_space", where);
   const int rank =

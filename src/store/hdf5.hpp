@@ -77,6 +77,9 @@ using H5Object = Handle<H5Oclose>;
 
 /// Where the elements of a contiguous dataset start; -1 if it has none.
 [[nodiscard]] index_t data_offset(const H5Dataset& dataset);
+/// Throws Error unless the elements lie in the file itself and in one piece. A filter could
+/// make gigabytes out of a small file, and external storage could be any file.
+void require_contiguous(const H5Dataset& dataset, const std::string& where);
 [[nodiscard]] std::vector<index_t> shape_of(const H5Dataset& dataset, const std::string& where);
 
 void write_attribute(hid_t object, const char* name, std::int64_t value, const std::string& where);

@@ -6,6 +6,7 @@
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
+#include "quip/core/json.hpp"
 
 namespace quip::store {
 namespace {
@@ -22,20 +23,36 @@ std::string text_digest(const std::string& text) {
 /// A manifest may come from anywhere: it must not make us read outside its directory.
 std::string inside_directory(const std::string& file, const std::string& where) {
   const fs::path normal = fs::path(file).lexically_normal();
-  if (file.empty() || normal.is_absolute() || *normal.begin() == "..") {
-    fail("{}: names the file \"{}\" outside its directory", where, file);
+  if (file.empty() || file.find('\0') != std::string::npos || normal.is_absolute() ||
+      *normal.begin() == "..") {
+    fail("{}: names the file {} outside its directory", where, shown(file));
   }
   return file;
 }
 
+index_t require_natural(const json& value, const std::string& where) {
+  const std::optional<index_t> number = natural(value);
+  if (!number) fail("{}: {} is not a natural number below 2^63", where, shown(value));
+  return *number;
+}
+
+std::array<index_t, 2> parse_extents(const json& shape, const std::string& where) {
+  if (!shape.is_array() || shape.size() != 2) {
+    fail("{}: {} is not the shape of a layer", where, shown(shape));
+  }
+  return {require_natural(shape[0], where), require_natural(shape[1], where)};
+}
+
 BlockEntry parse_block(const json& entry, const std::string& where) {
   BlockEntry block;
-  block.block = entry.at("block").get<index_t>();
+  block.block = require_natural(entry.at("block"), where);
   block.file = inside_directory(entry.at("file").get<std::string>(), where);
   block.file_digest = entry.at("file_digest").get<std::string>();
   block.layers = entry.at("layers").get<std::vector<std::string>>();
   block.digests = entry.at("digests").get<std::vector<std::string>>();
-  block.shapes = entry.at("shapes").get<std::vector<std::array<index_t, 2>>>();
+  for (const json& shape : entry.at("shapes")) {
+    block.shapes.push_back(parse_extents(shape, where));
+  }
   if (block.digests.size() != block.layers.size() || block.shapes.size() != block.layers.size()) {
     fail("{}: block {} lists {} layers, {} digests and {} shapes", where, block.block,
          block.layers.size(), block.digests.size(), block.shapes.size());
@@ -54,21 +71,28 @@ RestEntry parse_rest(const std::string& name, const json& entry, const std::stri
   RestEntry rest;
   rest.info.name = name;
   rest.info.dtype = parse_dtype(entry.at("dtype").get<std::string>(), where);
-  rest.info.shape = entry.at("shape").get<std::vector<index_t>>();
+  for (const json& extent : entry.at("shape")) {
+    rest.info.shape.push_back(require_natural(extent, where));
+  }
+  rest.offset = require_natural(entry.at("offset"), where);
   rest.digest = entry.at("digest").get<std::string>();
   index_t left = std::numeric_limits<index_t>::max() / size_of(rest.info.dtype);
   for (const index_t extent : rest.info.shape) {
-    if (extent < 0 || extent > left) fail("{}: tensor {} has an impossible shape", where, name);
+    if (extent > left) fail("{}: tensor {} has an impossible shape", where, name);
     left /= std::max<index_t>(extent, 1);
+  }
+  if (rest.offset > std::numeric_limits<index_t>::max() - rest.info.bytes()) {
+    fail("{}: tensor {} lies beyond any file", where, name);
   }
   return rest;
 }
 
 Manifest parse(json document, const std::string& where) {
+  if (!document.is_object()) fail("{}: is no packed model's manifest", where);
   if (document.at("format") != "quip-packed") fail("{}: is no packed model's manifest", where);
-  if (document.at("version") != 1) {
-    fail("{}: version {} of the format; this program reads version 1", where,
-         document.at("version").dump());
+  if (document.at("version") != kFormatVersion) {
+    fail("{}: version {} of the format; this program reads version {}", where,
+         shown(document.at("version")), kFormatVersion);
   }
   if (document.at("complete") != true) {
     fail("{}: the run that wrote this model did not finish; run it again", where);
@@ -92,6 +116,7 @@ json to_json(const BlockEntry& entry) {
 json to_json(const RestEntry& entry) {
   return {{"dtype", to_string(entry.info.dtype)},
           {"shape", entry.info.shape},
+          {"offset", entry.offset},
           {"digest", entry.digest}};
 }
 
@@ -117,15 +142,15 @@ Manifest read_manifest(const fs::path& directory) {
     fail("{}: not a packed model (it has no {})", directory.string(), kManifestFile);
   }
   try {
-    return parse(json::parse(read_text(path)), path.string());
+    return parse(parse_json(read_text(path), path.string()), path.string());
   } catch (const json::exception& error) {
-    fail("{}: the manifest is damaged ({})", path.string(), error.what());
+    fail("{}: the manifest is damaged ({})", path.string(), shortened(error.what()));
   }
 }
 
 bool manifest_intact(const fs::path& directory) {
   const std::string text = read_text(directory / kManifestFile);
-  json document = json::parse(text, nullptr, false);
+  json document = parse_json(text, kManifestFile);
   // The text itself is compared, too: parsing forgives white space.
   if (!document.is_object() || json_text(document) != text) return false;
   const json recorded = document.value(kSelfDigest, json());

@@ -12,6 +12,8 @@
 
 namespace quip::store {
 
+/// Of the packed model. 2: the manifest says where the tensors of rest.h5 lie.
+inline constexpr int kFormatVersion = 2;
 inline constexpr const char* kManifestFile = "manifest.json";
 inline constexpr const char* kRestFile = "rest.h5";
 inline constexpr const char* kModelFile = "model.h5";
@@ -20,6 +22,7 @@ inline constexpr const char* kReportFile = "report.json";
 /// A tensor of rest.h5.
 struct RestEntry {
   TensorInfo info;
+  index_t offset = 0;  ///< of its elements in the file
   std::string digest;
 };
 

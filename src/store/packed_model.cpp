@@ -10,19 +10,20 @@ namespace quip {
 namespace fs = std::filesystem;
 using namespace store;
 
-const RestData& PackedModel::State::rest() {
+const File& PackedModel::State::rest() {
   std::call_once(opened_, [&] {
     const fs::path path = directory / kRestFile;
-    std::vector<TensorInfo> tensors;
-    for (const auto& [name, entry] : manifest.rest) tensors.push_back(entry.info);
-    const std::vector<index_t> offsets = rest_offsets(path, tensors);
-    RestData data{File::open_read(path), {}};
-    for (std::size_t t = 0; t < tensors.size(); ++t) {
-      data.offsets.emplace(tensors[t].name, offsets[t]);
-    }
-    rest_ = std::move(data);
+    require_rest_frame(path, manifest);
+    rest_ = File::open_read(path);
   });
   return *rest_;
+}
+
+fs::path PackedModel::State::whole_block_file(std::size_t block) {
+  const BlockEntry& entry = manifest.blocks[block];
+  fs::path file = directory / entry.file;
+  std::call_once(whole_[block], [&] { require_digest(file, entry.file_digest); });
+  return file;
 }
 
 PackedModel::PackedModel(const fs::path& directory)
@@ -52,9 +53,8 @@ StoredLayer PackedModel::read_layer(const std::string& layer) const {
   if (place == state_->places.end()) {
     fail("{}: has no quantized layer {}", describe(), layer);
   }
-  const BlockEntry& block = blocks()[place->second.block];
-  return read_block_layer(state_->directory / block.file, layer,
-                          block.digests[place->second.index]);
+  const auto& [block, index] = place->second;
+  return read_block_layer(state_->whole_block_file(block), layer, blocks()[block].digests[index]);
 }
 
 std::string PackedModel::digest() const { return model_digest(blocks()); }
@@ -96,8 +96,7 @@ void PackedModel::read(const std::string& name, index_t offset, std::span<std::b
          tensor.bytes(), bytes, offset);
   }
   if (out.empty()) return;
-  const RestData& rest = state_->rest();
-  rest.file.read_at(out, rest.offsets.at(name) + offset);
+  state_->rest().read_at(out, state_->manifest.rest.at(name).offset + offset);
 }
 
 std::string PackedModel::describe() const { return state_->directory.string(); }

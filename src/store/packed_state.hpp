@@ -21,28 +21,27 @@ struct LayerPlace {
   std::size_t index = 0;
 };
 
-/// rest.h5, open for plain reads: HDF5 is only asked once where each tensor lies.
-struct RestData {
-  File file;
-  std::map<std::string, index_t> offsets;
-};
-
 }  // namespace store
 
 struct PackedModel::State {
   State(std::filesystem::path where, store::Manifest parsed)
-      : directory(std::move(where)), manifest(std::move(parsed)) {}
+      : directory(std::move(where)), manifest(std::move(parsed)), whole_(manifest.blocks.size()) {}
 
   std::filesystem::path directory;
   store::Manifest manifest;
   std::map<std::string, store::LayerPlace> places;
 
-  /// Opened on first use, so that a model with a damaged rest.h5 can still be verified.
-  [[nodiscard]] const store::RestData& rest();
+  /// rest.h5, for plain reads: the manifest knows where each tensor lies. Opened on first
+  /// use, so that a model with a damaged one can still be verified.
+  [[nodiscard]] const store::File& rest();
+  /// The file of block number `block` in the manifest, after its digest was found right,
+  /// once: HDF5 is not to be trusted with bytes that nobody has vouched for.
+  [[nodiscard]] std::filesystem::path whole_block_file(std::size_t block);
 
  private:
   std::once_flag opened_;
-  std::optional<store::RestData> rest_;
+  std::optional<store::File> rest_;
+  std::vector<std::once_flag> whole_;
 };
 
 }  // namespace quip

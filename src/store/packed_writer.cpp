@@ -82,15 +82,15 @@ std::vector<std::string> gather_digests(Collectives& comm, std::size_t chunks,
 }
 
 /// The manifest's entries for the tensors of rest.h5.
-json rest_entries(const std::vector<TensorInfo>& tensors, std::span<const Chunk> chunks,
-                  std::span<const std::string> digests) {
+json rest_entries(const std::vector<TensorInfo>& tensors, std::span<const index_t> offsets,
+                  std::span<const Chunk> chunks, std::span<const std::string> digests) {
   json entries = json::object();
   std::size_t first = 0;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     std::size_t last = first;
     while (last < chunks.size() && chunks[last].tensor == t) ++last;
-    entries[tensors[t].name] =
-        to_json(RestEntry{tensors[t], digest_of_chunks(digests.subspan(first, last - first))});
+    entries[tensors[t].name] = to_json(
+        RestEntry{tensors[t], offsets[t], digest_of_chunks(digests.subspan(first, last - first))});
     first = last;
   }
   return entries;
@@ -137,7 +137,7 @@ struct PackedWriter::State {
 PackedWriter::PackedWriter(Collectives& comm, const fs::path& directory, json header)
     : state_(new State{comm, directory, std::move(header)}) {
   state_->manifest.update({{"format", "quip-packed"},
-                           {"version", 1},
+                           {"version", kFormatVersion},
                            {"complete", false},
                            {"blocks", json::array()},
                            {"rest", json::object()}});
@@ -197,7 +197,7 @@ void PackedWriter::write_rest(const TensorSource& source, const std::vector<std:
   agree(comm, [&] {
     if (pending) pending->publish();
   });
-  state_->manifest["rest"] = rest_entries(tensors, chunks, digests);
+  state_->manifest["rest"] = rest_entries(tensors, offsets, chunks, digests);
   state_->manifest["rest_frame"] = frame;
   state_->save_manifest();
 }

@@ -61,27 +61,9 @@ std::vector<index_t> create_rest_file(const std::filesystem::path& file,
     const H5Dataset dataset =
         layout.add_dataset(layout.file(), tensor.name, type.get(), tensor.shape);
     write_attribute(dataset.get(), "dtype", std::string(to_string(tensor.dtype)), where);
-    offsets.push_back(data_offset(dataset));
+    offsets.push_back(std::max<index_t>(data_offset(dataset), 0));
   }
   layout.write();
-  return offsets;
-}
-
-std::vector<index_t> rest_offsets(const std::filesystem::path& file,
-                                  const std::vector<TensorInfo>& tensors) {
-  const std::string where = file.string();
-  const H5File source = open_hdf5(file);
-  std::vector<index_t> offsets;
-  for (const TensorInfo& tensor : tensors) {
-    const H5Dataset dataset = open_dataset(source.get(), tensor.name, where);
-    const index_t offset = data_offset(dataset);
-    if (static_cast<index_t>(H5Dget_storage_size(dataset.get())) != tensor.bytes() ||
-        (offset < 0 && tensor.bytes() > 0)) {
-      fail("{}: tensor {}: its dataset is not the contiguous {} bytes that the manifest promises",
-           where, tensor.name, tensor.bytes());
-    }
-    offsets.push_back(offset);
-  }
   return offsets;
 }
 
@@ -95,11 +77,39 @@ std::string frame_digest(const std::filesystem::path& path, const std::vector<Te
   Digest digest;
   digest.update(std::to_string(file.size()));
   for (const auto& [begin, end] : frame_of(std::move(data), file.size(), path.string())) {
-    std::vector<std::byte> bytes(static_cast<std::size_t>(end - begin));
-    file.read_at(bytes, begin);
-    digest.update(bytes);
+    digest_range(file, begin, end, digest);
   }
   return digest.hex();
+}
+
+void require_rest_frame(const std::filesystem::path& file, const Manifest& manifest) {
+  std::vector<TensorInfo> tensors;
+  std::vector<index_t> offsets;
+  for (const auto& [name, entry] : manifest.rest) {
+    tensors.push_back(entry.info);
+    offsets.push_back(entry.offset);
+  }
+  const auto recorded = manifest.document.find("rest_frame");
+  if (recorded == manifest.document.end() || *recorded != frame_digest(file, tensors, offsets)) {
+    fail(
+        "{}: the file's structure does not match its digest in the manifest; it is damaged or "
+        "belongs to another model",
+        file.string());
+  }
+}
+
+void require_rest_datasets(const std::filesystem::path& file, const Manifest& manifest) {
+  const std::string where = file.string();
+  const H5File source = open_hdf5(file);
+  for (const auto& [name, entry] : manifest.rest) {
+    const H5Dataset dataset = open_dataset(source.get(), name, where);
+    const index_t bytes = entry.info.bytes();
+    if (static_cast<index_t>(H5Dget_storage_size(dataset.get())) != bytes ||
+        (bytes > 0 && data_offset(dataset) != entry.offset)) {
+      fail("{}: tensor {}: its dataset is not the {} bytes at {} that the manifest promises", where,
+           name, bytes, entry.offset);
+    }
+  }
 }
 
 }  // namespace quip::store

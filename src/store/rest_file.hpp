@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "manifest.hpp"
+
 #include "quip/model/tensor_source.hpp"
 
 namespace quip::store {
@@ -28,18 +30,21 @@ struct Chunk {
 
 /// Creates the file with one contiguous dataset per tensor, elements not yet written.
 /// float32 for F32, IEEE half for F16, uint16 for BF16; attribute `dtype` says which.
-/// Returns where each tensor's elements start in the file (-1: it has none).
+/// Returns where each tensor's elements start in the file (0: it has none).
 [[nodiscard]] std::vector<index_t> create_rest_file(const std::filesystem::path& file,
                                                     const std::vector<TensorInfo>& tensors);
-
-/// The same offsets, from an existing file. Throws Error if a tensor is missing or its
-/// dataset has another size or layout.
-[[nodiscard]] std::vector<index_t> rest_offsets(const std::filesystem::path& file,
-                                                const std::vector<TensorInfo>& tensors);
 
 /// Digest of the file's size and of all its bytes that belong to no tensor.
 [[nodiscard]] std::string frame_digest(const std::filesystem::path& file,
                                        const std::vector<TensorInfo>& tensors,
                                        const std::vector<index_t>& offsets);
+
+/// Throws Error unless all of the file but the tensors' elements is as it was written,
+/// around elements that lie where the manifest says. HDF5 is not asked.
+void require_rest_frame(const std::filesystem::path& file, const Manifest& manifest);
+
+/// Throws Error unless HDF5 finds each tensor where the manifest says. For a file whose
+/// bytes are known to be right.
+void require_rest_datasets(const std::filesystem::path& file, const Manifest& manifest);
 
 }  // namespace quip::store

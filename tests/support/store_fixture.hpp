@@ -112,7 +112,14 @@ inline StoredLayer random_layer(const std::string& name, index_t rows, index_t c
   for (auto& zero : layer.zero) zero = static_cast<std::uint8_t>(random() % (1U << bits));
   if (rescale) layer.rescale.resize(static_cast<std::size_t>(cols));
   for (float& factor : layer.rescale) factor = real(random);
-  stored.statistics = {0.25, 1e-3, 0.5, 0.01, 2, 3, 2.4};
+  LayerStatistics& statistics = stored.statistics;
+  statistics.proxy_loss = 0.25;
+  statistics.relative_proxy_loss = 1e-3;
+  statistics.trace_ratio = 0.5;
+  statistics.damping = 0.01;
+  statistics.damping_tries = 2;
+  statistics.dead_channels = 3;
+  statistics.rho = 2.4;
   return stored;
 }
 

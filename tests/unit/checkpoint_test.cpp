@@ -77,6 +77,17 @@ TEST_F(Checkpoint, ShardsMustBeThereAndHoldWhatTheIndexPromises) {
               HasSubstr("2.safetensors: tensor x"));
 }
 
+TEST_F(Checkpoint, AShardNameThatNoFileCanHave) {
+  const std::string name(300, 'x');
+  EXPECT_THAT(index_rejection(R"({"weight_map":{"w":")" + name + "\"}}"), HasSubstr("is missing"));
+}
+
+TEST_F(Checkpoint, AnIndexThatIsADirectory) {
+  std::filesystem::create_directory(directory_ / "model.safetensors.index.json");
+  EXPECT_THAT(message_of([&] { (void)open_checkpoint(directory_); }),
+              AllOf(HasSubstr("index.json"), HasSubstr("not a regular file")));
+}
+
 TEST_F(Checkpoint, ATensorInTwoShardsIsRefused) {
   (void)write("1.safetensors", one_tensor("w", {4}));
   (void)write("2.safetensors", one_tensor("w", {5}));

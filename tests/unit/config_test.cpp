@@ -199,6 +199,8 @@ TEST(Config, EveryFaultNamesTheFieldAndTheFile) {
       {with(llama, {{"head_dim", 15}}), "head_dim gives heads of 15 channels"},
       {with(llama, {{"num_attention_heads", 64}}), "hidden_size gives heads of 1 channels"},
       {with(llama, {{"rms_norm_eps", 0}}), "rms_norm_eps is 0"},
+      {with(llama, {{"rms_norm_eps", 1e300}}), "rms_norm_eps is 1e+300"},  // infinite in fp32
+      {with(llama, {{"rms_norm_eps", 1e-60}}), "rms_norm_eps is 1e-60"},   // zero in fp32
       {with(llama, {{"rope_theta", "1e4"}}), "rope_theta is \"1e4\""},
       {with(llama, {{"tie_word_embeddings", 1}}), "tie_word_embeddings is 1, not true or false"},
       {with(llama, {{"hidden_act", "relu6"}}), "hidden_act is \"relu6\"; quip knows relu"},

@@ -185,7 +185,7 @@ TEST_F(PackedDamageTest, VerifyFindsTruncatedAndMissingFiles) {
   EXPECT_TRUE(findings().empty());
 }
 
-TEST_F(PackedDamageTest, NamesTheLayerThatDoesNotMatch) {
+TEST_F(PackedDamageTest, NamesTheFileThatDoesNotMatch) {
   write();
   const fs::path file = directory_ / "blocks/block_00001.h5";
   std::string text = test::text_of(file);
@@ -196,12 +196,14 @@ TEST_F(PackedDamageTest, NamesTheLayerThatDoesNotMatch) {
   text[place + 5] = static_cast<char>(text[place + 5] ^ 4);
   std::ofstream(file, std::ios::binary) << text;
   const PackedModel model(directory_);
-  const std::string message =
-      message_of([&] { (void)model.read_layer("model.layers.1.self_attn.q_proj"); });
-  EXPECT_NE(message.find("layer model.layers.1.self_attn.q_proj: dataset codes"), std::string::npos)
-      << message;
-  EXPECT_NO_THROW((void)model.read_layer("model.layers.1.mlp.up_proj"));
-  EXPECT_EQ(model.verify().size(), 2U);  // the file as a whole, and the layer
+  for (int attempt = 0; attempt < 2; ++attempt) {  // a file that failed once is not taken for good
+    const std::string message =
+        message_of([&] { (void)model.read_layer("model.layers.1.mlp.up_proj"); });
+    EXPECT_NE(message.find(file.string() + ": the file's bytes do not match"), std::string::npos)
+        << message;
+  }
+  EXPECT_NO_THROW((void)model.read_layer("model.layers.0.mlp.up_proj"));
+  EXPECT_EQ(model.verify().size(), 1U);
 }
 
 // A block of another run is whole in itself; only the manifest can tell.

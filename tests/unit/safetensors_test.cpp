@@ -135,6 +135,20 @@ TEST_F(Safetensors, HeaderLengthBeyondTheFile) {
   EXPECT_THAT(rejection(std::string("\x03\0\0\0\0\0\0\0", 8) + "{}"), HasSubstr("claims 3 bytes"));
 }
 
+// Parsed, so much JSON would take gigabytes. The file is sparse.
+TEST_F(Safetensors, HeaderLongerThanTheFormatAllows) {
+  const auto file = directory_ / "long.safetensors";
+  (void)write("long.safetensors", std::string("\x01\xe1\xf5\x05\0\0\0\0", 8));  // 100000001
+  std::filesystem::resize_file(file, 200'000'000);
+  EXPECT_THAT(message_of([&] { (void)open_safetensors(file); }),
+              AllOf(HasSubstr("claims 100000001 bytes"), HasSubstr("100000000")));
+}
+
+TEST_F(Safetensors, ValuesNestedWithoutEnd) {
+  const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+  EXPECT_THAT(header_rejection(R"({"w":{"shape":)" + deep + "}}", ""), HasSubstr("nests more"));
+}
+
 TEST_F(Safetensors, HeaderThatIsNoJson) {
   EXPECT_THAT(header_rejection(R"({"w":)", ""), HasSubstr("not valid JSON"));
   EXPECT_THAT(header_rejection("", ""), HasSubstr("not valid JSON"));
