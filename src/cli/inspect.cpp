@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "quip/pipeline/report.hpp"
-#include "quip/store/packed_model.hpp"
+#include "quip/store/packed_writer.hpp"
 
 namespace quip::cli {
 namespace {
@@ -31,8 +31,8 @@ class InspectCommand final : public Command {
     if (!problems.empty()) {
       for (const std::string& problem : problems)
         fmt::print(stderr, "quip: damaged: {}\n", problem);
-      fail("{}: {} part{} not match the recorded digests; quantize again", packed_, problems.size(),
-           problems.size() == 1 ? " does" : "s do");
+      fail("{}: {} part{} not match the recorded digests; mend with quip quantize --repair",
+           packed_, problems.size(), problems.size() == 1 ? " does" : "s do");
     }
     nlohmann::json layers = nlohmann::json::array();
     for (const BlockEntry& block : model.blocks()) {

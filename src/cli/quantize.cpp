@@ -1,8 +1,10 @@
 #include "quip/pipeline/quantize.hpp"
 
+#include "checkpoint_arguments.hpp"
 #include "command.hpp"
 #include "layer_arguments.hpp"
 #include "run_arguments.hpp"
+#include "stop_signals.hpp"
 #include <fmt/ranges.h>
 
 #include "quip/pipeline/report.hpp"
@@ -20,7 +22,7 @@ class QuantizeCommand final : public Command {
     options_.add_options()("tokens", po::value(&tokens_)->required()->value_name("FILE"),
                            "calibration tokens: HDF5 with input_ids [samples, length]");
     options_.add_options()("out", po::value(&out_)->required()->value_name("DIR"),
-                           "output directory: new or empty");
+                           "output directory: new or empty, or an earlier run's");
     arguments_.declare(options_);
     options_.add_options()("skip", po::value(&skip_)->default_value("")->value_name("REGEX"),
                            "leave linears whose name matches as they are");
@@ -32,12 +34,14 @@ class QuantizeCommand final : public Command {
                            "quip quantize-layer");
     options_.add_options()("true-sequential", po::bool_switch(&job_.true_sequential),
                            "Hessians also see the quantized layers before them in their block");
+    checkpoints_.declare(options_);
     run_.declare_with_model(options_, "samples", "use the first N samples of the token set");
   }
 
   void check() override {
     job_.layer = arguments_.options(given_);
     run_.check(given_);
+    checkpoints_.apply(job_, given_);
     for (const std::string& rule : overrides_) job_.overrides.add(rule);
     job_.model = model_;
     job_.tokens = tokens_;
@@ -56,14 +60,29 @@ class QuantizeCommand final : public Command {
       std::fflush(stdout);
     }
     Progress progress = run_.progress(comm);
-    const nlohmann::json report = quantize(comm, *backend, job_, threads, progress);
-    if (comm.rank() == 0) {
-      fmt::print("{}  written to        {}\n", summary_table(report), out_);
-    }
-    return EXIT_SUCCESS;
+    const StopSignals signals;
+    job_.stop_requested = [] { return StopSignals::received(); };
+    job_.on_note = [&comm](const std::string& note) {
+      if (comm.rank() == 0) fmt::print(stderr, "quip: {}\n", note);
+    };
+    const QuantizeOutcome outcome = quantize(comm, *backend, job_, threads, progress);
+    if (comm.rank() == 0) print_ending(outcome);
+    return outcome.ending == Ending::stopped ? exit_stopped : EXIT_SUCCESS;
   }
 
  private:
+  void print_ending(const QuantizeOutcome& outcome) const {
+    if (outcome.ending == Ending::finished) {
+      fmt::print("{}  written to        {}\n", summary_table(outcome.report), out_);
+    } else if (outcome.ending == Ending::already_complete) {
+      fmt::print("{} is complete; nothing to do\n", out_);
+    } else {
+      fmt::print("{}: {} of {} blocks are quantized{}; go on with --resume\n", out_,
+                 outcome.blocks_done, outcome.blocks,
+                 outcome.ending == Ending::stopped ? ", stopped by a signal" : "");
+    }
+  }
+
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> settings(const Backend& backend,
                                                                           int ranks,
                                                                           int threads) const {
@@ -89,6 +108,7 @@ class QuantizeCommand final : public Command {
   std::string tokens_;
   std::string out_;
   LayerArguments arguments_;
+  CheckpointArguments checkpoints_;
   RunArguments run_;
   std::string skip_;
   std::vector<std::string> overrides_;

@@ -10,6 +10,7 @@
 #include "quip/pipeline/report.hpp"
 #include "quip/pipeline/round_layer.hpp"
 #include "quip/store/matrix_file.hpp"
+#include "quip/store/packed_writer.hpp"
 
 namespace quip::cli {
 namespace {

@@ -4,82 +4,17 @@
 #include <optional>
 #include <set>
 
-#include "quip/core/digest.hpp"
+#include "job_inputs.hpp"
+#include "job_report.hpp"
+
 #include "quip/core/error.hpp"
-#include "quip/model/safetensors.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/hidden_states.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/report.hpp"
-#include "quip/store/packed_model.hpp"
 
 namespace quip {
 namespace {
-
-/// What every rank opens before anything is written.
-struct Inputs {
-  std::unique_ptr<TensorSource> source;
-  std::unique_ptr<Family> family;
-  std::unique_ptr<TokenSet> tokens;
-  index_t samples = 0;
-};
-
-Inputs open_inputs(Collectives& comm, const QuantizeOptions& options) {
-  Inputs inputs;
-  agree(comm, [&] {
-    const ModelConfig config = read_config(options.model);
-    inputs.source = open_checkpoint(options.model);
-    inputs.family = make_family(config, *inputs.source);
-    inputs.tokens = std::make_unique<TokenSet>(options.tokens);
-    inputs.samples = options.samples > 0 ? options.samples : inputs.tokens->samples();
-  });
-  return inputs;
-}
-
-/// Names, types and shapes of all tensors: tells checkpoints apart without reading them.
-std::string fingerprint(const TensorSource& source) {
-  Digest digest;
-  for (const std::string& name : source.names()) {
-    const TensorInfo& info = source.info(name);
-    digest.update(name);
-    digest.update(to_string(info.dtype));
-    for (const index_t extent : info.shape) digest.update(fmt::format(" {}", extent));
-  }
-  return digest.hex();
-}
-
-nlohmann::json manifest_header(const QuantizeOptions& options, const Inputs& inputs) {
-  const LayerOptions& layer = options.layer;
-  nlohmann::json settings = {{"bits", layer.bits},
-                             {"method", to_string(layer.method)},
-                             {"processing", to_string(layer.processing)},
-                             {"rescale", layer.rescale()},
-                             {"transform", to_string(layer.effective_transform())},
-                             {"grid", to_string(layer.grid())},
-                             {"group_size", layer.group_size},
-                             {"groups", to_string(layer.effective_groups())},
-                             {"symmetric", layer.symmetric},
-                             {"clamp", to_string(layer.clamp)},
-                             {"order", to_string(layer.order.value_or(ColumnOrder::backward))},
-                             {"act_order", layer.act_order},
-                             {"rounding", to_string(layer.rounding)},
-                             {"passes", layer.effective_passes()},
-                             {"damp", layer.damping},
-                             {"samples", inputs.samples},
-                             {"seed", layer.seed},
-                             {"skip", options.skip},
-                             {"overrides", options.overrides.rules()},
-                             {"true_sequential", options.true_sequential}};
-  settings["rho"] = layer.rho ? nlohmann::json(*layer.rho) : nlohmann::json("auto");
-  const std::string& config = inputs.family->config().text;
-  return {{"quip_version", QUIP_VERSION},
-          {"options", std::move(settings)},
-          {"inputs",
-           {{"config_digest", digest_of(std::as_bytes(std::span(config)))},
-            {"checkpoint_fingerprint", fingerprint(*inputs.source)},
-            {"tokens_digest", inputs.tokens->digest(inputs.samples)}}},
-          {"config", nlohmann::json::parse(config)}};
-}
 
 /// Everything that is not quantized goes to rest.h5 as it is.
 std::vector<std::string> remaining_tensors(const TensorSource& source,
@@ -91,127 +26,246 @@ std::vector<std::string> remaining_tensors(const TensorSource& source,
   return names;
 }
 
-/// Stored bytes of one layer: codes, scales, zero points (packed) and D̃.
-double stored_bytes(const QuantizedLinear& layer) {
-  return static_cast<double>(layer.codes.size()) + 4.0 * static_cast<double>(layer.scale.size()) +
-         4.0 * static_cast<double>(layer.rescale.size()) +
-         static_cast<double>(layer.zero.size()) * layer.bits / 8.0;
-}
-
-/// What the report says of layers and sizes; codes are not kept.
-struct Tally {
-  nlohmann::json layers = nlohmann::json::array();
-  double loss_sum = 0;
-  double weights = 0;
-  double linear_bytes = 0;
-
-  void add(const StoredLayer& layer) {
-    layers.push_back(to_json(layer));
-    loss_sum += layer.statistics.relative_proxy_loss;
-    weights += static_cast<double>(layer.layer.rows) * static_cast<double>(layer.layer.cols);
-    linear_bytes += stored_bytes(layer.layer);
+/// One job: the samples on their way through the blocks.
+class Job {
+ public:
+  Job(Collectives& comm, Backend& backend, const QuantizeOptions& options, const JobInputs& inputs,
+      Progress& progress)
+      : comm_(comm),
+        backend_(backend),
+        options_(options),
+        source_(*inputs.source),
+        family_(*inputs.family),
+        progress_(progress),
+        shard_(shard_tokens(comm, *inputs.tokens, inputs.samples, family_.config(),
+                            family_.max_length())),
+        shape_{inputs.samples, shard_.length, family_.config().hidden},
+        blocks_(family_.config().blocks),
+        range_(options.blocks.value_or(Range{0, blocks_})) {
+    agree(comm_, [&] {
+      if (range_.last > blocks_) {
+        fail("--blocks {}:{}: the model has {} blocks", range_.first, range_.last, blocks_);
+      }
+      quantizer_.emplace(
+          comm_, backend_, family_, [this](const auto& name) { return of(name); }, options_.skip,
+          options_.true_sequential, phases_);
+      quantizer_->dump_failing = options_.dump_failing;
+      for (index_t b = 0; b < blocks_; ++b) {
+        for (const LinearSpec& linear : quantizer_->selected(b)) {
+          quantized_.insert(linear.name + ".weight");
+          static_cast<void>(of(linear.name));  // a rule that cannot be applied ends here
+        }
+      }
+      if (quantized_.empty()) fail("--skip '{}' leaves nothing to quantize", options_.skip);
+    });
   }
+
+  /// Quantizes what is left of the range.
+  Ending run(PackedWriter& writer) {
+    check_range(writer);
+    progress_.start(blocks_, "block");
+    write_rest(writer);
+    std::optional<index_t> next = unfinished(writer, range_);
+    if (next) go_to_nearest(writer, *next);
+    while (next) {
+      if (position_ < *next) {
+        pass_finished(writer, *next);
+      } else {
+        quantize_block(writer);
+      }
+      next = unfinished(writer, {std::max(position_, range_.first), range_.last});
+      if (stop_requested() && next) return Ending::stopped;
+    }
+    return unfinished(writer, {0, blocks_}) ? Ending::range_done : Ending::finished;
+  }
+
+  nlohmann::json report(const PackedWriter& writer) {
+    nlohmann::json report = model_report(source_, quantized_, writer.reports());
+    report.update({{"ranks", comm_.size()},
+                   {"backend", backend_.describe()},
+                   {"phases", gather_phases(comm_, phases_)},
+                   {"peak_rss_bytes", gather_peak_memory(comm_)}});
+    return report;
+  }
+
+ private:
+  [[nodiscard]] LayerOptions of(const std::string& layer) const {
+    return options_.overrides.apply(options_.layer, layer);
+  }
+
+  /// The first block of `range` that still has to be quantized.
+  [[nodiscard]] static std::optional<index_t> unfinished(const PackedWriter& writer, Range range) {
+    for (index_t b = range.first; b < range.last; ++b) {
+      if (!writer.has_block(b)) return b;
+    }
+    return std::nullopt;
+  }
+
+  /// Will anyone want the output of the block at the present position?
+  [[nodiscard]] bool output_needed(const PackedWriter& writer) const {
+    const index_t after = position_ + 1;
+    if (after == blocks_) return false;
+    if (unfinished(writer, {std::max(after, range_.first), range_.last})) return true;
+    if (options_.keep_states == KeepStates::all) return true;
+    return options_.keep_states == KeepStates::last && unfinished(writer, {after, blocks_});
+  }
+
+  /// The blocks before the range have to be there: their output is its input.
+  void check_range(const PackedWriter& writer) const {
+    agree(comm_, [&] {
+      for (index_t b = 0; b < range_.first; ++b) {
+        if (writer.has_block(b)) continue;
+        fail("--blocks {}:{}: block {} is not quantized yet, and those after it depend on it",
+             range_.first, range_.last, b);
+      }
+    });
+  }
+
+  void write_rest(PackedWriter& writer) {
+    if (writer.has_rest()) return;
+    auto scope = phases_.measure("write");
+    progress_.update(0, "copy tensors that stay");
+    writer.write_rest(source_, remaining_tensors(source_, quantized_));
+  }
+
+  /// Embeds, or reads the most advanced hidden states that lead to block `target`.
+  void go_to_nearest(PackedWriter& writer, index_t target) {
+    auto scope = phases_.measure("load");
+    agree(comm_, [&] { family_.prepare(backend_, shard_.length); });
+    if (restore(writer, target)) return;
+    WeightSet ends;
+    load_into(ends, comm_, backend_, source_, family_.end_tensors());
+    states_ = embed_shard(comm_, backend_, family_, source_, ends, shard_);
+    position_ = 0;
+  }
+
+  /// False if nothing between the present position and `target` is kept, or it is damaged.
+  bool restore(PackedWriter& writer, index_t target) {
+    for (std::optional<index_t> kept = writer.states_before(target); kept && *kept > position_;
+         kept = writer.states_before(*kept - 1)) {
+      if (damaged_.contains(*kept)) continue;
+      try {
+        Tensor read;
+        agree(comm_, [&] { read = backend_.allocate(shard_.tokens(), shape_.width); });
+        writer.read_states(*kept, shape_, shard_.samples, [&](index_t i, auto values) {
+          backend_.upload(values, shard_.rows_of(read.view(), i - shard_.samples.first));
+        });
+        states_ = std::move(read);
+        position_ = *kept;
+        return true;
+      } catch (const AgreedError& error) {
+        damaged_.insert(*kept);
+        options_.on_note(
+            fmt::format("{}; the samples are forwarded through the finished blocks", error.what()));
+      }
+    }
+    return false;
+  }
+
+  /// Through blocks that an earlier run has quantized.
+  void pass_finished(PackedWriter& writer, index_t target) {
+    if (restore(writer, target)) return;
+    progress_.update(position_, "forward, quantized earlier");
+    WeightSet weights;
+    {
+      auto scope = phases_.measure("load");
+      std::optional<PackedModel> packed;
+      agree(comm_, [&] { packed.emplace(options_.out, Unfinished::allowed); });
+      weights = load_block(comm_, backend_, *packed, family_, position_);
+    }
+    forward(weights, writer);
+    ++position_;
+  }
+
+  void quantize_block(PackedWriter& writer) {
+    const index_t b = position_;
+    quantizer_->on_step = [this, b](const std::string& what) { progress_.update(b, what); };
+    WeightSet weights;
+    {
+      auto scope = phases_.measure("load");
+      const index_t sent = comm_.bytes_sent();
+      weights = load_block(comm_, backend_, source_, family_, b);
+      scope.add_bytes_sent(comm_.bytes_sent() - sent);
+    }
+    const std::vector<StoredLayer> layers =
+        quantizer_->quantize(b, weights, shard_, states_.cview());
+    {
+      auto scope = phases_.measure("write");
+      writer.write_block(b, layers);
+    }
+    if (output_needed(writer)) forward(weights, writer);
+    ++position_;
+  }
+
+  /// The samples through the quantized block at the present position; keeps what comes out.
+  void forward(const WeightSet& weights, PackedWriter& writer) {
+    {
+      auto scope = phases_.measure("forward");
+      forward_shard(comm_, backend_, family_, position_, weights, shard_, states_.view());
+      scope.add_flops(linear_flops(family_, position_, shard_.tokens()));
+    }
+    auto scope = phases_.measure("write");
+    progress_.update(position_ + 1, "keep hidden states");
+    writer.write_states(position_ + 1, shape_, shard_.samples, [&](index_t i, auto out) {
+      backend_.download(shard_.rows_of(states_.cview(), i - shard_.samples.first), out);
+    });
+  }
+
+  /// A signal may reach some ranks only: one is enough.
+  [[nodiscard]] bool stop_requested() {
+    float stop = options_.stop_requested() ? 1.0F : 0.0F;
+    comm_.all_reduce_max(std::span(&stop, 1));
+    return stop > 0;
+  }
+
+  Collectives& comm_;
+  Backend& backend_;
+  const QuantizeOptions& options_;
+  const TensorSource& source_;
+  Family& family_;
+  Progress& progress_;
+  Phases phases_;
+  SampleShard shard_;
+  StateShape shape_;
+  index_t blocks_;
+  Range range_;
+  std::optional<BlockQuantizer> quantizer_;
+  std::set<std::string> quantized_;  ///< tensors
+  Tensor states_;                    ///< the input of block position_
+  index_t position_ = 0;
+  std::set<index_t> damaged_;  ///< hidden states not to be tried again
 };
 
-nlohmann::json size_report(const TensorSource& source, const std::set<std::string>& quantized,
-                           const Tally& tally) {
-  double before = 0;
-  double linear_before = 0;
-  for (const std::string& name : source.names()) {
-    const auto bytes = static_cast<double>(source.info(name).bytes());
-    before += bytes;
-    if (quantized.contains(name)) linear_before += bytes;
-  }
-  return {{"bytes_before", before},
-          {"bytes_after", before - linear_before + tally.linear_bytes},
-          {"linear_bytes_before", linear_before},
-          {"linear_bytes_after", tally.linear_bytes},
-          {"bits_per_weight", 8 * tally.linear_bytes / tally.weights}};
+index_t count_blocks(const PackedWriter& writer, index_t blocks) {
+  index_t done = 0;
+  for (index_t b = 0; b < blocks; ++b) done += writer.has_block(b) ? 1 : 0;
+  return done;
 }
 
 }  // namespace
 
-nlohmann::json quantize(Collectives& comm, Backend& backend, const QuantizeOptions& options,
-                        int threads, Progress& progress) {
+QuantizeOutcome quantize(Collectives& comm, Backend& backend, const QuantizeOptions& options,
+                         int threads, Progress& progress) {
   const auto start = std::chrono::steady_clock::now();
-  const Inputs inputs = open_inputs(comm, options);
-  Family& family = *inputs.family;
-  const TensorSource& source = *inputs.source;
-  const index_t blocks = family.config().blocks;
-  const SampleShard shard =
-      shard_tokens(comm, *inputs.tokens, inputs.samples, family.config(), family.max_length());
+  const JobInputs inputs = open_inputs(comm, options);
+  const index_t blocks = inputs.family->config().blocks;
+  Job job(comm, backend, options, inputs, progress);
+  PackedWriter writer(comm, options.out, manifest_header(comm, options, inputs), options.start,
+                      options.keep_states);
+  for (const std::string& note : writer.notes()) options.on_note(note);
+  if (writer.complete()) return {Ending::already_complete, blocks, blocks, {}};
 
-  Phases phases;
-  // Outlives the check below: the quantizer asks it for every layer.
-  const auto options_of = [&options](const std::string& layer) {
-    return options.overrides.apply(options.layer, layer);
-  };
-  std::optional<BlockQuantizer> maybe_quantizer;
-  std::set<std::string> quantized;
-  agree(comm, [&] {
-    maybe_quantizer.emplace(comm, backend, family, options_of, options.skip,
-                            options.true_sequential, phases);
-    maybe_quantizer->dump_failing = options.dump_failing;
-    for (index_t b = 0; b < blocks; ++b) {
-      for (const LinearSpec& linear : maybe_quantizer->selected(b)) {
-        quantized.insert(linear.name + ".weight");
-        static_cast<void>(options_of(linear.name));  // a rule that cannot be applied ends here
-      }
-    }
-    if (quantized.empty()) fail("--skip '{}' leaves nothing to quantize", options.skip);
-  });
-  BlockQuantizer& quantizer = *maybe_quantizer;
-
-  PackedWriter writer(comm, options.out, manifest_header(options, inputs));
-  progress.start(blocks, "block");
-  {
-    auto scope = phases.measure("write");
-    progress.update(0, "copy tensors that stay");
-    writer.write_rest(source, remaining_tensors(source, quantized));
-  }
-  WeightSet ends;
-  Tensor states;
-  {
-    auto scope = phases.measure("load");
-    agree(comm, [&] { family.prepare(backend, shard.length); });
-    load_into(ends, comm, backend, source, family.end_tensors());
-    states = embed_shard(comm, backend, family, source, ends, shard);
-  }
-  Tally tally;
-  for (index_t b = 0; b < blocks; ++b) {
-    quantizer.on_step = [&](const std::string& what) { progress.update(b, what); };
-    WeightSet weights;
-    {
-      auto scope = phases.measure("load");
-      const index_t sent = comm.bytes_sent();
-      weights = load_block(comm, backend, source, family, b);
-      scope.add_bytes_sent(comm.bytes_sent() - sent);
-    }
-    const std::vector<StoredLayer> layers = quantizer.quantize(b, weights, shard, states.cview());
-    for (const StoredLayer& layer : layers) tally.add(layer);
-    {
-      auto scope = phases.measure("write");
-      writer.write_block(b, layers);
-    }
-    auto scope = phases.measure("forward");
-    forward_shard(comm, backend, family, b, weights, shard, states.view());
-    scope.add_flops(linear_flops(family, b, shard.tokens()));
-  }
-  progress.update(blocks, "done");
+  const Ending ending = job.run(writer);
+  const index_t done = count_blocks(writer, blocks);
+  progress.update(done, ending == Ending::finished ? "done" : "stopped");
   progress.finish();
-
-  nlohmann::json report = {
-      {"ranks", comm.size()},
-      {"threads", threads},
-      {"backend", backend.describe()},
-      {"mean_relative_proxy_loss", tally.loss_sum / static_cast<double>(quantized.size())},
-      {"size", size_report(source, quantized, tally)},
-      {"layers", std::move(tally.layers)},
-      {"phases", gather_phases(comm, phases)},
-      {"peak_rss_bytes", gather_peak_memory(comm)},
-      {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()}};
+  if (ending != Ending::finished) return {ending, done, blocks, {}};
+  nlohmann::json report = job.report(writer);
+  report["threads"] = threads;
+  report["seconds"] =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   writer.finish(report);
-  return report;
+  return {ending, done, blocks, std::move(report)};
 }
 
 }  // namespace quip

@@ -8,6 +8,8 @@
 #include <unistd.h>
 #include <utility>
 
+#include "fault.hpp"
+
 #include "quip/core/error.hpp"
 
 namespace quip::store {
@@ -26,6 +28,11 @@ constexpr index_t kDigestBytes = index_t{4} << 20;
          what, reason);
   }
   fail("{}: cannot {}: {}", path.string(), what, reason);
+}
+
+/// Gives tests their chance to let the operation fail.
+void announce(std::string_view what, const fs::path& path) {
+  if (const int error = injected_fault(what, path); error != 0) fail_errno(path, what, error);
 }
 
 int open_or_fail(const fs::path& path, int flags, std::string_view what) {
@@ -73,6 +80,7 @@ File File::open_write(const fs::path& path) {
 }
 
 File File::create(const fs::path& path) {
+  announce("create", path);
   return {open_or_fail(path, O_WRONLY | O_CREAT | O_TRUNC, "create"), path};
 }
 
@@ -97,6 +105,7 @@ void File::read_at(std::span<std::byte> out, index_t offset) const {
 }
 
 void File::write_at(std::span<const std::byte> bytes, index_t offset) const {
+  announce("write", path_);
   while (!bytes.empty()) {
     const ssize_t put =
         ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), kCallBytes), offset);
@@ -108,10 +117,12 @@ void File::write_at(std::span<const std::byte> bytes, index_t offset) const {
 }
 
 void File::resize(index_t size) const {
+  announce("write", path_);
   if (::ftruncate(descriptor_, size) != 0) fail_errno(path_, "write", errno);
 }
 
 void File::sync() const {
+  announce("sync", path_);
   if (::fsync(descriptor_) != 0) fail_errno(path_, "sync", errno);
 }
 
@@ -126,9 +137,21 @@ PendingFile::~PendingFile() {
 
 void PendingFile::publish() {
   File::open_write(temporary_).sync();
+  announce("rename", final_);
   if (::rename(temporary_.c_str(), final_.c_str()) != 0) fail_errno(final_, "create", errno);
   published_ = true;
+  announce("sync", folder_of(final_));
   sync_folder(folder_of(final_));
+}
+
+void remove_file(const fs::path& path) {
+  announce("remove", path);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) fail_errno(path, "remove", errno);
+}
+
+bool is_temporary(const fs::path& path) {
+  const std::string name = path.filename().string();
+  return name.starts_with(".") && name.find(".tmp.") != std::string::npos;
 }
 
 void write_text(const fs::path& path, std::string_view text) {
@@ -174,13 +197,9 @@ void make_output_directory(const fs::path& directory) {
   if (fs::exists(directory, error) && !fs::is_directory(directory, error)) {
     fail("{}: exists and is not a directory; choose another output directory", directory.string());
   }
+  announce("create the output directory", directory);
   fs::create_directories(directory, error);
   if (error) fail_errno(directory, "create the output directory", error.value());
-  const fs::directory_iterator entries(directory, error);
-  if (error) fail_errno(directory, "list the output directory", error.value());
-  if (entries != fs::directory_iterator()) {
-    fail("{}: the output directory is not empty; choose another or remove it", directory.string());
-  }
   // AT_EACCESS: what decides is the identity that the writes will have.
   if (::faccessat(AT_FDCWD, directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
     fail_errno(directory, "write to the output directory", errno);

@@ -59,6 +59,12 @@ class PendingFile {
   bool published_ = false;
 };
 
+/// Removes a file; it may be gone already.
+void remove_file(const std::filesystem::path& path);
+
+/// Is this the temporary name of a PendingFile, of any process?
+[[nodiscard]] bool is_temporary(const std::filesystem::path& path);
+
 /// Replaces `path` by `text`, all or nothing.
 void write_text(const std::filesystem::path& path, std::string_view text);
 
@@ -74,8 +80,8 @@ void digest_range(const File& file, index_t begin, index_t end, Digest& digest);
 /// Throws Error unless a file's bytes have this digest.
 void require_digest(const std::filesystem::path& path, const std::string& expected);
 
-/// Makes `directory` (parents too). Throws Error if it exists and is not empty, or if it
-/// cannot be created or written.
+/// Makes `directory` (parents too) unless it is there. Throws Error if it cannot be created or
+/// written.
 void make_output_directory(const std::filesystem::path& directory);
 
 }  // namespace quip::store

@@ -20,16 +20,6 @@ std::string text_digest(const std::string& text) {
   return digest_of(std::as_bytes(std::span(text)));
 }
 
-/// A manifest may come from anywhere: it must not make us read outside its directory.
-std::string inside_directory(const std::string& file, const std::string& where) {
-  const fs::path normal = fs::path(file).lexically_normal();
-  if (file.empty() || file.find('\0') != std::string::npos || normal.is_absolute() ||
-      *normal.begin() == "..") {
-    fail("{}: names the file {} outside its directory", where, shown(file));
-  }
-  return file;
-}
-
 index_t require_natural(const json& value, const std::string& where) {
   const std::optional<index_t> number = natural(value);
   if (!number) fail("{}: {} is not a natural number below 2^63", where, shown(value));
@@ -87,26 +77,36 @@ RestEntry parse_rest(const std::string& name, const json& entry, const std::stri
   return rest;
 }
 
-Manifest parse(json document, const std::string& where) {
+}  // namespace
+
+std::string inside_directory(const std::string& file, const std::string& where) {
+  const fs::path normal = fs::path(file).lexically_normal();
+  if (file.empty() || file.find('\0') != std::string::npos || normal.is_absolute() ||
+      *normal.begin() == "..") {
+    fail("{}: names the file {} outside its directory", where, shown(file));
+  }
+  return file;
+}
+
+Manifest parse_manifest(json document, const std::string& where) {
   if (!document.is_object()) fail("{}: is no packed model's manifest", where);
   if (document.at("format") != "quip-packed") fail("{}: is no packed model's manifest", where);
   if (document.at("version") != kFormatVersion) {
     fail("{}: version {} of the format; this program reads version {}", where,
          shown(document.at("version")), kFormatVersion);
   }
-  if (document.at("complete") != true) {
-    fail("{}: the run that wrote this model did not finish; run it again", where);
-  }
+  if (!document.at("complete").is_boolean()) fail("{}: complete is neither true nor false", where);
   Manifest manifest;
   manifest.blocks = parse_blocks(document, where);
   for (const auto& [name, entry] : document.at("rest").items()) {
     manifest.rest.emplace(name, parse_rest(name, entry, where));
   }
+  for (const json& entry : document.at("states")) {
+    manifest.states.push_back(parse_state(entry, where));
+  }
   manifest.document = std::move(document);
   return manifest;
 }
-
-}  // namespace
 
 json to_json(const BlockEntry& entry) {
   return {{"block", entry.block},   {"file", entry.file},       {"file_digest", entry.file_digest},
@@ -142,10 +142,16 @@ Manifest read_manifest(const fs::path& directory) {
     fail("{}: not a packed model (it has no {})", directory.string(), kManifestFile);
   }
   try {
-    return parse(parse_json(read_text(path), path.string()), path.string());
+    return parse_manifest(parse_json(read_text(path), path.string()), path.string());
   } catch (const json::exception& error) {
     fail("{}: the manifest is damaged ({})", path.string(), shortened(error.what()));
   }
+}
+
+void require_complete(const Manifest& manifest, const fs::path& directory) {
+  if (manifest.complete()) return;
+  fail("{}: the run that wrote this model did not finish; continue it with quip quantize --resume",
+       directory.string());
 }
 
 bool manifest_intact(const fs::path& directory) {

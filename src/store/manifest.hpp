@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "state_file.hpp"
 #include <nlohmann/json.hpp>
 
 #include "quip/store/packed_model.hpp"
@@ -31,6 +32,10 @@ struct Manifest {
   nlohmann::json document;
   std::vector<BlockEntry> blocks;
   std::map<std::string, RestEntry> rest;
+  std::vector<StateEntry> states;
+
+  [[nodiscard]] bool complete() const { return document.at("complete") == true; }
+  [[nodiscard]] bool has_rest() const { return document.contains("rest_frame"); }
 };
 
 [[nodiscard]] nlohmann::json to_json(const BlockEntry& entry);
@@ -46,8 +51,17 @@ struct Manifest {
 /// Writes `document` with its own digest, under `manifest_digest`.
 void write_manifest(const std::filesystem::path& directory, nlohmann::json document);
 
-/// Reads and checks the manifest of a complete model. Throws Error saying what is wrong.
+/// Checks what every manifest has to have. `where` goes into messages.
+[[nodiscard]] Manifest parse_manifest(nlohmann::json document, const std::string& where);
+
+/// Reads and checks the manifest of a model, complete or not. Throws Error saying what is wrong.
 [[nodiscard]] Manifest read_manifest(const std::filesystem::path& directory);
+
+/// Throws Error unless the run that wrote the model came to its end.
+void require_complete(const Manifest& manifest, const std::filesystem::path& directory);
+
+/// A manifest may come from anywhere: throws Error if `file` lies outside its directory.
+[[nodiscard]] std::string inside_directory(const std::string& file, const std::string& where);
 
 /// Whether the manifest on disk is, byte for byte, what write_manifest wrote.
 [[nodiscard]] bool manifest_intact(const std::filesystem::path& directory);

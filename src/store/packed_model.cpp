@@ -26,8 +26,9 @@ fs::path PackedModel::State::whole_block_file(std::size_t block) {
   return file;
 }
 
-PackedModel::PackedModel(const fs::path& directory)
+PackedModel::PackedModel(const fs::path& directory, Unfinished unfinished)
     : state_(std::make_unique<State>(directory, read_manifest(directory))) {
+  if (unfinished == Unfinished::refused) require_complete(state_->manifest, directory);
   const auto& blocks = state_->manifest.blocks;
   for (std::size_t b = 0; b < blocks.size(); ++b) {
     for (std::size_t l = 0; l < blocks[b].layers.size(); ++l) {

@@ -1,14 +1,18 @@
+#include "quip/store/packed_writer.hpp"
+
+#include <algorithm>
 #include <optional>
 
 #include "block_file.hpp"
+#include "directory_lock.hpp"
 #include "files.hpp"
 #include "layout.hpp"
 #include "manifest.hpp"
-#include "rest_file.hpp"
+#include "rest_writer.hpp"
+#include "run_start.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
-#include "quip/store/packed_model.hpp"
 
 namespace quip {
 namespace {
@@ -16,8 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using namespace store;
-
-constexpr index_t kDigestLength = 32;  // hexadecimal digits
 
 std::string block_file_name(index_t block) { return fmt::format("blocks/block_{:05}.h5", block); }
 
@@ -36,64 +38,6 @@ BlockEntry store_block(const fs::path& directory, index_t block,
   entry.file_digest = digest_file(pending.temporary());
   pending.publish();
   return entry;
-}
-
-/// Copies every size-th chunk from `source` into the file; returns their digests.
-std::vector<std::string> copy_chunks(const TensorSource& source, const fs::path& path,
-                                     const std::vector<TensorInfo>& tensors,
-                                     std::span<const index_t> offsets,
-                                     std::span<const Chunk> chunks, const Collectives& comm) {
-  const File file = File::open_write(path);
-  const Buffer<std::byte> buffer(kChunkBytes);
-  std::vector<std::string> digests;
-  for (auto c = static_cast<std::size_t>(comm.rank()); c < chunks.size(); c += comm.size()) {
-    const Chunk& chunk = chunks[c];
-    const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));
-    source.read(tensors[chunk.tensor].name, chunk.begin, bytes);
-    file.write_at(bytes, offsets[chunk.tensor] + chunk.begin);
-    digests.push_back(digest_of(std::span<const std::byte>(bytes)));
-  }
-  file.sync();
-  return digests;
-}
-
-/// Every rank's digests, put back into the order of the chunks.
-std::vector<std::string> gather_digests(Collectives& comm, std::size_t chunks,
-                                        const std::vector<std::string>& mine) {
-  const auto size = static_cast<std::size_t>(comm.size());
-  std::vector<index_t> offsets(size + 1, 0);
-  for (std::size_t r = 0; r < size; ++r) {
-    const auto count = static_cast<index_t>((chunks + size - 1 - r) / size);
-    offsets[r + 1] = offsets[r] + count * kDigestLength;
-  }
-  std::string all(static_cast<std::size_t>(offsets[size]), '\0');
-  auto position = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm.rank())]);
-  for (const std::string& digest : mine) {
-    all.replace(position, kDigestLength, digest);
-    position += kDigestLength;
-  }
-  comm.all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
-  std::vector<std::string> digests;
-  for (std::size_t c = 0; c < chunks; ++c) {
-    const auto begin = static_cast<std::size_t>(offsets[c % size]) + c / size * kDigestLength;
-    digests.push_back(all.substr(begin, kDigestLength));
-  }
-  return digests;
-}
-
-/// The manifest's entries for the tensors of rest.h5.
-json rest_entries(const std::vector<TensorInfo>& tensors, std::span<const index_t> offsets,
-                  std::span<const Chunk> chunks, std::span<const std::string> digests) {
-  json entries = json::object();
-  std::size_t first = 0;
-  for (std::size_t t = 0; t < tensors.size(); ++t) {
-    std::size_t last = first;
-    while (last < chunks.size() && chunks[last].tensor == t) ++last;
-    entries[tensors[t].name] = to_json(
-        RestEntry{tensors[t], offsets[t], digest_of_chunks(digests.subspan(first, last - first))});
-    first = last;
-  }
-  return entries;
 }
 
 /// One file that shows the whole model: /layers/<name> and /rest, by relative links.
@@ -125,31 +69,78 @@ void write_model_file(const fs::path& path, const json& manifest) {
 struct PackedWriter::State {
   Collectives& comm;
   fs::path directory;
-  json manifest;  // the same on every rank; rank 0 writes it
+  KeepStates keep;
+  std::optional<DirectoryLock> lock;  // rank 0's
+  json manifest;                      // the same on every rank; rank 0 writes it
+  std::vector<std::string> notes;
 
   void save_manifest() {
     agree(comm, [&] {
       if (comm.rank() == 0) write_manifest(directory, manifest);
     });
   }
+  [[nodiscard]] json& states() { return manifest["states"]; }
 };
 
-PackedWriter::PackedWriter(Collectives& comm, const fs::path& directory, json header)
-    : state_(new State{comm, directory, std::move(header)}) {
-  state_->manifest.update({{"format", "quip-packed"},
-                           {"version", kFormatVersion},
-                           {"complete", false},
-                           {"blocks", json::array()},
-                           {"rest", json::object()}});
+PackedWriter::PackedWriter(Collectives& comm, const fs::path& directory, json header, Start start,
+                           KeepStates keep)
+    : state_(new State{comm, directory, keep, {}, {}, {}}) {
+  std::string text;
+  std::string notes;
   agree(comm, [&] {
     if (comm.rank() != 0) return;
     make_output_directory(directory);
+    state_->lock.emplace(directory);
+    if (!state_->lock->effective()) {
+      state_->notes.push_back(
+          fmt::format("{}: the file system has no locks; see to it that no other run writes there",
+                      directory.string()));
+    }
+    text = open_run(directory, header, start, state_->notes).dump();
     make_output_directory(directory / "blocks");
+    notes = json(state_->notes).dump(-1, ' ', false, json::error_handler_t::replace);
   });
-  state_->save_manifest();
+  comm.broadcast(text, 0);
+  comm.broadcast(notes, 0);
+  state_->manifest = json::parse(text);
+  state_->notes = json::parse(notes).get<std::vector<std::string>>();
+  if (start == Start::repair) drop_damaged(comm, directory, state_->manifest, state_->notes);
+  if (!complete()) state_->save_manifest();
+  agree(comm, [&] {
+    if (comm.rank() == 0) remove_unlisted_states(directory, state_->manifest);
+  });
 }
 
 PackedWriter::~PackedWriter() = default;
+
+const std::vector<std::string>& PackedWriter::notes() const { return state_->notes; }
+
+bool PackedWriter::complete() const { return state_->manifest.at("complete") == true; }
+
+bool PackedWriter::has_rest() const { return state_->manifest.contains("rest_frame"); }
+
+bool PackedWriter::has_block(index_t block) const {
+  const json& blocks = state_->manifest.at("blocks");
+  return std::any_of(blocks.begin(), blocks.end(),
+                     [&](const json& entry) { return entry.at("block") == block; });
+}
+
+std::vector<json> PackedWriter::reports() const {
+  std::vector<json> reports;
+  for (const json& block : state_->manifest.at("blocks")) {
+    for (const json& layer : block.at("report")) reports.push_back(layer);
+  }
+  return reports;
+}
+
+std::optional<index_t> PackedWriter::states_before(index_t block) const {
+  std::optional<index_t> best;
+  for (const json& entry : state_->manifest.at("states")) {
+    const auto blocks = entry.at("blocks").get<index_t>();
+    if (blocks <= block && (!best || blocks > *best)) best = blocks;
+  }
+  return best;
+}
 
 void PackedWriter::write_block(index_t block, const std::vector<StoredLayer>& layers) {
   Collectives& comm = state_->comm;
@@ -157,48 +148,58 @@ void PackedWriter::write_block(index_t block, const std::vector<StoredLayer>& la
   json& blocks = state_->manifest["blocks"];
   std::string entry;
   agree(comm, [&] {
-    for (const json& other : blocks) {
-      if (other.at("block") == block) fail("block {} was already written", block);
-    }
+    if (has_block(block)) fail("block {} was already written", block);
     if (comm.rank() != writer) return;
     entry = json_text(to_json(store_block(state_->directory, block, layers)));
   });
   comm.broadcast(entry, writer);
+  json finished = json::parse(entry);
+  for (const StoredLayer& layer : layers) finished["report"].push_back(to_json(layer));
   const auto after = std::find_if(blocks.begin(), blocks.end(), [&](const json& other) {
     return other.at("block").get<index_t>() > block;
   });
-  blocks.insert(after, json::parse(entry));
+  blocks.insert(after, std::move(finished));
   state_->save_manifest();
 }
 
-void PackedWriter::write_rest(const TensorSource& source, const std::vector<std::string>& names) {
+void PackedWriter::write_states(index_t blocks, const StateShape& shape, Range mine,
+                                const FetchSample& fetch) {
+  if (state_->keep == KeepStates::none) return;
+  if (states_before(blocks) == blocks) return;  // kept by an earlier run
   Collectives& comm = state_->comm;
-  std::vector<TensorInfo> tensors;
-  std::vector<index_t> offsets(names.size());
-  std::optional<PendingFile> pending;  // rank 0's: it removes the file after an error
-  std::string temporary;
-  std::string frame;
+  const StateEntry entry = write_state_file(comm, state_->directory, blocks, shape, mine, fetch);
+  if (state_->keep == KeepStates::last) state_->states() = json::array();
+  state_->states().push_back(store::to_json(entry));
+  state_->save_manifest();
   agree(comm, [&] {
-    for (const std::string& name : names) tensors.push_back(source.info(name));
-    if (comm.rank() != 0) return;
-    pending.emplace(state_->directory / kRestFile);
-    temporary = pending->temporary().string();
-    offsets = create_rest_file(temporary, tensors);
-    frame = frame_digest(temporary, tensors, offsets);
+    if (comm.rank() == 0) remove_unlisted_states(state_->directory, state_->manifest);
   });
-  comm.broadcast(temporary, 0);
-  comm.broadcast(frame, 0);
-  comm.broadcast(std::span(offsets), 0);
+}
 
-  const std::vector<Chunk> chunks = chunks_of(tensors);
-  std::vector<std::string> mine;
-  agree(comm, [&] { mine = copy_chunks(source, temporary, tensors, offsets, chunks, comm); });
-  const std::vector<std::string> digests = gather_digests(comm, chunks.size(), mine);
-  agree(comm, [&] {
-    if (pending) pending->publish();
+void PackedWriter::read_states(index_t blocks, const StateShape& shape, Range mine,
+                               const PutSample& put) {
+  const json& states = state_->manifest.at("states");
+  const auto found = std::find_if(states.begin(), states.end(),
+                                  [&](const json& entry) { return entry.at("blocks") == blocks; });
+  if (found == states.end()) fail("no hidden states after {} blocks are kept", blocks);
+  const StateEntry entry = parse_state(*found, (state_->directory / kManifestFile).string());
+  agree(state_->comm, [&] {
+    if (entry.shape != shape) {
+      fail("{}: hidden states of {} samples, {} tokens, width {} are not those of this run",
+           (state_->directory / entry.file).string(), entry.shape.samples, entry.shape.length,
+           entry.shape.width);
+    }
   });
-  state_->manifest["rest"] = rest_entries(tensors, offsets, chunks, digests);
-  state_->manifest["rest_frame"] = frame;
+  read_state_file(state_->comm, state_->directory, entry, mine, put);
+}
+
+void PackedWriter::write_rest(const TensorSource& source, const std::vector<std::string>& names) {
+  const RestFile rest = write_rest_file(state_->comm, state_->directory, source, names);
+  state_->manifest["rest"] = json::object();
+  for (const RestEntry& entry : rest.tensors) {
+    state_->manifest["rest"][entry.info.name] = store::to_json(entry);
+  }
+  state_->manifest["rest_frame"] = rest.frame;
   state_->save_manifest();
 }
 
@@ -213,9 +214,13 @@ void PackedWriter::finish(const json& report) {
       manifest["files"][file] = digest_file(directory / file);
     }
     manifest["digest"] = model_digest(parse_blocks(manifest, directory.string()));
+    if (state_->keep != KeepStates::all) state_->states() = json::array();
     manifest["complete"] = true;
   });
   state_->save_manifest();
+  agree(state_->comm, [&] {
+    if (state_->comm.rank() == 0) remove_unlisted_states(state_->directory, state_->manifest);
+  });
 }
 
 }  // namespace quip

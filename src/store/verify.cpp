@@ -1,4 +1,6 @@
-// PackedModel::verify: reads everything and names what is wrong; never gives up early.
+// Reads everything and names what is wrong; never gives up early.
+#include "verify.hpp"
+
 #include <functional>
 
 #include "block_file.hpp"
@@ -7,11 +9,13 @@
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
+#include "quip/store/packed_writer.hpp"
 
 namespace quip {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 using namespace store;
 
 /// Collects one line per thing that is wrong.
@@ -42,9 +46,11 @@ bool verify_file(Findings& findings, const fs::path& file, const std::string& di
   return findings.count() == before;
 }
 
-bool verify_block(Findings& findings, const fs::path& directory, const BlockEntry& block) {
+bool verify_block(Findings& findings, const fs::path& directory, const BlockEntry& block,
+                  json* report) {
   const fs::path file = directory / block.file;
   if (!verify_file(findings, file, block.file_digest)) return false;
+  if (report != nullptr) *report = json::array();
   for (std::size_t l = 0; l < block.layers.size(); ++l) {
     findings.attempt([&] {
       const StoredLayer stored = read_block_layer(file, block.layers[l], block.digests[l]);
@@ -52,6 +58,7 @@ bool verify_block(Findings& findings, const fs::path& directory, const BlockEntr
         fail("{}: layer {} is {} × {}; the manifest says {} × {}", file.string(), stored.name,
              stored.layer.rows, stored.layer.cols, block.shapes[l][0], block.shapes[l][1]);
       }
+      if (report != nullptr) report->push_back(to_json(stored));
     });
   }
   return true;
@@ -76,7 +83,7 @@ void verify_tensor(const File& file, const RestEntry& entry, const std::string& 
 
 bool verify_rest(Findings& findings, const fs::path& directory, const Manifest& manifest) {
   const fs::path path = directory / kRestFile;
-  if (manifest.rest.empty() && !manifest.document.contains("rest_frame")) return false;
+  if (!manifest.has_rest()) return false;
   const std::size_t before = findings.count();
   findings.attempt([&] {
     const File file = File::open_read(path);
@@ -104,7 +111,59 @@ void verify_links(Findings& findings, const fs::path& model,
   });
 }
 
+/// model.h5 and report.json; model.h5 is to lead to `targets`.
+void verify_summaries(Findings& findings, const fs::path& directory, const Manifest& manifest,
+                      const std::vector<std::string>& targets) {
+  const auto verify_listed = [&](const char* file) {
+    bool whole = false;
+    findings.attempt([&] {
+      const auto digest = manifest.document.at("files").at(file).get<std::string>();
+      whole = verify_file(findings, directory / file, digest);
+    });
+    return whole;
+  };
+  verify_listed(kReportFile);
+  if (verify_listed(kModelFile)) verify_links(findings, directory / kModelFile, targets);
+}
+
+void verify_state(Findings& findings, const fs::path& directory, const StateEntry& state) {
+  findings.attempt([&] {
+    SelfCollectives self;
+    read_state_file(self, directory, state, {0, state.shape.samples},
+                    [](index_t /*sample*/, std::span<const float> /*values*/) {});
+  });
+}
+
 }  // namespace
+
+namespace store {
+
+std::vector<std::string> check_block(const fs::path& directory, const BlockEntry& block,
+                                     json* report) {
+  Findings findings;
+  verify_block(findings, directory, block, report);
+  return findings.take();
+}
+
+std::vector<std::string> check_state(const fs::path& directory, const StateEntry& state) {
+  Findings findings;
+  verify_state(findings, directory, state);
+  return findings.take();
+}
+
+std::vector<std::string> check_rest(const fs::path& directory, const Manifest& manifest) {
+  Findings findings;
+  verify_rest(findings, directory, manifest);
+  return findings.take();
+}
+
+std::vector<std::string> check_summaries(const fs::path& directory, const Manifest& manifest) {
+  Findings findings;
+  verify_summaries(findings, directory, manifest, {});
+  return findings.take();
+}
+
+}  // namespace store
 
 std::vector<std::string> PackedModel::verify() const {
   const fs::path& directory = state_->directory;
@@ -120,20 +179,12 @@ std::vector<std::string> PackedModel::verify() const {
   });
   std::vector<std::string> targets;  // of model.h5's links, in files that are whole
   for (const BlockEntry& block : manifest.blocks) {
-    if (!verify_block(findings, directory, block)) continue;
+    if (!verify_block(findings, directory, block, nullptr)) continue;
     for (const std::string& layer : block.layers) targets.push_back("/layers/" + layer);
   }
   if (verify_rest(findings, directory, manifest)) targets.emplace_back("/rest");
-  const auto verify_listed = [&](const char* file) {
-    bool whole = false;
-    findings.attempt([&] {
-      const auto digest = manifest.document.at("files").at(file).get<std::string>();
-      whole = verify_file(findings, directory / file, digest);
-    });
-    return whole;
-  };
-  verify_listed(kReportFile);
-  if (verify_listed(kModelFile)) verify_links(findings, directory / kModelFile, targets);
+  for (const StateEntry& state : manifest.states) verify_state(findings, directory, state);
+  verify_summaries(findings, directory, manifest, targets);
   return findings.take();
 }
 

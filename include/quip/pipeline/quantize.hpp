@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <optional>
 #include <string>
 
 #include <nlohmann/json.hpp>
@@ -11,6 +13,7 @@
 #include "quip/pipeline/progress.hpp"
 #include "quip/quant/options.hpp"
 #include "quip/quant/overrides.hpp"
+#include "quip/store/packed_writer.hpp"
 
 namespace quip {
 
@@ -24,11 +27,34 @@ struct QuantizeOptions {
   bool true_sequential = false;        ///< Hessians see the quantized layers of their own block too
   LayerOptions layer;
   Overrides overrides;  ///< options of single layers
+
+  // How the job is run; none of it changes the result.
+  Start start = Start::fresh;
+  KeepStates keep_states = KeepStates::last;
+  std::optional<Range> blocks;  ///< quantize these only, and leave the rest to another run
+  /// Asked on every rank after each block: end here? One yes is enough.
+  std::function<bool()> stop_requested = [] { return false; };
+  /// Called on every rank with lines for the user.
+  std::function<void(const std::string&)> on_note = [](const std::string&) {};
 };
 
-/// Runs the whole job (collective) and returns its report, the same on every rank.
-[[nodiscard]] nlohmann::json quantize(Collectives& comm, Backend& backend,
-                                      const QuantizeOptions& options, int threads,
-                                      Progress& progress);
+enum class Ending {
+  finished,
+  already_complete,  ///< by an earlier run; there was nothing to do
+  range_done,        ///< all of `blocks`; others are left
+  stopped            ///< because `stop_requested` said so
+};
+
+struct QuantizeOutcome {
+  Ending ending = Ending::finished;
+  index_t blocks_done = 0;
+  index_t blocks = 0;
+  nlohmann::json report;  ///< if finished
+};
+
+/// Runs the job (collective), or what is left of it; the same outcome on every rank.
+[[nodiscard]] QuantizeOutcome quantize(Collectives& comm, Backend& backend,
+                                       const QuantizeOptions& options, int threads,
+                                       Progress& progress);
 
 }  // namespace quip

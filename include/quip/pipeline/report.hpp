@@ -8,12 +8,8 @@
 
 #include "quip/comm/collectives.hpp"
 #include "quip/core/phases.hpp"
-#include "quip/store/packed_model.hpp"
 
 namespace quip {
-
-/// One layer's statistics.
-[[nodiscard]] nlohmann::json to_json(const StoredLayer& layer);
 
 /// Phases over all ranks: seconds of the slowest rank, flops and bytes sent summed (collective).
 [[nodiscard]] nlohmann::json gather_phases(Collectives& comm, const Phases& phases);

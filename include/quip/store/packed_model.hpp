@@ -18,6 +18,7 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/model/tensor_source.hpp"
 #include "quip/quant/quantized_linear.hpp"
+#include "quip/store/hidden_state.hpp"
 
 namespace quip {
 
@@ -39,38 +40,16 @@ struct BlockEntry {
   std::vector<std::array<index_t, 2>> shapes;  ///< rows, cols, same order
 };
 
-/// Writes a packed model. Every file appears under its final name only when it
-/// is complete and on disk (temporary name, fsync of file and folder, rename);
-/// the manifest last. Until `finish` the manifest says "complete": false.
-class PackedWriter {
- public:
-  /// Creates `directory` (collective). Throws Error if it exists and is not empty, or
-  /// cannot be written. `header` (options, seeds, input digests, config) becomes part of
-  /// the manifest.
-  PackedWriter(Collectives& comm, const std::filesystem::path& directory, nlohmann::json header);
-  ~PackedWriter();
-  PackedWriter(const PackedWriter&) = delete;
-  PackedWriter& operator=(const PackedWriter&) = delete;
-
-  /// Collective: every rank holds all `layers` (as gathered); one rank, a different one
-  /// from block to block, writes the file, then rank 0 the manifest.
-  void write_block(index_t block, const std::vector<StoredLayer>& layers);
-  /// Collective: copies `names` from `source` to rest.h5; ranks write disjoint byte
-  /// ranges. Bounded memory.
-  void write_rest(const TensorSource& source, const std::vector<std::string>& names);
-  /// Collective: model.h5, report.json, the final manifest.
-  void finish(const nlohmann::json& report);
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
+/// Whether a model whose run has not finished may be read.
+enum class Unfinished { refused, allowed };
 
 /// Reads a packed model. As a TensorSource it serves the tensors of rest.h5.
 class PackedModel final : public TensorSource {
  public:
-  /// Throws Error if the directory is not a complete packed model.
-  explicit PackedModel(const std::filesystem::path& directory);
+  /// Throws Error if the directory is not a packed model, or one whose run has not finished.
+  /// `Unfinished::allowed` takes that, too: what its manifest lists is there and final.
+  explicit PackedModel(const std::filesystem::path& directory,
+                       Unfinished unfinished = Unfinished::refused);
   ~PackedModel() override;
 
   [[nodiscard]] const nlohmann::json& manifest() const;

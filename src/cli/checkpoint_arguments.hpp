@@ -1,0 +1,26 @@
+// The options that say which part of a quantization a run does, and what it leaves for the next.
+#pragma once
+
+#include <string>
+
+#include "command.hpp"
+#include <boost/program_options.hpp>
+
+#include "quip/pipeline/quantize.hpp"
+
+namespace quip::cli {
+
+class CheckpointArguments {
+ public:
+  void declare(boost::program_options::options_description& options);
+  /// Throws UsageError for values without meaning, alone or together.
+  void apply(QuantizeOptions& job, const Given& given) const;
+
+ private:
+  bool resume_ = false;
+  bool repair_ = false;
+  std::string keep_states_;
+  std::string blocks_;
+};
+
+}  // namespace quip::cli

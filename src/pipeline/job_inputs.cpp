@@ -1,0 +1,93 @@
+#include "job_inputs.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "quip/core/digest.hpp"
+#include "quip/core/error.hpp"
+#include "quip/model/safetensors.hpp"
+
+namespace quip {
+namespace {
+
+constexpr index_t kProbeBytes = 256;
+constexpr index_t kProbes = 4;
+
+/// Names, types, shapes and a few bytes of all tensors: tells checkpoints apart, those of one
+/// architecture too, without reading terabytes.
+std::string fingerprint(const TensorSource& source) {
+  Digest digest;
+  std::array<std::byte, kProbeBytes> probe{};
+  for (const std::string& name : source.names()) {
+    const TensorInfo& info = source.info(name);
+    digest.update(name);
+    digest.update(to_string(info.dtype));
+    for (const index_t extent : info.shape) digest.update(fmt::format(" {}", extent));
+    const index_t bytes = std::min(kProbeBytes, info.bytes());
+    for (index_t p = 0; p < kProbes; ++p) {
+      const auto part = std::span(probe).first(static_cast<std::size_t>(bytes));
+      source.read(name, (info.bytes() - bytes) * p / (kProbes - 1), part);
+      digest.update(part);
+    }
+  }
+  return digest.hex();
+}
+
+}  // namespace
+
+JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options) {
+  JobInputs inputs;
+  agree(comm, [&] {
+    const ModelConfig config = read_config(options.model);
+    inputs.source = open_checkpoint(options.model);
+    inputs.family = make_family(config, *inputs.source);
+    inputs.tokens = std::make_unique<TokenSet>(options.tokens);
+    inputs.samples = options.samples > 0 ? options.samples : inputs.tokens->samples();
+  });
+  return inputs;
+}
+
+nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options,
+                               const JobInputs& inputs) {
+  const LayerOptions& layer = options.layer;
+  nlohmann::json settings = {{"bits", layer.bits},
+                             {"method", to_string(layer.method)},
+                             {"processing", to_string(layer.processing)},
+                             {"rescale", layer.rescale()},
+                             {"transform", to_string(layer.effective_transform())},
+                             {"grid", to_string(layer.grid())},
+                             {"group_size", layer.group_size},
+                             {"groups", to_string(layer.effective_groups())},
+                             {"symmetric", layer.symmetric},
+                             {"clamp", to_string(layer.clamp)},
+                             {"order", to_string(layer.order.value_or(ColumnOrder::backward))},
+                             {"act_order", layer.act_order},
+                             {"rounding", to_string(layer.rounding)},
+                             {"passes", layer.effective_passes()},
+                             {"damp", layer.damping},
+                             {"samples", inputs.samples},
+                             {"seed", layer.seed},
+                             {"skip", options.skip},
+                             {"overrides", options.overrides.rules()},
+                             {"true_sequential", options.true_sequential}};
+  settings["rho"] = layer.rho ? nlohmann::json(*layer.rho) : nlohmann::json("auto");
+  const std::string& config = inputs.family->config().text;
+  std::string checkpoint;
+  std::string tokens;
+  agree(comm, [&] {
+    if (comm.rank() != 0) return;
+    checkpoint = fingerprint(*inputs.source);
+    tokens = inputs.tokens->digest(inputs.samples);
+  });
+  comm.broadcast(checkpoint, 0);
+  comm.broadcast(tokens, 0);
+  return {{"quip_version", QUIP_VERSION},
+          {"options", std::move(settings)},
+          {"inputs",
+           {{"config_digest", digest_of(std::as_bytes(std::span(config)))},
+            {"checkpoint_fingerprint", checkpoint},
+            {"tokens_digest", tokens}}},
+          {"config", nlohmann::json::parse(config)}};
+}
+
+}  // namespace quip

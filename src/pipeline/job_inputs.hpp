@@ -1,0 +1,29 @@
+// What a quantization starts from, and how the manifest describes it.
+#pragma once
+
+#include <memory>
+
+#include <nlohmann/json.hpp>
+
+#include "quip/calib/token_set.hpp"
+#include "quip/model/family.hpp"
+#include "quip/pipeline/quantize.hpp"
+
+namespace quip {
+
+/// What every rank opens before anything is written.
+struct JobInputs {
+  std::unique_ptr<TensorSource> source;
+  std::unique_ptr<Family> family;
+  std::unique_ptr<TokenSet> tokens;
+  index_t samples = 0;
+};
+
+[[nodiscard]] JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options);
+
+/// All that the result depends on but the arithmetic: settings, and digests of the inputs.
+/// Collective, because reading them may fail.
+[[nodiscard]] nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options,
+                                             const JobInputs& inputs);
+
+}  // namespace quip

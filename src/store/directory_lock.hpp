@@ -1,0 +1,33 @@
+// One writer a directory.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace quip::store {
+
+/// The right to write a directory, as a lock of the operating system on `.lock` in it: it ends
+/// with the process, however that ends, so that a crash leaves nothing to clear away.
+class DirectoryLock {
+ public:
+  /// Throws Error naming the owner if another process holds the lock; waits a few seconds first,
+  /// because the owner may be about to die.
+  explicit DirectoryLock(const std::filesystem::path& directory);
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+  ~DirectoryLock();
+
+  /// False where the file system knows no locks: nothing keeps other runs away then.
+  [[nodiscard]] bool effective() const { return effective_; }
+
+ private:
+  [[nodiscard]] bool try_lock();
+
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  bool effective_ = true;
+};
+
+inline constexpr const char* kLockFile = ".lock";
+
+}  // namespace quip::store

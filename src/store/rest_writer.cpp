@@ -1,0 +1,101 @@
+#include "rest_writer.hpp"
+
+#include <optional>
+
+#include "files.hpp"
+#include "rest_file.hpp"
+
+#include "quip/core/digest.hpp"
+#include "quip/core/error.hpp"
+
+namespace quip::store {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr index_t kDigestLength = 32;  // hexadecimal digits
+
+/// Copies every size-th chunk from `source` into the file; returns their digests.
+std::vector<std::string> copy_chunks(const TensorSource& source, const fs::path& path,
+                                     const std::vector<TensorInfo>& tensors,
+                                     std::span<const index_t> offsets,
+                                     std::span<const Chunk> chunks, const Collectives& comm) {
+  const File file = File::open_write(path);
+  const Buffer<std::byte> buffer(kChunkBytes);
+  std::vector<std::string> digests;
+  for (auto c = static_cast<std::size_t>(comm.rank()); c < chunks.size(); c += comm.size()) {
+    const Chunk& chunk = chunks[c];
+    const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));
+    source.read(tensors[chunk.tensor].name, chunk.begin, bytes);
+    file.write_at(bytes, offsets[chunk.tensor] + chunk.begin);
+    digests.push_back(digest_of(std::span<const std::byte>(bytes)));
+  }
+  file.sync();
+  return digests;
+}
+
+/// Every rank's digests, put back into the order of the chunks.
+std::vector<std::string> gather_digests(Collectives& comm, std::size_t chunks,
+                                        const std::vector<std::string>& mine) {
+  const auto size = static_cast<std::size_t>(comm.size());
+  std::vector<index_t> offsets(size + 1, 0);
+  for (std::size_t r = 0; r < size; ++r) {
+    const auto count = static_cast<index_t>((chunks + size - 1 - r) / size);
+    offsets[r + 1] = offsets[r] + count * kDigestLength;
+  }
+  std::string all(static_cast<std::size_t>(offsets[size]), '\0');
+  auto position = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm.rank())]);
+  for (const std::string& digest : mine) {
+    all.replace(position, kDigestLength, digest);
+    position += kDigestLength;
+  }
+  comm.all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
+  std::vector<std::string> digests;
+  for (std::size_t c = 0; c < chunks; ++c) {
+    const auto begin = static_cast<std::size_t>(offsets[c % size]) + c / size * kDigestLength;
+    digests.push_back(all.substr(begin, kDigestLength));
+  }
+  return digests;
+}
+
+}  // namespace
+
+RestFile write_rest_file(Collectives& comm, const fs::path& directory, const TensorSource& source,
+                         const std::vector<std::string>& names) {
+  std::vector<TensorInfo> tensors;
+  std::vector<index_t> offsets(names.size());
+  std::optional<PendingFile> pending;  // rank 0's: it removes the file after an error
+  std::string temporary;
+  std::string frame;
+  agree(comm, [&] {
+    for (const std::string& name : names) tensors.push_back(source.info(name));
+    if (comm.rank() != 0) return;
+    pending.emplace(directory / kRestFile);
+    temporary = pending->temporary().string();
+    offsets = create_rest_file(temporary, tensors);
+    frame = frame_digest(temporary, tensors, offsets);
+  });
+  comm.broadcast(temporary, 0);
+  comm.broadcast(frame, 0);
+  comm.broadcast(std::span(offsets), 0);
+
+  const std::vector<Chunk> chunks = chunks_of(tensors);
+  std::vector<std::string> mine;
+  agree(comm, [&] { mine = copy_chunks(source, temporary, tensors, offsets, chunks, comm); });
+  const std::vector<std::string> digests = gather_digests(comm, chunks.size(), mine);
+  agree(comm, [&] {
+    if (pending) pending->publish();
+  });
+  RestFile rest{{}, frame};
+  std::size_t first = 0;
+  for (std::size_t t = 0; t < tensors.size(); ++t) {
+    std::size_t last = first;
+    while (last < chunks.size() && chunks[last].tensor == t) ++last;
+    const auto own = std::span(digests).subspan(first, last - first);
+    rest.tensors.push_back({tensors[t], offsets[t], digest_of_chunks(own)});
+    first = last;
+  }
+  return rest;
+}
+
+}  // namespace quip::store

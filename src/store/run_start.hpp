@@ -1,0 +1,29 @@
+// What a run finds in its output directory, and how it takes that up.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "quip/store/packed_writer.hpp"
+
+namespace quip::store {
+
+/// The manifest to go on with: that of an earlier run, or a new one with `header`. For one process,
+/// which holds the directory's lock. Removes temporary files. Throws Error if the directory holds
+/// something else than `start` allows, or a run with another header, naming the differences.
+[[nodiscard]] nlohmann::json open_run(const std::filesystem::path& directory,
+                                      const nlohmann::json& header, Start start,
+                                      std::vector<std::string>& notes);
+
+/// Drops from `manifest` whatever does not match its digest; every rank checks its share of the
+/// blocks. Collective; the same result on every rank. `notes` receives a line for each.
+void drop_damaged(Collectives& comm, const std::filesystem::path& directory,
+                  nlohmann::json& manifest, std::vector<std::string>& notes);
+
+/// Removes hidden states that the manifest does not list, and their folder if it is empty then.
+void remove_unlisted_states(const std::filesystem::path& directory, const nlohmann::json& manifest);
+
+}  // namespace quip::store

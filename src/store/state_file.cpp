@@ -1,0 +1,131 @@
+#include "state_file.hpp"
+
+#include <optional>
+
+#include "files.hpp"
+#include "rest_file.hpp"
+
+#include "quip/core/digest.hpp"
+#include "quip/core/error.hpp"
+#include "quip/core/json.hpp"
+
+namespace quip::store {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr index_t kDigestLength = 32;  // hexadecimal digits
+
+TensorInfo tensor_of(const StateShape& shape) {
+  return {"hidden_states", DType::f32, {shape.samples, shape.length, shape.width}};
+}
+
+index_t sample_bytes(const StateShape& shape) {
+  return shape.sample_elements() * static_cast<index_t>(sizeof(float));
+}
+
+/// The digest over all samples, of which each rank brings its own.
+std::string join_digests(Collectives& comm, index_t samples, const std::vector<std::string>& mine) {
+  const std::vector<index_t> offsets = share_offsets(samples, comm.size(), kDigestLength);
+  std::string all(static_cast<std::size_t>(offsets.back()), '\0');
+  auto position = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm.rank())]);
+  for (const std::string& digest : mine) {
+    all.replace(position, kDigestLength, digest);
+    position += kDigestLength;
+  }
+  comm.all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
+  return digest_of(std::as_bytes(std::span(all)));
+}
+
+index_t natural_at(const json& object, const char* key, const std::string& where) {
+  const std::optional<index_t> value = natural(object.at(key));
+  if (!value || *value > index_t{1} << 40) {
+    fail("{}: {} {} of hidden states is impossible", where, key, shown(object.at(key)));
+  }
+  return *value;
+}
+
+}  // namespace
+
+json to_json(const StateEntry& entry) {
+  return {{"blocks", entry.blocks},         {"file", entry.file},
+          {"samples", entry.shape.samples}, {"length", entry.shape.length},
+          {"width", entry.shape.width},     {"offset", entry.offset},
+          {"digest", entry.digest},         {"frame", entry.frame}};
+}
+
+StateEntry parse_state(const json& entry, const std::string& where) {
+  return {natural_at(entry, "blocks", where),
+          inside_directory(entry.at("file").get<std::string>(), where),
+          {natural_at(entry, "samples", where), natural_at(entry, "length", where),
+           natural_at(entry, "width", where)},
+          natural_at(entry, "offset", where),
+          entry.at("digest").get<std::string>(),
+          entry.at("frame").get<std::string>()};
+}
+
+StateEntry write_state_file(Collectives& comm, const fs::path& directory, index_t blocks,
+                            const StateShape& shape, Range mine, const FetchSample& fetch) {
+  StateEntry entry{blocks, fmt::format("states/states_{:05}.h5", blocks), shape, 0, "", ""};
+  const std::vector<TensorInfo> tensors{tensor_of(shape)};
+  std::optional<PendingFile> pending;  // rank 0's: it removes the file after an error
+  std::string temporary;
+  agree(comm, [&] {
+    if (comm.rank() != 0) return;
+    make_output_directory(directory / "states");
+    pending.emplace(directory / entry.file);
+    temporary = pending->temporary().string();
+    const std::vector<index_t> offsets = create_rest_file(temporary, tensors);
+    entry.offset = offsets[0];
+    entry.frame = frame_digest(temporary, tensors, offsets);
+  });
+  comm.broadcast(temporary, 0);
+  comm.broadcast(entry.frame, 0);
+  comm.broadcast(std::span(&entry.offset, 1), 0);
+  std::vector<std::string> digests;
+  agree(comm, [&] {
+    const File file = File::open_write(temporary);
+    std::vector<float> sample(static_cast<std::size_t>(shape.sample_elements()));
+    for (index_t i = mine.first; i < mine.last; ++i) {
+      fetch(i, sample);
+      const auto bytes = std::as_bytes(std::span(sample));
+      file.write_at(bytes, entry.offset + i * sample_bytes(shape));
+      digests.push_back(digest_of(bytes));
+    }
+    file.sync();
+  });
+  entry.digest = join_digests(comm, shape.samples, digests);
+  agree(comm, [&] {
+    if (pending) pending->publish();
+  });
+  return entry;
+}
+
+void read_state_file(Collectives& comm, const fs::path& directory, const StateEntry& entry,
+                     Range mine, const PutSample& put) {
+  const fs::path path = directory / entry.file;
+  std::vector<std::string> digests;
+  agree(comm, [&] {
+    const std::vector<TensorInfo> tensors{tensor_of(entry.shape)};
+    if (comm.rank() == 0 && frame_digest(path, tensors, {entry.offset}) != entry.frame) {
+      fail("{}: the file's structure does not match its digest in the manifest", path.string());
+    }
+    const File file = File::open_read(path);
+    std::vector<float> sample(static_cast<std::size_t>(entry.shape.sample_elements()));
+    for (index_t i = mine.first; i < mine.last; ++i) {
+      const auto bytes = std::as_writable_bytes(std::span(sample));
+      file.read_at(bytes, entry.offset + i * sample_bytes(entry.shape));
+      digests.push_back(digest_of(std::span<const std::byte>(bytes)));
+      put(i, sample);
+    }
+  });
+  const std::string digest = join_digests(comm, entry.shape.samples, digests);
+  agree(comm, [&] {
+    if (digest != entry.digest) {
+      fail("{}: the hidden states do not match their digest in the manifest", path.string());
+    }
+  });
+}
+
+}  // namespace quip::store

@@ -1,0 +1,40 @@
+// Hidden states between two blocks: what lets a run go on without starting over.
+#pragma once
+
+#include <array>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "quip/comm/collectives.hpp"
+#include "quip/store/hidden_state.hpp"
+
+namespace quip::store {
+
+/// The manifest's entry of a file with one dataset, `hidden_states` fp32 [samples, length, width].
+struct StateEntry {
+  index_t blocks = 0;  ///< the samples have passed through so many blocks
+  std::string file;    ///< relative to the directory
+  StateShape shape;
+  index_t offset = 0;  ///< of the elements in the file
+  std::string digest;  ///< over the digests of the samples, in order
+  std::string frame;   ///< of all the file's other bytes
+};
+
+[[nodiscard]] nlohmann::json to_json(const StateEntry& entry);
+[[nodiscard]] StateEntry parse_state(const nlohmann::json& entry, const std::string& where);
+
+/// Collective: every rank writes its samples `mine`, which `fetch` hands out one at a time.
+[[nodiscard]] StateEntry write_state_file(Collectives& comm, const std::filesystem::path& directory,
+                                          index_t blocks, const StateShape& shape, Range mine,
+                                          const FetchSample& fetch);
+
+/// Collective: hands the samples `mine` to `put`. Throws AgreedError if the file does not match
+/// its digests.
+void read_state_file(Collectives& comm, const std::filesystem::path& directory,
+                     const StateEntry& entry, Range mine, const PutSample& put);
+
+}  // namespace quip::store
