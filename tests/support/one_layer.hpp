@@ -74,6 +74,7 @@ inline Outcome quantize(const Matrix<float>& w, const Matrix<double>& h,
   const LayerTransforms transforms = make_transforms(options.effective_transform(), w.rows(),
                                                      w.cols(), prepared.seed_u, prepared.seed_v);
   std::vector<RowTiles> tiles;
+  tiles.reserve(static_cast<std::size_t>(parts));
   for (int part = 0; part < parts; ++part) {
     tiles.push_back(
         transform_rows(w.cview(), prepared, transforms, share_of(w.rows(), part, parts)));

@@ -16,6 +16,7 @@
 #include "quip/core/error.hpp"
 #include "quip/model/tensor_source.hpp"
 #include "quip/store/packed_model.hpp"
+#include "quip/store/packed_writer.hpp"
 
 namespace quip::test {
 
