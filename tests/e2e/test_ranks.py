@@ -4,7 +4,7 @@ import pytest
 
 import cli
 
-SHAPES = [(2, 1), (3, 1), (4, 1), (1, 2), (2, 2)]
+SHAPES = [(2, 1), (3, 1), (4, 1), (6, 1), (8, 1), (1, 2), (2, 2)]
 PERPLEXITY_TOKENS = cli.CALIBRATION  # 128 rows: enough, and quick
 OPTIONS = {
     "llama-nano": ("--bits", 2, "--samples", 13),  # 13 samples: shares are uneven

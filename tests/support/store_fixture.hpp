@@ -167,13 +167,19 @@ inline void fill(MemorySource& source, bool large) {
   if (large) source.add("model.large", DType::bf16, {3, 5'000'001}, 6);
 }
 
-/// A complete model of two blocks in `directory`. Collective.
+/// A complete model of two blocks in `directory`, with the hidden states between them. Collective.
 inline void write_model(Collectives& comm, const std::filesystem::path& directory, bool large) {
   MemorySource source;
   fill(source, large);
-  PackedWriter writer(comm, directory, {{"options", {{"bits", 3}}}, {"seed", 7}});
+  PackedWriter writer(comm, directory, {{"options", {{"bits", 3}}}, {"seed", 7}}, Start::fresh,
+                      KeepStates::all);
   for (index_t block = 0; block < 2; ++block) writer.write_block(block, random_block(block));
   writer.write_rest(source, source.names());
+  const StateShape shape{5, 4, 6};
+  writer.write_states(1, shape, share_of(shape.samples, comm.rank(), comm.size()),
+                      [](index_t i, std::span<float> out) {
+                        std::fill(out.begin(), out.end(), static_cast<float>(i) + 0.5F);
+                      });
   writer.finish({{"perplexity", 12.5}});
 }
 

@@ -151,9 +151,11 @@ TEST_F(PackedDamageTest, VerifyFindsEveryFlippedByte) {
   write();
   ASSERT_TRUE(findings().empty()) << findings()[0];
   std::mt19937 random(17);
-  for (const std::string& file : files_below(directory_)) {
+  const auto files = files_below(directory_);
+  ASSERT_EQ(files.size(), 7U);
+  for (const std::string& file : files) {
     const std::string intact = test::text_of(directory_ / file);
-    for (int i = 0; i < 40; ++i) {
+    for (int i = 0; i < 150; ++i) {  // a thousand in all
       std::string damaged = intact;
       const std::size_t position = random() % intact.size();
       const auto flip = static_cast<char>(1 + random() % 255);

@@ -1,0 +1,52 @@
+"""The same bits for every method, transform and family, whatever the ranks and threads.
+
+Every setting runs on one rank and on one other shape, the shapes in turn; with QUIP_THOROUGH=1 on
+every shape. Perplexities, and the default settings on every shape, are in test_ranks.py.
+"""
+
+import itertools
+import os
+
+import pytest
+
+import cli
+
+THOROUGH = os.environ.get("QUIP_THOROUGH") == "1"
+SHAPES = [(2, 1), (3, 2), (4, 1), (1, 2), (6, 1), (2, 2), (8, 1)]  # ranks, threads
+SETTINGS = [
+    ("--method", "nearest"),
+    ("--method", "optq"),
+    ("--method", "optq", "--act-order", "--rounding", "stochastic"),
+    ("--method", "ldlq", "--order", "forward", "--passes", 2),
+    ("--method", "ldlq-rg"),
+    ("--method", "greedy"),
+    ("--method", "ldl-admm"),
+    ("--method", "ldlq", "--rounding", "stochastic", "--true-sequential"),
+    ("--method", "optq", "--processing", "baseline", "--group-size", 32),
+    ("--transform", "kronecker-blocked", "--paper"),
+    ("--transform", "kronecker-nopermute", "--rescale", "off"),
+    ("--transform", "hadamard"),
+    ("--transform", "dense"),
+    ("--transform", "none", "--grid", "incoherent"),
+    ("--override", "v_proj:bits=4,method=nearest", "--skip", "k_proj"),
+]
+turns = itertools.cycle(SHAPES)
+CASES = [
+    (name, settings, SHAPES if THOROUGH else [next(turns)])
+    for name in ("llama-nano", "opt-micro")
+    for settings in SETTINGS
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "shapes"), CASES, ids=[f"{c[0]}{'_'.join(map(str, c[1]))}" for c in CASES]
+)
+def test_same_digest(name, settings, shapes, tmp_path):
+    def digest(ranks, threads):
+        out = tmp_path / f"{ranks}-{threads}"
+        how = {"ranks": ranks, "threads": threads}
+        options = ("--bits", 2, "--samples", 3, "--threads", threads, *settings)
+        return cli.inspect(cli.quantize(cli.model(name), out, *options, **how))["digest"]
+
+    expected = digest(1, 1)
+    assert [digest(*shape) for shape in shapes] == [expected] * len(shapes)
