@@ -46,4 +46,9 @@ void LowerPanels::pack_upper(MatrixView<const double> a) {
   fill(*this, [a](index_t i, index_t j) { return a(j, i); });
 }
 
+void LowerPanels::pack_reversed(MatrixView<const double> a) {
+  const index_t last = n - 1;
+  fill(*this, [a, last](index_t i, index_t j) { return a(last - j, last - i); });
+}
+
 }  // namespace quip

@@ -23,16 +23,24 @@ std::vector<index_t> ascending(std::span<const double> diagonal) {
   return order;
 }
 
-/// OPTQ's factor: H⁻¹ = RᵀR, R upper. Its rows over their diagonal are the columns of L' in
-/// H⁻¹ = (L'+I) D' (L'+I)ᵀ, and 1/R_kk² = 1/D'_k.
-index_t fill_inverse(const PreparedLayer& layer, MatrixView<const double> h, LowerPanels& out) {
-  Matrix<double> inverse(h.rows, h.rows);
-  invert_from_ldl(h, layer.factor.diagonal, inverse.view());
-  out = LowerPanels(h.rows);
-  const index_t minor = ldl_factor(inverse.view(), out.diagonal);
+/// OPTQ's factor: H⁻¹ = RᵀR, R upper. With J the reversal, J H J = (L+I) D (L+I)ᵀ makes
+/// R = J D^{−½} (L+I)⁻¹ J: its rows over their diagonal are those of (L+I)⁻¹ reversed, and 1/R_kk²
+/// is D reversed. H is read from the upper triangle of `h` and `damped`; the lower one is scratch.
+index_t fill_inverse(MatrixView<double> h, std::span<const double> damped, LowerPanels& out) {
+  const index_t n = h.rows;
+  Matrix<double> reversed(n, n);
+#pragma omp parallel for schedule(static)
+  for (index_t i = 0; i < n; ++i) {
+    const double* row = h.row(n - 1 - i);
+    for (index_t j = 0; j < i; ++j) reversed(i, j) = row[n - 1 - j];
+    reversed(i, i) = damped[at(n - 1 - i)];
+  }
+  out = LowerPanels(n);
+  const index_t minor = ldl_factor(reversed.view(), out.diagonal);
   if (minor != 0) return minor;
-  out.pack_lower(inverse.cview());
-  for (double& value : out.diagonal) value = 1 / value;
+  std::reverse(out.diagonal.begin(), out.diagonal.end());
+  invert_unit_lower(reversed.cview(), h);
+  out.pack_reversed(h);
   return 0;
 }
 
@@ -96,7 +104,7 @@ void permute_symmetric(MatrixView<double> h, const std::vector<index_t>& order) 
   }
 }
 
-index_t fill_factors(MatrixView<const double> h, std::span<const double> damped,
+index_t fill_factors(MatrixView<double> h, std::span<const double> damped,
                      const LayerOptions& options, PreparedLayer& layer) {
   layer.factor.pack_lower(h);
   if (options.effective_passes() > 0) {
@@ -104,7 +112,7 @@ index_t fill_factors(MatrixView<const double> h, std::span<const double> damped,
     layer.hessian.pack_upper(h);
     layer.hessian.diagonal.assign(damped.begin(), damped.end());
   }
-  if (options.method == Method::optq) return fill_inverse(layer, h, layer.feedback);
+  if (options.method == Method::optq) return fill_inverse(h, damped, layer.feedback);
   if (options.method == Method::ldl_admm) layer.feedback = constrained_feedback(h, damped);
   return 0;
 }

@@ -1,8 +1,6 @@
 // Triangular solves and inverses in fp64, in pieces of fixed shape: bits do not depend on threads.
 #pragma once
 
-#include <span>
-
 #include "quip/core/matrix.hpp"
 
 namespace quip {
@@ -17,10 +15,5 @@ void solve_right(MatrixView<const double> l, MatrixView<double> b);
 
 /// The strict lower triangle of (L+I)⁻¹, into that of `inverse`, which may not be `l`. Parallel.
 void invert_unit_lower(MatrixView<const double> l, MatrixView<double> inverse);
-
-/// The lower triangle, with diagonal, of H⁻¹ for H = (L+I) D (L+I)ᵀ as ldl_factor leaves it, into
-/// that of `inverse`, which may not be `l`. 2/3·n³ flops. Parallel.
-void invert_from_ldl(MatrixView<const double> l, std::span<const double> d,
-                     MatrixView<double> inverse);
 
 }  // namespace quip

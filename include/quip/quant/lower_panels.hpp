@@ -32,6 +32,8 @@ struct LowerPanels {
   void pack_lower(MatrixView<const double> a);
   /// Takes the strict upper triangle, transposed.
   void pack_upper(MatrixView<const double> a);
+  /// Takes the strict lower triangle reflected at the other diagonal: (i, j) is a(n−1−j, n−1−i).
+  void pack_reversed(MatrixView<const double> a);
 };
 
 }  // namespace quip
