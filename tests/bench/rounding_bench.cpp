@@ -7,7 +7,10 @@
 #include <benchmark/benchmark.h>
 #include <omp.h>
 
+#include "quip/comm/collectives.hpp"
 #include "quip/core/rng.hpp"
+#include "quip/pipeline/round_layer.hpp"
+#include "quip/quant/dequantize.hpp"
 #include "quip/quant/layer.hpp"
 #include "quip/quant/random_orthogonal.hpp"
 
@@ -77,15 +80,16 @@ double cost_of(Method method, int passes) {
   return 0;
 }
 
-/// All rows of an m × n layer with one pass where a method has them: products with what was made
-/// of H, rounding and error bookkeeping.
+/// All rows of an m × n layer, with the third argument's number of passes where a method has them:
+/// products with what was made of H, rounding and error bookkeeping.
 void rounding(benchmark::State& state, Method method) {
   const index_t m = state.range(0);
   const index_t n = state.range(1);
   LayerOptions options;
   options.method = method;
   options.rho = 1.6;
-  if (options.effective_passes() > 0) options.passes = 1;
+  const int passes = options.effective_passes() > 0 ? static_cast<int>(state.range(2)) : 0;
+  if (passes > 0) options.passes = passes;
   const Problem problem(m, n, options);
   const RowTiles tiles(n, {0, m});
   for (index_t t = 0; t < tiles.count(); ++t) {
@@ -95,28 +99,35 @@ void rounding(benchmark::State& state, Method method) {
     }
   }
   const auto rounder = make_rounder(options);
+  int used = 0;  // a fixed point may come earlier
   for (auto _ : state) {
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) reduction(max : used)
     for (index_t t = 0; t < tiles.count(); ++t) {
       const MatrixView<float> tile = tiles.tile(t);
       Matrix<float> q(n, tile.cols);
       std::vector<double> loss(static_cast<std::size_t>(tile.cols));
-      rounder->round(problem.prepared, unit_tile(tile, 3.0F, tile.cols), q.view(), loss);
+      used = std::max(
+          used, rounder->round(problem.prepared, unit_tile(tile, 3.0F, tile.cols), q.view(), loss));
       benchmark::DoNotOptimize(q.data());
     }
   }
   const auto size = static_cast<double>(n);
-  const double flops = cost_of(method, options.effective_passes()) * size * size;
+  const double flops = cost_of(method, used) * size * size;
   report(state, static_cast<double>(m) * flops, rate_of_gemm<float>());
+  if (passes > 0) state.counters["passes"] = used;
 }
 void sizes(benchmark::internal::Benchmark* bench) {
   bench->Args({2048, 2048})->Args({4096, 4096})->UseRealTime()->Unit(benchmark::kMillisecond);
 }
+void sizes_and_passes(benchmark::internal::Benchmark* bench) {
+  for (const int passes : {1, 5}) bench->Args({2048, 2048, passes});
+  bench->Args({4096, 4096, 1})->UseRealTime()->Unit(benchmark::kMillisecond);
+}
 BENCHMARK_CAPTURE(rounding, nearest, Method::nearest)->Apply(sizes);
 BENCHMARK_CAPTURE(rounding, ldlq, Method::ldlq)->Apply(sizes)->Args({1024, 4096});
 BENCHMARK_CAPTURE(rounding, optq, Method::optq)->Apply(sizes);
-BENCHMARK_CAPTURE(rounding, ldlq_rg, Method::ldlq_rg)->Apply(sizes);
-BENCHMARK_CAPTURE(rounding, greedy, Method::greedy)->Apply(sizes);
+BENCHMARK_CAPTURE(rounding, ldlq_rg, Method::ldlq_rg)->Apply(sizes_and_passes);
+BENCHMARK_CAPTURE(rounding, greedy, Method::greedy)->Apply(sizes_and_passes);
 BENCHMARK_CAPTURE(rounding, ldl_admm, Method::ldl_admm)->Apply(sizes);
 
 /// A whole layer given H: rescale, transform and factorise H, transform W, search ρ, round, losses,
@@ -148,6 +159,35 @@ BENCHMARK(whole_layer)
     ->Arg(4096)
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
+
+/// From H and W to the dequantized weights: what the authors' program does to a layer. Beyond it,
+/// the search for ρ and the losses.
+void method_on_a_layer(benchmark::State& state, Method method) {
+  const index_t n = state.range(0);
+  const Matrix<float> w = gaussian_weights(n, n);
+  LayerOptions options;
+  options.method = method;
+  SelfCollectives alone;
+  for (auto _ : state) {
+    state.PauseTiming();
+    Matrix<double> h = toeplitz_hessian(n);
+    state.ResumeTiming();
+    const PreparedLayer prepared = prepare_layer(w.cview(), std::move(h), options, "bench");
+    const StoredLayer stored = round_layer(alone, "bench", w.cview(), prepared, options);
+    const Matrix<float> dequantized = dequantize(stored.layer);
+    benchmark::DoNotOptimize(dequantized.data());
+  }
+  state.counters["threads"] = omp_get_max_threads();
+}
+void one_size(benchmark::internal::Benchmark* bench) {
+  bench->Arg(2048)->UseRealTime()->Unit(benchmark::kMillisecond);
+}
+BENCHMARK_CAPTURE(method_on_a_layer, nearest, Method::nearest)->Apply(one_size);
+BENCHMARK_CAPTURE(method_on_a_layer, ldlq, Method::ldlq)->Apply(one_size);
+BENCHMARK_CAPTURE(method_on_a_layer, optq, Method::optq)->Apply(one_size);
+BENCHMARK_CAPTURE(method_on_a_layer, ldlq_rg, Method::ldlq_rg)->Apply(one_size);
+BENCHMARK_CAPTURE(method_on_a_layer, greedy, Method::greedy)->Apply(one_size);
+BENCHMARK_CAPTURE(method_on_a_layer, ldl_admm, Method::ldl_admm)->Apply(one_size);
 
 /// U W and W Vᵀ of an m × n layer: 2·m·n·(p+q) flops for each side.
 void kronecker(benchmark::State& state) {
