@@ -134,11 +134,13 @@ double perplexity(Backend& backend, const std::string& name, int bits,
 
 class HessianLoss : public testing::TestWithParam<std::string> {};
 
+// At 8 bits. With fewer, any change of H in any digit turns some roundings over, and two models
+// that are equally good differ by what two seeds differ by: 0.2 % at 4 bits.
 TEST_P(HessianLoss, IsFarBelowWhatRoundingTheWeightsCosts) {
   const auto backend = make_backend("cpu", 2);
   UnroundedHessians unrounded(*backend);
   const test::TemporaryFolder folder;
-  const int bits = 4;  // where rounding disturbs least, this would show most
+  const int bits = 8;
   const double exact = perplexity(*backend, GetParam(), bits, folder.path() / "exact");
   const double reference = perplexity(unrounded, GetParam(), bits, folder.path() / "unrounded");
   EXPECT_GE(unrounded.hessians(), 16);  // four taps a block

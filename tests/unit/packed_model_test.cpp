@@ -65,9 +65,10 @@ TEST_F(PackedModelTest, ReadsBackEveryLayer) {
 
 TEST_F(PackedModelTest, LeavesTheFilesThatItPromisesAndNoOthers) {
   write();
-  EXPECT_EQ(files_below(directory_),
-            (std::set<std::string>{"blocks/block_00000.h5", "blocks/block_00001.h5",
-                                   "manifest.json", "model.h5", "report.json", "rest.h5"}));
+  EXPECT_EQ(
+      files_below(directory_),
+      (std::set<std::string>{"blocks/block_00000.h5", "blocks/block_00001.h5", "manifest.json",
+                             "model.h5", "report.json", "rest.h5", "states/states_00001.h5"}));
   index_t bytes = 0;
   for (const std::string& file : files_below(directory_)) {
     bytes += std::ssize(test::text_of(directory_ / file));
