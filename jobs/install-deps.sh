@@ -5,8 +5,9 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: jobs/install-deps.sh [--tests] [--venv]
-  --tests   also what tests/run.sh needs: linters, PyTorch, and the virtual environment
+Usage: jobs/install-deps.sh [--tests] [--slurm] [--venv]
+  --tests   also what tests/run.sh needs: linters, PyTorch, Slurm, and the virtual environment
+  --slurm   also what slurm/local-cluster needs
   --venv    also the Python virtual environment .venv (tests/requirements.txt), which
             jobs/tokenize.py runs in
 Does nothing, quickly, where everything is there already.
@@ -21,12 +22,15 @@ packages=(
   libxxhash-dev librandom123-dev libbenchmark-dev
   python3 python3-venv python3-numpy python3-h5py python3-matplotlib
 )
-test_packages=(clang-format clang-tidy shellcheck python3-torch)
+test_packages=(clang clang-format clang-tidy libclang-rt-dev shellcheck python3-torch)
+# libpmix-dev brings the library that Slurm's PMIx plugin opens.
+slurm_packages=(slurm-wlm munge libpmix-dev)
 venv=no
 
 for argument in "$@"; do
   case "$argument" in
-    --tests) packages+=("${test_packages[@]}") venv=yes ;;
+    --tests) packages+=("${test_packages[@]}" "${slurm_packages[@]}") venv=yes ;;
+    --slurm) packages+=("${slurm_packages[@]}") ;;
     --venv) venv=yes ;;
     -h | --help) usage && exit 0 ;;
     *) echo "install-deps.sh: unknown option '$argument' (see --help)" >&2 && exit 2 ;;

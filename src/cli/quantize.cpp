@@ -1,5 +1,7 @@
 #include "quip/pipeline/quantize.hpp"
 
+#include <optional>
+
 #include "checkpoint_arguments.hpp"
 #include "command.hpp"
 #include "layer_arguments.hpp"
@@ -39,6 +41,7 @@ class QuantizeCommand final : public Command {
   }
 
   void check() override {
+    signals_.emplace();  // early: a batch system's warning may come while MPI starts
     job_.layer = arguments_.options(given_);
     run_.check(given_);
     checkpoints_.apply(job_, given_);
@@ -60,7 +63,6 @@ class QuantizeCommand final : public Command {
       std::fflush(stdout);
     }
     Progress progress = run_.progress(comm);
-    const StopSignals signals;
     job_.stop_requested = [] { return StopSignals::received(); };
     job_.on_note = [&comm](const std::string& note) {
       if (comm.rank() == 0) fmt::print(stderr, "quip: {}\n", note);
@@ -109,6 +111,7 @@ class QuantizeCommand final : public Command {
   std::string out_;
   LayerArguments arguments_;
   CheckpointArguments checkpoints_;
+  std::optional<StopSignals> signals_;
   RunArguments run_;
   std::string skip_;
   std::vector<std::string> overrides_;
