@@ -144,7 +144,7 @@ def plot_bits(options: argparse.Namespace) -> None:
     sweep = read_sweep(options.sweep)
     models = models_of(sweep)
     figure, panels = plt.subplots(
-        1, len(models), figsize=(3.6 * len(models), 3.6), squeeze=False, gridspec_kw={"wspace": 0.8}
+        1, len(models), figsize=(4 * len(models), 3.6), squeeze=False, gridspec_kw={"wspace": 1}
     )
     for axes, model in zip(panels[0], models, strict=True):
         draw_bits(axes, sweep, model, options.methods)
@@ -166,7 +166,8 @@ def draw_bits(axes: plt.Axes, sweep: Sweep, model: str, methods: list[str]) -> N
         dash = "--" if processing == "baseline" else "-"
         where = sorted(points, reverse=True)
         heights = [points[bits] for bits in where]
-        axes.plot(where, heights, dash, color=colour, linewidth=2 if own else 1.2)
+        width = 2 if own else 1.2
+        axes.plot(where, heights, dash, marker="o", markersize=3, color=colour, linewidth=width)
         text = f"{processing}, {method}" + (", defaults" if own else "")
         ends.append((where[-1], heights[-1], text, colour))
     axes.invert_xaxis()

@@ -56,6 +56,14 @@ def model_table(sweep: Sweep, golden: dict, model: str, metric: str) -> list[str
     return lines
 
 
+def fewer_seeds(sweep: Sweep) -> list[str]:
+    """Says which means are over fewer seeds than the others."""
+    seeded = {key: len(runs.perplexity) for key, runs in sweep.items() if key[2] == "incoherence"}
+    most = max(seeded.values(), default=0)
+    few = [f"{' '.join(key)} ({count})" for key, count in seeded.items() if count < most]
+    return [f"Fewer than {most} seeds: {', '.join(few)}.", ""] if few else []
+
+
 # --- what incoherence does, and how much two bits cost ---
 
 
@@ -114,7 +122,7 @@ def gaps(sweep: Sweep, models: Path) -> list[str]:
 
 
 def tables(sweep: Sweep, golden: dict, reasons: Reasons, models: Path | None) -> str:
-    out = []
+    out = fewer_seeds(sweep)
     for model in models_of(sweep):
         out += [f"### {model}", ""]
         full, theirs = unquantized(sweep, model), golden.get(model, {}).get("fp")

@@ -101,6 +101,14 @@ def test_tables(sweep, golden, capsys):
     assert "### llama-micro" in lines
 
 
+def test_means_over_fewer_seeds_are_named(sweep, capsys):
+    run("table", sweep)
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "Fewer than 2 seeds: llama-nano ldlq incoherence 4 paper (1), "
+        "llama-nano ldlq incoherence 2 default (1), llama-micro ldlq incoherence 2 paper (1)."
+    )
+
+
 def test_every_row_of_the_authors_is_listed(sweep, golden, capsys):
     run("table", sweep, "--golden", golden)
     lines = capsys.readouterr().out.splitlines()
@@ -179,7 +187,7 @@ def test_page_keeps_what_stands_around_the_tables(sweep, tmp_path):
     for _ in range(2):  # the second time it finds its own tables
         assert run("table", sweep, "--into", page) == 0
         text = page.read_text()
-        assert text.startswith("before\n<!-- table: begin -->\n\n### llama-nano\n")
+        assert text.startswith("before\n<!-- table: begin -->\n\nFewer than 2 seeds")
         assert text.endswith("<!-- table: end -->\nafter\n") and "old" not in text
         assert text.count("### llama-nano") == 1
 
