@@ -1,0 +1,39 @@
+// manifest.json, beside the files of a small packed model: whatever it says of them, opening,
+// verifying and reading end well or with an Error.
+#include "packed_folder.hpp"
+
+namespace {
+
+using namespace quip;
+
+/// No tensor or layer of the small model is larger.
+constexpr index_t kMostBytes = 1 << 16;
+
+void read_everything(const PackedModel& model) {
+  for (const BlockEntry& block : model.blocks()) {
+    for (const std::string& layer : block.layers) {
+      fuzz::succeeds([&] { static_cast<void>(model.read_layer(layer)); });
+    }
+  }
+  for (const std::string& name : model.names()) {
+    const index_t bytes = std::min(model.info(name).bytes(), kMostBytes);
+    std::vector<std::byte> out(static_cast<std::size_t>(bytes));
+    fuzz::succeeds([&] { model.read(name, model.info(name).bytes() - bytes, out); });
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static const fuzz::PackedFolder folder;
+  const std::string text = fuzz::text_of(data, size);
+  fuzz::write_file(folder.model() / "manifest.json", text);
+  fuzz::succeeds([&] {
+    const PackedModel model(folder.model());
+    // The digest over the manifest itself leaves one text to be found whole.
+    fuzz::require(model.verify().empty() == (text == folder.content("manifest.json")));
+    read_everything(model);
+  });
+  fuzz::require(fuzz::open_hdf5_objects() == 0);
+  return 0;
+}
