@@ -134,7 +134,7 @@ void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::pa
   std::vector<Shard> shards;
   agree(comm, [&] {
     shards = plan_shards(model);
-    if (comm.rank() == 0) make_output_directory(out);
+    if (comm.rank() == 0) make_empty_directory(out);
   });
   agree(comm, [&] {
     for (auto s = static_cast<std::size_t>(comm.rank()); s < shards.size(); s += comm.size()) {

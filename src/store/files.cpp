@@ -207,4 +207,14 @@ void make_output_directory(const fs::path& directory) {
   sync_folder(folder_of(fs::absolute(directory)));
 }
 
+void make_empty_directory(const fs::path& directory) {
+  make_output_directory(directory);
+  std::error_code error;
+  const bool empty = fs::is_empty(directory, error);
+  if (error) fail_errno(directory, "list the output directory", error.value());
+  if (!empty) {
+    fail("{}: the output directory is not empty; choose another or remove it", directory.string());
+  }
+}
+
 }  // namespace quip::store

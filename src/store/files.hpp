@@ -84,4 +84,7 @@ void require_digest(const std::filesystem::path& path, const std::string& expect
 /// written.
 void make_output_directory(const std::filesystem::path& directory);
 
+/// The same. Throws Error also if there is anything in it.
+void make_empty_directory(const std::filesystem::path& directory);
+
 }  // namespace quip::store

@@ -46,6 +46,21 @@ index_t natural_at(const json& object, const char* key, const std::string& where
   return *value;
 }
 
+/// Sizes whose bytes a file could hold: products of damaged ones would overflow.
+StateShape parse_shape(const json& entry, const std::string& where) {
+  const StateShape shape{natural_at(entry, "samples", where), natural_at(entry, "length", where),
+                         natural_at(entry, "width", where)};
+  index_t left = index_t{1} << 60;  // elements; a float is four bytes
+  for (const index_t extent : {shape.samples, shape.length, shape.width}) {
+    if (extent < 1 || extent > left) {
+      fail("{}: hidden states of {} × {} × {} are impossible", where, shape.samples, shape.length,
+           shape.width);
+    }
+    left /= extent;
+  }
+  return shape;
+}
+
 }  // namespace
 
 json to_json(const StateEntry& entry) {
@@ -58,8 +73,7 @@ json to_json(const StateEntry& entry) {
 StateEntry parse_state(const json& entry, const std::string& where) {
   return {natural_at(entry, "blocks", where),
           inside_directory(entry.at("file").get<std::string>(), where),
-          {natural_at(entry, "samples", where), natural_at(entry, "length", where),
-           natural_at(entry, "width", where)},
+          parse_shape(entry, where),
           natural_at(entry, "offset", where),
           entry.at("digest").get<std::string>(),
           entry.at("frame").get<std::string>()};
@@ -112,6 +126,10 @@ void read_state_file(Collectives& comm, const fs::path& directory, const StateEn
       fail("{}: the file's structure does not match its digest in the manifest", path.string());
     }
     const File file = File::open_read(path);
+    // Before memory is asked for: a damaged size must not become an allocation.
+    if (entry.offset + entry.shape.samples * sample_bytes(entry.shape) > file.size()) {
+      fail("{}: is too short for the hidden states that the manifest promises", path.string());
+    }
     std::vector<float> sample(static_cast<std::size_t>(entry.shape.sample_elements()));
     for (index_t i = mine.first; i < mine.last; ++i) {
       const auto bytes = std::as_writable_bytes(std::span(sample));

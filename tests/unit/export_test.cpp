@@ -154,7 +154,8 @@ TEST_F(ExportTest, DamageEndsTheExportWithoutAnIndex) {
   text[place] = '\0';
   std::ofstream(file, std::ios::binary) << text;
   const std::string message = message_of([&] { run(); });
-  EXPECT_NE(message.find("model.layers.1.a"), std::string::npos) << message;
+  EXPECT_NE(message.find(file.string() + ": the file's bytes do not match"), std::string::npos)
+      << message;
   EXPECT_FALSE(fs::exists(out_ / "model.safetensors.index.json"));
   EXPECT_FALSE(fs::exists(out_ / "model-00002-of-00003.safetensors"));
 }

@@ -78,6 +78,21 @@ TEST_F(PackedHostileTest, ManifestsWithNumbersThatWouldBeConverted) {
               HasSubstr("tensor model.norm.weight has an impossible shape"));
 }
 
+TEST_F(PackedHostileTest, HiddenStatesThatNoFileCanHold) {
+  const auto states = [&](index_t samples, index_t length, index_t width) {
+    const json entry = {{"blocks", 1},        {"file", "states/states_00001.h5"},
+                        {"samples", samples}, {"length", length},
+                        {"width", width},     {"offset", 0},
+                        {"digest", ""},       {"frame", ""}};
+    return rejection("/states", json::array({entry}).dump().c_str());
+  };
+  constexpr index_t kMost = index_t{1} << 40;
+  EXPECT_THAT(states(1, kMost, kMost), HasSubstr("hidden states of 1 × 1099511627776"));
+  EXPECT_THAT(states(kMost, 1024, 4096), HasSubstr("are impossible"));
+  EXPECT_THAT(states(kMost, 1, 0), HasSubstr("are impossible"));
+  EXPECT_EQ(states(2, 3, 4), "no error");
+}
+
 TEST_F(PackedHostileTest, ManifestsThatAreNoObjectOrNestDeeply) {
   for (const std::string text : {"3", "[]", "\"quip-packed\""}) {
     std::ofstream(directory_ / "manifest.json") << text;
@@ -108,7 +123,8 @@ TEST_F(PackedHostileTest, TensorsThatTheFileCannotHold) {
 
 TEST_F(PackedHostileTest, RestOfAnotherModelIsRefusedOnFirstUse) {
   test::MemorySource source;
-  source.add("model.norm.weight", DType::f32, {40}, 1);
+  test::fill(source, false);
+  source.add("model.more", DType::f32, {1000}, 1);  // everything fits into the larger file
   const fs::path other = folder_.path() / "other";
   PackedWriter writer(comm_, other, {});
   writer.write_rest(source, source.names());
