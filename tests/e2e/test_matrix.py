@@ -1,7 +1,7 @@
 """The same bits for every method, transform and family, whatever the ranks and threads.
 
 Every setting runs on one rank and on one other shape, the shapes in turn; with QUIP_THOROUGH=1 on
-every shape. Perplexities, and the default settings on every shape, are in test_ranks.py.
+every shape, and all settings on both families. Perplexities, and the default settings on every shape, are in test_ranks.py.
 """
 
 import itertools
@@ -10,6 +10,7 @@ import os
 import pytest
 
 import cli
+import hf_models
 
 THOROUGH = os.environ.get("QUIP_THOROUGH") == "1"
 SHAPES = [(2, 1), (3, 2), (4, 1), (1, 2), (6, 1), (2, 2), (8, 1)]  # ranks, threads
@@ -33,8 +34,11 @@ SETTINGS = [
 turns = itertools.cycle(SHAPES)
 CASES = [
     (name, settings, SHAPES if THOROUGH else [next(turns)])
-    for name in ("llama-nano", "opt-micro")
-    for settings in SETTINGS
+    for name, chosen in (
+        ("llama-nano", SETTINGS),
+        ("opt-micro", SETTINGS if THOROUGH else SETTINGS[1::2]),
+    )
+    for settings in chosen
 ]
 
 
@@ -50,3 +54,18 @@ def test_same_digest(name, settings, shapes, tmp_path):
 
     expected = digest(1, 1)
     assert [digest(*shape) for shape in shapes] == [expected] * len(shapes)
+
+
+@pytest.mark.parametrize("name", ["mistral-window", "qwen2", "opt-350m-like", "llama-mqa"])
+def test_other_families(name, tmp_path):
+    """Digest and perplexity, on random checkpoints."""
+    tokens = hf_models.write_tokens(tmp_path / "random.h5", hf_models.random_tokens())
+    checkpoint = hf_models.make(name, tmp_path / "model")
+
+    def outcome(ranks):
+        out = tmp_path / f"{ranks}"
+        cli.quantize(checkpoint, out, "--bits", 2, "--tokens", tokens, ranks=ranks)
+        report = cli.evaluate(checkpoint, tokens, out, ranks=ranks)
+        return cli.inspect(out)["digest"], report["perplexity"]
+
+    assert outcome(1) == outcome(3)
