@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tests/nightly.sh: the checks that are too slow for every change: a million inputs to each fuzz
-# target, and memcheck. An hour or two; `tests/run.sh` first.
+# target, memcheck, and the thorough form of the end-to-end tests. A few hours; `tests/run.sh` first.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,3 +13,8 @@ done
 cmake --preset release
 cmake --build --preset release --target quip
 bash tests/valgrind.sh build/release/bin/quip
+
+# Every file operation and 60 random instants of a kill; every method on every number of ranks; every
+# way to requeue a job.
+QUIP_THOROUGH=1 QUIP_BINARY=build/release/bin/quip .venv/bin/python -m pytest -q -p no:cacheprovider \
+  tests/e2e/test_resume.py tests/e2e/test_matrix.py tests/e2e/test_slurm.py
