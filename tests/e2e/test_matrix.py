@@ -1,7 +1,8 @@
 """The same bits for every method, transform and family, whatever the ranks and threads.
 
 Every setting runs on one rank and on one other shape, the shapes in turn; with QUIP_THOROUGH=1 on
-every shape, and all settings on both families. Perplexities, and the default settings on every shape, are in test_ranks.py.
+every shape, and all settings on both families. Perplexities, and the default settings on every
+shape, are in test_ranks.py.
 """
 
 import itertools
