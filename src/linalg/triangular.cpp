@@ -11,26 +11,11 @@ namespace {
 
 int as_blas(index_t value) { return static_cast<int>(value); }
 
-void solve(CBLAS_SIDE side, CBLAS_TRANSPOSE transpose, MatrixView<const double> l,
-           MatrixView<double> b) {
-  if (b.size() == 0) return;
-  cblas_dtrsm(CblasRowMajor, side, CblasLower, transpose, CblasUnit, as_blas(b.rows),
-              as_blas(b.cols), 1.0, l.data, as_blas(l.ld), b.data, as_blas(b.ld));
-}
-
 MatrixView<const double> trailing(MatrixView<const double> l, index_t first) {
   return {l.data + first * l.ld + first, l.rows - first, l.cols - first, l.ld};
 }
 
 }  // namespace
-
-void solve_right_transposed(MatrixView<const double> l, MatrixView<double> b) {
-  solve(CblasRight, CblasTrans, l, b);
-}
-
-void solve_right(MatrixView<const double> l, MatrixView<double> b) {
-  solve(CblasRight, CblasNoTrans, l, b);
-}
 
 void invert_unit_lower(MatrixView<const double> l, MatrixView<double> inverse) {
   const index_t n = inverse.rows;
@@ -39,7 +24,9 @@ void invert_unit_lower(MatrixView<const double> l, MatrixView<double> inverse) {
     const index_t width = std::min(ldl_block, n - j);
     Matrix<double> columns(n - j, width, 0.0);
     for (index_t i = 0; i < width; ++i) columns(i, i) = 1.0;
-    solve(CblasLeft, CblasNoTrans, trailing(l, j), columns.view());
+    const MatrixView<const double> rest = trailing(l, j);
+    cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasUnit, as_blas(n - j),
+                as_blas(width), 1.0, rest.data, as_blas(rest.ld), columns.data(), as_blas(width));
     for (index_t i = 0; i < n - j; ++i) {
       std::copy_n(columns.row(i), std::min(width, i), inverse.row(j + i) + j);
     }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "quip/core/error.hpp"
+#include "quip/linalg/blas.hpp"
 #include "quip/linalg/ldl.hpp"
 #include "quip/linalg/triangular.hpp"
 
@@ -14,7 +15,8 @@ namespace {
 // The authors' settings, for H scaled to a largest diagonal element of 1.
 constexpr double penalty = 0.1;
 constexpr int iterations = 100;
-constexpr index_t rows_at_once = 64;
+constexpr index_t rows_at_once = 128;
+constexpr index_t panel_cols = 256;
 constexpr index_t smallest_shared = 256;  // below it waking threads costs more than they do
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
@@ -28,22 +30,31 @@ class Admm {
       : h_(h), t_(h.rows, h.rows, 0.0), excess_(at(h.rows), 1.0), pivots_(at(h.rows)) {
     const index_t n = h.rows;
     scale_ = 1.0 / *std::max_element(diagonal.begin(), diagonal.end());
-    // 2H + ρI = (L+I) D (L+I)ᵀ
-    factor_ = Matrix<double>(n, n);
+    // 2H + ρI = (L+I) D (L+I)ᵀ, of which N = (L+I)⁻¹ is kept: its leading parts are the inverses of
+    // those of L+I, and products run several times as fast as triangular solves.
+    Matrix<double> factor(n, n);
 #pragma omp parallel for schedule(dynamic, rows_at_once)
     for (index_t i = 0; i < n; ++i) {
-      for (index_t j = 0; j < i; ++j) factor_(i, j) = 2 * scale_ * h(j, i);
-      factor_(i, i) = 2 * scale_ * diagonal[at(i)] + penalty;
+      for (index_t j = 0; j < i; ++j) factor(i, j) = 2 * scale_ * h(j, i);
+      factor(i, i) = 2 * scale_ * diagonal[at(i)] + penalty;
     }
-    if (ldl_factor(factor_.view(), pivots_) != 0) {
+    if (ldl_factor(factor.view(), pivots_) != 0) {
       fail("ldl-admm: 2H + ρI is not positive definite; use a larger --damp");
     }
+    inverse_ = Matrix<double>(n, n, 0.0);
+    invert_unit_lower(factor.cview(), inverse_.view());
+    for (index_t i = 0; i < n; ++i) inverse_(i, i) = 1;
   }
 
   void iterate() {
-#pragma omp parallel for schedule(dynamic) if (t_.rows() > smallest_shared)
-    for (index_t i = 0; i < t_.rows(); i += rows_at_once) {
-      update_rows(i, std::min(rows_at_once, t_.rows() - i));
+#pragma omp parallel if (t_.rows() > smallest_shared)
+    {
+      Matrix<double> x(rows_at_once, t_.rows());
+      Matrix<double> y(rows_at_once, t_.rows());
+#pragma omp for schedule(dynamic)
+      for (index_t i = 0; i < t_.rows(); i += rows_at_once) {
+        update_rows(i, std::min(rows_at_once, t_.rows() - i), x, y);
+      }
     }
     update_excess();
   }
@@ -60,27 +71,55 @@ class Admm {
  private:
   /// X minimises f(X) + ρ/2·‖X − Z + Y‖²: on every row's support j < i
   ///   X (2H + ρI) = G = ρ(Z − Y) − 2H,
-  /// which the leading parts of the factor solve: X = ((G (L+I)⁻ᵀ) ∘ mask) D⁻¹ (L+I)⁻¹.
-  void update_rows(index_t first, index_t count) {
+  /// which the leading parts of the factor solve: X = ((G Nᵀ) ∘ mask) D⁻¹ N.
+  void update_rows(index_t first, index_t count, Matrix<double>& x, Matrix<double>& y) {
     const index_t n = first + count;
-    Matrix<double> x(count, n, 0.0);
-    for (index_t j = 0; j < n; ++j) {
-      const double own = 2 / excess_[at(j)] - 1;  // Z − Y = T (2 C⁻¹ − I)
-      for (index_t i = std::max(first, j + 1); i < n; ++i) {
-        x(i - first, j) = penalty * own * t_(i, j) - 2 * scale_ * h_(j, i);
-      }
+    set_right_side(first, count, x);
+    for (index_t j = 0; j < n; j += panel_cols) {  // G Nᵀ: row j of N ends at column j
+      const index_t end = std::min(n, j + panel_cols);
+      gemm(Transpose::no, Transpose::yes, 1.0, block(x, count, 0, end),
+           inverse_block(j, end, 0, end), 0.0, block(y, count, j, end));
     }
-    const MatrixView<const double> leading(factor_.data(), n, n, factor_.cols());
-    solve_right_transposed(leading, x.view());
     for (index_t i = 0; i < count; ++i) {
-      for (index_t j = 0; j < first + i; ++j) x(i, j) /= pivots_[at(j)];
-      std::fill(x.row(i) + first + i, x.row(i) + n, 0.0);
+      for (index_t j = 0; j < first + i; ++j) y(i, j) /= pivots_[at(j)];
+      std::fill(y.row(i) + first + i, y.row(i) + n, 0.0);
     }
-    solve_right(leading, x.view());
+    for (index_t j = 0; j < n; j += panel_cols) {  // … N: column j of N begins at row j
+      const index_t end = std::min(n, j + panel_cols);
+      gemm(Transpose::no, Transpose::no, 1.0, block(y, count, j, n), inverse_block(j, n, j, end),
+           0.0, block(x, count, j, end));
+    }
     for (index_t i = 0; i < count; ++i) {  // T ← X + Y
       double* row = t_.row(first + i);
       for (index_t j = 0; j < first + i; ++j) row[j] = x(i, j) + row[j] * (1 - 1 / excess_[at(j)]);
     }
+  }
+
+  /// G, zero off the support; in tiles, because H is stored transposed.
+  void set_right_side(index_t first, index_t count, Matrix<double>& g) const {
+    constexpr index_t tile = 32;
+    const index_t n = first + count;
+    for (index_t j0 = 0; j0 < n; j0 += tile) {
+      for (index_t i = first; i < n; ++i) {
+        const index_t support = std::clamp(i, j0, std::min(n, j0 + tile));
+        for (index_t j = j0; j < support; ++j) {
+          const double own = 2 / excess_[at(j)] - 1;  // Z − Y = T (2 C⁻¹ − I)
+          g(i - first, j) = penalty * own * t_(i, j) - 2 * scale_ * h_(j, i);
+        }
+        std::fill(g.row(i - first) + support, g.row(i - first) + std::min(n, j0 + tile), 0.0);
+      }
+    }
+  }
+
+  /// Columns [first, last) of the first `rows` rows.
+  [[nodiscard]] static MatrixView<double> block(Matrix<double>& x, index_t rows, index_t first,
+                                                index_t last) {
+    return {x.data() + first, rows, last - first, x.cols()};
+  }
+  [[nodiscard]] MatrixView<const double> inverse_block(index_t first_row, index_t last_row,
+                                                       index_t first_col, index_t last_col) const {
+    return {inverse_.data() + first_row * inverse_.cols() + first_col, last_row - first_row,
+            last_col - first_col, inverse_.cols()};
   }
 
   void update_excess() {
@@ -104,7 +143,7 @@ class Admm {
   double scale_ = 1;
   Matrix<double> t_;
   std::vector<double> excess_;
-  Matrix<double> factor_;
+  Matrix<double> inverse_;  ///< N, zero above the diagonal
   std::vector<double> pivots_;
 };
 
