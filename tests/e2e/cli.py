@@ -9,6 +9,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
 QUIP = Path(os.environ.get("QUIP_BINARY", ROOT / "build" / "release" / "bin" / "quip"))
 
+# Set at night (tests/nightly.sh): all combinations, where the default takes some.
+THOROUGH = os.environ.get("QUIP_THOROUGH") == "1"
+
 CALIBRATION = DATA / "tokens" / "calib_train.h5"
 EVALUATION = DATA / "tokens" / "eval_sherlock.h5"
 

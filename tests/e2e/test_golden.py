@@ -37,7 +37,7 @@ def test_baseline(name, method, bits, quantized):
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", MODELS if cli.THOROUGH else MODELS[:1])
 def test_paper_incoherence(name, bits, quantized):
     """Seeds mean different transforms here and there: the means over three agree."""
     runs = [

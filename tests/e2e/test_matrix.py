@@ -6,14 +6,12 @@ shape, are in test_ranks.py.
 """
 
 import itertools
-import os
 
 import pytest
 
 import cli
 import hf_models
 
-THOROUGH = os.environ.get("QUIP_THOROUGH") == "1"
 SHAPES = [(2, 1), (3, 2), (4, 1), (1, 2), (6, 1), (2, 2), (8, 1)]  # ranks, threads
 SETTINGS = [
     ("--method", "nearest"),
@@ -34,10 +32,10 @@ SETTINGS = [
 ]
 turns = itertools.cycle(SHAPES)
 CASES = [
-    (name, settings, SHAPES if THOROUGH else [next(turns)])
+    (name, settings, SHAPES if cli.THOROUGH else [next(turns)])
     for name, chosen in (
         ("llama-nano", SETTINGS),
-        ("opt-micro", SETTINGS if THOROUGH else SETTINGS[1::2]),
+        ("opt-micro", SETTINGS if cli.THOROUGH else SETTINGS[1::2]),
     )
     for settings in chosen
 ]

@@ -29,7 +29,7 @@ def test_baseline_is_the_authors(method, bits, quantized):
     )
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", BITS if cli.THOROUGH else [2])
 @pytest.mark.parametrize("method", ["ldlq-rg", "greedy"])
 def test_incoherence_is_the_authors(method, bits, quantized):
     """Seeds mean different transforms here and there: the mean perplexities over three agree.

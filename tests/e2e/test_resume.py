@@ -18,7 +18,6 @@ import pytest
 
 import cli
 
-THOROUGH = os.environ.get("QUIP_THOROUGH") == "1"
 MODEL = cli.model("llama-nano")
 SETTINGS = ("--bits", 2, "--samples", 5, "--threads", 1)
 STOPPED = 75
@@ -85,7 +84,7 @@ def operations(tmp_path_factory):
 
 def some(numbers, count):
     numbers = list(numbers)
-    return numbers if THOROUGH else sorted(RANDOM.sample(numbers, min(count, len(numbers))))
+    return numbers if cli.THOROUGH else sorted(RANDOM.sample(numbers, min(count, len(numbers))))
 
 
 def test_killed_before_any_file_operation(operations, undisturbed, tmp_path):
@@ -124,7 +123,7 @@ def test_failing_file_operations(error, operations, undisturbed, tmp_path):
 
 def test_killed_at_random_instants(undisturbed, tmp_path):
     digest, seconds = undisturbed
-    for number in range(60 if THOROUGH else 3):
+    for number in range(60 if cli.THOROUGH else 3):
         out = tmp_path / f"{number}"
         job = start(out, ranks=3)
         time.sleep(RANDOM.uniform(0.1, seconds))

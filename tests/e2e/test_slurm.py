@@ -15,7 +15,6 @@ import cli
 
 CLUSTER = cli.ROOT / "slurm" / "local-cluster"
 JOB = cli.ROOT / "jobs" / "quantize.sbatch"
-THOROUGH = os.environ.get("QUIP_THOROUGH") == "1"
 SETTINGS = ("--tokens", cli.CALIBRATION, "--bits", 2, "--samples", 48)
 
 pytestmark = pytest.mark.skipif(
@@ -83,7 +82,7 @@ def start(cluster, folder, options=("--nodes=2",), **extra):
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
-@pytest.mark.parametrize("nodes", [1, 2, 4] if THOROUGH else [2])
+@pytest.mark.parametrize("nodes", [1, 2, 4] if cli.THOROUGH else [2])
 def test_one_digest_on_any_number_of_nodes(launcher, nodes, cluster, undisturbed, tmp_path):
     model = tmp_path / "a model"  # arguments with spaces survive
     model.symlink_to(cli.model("llama-nano"))
@@ -120,7 +119,7 @@ def test_requeue(cluster, undisturbed, tmp_path):
     assert cli.inspect(tmp_path / "out", "--verify")["digest"] == undisturbed
 
 
-@pytest.mark.skipif(not THOROUGH, reason="half a minute; QUIP_THOROUGH=1 runs it")
+@pytest.mark.skipif(not cli.THOROUGH, reason="half a minute; QUIP_THOROUGH=1 runs it")
 def test_a_node_that_goes_down(cluster, undisturbed, tmp_path):
     job = start(cluster, tmp_path, options=("--nodes=2", "--nodelist=n0,n1"))
     slurm(cluster, "scontrol", "update", "nodename=n1", "state=down", "reason=test")
