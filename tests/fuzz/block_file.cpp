@@ -1,9 +1,10 @@
 // The reader of packed blocks, given sound HDF5 files that say anything: a valid layer is
 // written with attributes and datasets missing, of other types, shapes and layouts, with links
 // in their place, and with digests that match what was written or not.
+#include "store/block_file.hpp"
+
 #include "odd_hdf5.hpp"
 #include "packed_folder.hpp"
-#include "store/block_file.hpp"
 
 namespace {
 

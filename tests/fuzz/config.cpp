@@ -1,9 +1,10 @@
 // config.json, and the family that is made of it, before a checkpoint that fits small models.
+#include "quip/model/config.hpp"
+
 #include <map>
 
 #include "answers.hpp"
 
-#include "quip/model/config.hpp"
 #include "quip/model/family.hpp"
 #include "quip/model/rope.hpp"
 
