@@ -31,7 +31,8 @@ class Admm {
     const index_t n = h.rows;
     scale_ = 1.0 / *std::max_element(diagonal.begin(), diagonal.end());
     // 2H + ρI = (L+I) D (L+I)ᵀ, of which N = (L+I)⁻¹ is kept: its leading parts are the inverses of
-    // those of L+I, and products run several times as fast as triangular solves.
+    // those of L+I, and products run several times as fast as triangular solves. In fp32, as the
+    // feedback is used: T, which carries the iteration, stays in fp64.
     Matrix<double> factor(n, n);
 #pragma omp parallel for schedule(dynamic, rows_at_once)
     for (index_t i = 0; i < n; ++i) {
@@ -41,16 +42,20 @@ class Admm {
     if (ldl_factor(factor.view(), pivots_) != 0) {
       fail("ldl-admm: 2H + ρI is not positive definite; use a larger --damp");
     }
-    inverse_ = Matrix<double>(n, n, 0.0);
-    invert_unit_lower(factor.cview(), inverse_.view());
-    for (index_t i = 0; i < n; ++i) inverse_(i, i) = 1;
+    Matrix<double> inverse(n, n);
+    invert_unit_lower(factor.cview(), inverse.view());
+    inverse_ = Matrix<float>(n, n, 0.0F);
+    for (index_t i = 0; i < n; ++i) {
+      for (index_t j = 0; j < i; ++j) inverse_(i, j) = static_cast<float>(inverse(i, j));
+      inverse_(i, i) = 1;
+    }
   }
 
   void iterate() {
 #pragma omp parallel if (t_.rows() > smallest_shared)
     {
-      Matrix<double> x(rows_at_once, t_.rows());
-      Matrix<double> y(rows_at_once, t_.rows());
+      Matrix<float> x(rows_at_once, t_.rows());
+      Matrix<float> y(rows_at_once, t_.rows());
 #pragma omp for schedule(dynamic)
       for (index_t i = 0; i < t_.rows(); i += rows_at_once) {
         update_rows(i, std::min(rows_at_once, t_.rows() - i), x, y);
@@ -72,22 +77,22 @@ class Admm {
   /// X minimises f(X) + ρ/2·‖X − Z + Y‖²: on every row's support j < i
   ///   X (2H + ρI) = G = ρ(Z − Y) − 2H,
   /// which the leading parts of the factor solve: X = ((G Nᵀ) ∘ mask) D⁻¹ N.
-  void update_rows(index_t first, index_t count, Matrix<double>& x, Matrix<double>& y) {
+  void update_rows(index_t first, index_t count, Matrix<float>& x, Matrix<float>& y) {
     const index_t n = first + count;
     set_right_side(first, count, x);
     for (index_t j = 0; j < n; j += panel_cols) {  // G Nᵀ: row j of N ends at column j
       const index_t end = std::min(n, j + panel_cols);
-      gemm(Transpose::no, Transpose::yes, 1.0, block(x, count, 0, end),
-           inverse_block(j, end, 0, end), 0.0, block(y, count, j, end));
+      gemm(Transpose::no, Transpose::yes, 1.0F, block(x, count, 0, end),
+           inverse_block(j, end, 0, end), 0.0F, block(y, count, j, end));
     }
     for (index_t i = 0; i < count; ++i) {
-      for (index_t j = 0; j < first + i; ++j) y(i, j) /= pivots_[at(j)];
-      std::fill(y.row(i) + first + i, y.row(i) + n, 0.0);
+      for (index_t j = 0; j < first + i; ++j) y(i, j) /= static_cast<float>(pivots_[at(j)]);
+      std::fill(y.row(i) + first + i, y.row(i) + n, 0.0F);
     }
     for (index_t j = 0; j < n; j += panel_cols) {  // … N: column j of N begins at row j
       const index_t end = std::min(n, j + panel_cols);
-      gemm(Transpose::no, Transpose::no, 1.0, block(y, count, j, n), inverse_block(j, n, j, end),
-           0.0, block(x, count, j, end));
+      gemm(Transpose::no, Transpose::no, 1.0F, block(y, count, j, n), inverse_block(j, n, j, end),
+           0.0F, block(x, count, j, end));
     }
     for (index_t i = 0; i < count; ++i) {  // T ← X + Y
       double* row = t_.row(first + i);
@@ -96,7 +101,7 @@ class Admm {
   }
 
   /// G, zero off the support; in tiles, because H is stored transposed.
-  void set_right_side(index_t first, index_t count, Matrix<double>& g) const {
+  void set_right_side(index_t first, index_t count, Matrix<float>& g) const {
     constexpr index_t tile = 32;
     const index_t n = first + count;
     for (index_t j0 = 0; j0 < n; j0 += tile) {
@@ -104,20 +109,20 @@ class Admm {
         const index_t support = std::clamp(i, j0, std::min(n, j0 + tile));
         for (index_t j = j0; j < support; ++j) {
           const double own = 2 / excess_[at(j)] - 1;  // Z − Y = T (2 C⁻¹ − I)
-          g(i - first, j) = penalty * own * t_(i, j) - 2 * scale_ * h_(j, i);
+          g(i - first, j) = static_cast<float>(penalty * own * t_(i, j) - 2 * scale_ * h_(j, i));
         }
-        std::fill(g.row(i - first) + support, g.row(i - first) + std::min(n, j0 + tile), 0.0);
+        std::fill(g.row(i - first) + support, g.row(i - first) + std::min(n, j0 + tile), 0.0F);
       }
     }
   }
 
   /// Columns [first, last) of the first `rows` rows.
-  [[nodiscard]] static MatrixView<double> block(Matrix<double>& x, index_t rows, index_t first,
-                                                index_t last) {
+  [[nodiscard]] static MatrixView<float> block(Matrix<float>& x, index_t rows, index_t first,
+                                               index_t last) {
     return {x.data() + first, rows, last - first, x.cols()};
   }
-  [[nodiscard]] MatrixView<const double> inverse_block(index_t first_row, index_t last_row,
-                                                       index_t first_col, index_t last_col) const {
+  [[nodiscard]] MatrixView<const float> inverse_block(index_t first_row, index_t last_row,
+                                                      index_t first_col, index_t last_col) const {
     return {inverse_.data() + first_row * inverse_.cols() + first_col, last_row - first_row,
             last_col - first_col, inverse_.cols()};
   }
@@ -143,7 +148,7 @@ class Admm {
   double scale_ = 1;
   Matrix<double> t_;
   std::vector<double> excess_;
-  Matrix<double> inverse_;  ///< N, zero above the diagonal
+  Matrix<float> inverse_;  ///< N, zero above the diagonal
   std::vector<double> pivots_;
 };
 
