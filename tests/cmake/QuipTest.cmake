@@ -32,7 +32,7 @@ function(quip_add_mpi_test name)
     add_test(NAME mpi.${name}.${ranks} COMMAND ${MPIEXEC_EXECUTABLE} -n ${ranks} $<TARGET_FILE:${name}>)
     set_tests_properties(
       mpi.${name}.${ranks}
-      PROPERTIES LABELS mpi TIMEOUT 120 PROCESSORS ${ranks} ENVIRONMENT "${QUIP_MPI_TEST_ENVIRONMENT}")
+      PROPERTIES LABELS mpi TIMEOUT ${QUIP_MPI_TEST_TIMEOUT} PROCESSORS ${ranks} ENVIRONMENT "${QUIP_MPI_TEST_ENVIRONMENT}")
   endforeach()
 endfunction()
 
@@ -40,9 +40,11 @@ set(QUIP_MPI_TEST_ENVIRONMENT
     OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
     OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1)
 set(QUIP_MPI_TEST_RANKS 1 2 3 4 6)
+set(QUIP_MPI_TEST_TIMEOUT 120)
 if(QUIP_SANITIZE)
   # Third-party leaks are known by name; six instrumented ranks show nothing that four do not.
   list(APPEND QUIP_MPI_TEST_ENVIRONMENT
        LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/lsan.supp:print_suppressions=0)
   set(QUIP_MPI_TEST_RANKS 1 2 3 4)
+  set(QUIP_MPI_TEST_TIMEOUT 300)
 endif()

@@ -110,6 +110,7 @@ TEST_F(PackedModelMpiTest, AFailedRestLeavesNoFile) {
   expect_same_everywhere(message);
   comm_.barrier();
   EXPECT_EQ(files_below(root_ / "model"), before);
+  comm_.barrier();  // before rank 0's writer gives its lock back
 }
 
 TEST_F(PackedModelMpiTest, RefusesANonEmptyDirectoryOnAllRanks) {
