@@ -10,6 +10,10 @@ for target in build/fuzz/bin/fuzz-*; do
   bash tests/fuzz/run.sh "$target" 1000000 build/fuzz/nightly -seed="$(date +%j)"
 done
 
+cmake --preset asan
+cmake --build --preset asan --target mpi_tests
+ctest --test-dir build/asan -L '^mpi$' --output-on-failure
+
 cmake --preset release
 cmake --build --preset release --target quip
 bash tests/valgrind.sh build/release/bin/quip

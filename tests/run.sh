@@ -54,9 +54,8 @@ suite "end-to-end tests" build/release e2e
 suite "lint" build/release lint
 # MPI, HDF5 and BLAS themselves are not built with sanitizers.
 if step "configure with sanitizers" cmake --preset asan; then
-  step "build with sanitizers" cmake --build --preset asan --target unit_tests mpi_tests
+  step "build with sanitizers" cmake --build --preset asan --target unit_tests
   suite "unit tests with sanitizers" build/asan unit
-  suite "mpi tests with sanitizers" build/asan mpi
 fi
 # Readers of other people's files, against malformed ones.
 if step "configure fuzzing" cmake --preset fuzz && step "build fuzzing" cmake --build --preset fuzz; then
