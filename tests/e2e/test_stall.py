@@ -63,8 +63,12 @@ def check_end(stopped: int, speaker: int, tmp_path):
     start = time.monotonic()
     try:
         said += job.communicate(timeout=60)[1]
+        # mpirun may return a moment before the last rank that it has killed is gone.
+        while left_behind := [rank for rank, process in ranks.items() if runs(process)]:
+            if time.monotonic() - start > ENDS_WITHIN:
+                break
+            time.sleep(0.05)
         seconds = time.monotonic() - start
-        left_behind = [rank for rank, process in ranks.items() if runs(process)]
     finally:
         job.kill()
         for process in filter(runs, ranks.values()):
