@@ -63,6 +63,10 @@ int run_serial(Command& command) {
 int run_parallel(Command& command, int argc, char** argv) {
   return quip::run_job(argc, argv, [&](quip::MpiCollectives& comm) {
     comm.set_stall_timeout(command.stall_timeout());
+    if (comm.rank() == 0 && !comm.why_not_shared().empty()) {
+      fmt::print(stderr, "quip: each rank holds a block's weights for itself: {}\n",
+                 comm.why_not_shared());
+    }
     return command.run(comm, comm.node_size());
   });
 }

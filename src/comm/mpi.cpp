@@ -44,6 +44,24 @@ Communicator Communicator::node_of(MPI_Comm parent) {
   return Communicator(comm);
 }
 
+Communicator Communicator::split(MPI_Comm parent, int color) {
+  MPI_Comm comm = MPI_COMM_NULL;
+  QUIP_MPI(MPI_Comm_split(parent, color, 0, &comm));
+  return Communicator(comm);
+}
+
+int Communicator::rank() const {
+  int rank = 0;
+  QUIP_MPI(MPI_Comm_rank(comm_, &rank));
+  return rank;
+}
+
+int Communicator::size() const {
+  int size = 0;
+  QUIP_MPI(MPI_Comm_size(comm_, &size));
+  return size;
+}
+
 Communicator::Communicator(Communicator&& other) noexcept
     : comm_(std::exchange(other.comm_, MPI_COMM_NULL)) {}
 

@@ -47,12 +47,11 @@ struct Shares {
 
 }  // namespace
 
-MpiCollectives::MpiCollectives(MPI_Comm parent) : comm_(Communicator::duplicate(parent)) {
-  QUIP_MPI(MPI_Comm_rank(comm_.get(), &rank_));
-  QUIP_MPI(MPI_Comm_size(comm_.get(), &size_));
-  const Communicator node = Communicator::node_of(comm_.get());
-  QUIP_MPI(MPI_Comm_size(node.get(), &node_size_));
+MpiCollectives::MpiCollectives(MPI_Comm parent, int ranks_per_node)
+    : comm_(Communicator::duplicate(parent)), rank_(comm_.rank()), size_(comm_.size()) {
+  find_nodes(ranks_per_node);
   if (size_ > 1) watch_ = std::make_unique<StallWatch>(comm_.get());
+  try_sharing();
 }
 
 void MpiCollectives::set_stall_timeout(double seconds) {
@@ -61,8 +60,6 @@ void MpiCollectives::set_stall_timeout(double seconds) {
 
 bool MpiCollectives::speaks_for_failure() { return !watch_ || watch_->speaks_for_failure(); }
 
-/// `start(&request)` issues the operation and returns MPI's code.
-template <typename Start>
 void MpiCollectives::complete(const char* collective, const Start& start) {
   MPI_Request request = MPI_REQUEST_NULL;
   const int code = start(&request);

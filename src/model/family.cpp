@@ -15,12 +15,6 @@ ConstTensorView WeightSet::optional(const std::string& name) const {
   return found == tensors_.end() ? ConstTensorView{} : found->second.cview();
 }
 
-TensorView WeightSet::mutable_view(const std::string& name) {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) fail("tensor {} was not loaded", name);
-  return found->second.view();
-}
-
 void forward_block(const Family& family, index_t block, Backend& backend, const WeightSet& weights,
                    TensorView residual) {
   Tensor input;

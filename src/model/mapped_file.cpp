@@ -1,5 +1,6 @@
 #include "mapped_file.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -70,6 +71,21 @@ void MappedFile::release(index_t offset, index_t count) const noexcept {
   // Only advice: if the kernel declines it, the pages merely stay.
   ::madvise(const_cast<std::byte*>(data_ + first), static_cast<std::size_t>(last - first),
             MADV_DONTNEED);
+}
+
+void MappedFile::fetch(index_t offset, index_t count) const noexcept {
+  constexpr index_t step = index_t{4} << 20;  // resident at a time
+  const index_t page = ::sysconf(_SC_PAGESIZE);
+  const index_t end = std::min(offset + count, size_);
+  for (index_t first = offset / page * page; first < end; first += step) {
+    const index_t last = std::min(first + step, end);
+    ::madvise(const_cast<std::byte*>(data_ + first), static_cast<std::size_t>(last - first),
+              MADV_WILLNEED);  // one long request; touching alone reads little by little
+    for (index_t at = first; at < last; at += page) {
+      static_cast<void>(*static_cast<const volatile std::byte*>(data_ + at));
+    }
+    release(first, last - first);
+  }
 }
 
 }  // namespace quip

@@ -29,6 +29,8 @@ class MappedFile {
   /// Lets go of the pages that lie wholly inside [offset, offset + count): a later read
   /// maps them again. Keeps resident memory independent of how much has been read.
   void release(index_t offset, index_t count) const noexcept;
+  /// Reads the pages of [offset, offset + count) into the system's page cache, and lets go of them.
+  void fetch(index_t offset, index_t count) const noexcept;
 
  private:
   const std::byte* data_ = nullptr;

@@ -80,6 +80,11 @@ class SafetensorsSource final : public TensorSource {
     if (count >= kReleaseBytes) file.release(position, count);
   }
 
+  void fetch(const std::string& name, index_t offset, index_t bytes) const override {
+    const Located& tensor = locate(name);
+    files_[tensor.file].fetch(tensor.entry.begin + offset, bytes);
+  }
+
   [[nodiscard]] std::string describe() const override { return origin_.string(); }
 
  private:

@@ -76,13 +76,6 @@ std::vector<LinearSpec> BlockQuantizer::selected(index_t block) const {
   return linears;
 }
 
-Matrix<float> BlockQuantizer::host_weights(const WeightSet& weights,
-                                           const LinearSpec& linear) const {
-  Matrix<float> host(linear.rows, linear.cols);
-  backend_.download(weights[linear.name + ".weight"], host.span());
-  return host;
-}
-
 PreparedLayer BlockQuantizer::prepare(const LinearSpec& linear, MatrixView<const float> weights,
                                       Matrix<double> hessian) const {
   const LayerOptions options = options_(linear.name);
@@ -130,8 +123,9 @@ std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
         h = Matrix<double>(linear.cols, linear.cols);
         std::copy_n(hessians[tap].data(), h.size(), h.data());
       }
-      const Matrix<float> host = host_weights(weights, linear);
-      prepared[i] = prepare(linear, host.cview(), std::move(h));
+      Matrix<float> room;
+      const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
+      prepared[i] = prepare(linear, host, std::move(h));
       scope.add_flops(cube(linear.cols) / 3);
     }
   });
@@ -150,18 +144,17 @@ void BlockQuantizer::round(const std::vector<LinearSpec>& linears,
       auto scope = phases_.measure("round");
       const index_t sent = comm_.bytes_sent();
       broadcast_prepared(comm_, prepared[i], owners[i]);
-      const Matrix<float> host = host_weights(weights, linear);
-      stored.push_back(
-          round_layer(comm_, linear.name, host.cview(), prepared[i], options_(linear.name)));
+      Matrix<float> room;
+      const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
+      stored.push_back(round_layer(comm_, linear.name, host, prepared[i], options_(linear.name)));
       prepared[i] = {};
       scope.add_bytes_sent(comm_.bytes_sent() - sent);
       scope.add_flops(static_cast<double>(linear.rows) * static_cast<double>(linear.cols) *
                       static_cast<double>(linear.cols) / comm_.size());
     }
     auto scope = phases_.measure("dequantize");
-    agree(comm_, [&] {
-      weights.insert(linear.name + ".weight", upload_dequantized(backend_, stored.back().layer));
-    });
+    weights.insert(linear.name + ".weight",
+                   load_dequantized(comm_, backend_, stored.back().layer));
   }
 }
 

@@ -1,7 +1,11 @@
 #include "quip/pipeline/loader.hpp"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
 
+#include "quip/comm/node_memory.hpp"
 #include "quip/core/error.hpp"
 #include "quip/quant/dequantize.hpp"
 
@@ -22,18 +26,70 @@ Extent extent_of(const TensorInfo& info) {
   return {info.shape[0], info.elements() / std::max<index_t>(info.shape[0], 1)};
 }
 
-/// Calls `convert(first, floats)` for consecutive runs of whole rows; uploads the result.
-template <typename Convert>
-void upload_in_runs(Backend& backend, TensorView tensor, const Convert& convert) {
-  const index_t rows_at_once =
-      std::max<index_t>(1, staging_elements / std::max<index_t>(tensor.cols, 1));
-  Buffer<float> staging(std::min(rows_at_once, tensor.rows) * tensor.cols);
-  for (index_t first = 0; first < tensor.rows; first += rows_at_once) {
-    const index_t count = std::min(rows_at_once, tensor.rows - first);
-    const auto run = staging.span().first(static_cast<std::size_t>(count * tensor.cols));
-    convert(first * tensor.cols, run);
-    backend.upload(run, tensor.middle_rows(first, count));
+/// The share of `count` elements that this rank fills in memory that its node has in common.
+Range share_on_node(index_t count, const NodePlace& place) {
+  return share_of(count, place.rank, place.size);
+}
+
+std::span<float> part_of(float* values, Range range) {
+  return {values + range.first, static_cast<std::size_t>(range.count())};
+}
+
+std::shared_ptr<float> as_floats(const std::shared_ptr<std::byte>& memory) {
+  return {memory, reinterpret_cast<float*>(memory.get())};
+}
+
+/// Elements [first, first + count) of a tensor and how they are shared out for reading.
+struct Slice {
+  const TensorSource& source;
+  const TensorInfo& info;
+  index_t first;
+  index_t count;
+};
+
+/// Each rank of the only node reads its share, right to where it is wanted.
+void read_on_one_node(Collectives& comm, const Slice& slice, float* values) {
+  const Range mine = share_on_node(slice.count, comm.place());
+  agree(comm, [&] {
+    read_floats(slice.source, slice.info.name, slice.first + mine.first, part_of(values, mine));
+  });
+  comm.node_barrier();
+}
+
+void convert(const Slice& slice, std::span<const std::byte> raw, Range range, float* values) {
+  const index_t element = size_of(slice.info.dtype);
+  for (index_t first = range.first; first < range.last; first += staging_elements) {
+    const index_t count = std::min(staging_elements, range.last - first);
+    const std::span<float> run = part_of(values, {first, first + count});
+    to_float(slice.info.dtype,
+             raw.subspan(static_cast<std::size_t>(first * element),
+                         static_cast<std::size_t>(count * element)),
+             run);
+    const index_t bad = first_nonfinite(run);
+    if (bad >= 0) {
+      fail("{}: tensor {} holds a NaN or an infinity at element {}", slice.source.describe(),
+           slice.info.name, slice.first + first + bad);
+    }
   }
+}
+
+/// Each node reads a share, all gather them, and a node's ranks convert together.
+void read_on_many_nodes(Collectives& comm, const Slice& slice, float* values) {
+  const NodePlace place = comm.place();
+  const index_t element = size_of(slice.info.dtype);
+  const std::shared_ptr<std::byte> raw = allocate_on_node(comm, slice.count * element);
+  const std::span<std::byte> bytes(raw.get(), static_cast<std::size_t>(slice.count * element));
+  const Range mine = share_to_read(slice.count, place);
+  agree(comm, [&] {
+    slice.source.read(slice.info.name, (slice.first + mine.first) * element,
+                      bytes.subspan(static_cast<std::size_t>(mine.first * element),
+                                    static_cast<std::size_t>(mine.count() * element)));
+  });
+  comm.node_barrier();
+  comm.all_gather_over_nodes(bytes, share_offsets(slice.count, place.nodes, element));
+  comm.node_barrier();
+  agree(comm, [&] { convert(slice, bytes, share_on_node(slice.count, place), values); });
+  comm.node_barrier();
 }
 
 void broadcast_layer(Collectives& comm, QuantizedLinear& layer, int root) {
@@ -61,47 +117,37 @@ void broadcast_layer(Collectives& comm, QuantizedLinear& layer, int root) {
 
 }  // namespace
 
+Range share_to_read(index_t count, const NodePlace& place) {
+  const Range node = share_of(count, place.node, place.nodes);
+  const Range mine = share_of(node.count(), place.rank, place.size);
+  return {node.first + mine.first, node.first + mine.last};
+}
+
+bool read_by_all(const Collectives& comm, index_t bytes) {
+  return comm.size() == 1 || bytes <= small_bytes;
+}
+
 Tensor load_rows(Collectives& comm, Backend& backend, const TensorSource& source,
                  const std::string& name, Range rows) {
   const TensorInfo& info = source.info(name);
   const index_t cols = extent_of(info).cols;
-  const index_t element = size_of(info.dtype);
-  const index_t bytes = rows.count() * cols * element;
-  Tensor tensor;
-  if (comm.size() == 1 || bytes <= small_bytes) {
+  const Slice slice{source, info, rows.first * cols, rows.count() * cols};
+  std::shared_ptr<float> values;
+  if (read_by_all(comm, slice.count * size_of(info.dtype))) {
     agree(comm, [&] {
-      tensor = backend.allocate(rows.count(), cols);
-      upload_in_runs(backend, tensor.view(), [&](index_t first, std::span<float> run) {
-        read_floats(source, name, rows.first * cols + first, run);
-      });
+      values = as_floats(allocate_privately(slice.count * index_t{sizeof(float)}));
+      read_floats(source, name, slice.first, part_of(values.get(), {0, slice.count}));
     });
-    return tensor;
+  } else {
+    values = as_floats(allocate_on_node(comm, slice.count * index_t{sizeof(float)}));
+    if (comm.place().nodes == 1) {
+      read_on_one_node(comm, slice, values.get());
+    } else {
+      read_on_many_nodes(comm, slice, values.get());
+    }
   }
-  Buffer<std::byte> raw;
-  const std::vector<index_t> offsets = share_offsets(rows.count() * cols, comm.size(), element);
-  agree(comm, [&] {
-    raw = Buffer<std::byte>(bytes);
-    const auto r = static_cast<std::size_t>(comm.rank());
-    const index_t first = offsets[r];
-    source.read(name, rows.first * cols * element + first,
-                raw.span().subspan(static_cast<std::size_t>(first),
-                                   static_cast<std::size_t>(offsets[r + 1] - first)));
-  });
-  comm.all_gather_bytes(raw.span(), offsets);
-  agree(comm, [&] {
-    tensor = backend.allocate(rows.count(), cols);
-    upload_in_runs(backend, tensor.view(), [&](index_t first, std::span<float> run) {
-      to_float(info.dtype,
-               raw.span().subspan(static_cast<std::size_t>(first * element),
-                                  run.size() * static_cast<std::size_t>(element)),
-               run);
-      const index_t bad = first_nonfinite(run);
-      if (bad >= 0) {
-        fail("{}: tensor {} holds a NaN or an infinity at element {}", source.describe(), name,
-             rows.first * cols + first + bad);
-      }
-    });
-  });
+  Tensor tensor;
+  agree(comm, [&] { tensor = backend.adopt(std::move(values), rows.count(), cols); });
   return tensor;
 }
 
@@ -145,15 +191,30 @@ WeightSet load_block(Collectives& comm, Backend& backend, const PackedModel& pac
       if (comm.rank() == reader) layer = packed.read_layer(linear.name).layer;
     });
     broadcast_layer(comm, layer, reader);
-    agree(comm, [&] { weights.insert(name, upload_dequantized(backend, layer)); });
+    weights.insert(name, load_dequantized(comm, backend, layer));
   }
   return weights;
 }
 
-Tensor upload_dequantized(Backend& backend, const QuantizedLinear& layer) {
-  Tensor tensor = backend.allocate(layer.rows, layer.cols);
-  const Matrix<float> host = dequantize(layer);
-  backend.upload(host.span(), tensor.view());
+Tensor load_dequantized(Collectives& comm, Backend& backend, const QuantizedLinear& layer) {
+  const NodePlace place = comm.place();
+  const std::shared_ptr<float> values =
+      as_floats(allocate_on_node(comm, layer.rows * layer.cols * index_t{sizeof(float)}));
+  const MatrixView<float> out(values.get(), layer.rows, layer.cols);
+  std::optional<Dequantizer> dequantizer;
+  agree(comm, [&] {
+    dequantizer.emplace(layer);
+    const Range mine = share_on_node(layer.rows, place);
+    dequantizer->fill_rows(mine.first, mine.last, out);
+  });
+  comm.node_barrier();
+  agree(comm, [&] {
+    const Range mine = share_on_node(layer.cols, place);
+    dequantizer->finish_columns(mine.first, mine.last, out);
+  });
+  comm.node_barrier();
+  Tensor tensor;
+  agree(comm, [&] { tensor = backend.adopt(values, layer.rows, layer.cols); });
   return tensor;
 }
 

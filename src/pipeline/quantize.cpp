@@ -11,6 +11,7 @@
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/hidden_states.hpp"
 #include "quip/pipeline/loader.hpp"
+#include "quip/pipeline/prefetch.hpp"
 #include "quip/pipeline/report.hpp"
 
 namespace quip {
@@ -187,6 +188,10 @@ class Job {
       weights = load_block(comm_, backend_, source_, family_, b);
       scope.add_bytes_sent(comm_.bytes_sent() - sent);
     }
+    prefetch_.reset();
+    if (b + 1 < range_.last && !writer.has_block(b + 1)) {
+      prefetch_.emplace(comm_, source_, family_, b + 1);
+    }
     const std::vector<StoredLayer> layers =
         quantizer_->quantize(b, weights, shard_, states_.cview());
     {
@@ -233,6 +238,7 @@ class Job {
   std::set<std::string> quantized_;  ///< tensors
   Tensor states_;                    ///< the input of block position_
   index_t position_ = 0;
+  std::optional<Prefetch> prefetch_;  ///< of the next block to be loaded from the checkpoint
   std::set<index_t> damaged_;  ///< hidden states not to be tried again
 };
 

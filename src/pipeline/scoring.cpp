@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "quip/pipeline/loader.hpp"
+#include "quip/pipeline/prefetch.hpp"
 
 namespace quip {
 namespace {
@@ -99,6 +101,8 @@ std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& ba
   for (index_t b = 0; b < blocks; ++b) {
     progress.update(b, "forward");
     const WeightSet weights = model.block(comm, backend, b);
+    std::optional<Prefetch> prefetch;
+    if (!model.packed && b + 1 < blocks) prefetch.emplace(comm, model.source(), family, b + 1);
     forward_shard(comm, backend, family, b, weights, shard, states.view());
   }
   progress.update(blocks, "loss");

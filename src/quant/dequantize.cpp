@@ -38,37 +38,45 @@ void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> 
 
 }  // namespace
 
-void dequantize(const QuantizedLinear& layer, MatrixView<float> out) {
-  const LayerTransforms transforms =
-      make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u, layer.seed_v);
+Dequantizer::Dequantizer(const QuantizedLinear& layer)
+    : layer_(layer),
+      transforms_(make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u,
+                                  layer.seed_v)) {}
+
+void Dequantizer::fill_rows(index_t begin, index_t end, MatrixView<float> out) const {
 #pragma omp parallel
   {
-    Matrix<float> tile(layer.cols, rows_at_once);
-    Buffer<float> scratch(layer.cols * rows_at_once);
+    Matrix<float> tile(layer_.cols, rows_at_once);
+    Buffer<float> scratch(layer_.cols * rows_at_once);
 #pragma omp for schedule(dynamic)
-    for (index_t first = 0; first < layer.rows; first += rows_at_once) {  // w' V
-      const index_t count = std::min(rows_at_once, layer.rows - first);
-      const MatrixView<float> part(tile.data(), layer.cols, count);
-      unpack_rows(layer, first, part);
-      transforms.v->apply_transposed(part, scratch.data());
+    for (index_t first = begin; first < end; first += rows_at_once) {  // w' V
+      const index_t count = std::min(rows_at_once, end - first);
+      const MatrixView<float> part(tile.data(), layer_.cols, count);
+      unpack_rows(layer_, first, part);
+      transforms_.v->apply_transposed(part, scratch.data());
       for (index_t i = 0; i < count; ++i) {
         float* row = out.row(first + i);
-        for (index_t k = 0; k < layer.cols; ++k) row[k] = part(k, i);
+        for (index_t k = 0; k < layer_.cols; ++k) row[k] = part(k, i);
       }
     }
   }
-  apply_in_slabs(*transforms.u, out, true);  // Uᵀ …
-  if (layer.rescale.empty()) return;
+}
+
+void Dequantizer::finish_columns(index_t begin, index_t end, MatrixView<float> out) const {
+  apply_in_slabs(*transforms_.u, out.middle_cols(begin, end - begin), true);  // Uᵀ …
+  if (layer_.rescale.empty()) return;
 #pragma omp parallel for schedule(static)
-  for (index_t i = 0; i < layer.rows; ++i) {  // … D̃⁻¹
+  for (index_t i = 0; i < layer_.rows; ++i) {  // … D̃⁻¹
     float* row = out.row(i);
-    for (index_t k = 0; k < layer.cols; ++k) row[k] /= layer.rescale[static_cast<std::size_t>(k)];
+    for (index_t k = begin; k < end; ++k) row[k] /= layer_.rescale[static_cast<std::size_t>(k)];
   }
 }
 
 Matrix<float> dequantize(const QuantizedLinear& layer) {
   Matrix<float> weights(layer.rows, layer.cols);
-  dequantize(layer, weights.view());
+  const Dequantizer dequantizer(layer);
+  dequantizer.fill_rows(0, layer.rows, weights.view());
+  dequantizer.finish_columns(0, layer.cols, weights.view());
   return weights;
 }
 

@@ -14,6 +14,14 @@
 
 namespace quip {
 
+/// Where a rank stands among those that share its node's memory.
+struct NodePlace {
+  int rank = 0;   ///< among those of its node
+  int size = 1;   ///< ranks of its node
+  int node = 0;   ///< nodes are numbered in the order of their lowest ranks
+  int nodes = 1;  ///< that have ranks
+};
+
 /// Collective operations over a fixed group of ranks. Every call is collective:
 /// all ranks make the same calls in the same order. Counts may exceed 2³¹.
 class Collectives {
@@ -36,6 +44,20 @@ class Collectives {
   /// In place: rank r contributes bytes [offsets[r], offsets[r+1]) of `buffer`;
   /// afterwards every rank holds all of it. `offsets` has size()+1 entries.
   virtual void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) = 0;
+
+  /// Every rank on a node of its own unless it is known to share memory with others.
+  [[nodiscard]] virtual NodePlace place() const noexcept { return {0, 1, rank(), size()}; }
+  /// Among the ranks of each node. What they wrote to common memory before it, all see after it.
+  virtual void node_barrier() {}
+  /// From the first rank of each node to the others of that node.
+  virtual void node_broadcast(std::span<std::byte> /*bytes*/) {}
+  /// In place, for a buffer that exists once on a node: node k contributes bytes [offsets[k],
+  /// offsets[k+1]), written before a node_barrier; after the next one, every node has all of it.
+  /// The first rank of a node speaks for it, so that nothing crosses the network twice.
+  virtual void all_gather_over_nodes(std::span<std::byte> buffer,
+                                     std::span<const index_t> offsets) {
+    all_gather_bytes(buffer, offsets);
+  }
 
   /// Payload bytes this rank has sent since the start (algorithmic volume: what
   /// the operation must send at least, not what a transport really sends).

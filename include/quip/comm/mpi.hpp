@@ -30,7 +30,10 @@ class Communicator {
   static Communicator duplicate(MPI_Comm parent);
   /// The ranks of `parent` that share this node's memory.
   static Communicator node_of(MPI_Comm parent);
+  /// The ranks of `parent` with the same `color`, in their order.
+  static Communicator split(MPI_Comm parent, int color);
 
+  Communicator() = default;
   Communicator(Communicator&& other) noexcept;
   Communicator& operator=(Communicator&& other) noexcept;
   ~Communicator();
@@ -38,6 +41,8 @@ class Communicator {
   Communicator& operator=(const Communicator&) = delete;
 
   [[nodiscard]] MPI_Comm get() const noexcept { return comm_; }
+  [[nodiscard]] int rank() const;
+  [[nodiscard]] int size() const;
 
  private:
   explicit Communicator(MPI_Comm comm) : comm_(comm) {}

@@ -1,7 +1,9 @@
 // The Collectives over an MPI communicator.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 
 #include "quip/comm/collectives.hpp"
 #include "quip/comm/mpi.hpp"
@@ -13,18 +15,26 @@ namespace quip {
 /// notice that nothing moves any more, and say whom it waits for (StallWatch).
 class MpiCollectives final : public Collectives {
  public:
-  /// Works on a duplicate of `parent`.
-  explicit MpiCollectives(MPI_Comm parent = MPI_COMM_WORLD);
+  /// Works on a duplicate of `parent`. `ranks_per_node`: takes so many consecutive ranks of this
+  /// node's for a node each, as tests do; 0: asks MPI.
+  explicit MpiCollectives(MPI_Comm parent = MPI_COMM_WORLD, int ranks_per_node = 0);
 
   [[nodiscard]] int rank() const noexcept override { return rank_; }
   [[nodiscard]] int size() const noexcept override { return size_; }
   /// Ranks of this group on this node.
   [[nodiscard]] int node_size() const noexcept { return node_size_; }
+  [[nodiscard]] NodePlace place() const noexcept override { return place_; }
+  /// Why ranks of one node do not share memory, although MPI has them on one; else empty.
+  [[nodiscard]] const std::string& why_not_shared() const noexcept { return why_not_shared_; }
   void barrier() override;
   void all_reduce_sum(std::span<double> values) override;
   void all_reduce_max(std::span<float> values) override;
   void broadcast_bytes(std::span<std::byte> bytes, int root) override;
   void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) override;
+  void node_barrier() override;
+  void node_broadcast(std::span<std::byte> bytes) override;
+  void all_gather_over_nodes(std::span<std::byte> buffer,
+                             std::span<const index_t> offsets) override;
   [[nodiscard]] std::int64_t bytes_sent() const noexcept override { return bytes_sent_; }
 
   /// The same on all ranks: the job ends with exit_stalled when a collective makes no progress for
@@ -34,8 +44,13 @@ class MpiCollectives final : public Collectives {
   [[nodiscard]] bool speaks_for_failure();
 
  private:
-  template <typename Start>
+  /// Issues an operation and returns MPI's code.
+  using Start = std::function<int(MPI_Request*)>;
   void complete(const char* collective, const Start& start);
+  /// The same for a collective of some ranks; the others pass.
+  void complete_among(bool member, const char* collective, const Start& start);
+  void find_nodes(int ranks_per_node);
+  void try_sharing();
   void sum_directly(std::span<double> values);
   void sum_by_shares(std::span<double> values, double* parts);
   void broadcast_uncounted(std::span<std::byte> bytes, int root);
@@ -44,9 +59,13 @@ class MpiCollectives final : public Collectives {
                      const std::vector<int>& counts, const std::vector<int>& offsets);
 
   Communicator comm_;
+  Communicator node_;     ///< the ranks of this node
+  Communicator leaders_;  ///< the first ranks of all nodes; of use to them only
   int rank_ = 0;
   int size_ = 1;
   int node_size_ = 1;
+  NodePlace place_;
+  std::string why_not_shared_;
   std::int64_t bytes_sent_ = 0;
   std::unique_ptr<StallWatch> watch_;  ///< none for one rank, which waits for nobody
 };

@@ -38,6 +38,10 @@ class StallWatch {
   /// processes while it waits. Throws Error if MPI reports one; ends the job if it stalls.
   void wait(MPI_Request& request, const char* collective);
 
+  /// In place of `wait` on a rank that has no part in a collective of others: ranks are compared by
+  /// the number of collectives that they have entered.
+  void pass() { ++entered_; }
+
   /// For a rank that gives up: tells the others, and returns whether it is the lowest of those
   /// that do at about the same time, and hence the one to say why.
   [[nodiscard]] bool speaks_for_failure();

@@ -39,7 +39,6 @@ class WeightSet {
   [[nodiscard]] ConstTensorView operator[](const std::string& name) const;
   /// An empty view if the tensor is not there (an absent bias).
   [[nodiscard]] ConstTensorView optional(const std::string& name) const;
-  [[nodiscard]] TensorView mutable_view(const std::string& name);
   void clear() { tensors_.clear(); }
 
  private:

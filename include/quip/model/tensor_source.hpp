@@ -40,6 +40,9 @@ class TensorSource {
   [[nodiscard]] virtual const TensorInfo& info(const std::string& name) const = 0;
   /// Copies bytes [offset, offset + out.size()) of the row-major data.
   virtual void read(const std::string& name, index_t offset, std::span<std::byte> out) const = 0;
+  /// Waits until a later `read` of this range finds it in the operating system's memory, as far as
+  /// that can be had; not an error if it cannot. May be called beside `read`, by another thread.
+  virtual void fetch(const std::string& /*name*/, index_t /*offset*/, index_t /*bytes*/) const {}
   /// What to call this source in messages (a path).
   [[nodiscard]] virtual std::string describe() const = 0;
 };

@@ -52,8 +52,6 @@ class BlockQuantizer {
                                        const std::vector<int>& owners);
   [[nodiscard]] PreparedLayer prepare(const LinearSpec& linear, MatrixView<const float> weights,
                                       Matrix<double> hessian) const;
-  [[nodiscard]] Matrix<float> host_weights(const WeightSet& weights,
-                                           const LinearSpec& linear) const;
 
   Collectives& comm_;
   Backend& backend_;

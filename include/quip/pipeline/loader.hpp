@@ -1,4 +1,4 @@
-// Weights from a source into backend memory, read once per group of ranks.
+// Weights from a source into backend memory, read once per group of ranks and held once per node.
 #pragma once
 
 #include <string>
@@ -13,9 +13,15 @@
 
 namespace quip {
 
+/// The elements of a tensor of `count` that this rank reads for all: every element is some rank's.
+[[nodiscard]] Range share_to_read(index_t count, const NodePlace& place);
+/// Is a tensor of so many bytes cheaper read by every rank than shared out?
+[[nodiscard]] bool read_by_all(const Collectives& comm, index_t bytes);
+
 /// Rows [first, first + count) of a tensor (1-D tensors are one row), as fp32. Collective: each
-/// rank reads its share of the bytes, then all gather; a small tensor is read by every rank. Throws
-/// AgreedError naming the tensor if it holds a NaN or an infinity.
+/// rank reads its share of the bytes, then the nodes gather, and the ranks of a node convert into
+/// memory that they share; a small tensor is read by every rank. Throws AgreedError naming the
+/// tensor if it holds a NaN or an infinity.
 [[nodiscard]] Tensor load_rows(Collectives& comm, Backend& backend, const TensorSource& source,
                                const std::string& name, Range rows);
 
@@ -35,7 +41,8 @@ void load_into(WeightSet& weights, Collectives& comm, Backend& backend, const Te
 [[nodiscard]] WeightSet load_block(Collectives& comm, Backend& backend, const PackedModel& packed,
                                    const Family& family, index_t block);
 
-/// Ŵ in backend memory.
-[[nodiscard]] Tensor upload_dequantized(Backend& backend, const QuantizedLinear& layer);
+/// Ŵ in backend memory, made by the ranks of each node together (collective).
+[[nodiscard]] Tensor load_dequantized(Collectives& comm, Backend& backend,
+                                      const QuantizedLinear& layer);
 
 }  // namespace quip

@@ -3,13 +3,28 @@
 
 #include "quip/core/matrix.hpp"
 #include "quip/quant/quantized_linear.hpp"
+#include "quip/quant/transform.hpp"
 
 namespace quip {
 
-/// Ŵ [rows × cols] in fp32. Parallel over OpenMP threads; the same bits for any number.
-[[nodiscard]] Matrix<float> dequantize(const QuantizedLinear& layer);
+/// Ŵ = Uᵀ w' V D̃⁻¹ in two steps, each of which may be shared out: U works on whole columns of what
+/// the first step leaves. Same bits however the ranges are chosen; OpenMP inside.
+class Dequantizer {
+ public:
+  /// `layer` has to outlive it.
+  explicit Dequantizer(const QuantizedLinear& layer);
 
-/// The same into `out` [rows × cols].
-void dequantize(const QuantizedLinear& layer, MatrixView<float> out);
+  /// Rows [begin, end) of w' V into those of `out` [rows × cols].
+  void fill_rows(index_t begin, index_t end, MatrixView<float> out) const;
+  /// Columns [begin, end): once all rows are filled.
+  void finish_columns(index_t begin, index_t end, MatrixView<float> out) const;
+
+ private:
+  const QuantizedLinear& layer_;
+  LayerTransforms transforms_;
+};
+
+/// Ŵ [rows × cols].
+[[nodiscard]] Matrix<float> dequantize(const QuantizedLinear& layer);
 
 }  // namespace quip

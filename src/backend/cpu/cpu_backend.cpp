@@ -31,6 +31,14 @@ class CpuBackend final : public Backend {
   }
 
   [[nodiscard]] Tensor allocate(index_t rows, index_t cols) override;
+  [[nodiscard]] Tensor adopt(std::shared_ptr<float> host, index_t rows, index_t cols) override {
+    float* data = host.get();
+    return {Tensor::Storage(data, [owner = std::move(host)](float*) mutable { owner.reset(); }),
+            rows, cols};
+  }
+  [[nodiscard]] ConstTensorView on_host(ConstTensorView x, Matrix<float>& /*room*/) override {
+    return x;
+  }
   void upload(std::span<const float> host, TensorView device) override;
   void download(ConstTensorView device, std::span<float> host) override;
   void for_each_unit(index_t count, const std::function<void(index_t)>& work) override;
