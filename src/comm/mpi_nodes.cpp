@@ -17,8 +17,8 @@ constexpr index_t piece_bytes = index_t{1} << 30;
 void MpiCollectives::find_nodes(int ranks_per_node) {
   const Communicator machine = Communicator::node_of(comm_.get());
   node_size_ = machine.size();
-  node_ = Communicator::split(machine.get(),
-                              ranks_per_node > 0 ? machine.rank() / ranks_per_node : 0);
+  node_ =
+      Communicator::split(machine.get(), ranks_per_node > 0 ? machine.rank() / ranks_per_node : 0);
   place_.rank = node_.rank();
   place_.size = node_.size();
   leaders_ = Communicator::split(comm_.get(), place_.rank == 0 ? 0 : 1);
@@ -51,9 +51,8 @@ void MpiCollectives::complete_among(bool member, const char* collective, const S
 void MpiCollectives::node_barrier() {
   if (size_ == 1) return;
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  complete_among(place_.size > 1, "node barrier", [&](MPI_Request* request) {
-    return MPI_Ibarrier(node_.get(), request);
-  });
+  complete_among(place_.size > 1, "node barrier",
+                 [&](MPI_Request* request) { return MPI_Ibarrier(node_.get(), request); });
   std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 

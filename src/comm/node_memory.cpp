@@ -12,8 +12,8 @@
 namespace quip {
 namespace {
 
-/// An anonymous file in memory. Unlike shared memory with a name it needs no room in /dev/shm, which
-/// containers keep small, and nothing of it outlives its processes.
+/// An anonymous file in memory. Unlike shared memory with a name it needs no room in /dev/shm,
+/// which containers keep small, and nothing of it outlives its processes.
 class MemoryFile {
  public:
   MemoryFile() = default;

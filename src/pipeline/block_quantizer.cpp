@@ -153,8 +153,7 @@ void BlockQuantizer::round(const std::vector<LinearSpec>& linears,
                       static_cast<double>(linear.cols) / comm_.size());
     }
     auto scope = phases_.measure("dequantize");
-    weights.insert(linear.name + ".weight",
-                   load_dequantized(comm_, backend_, stored.back().layer));
+    weights.insert(linear.name + ".weight", load_dequantized(comm_, backend_, stored.back().layer));
   }
 }
 

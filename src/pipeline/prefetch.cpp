@@ -43,16 +43,16 @@ std::vector<Piece> pieces_of(const Collectives& comm, const TensorSource& source
 
 Prefetch::Prefetch(const Collectives& comm, const TensorSource& source, const Family& family,
                    index_t block)
-    : reader_([&source, pieces = pieces_of(comm, source, family, block)](
-                  const std::stop_token& stop) {
-        try {
-          for (const Piece& piece : pieces) {
-            if (stop.stop_requested()) return;
-            source.fetch(piece.tensor, piece.offset, piece.bytes);
-          }
-        } catch (const std::exception&) {
-          return;  // whoever reads it for good will say what is wrong
-        }
-      }) {}
+    : reader_(
+          [&source, pieces = pieces_of(comm, source, family, block)](const std::stop_token& stop) {
+            try {
+              for (const Piece& piece : pieces) {
+                if (stop.stop_requested()) return;
+                source.fetch(piece.tensor, piece.offset, piece.bytes);
+              }
+            } catch (const std::exception&) {
+              return;  // whoever reads it for good will say what is wrong
+            }
+          }) {}
 
 }  // namespace quip

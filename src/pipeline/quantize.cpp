@@ -239,7 +239,7 @@ class Job {
   Tensor states_;                    ///< the input of block position_
   index_t position_ = 0;
   std::optional<Prefetch> prefetch_;  ///< of the next block to be loaded from the checkpoint
-  std::set<index_t> damaged_;  ///< hidden states not to be tried again
+  std::set<index_t> damaged_;         ///< hidden states not to be tried again
 };
 
 index_t count_blocks(const PackedWriter& writer, index_t blocks) {

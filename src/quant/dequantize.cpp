@@ -40,8 +40,8 @@ void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> 
 
 Dequantizer::Dequantizer(const QuantizedLinear& layer)
     : layer_(layer),
-      transforms_(make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u,
-                                  layer.seed_v)) {}
+      transforms_(
+          make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u, layer.seed_v)) {}
 
 void Dequantizer::fill_rows(index_t begin, index_t end, MatrixView<float> out) const {
 #pragma omp parallel

@@ -1,7 +1,12 @@
 #include "quip/model/safetensors.hpp"
 
+#include <algorithm>
+#include <fcntl.h>
+#include <filesystem>
 #include <limits>
 #include <string>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <vector>
 
 #include "support/safetensors_files.hpp"
@@ -210,6 +215,41 @@ TEST_F(Safetensors, AFileThatCannotBeOpened) {
               AllOf(HasSubstr("none"), HasSubstr("No such file")));
   EXPECT_THAT(message_of([&] { (void)open_safetensors(directory_); }),
               HasSubstr("not a regular file"));
+}
+
+/// How many pages of `file` the system holds in memory.
+index_t pages_in_memory(const std::filesystem::path& file) {
+  const int descriptor = ::open(file.c_str(), O_RDONLY);
+  const std::size_t bytes = std::filesystem::file_size(file);
+  void* address = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0);
+  std::vector<unsigned char> there(bytes / 4096 + 1);
+  EXPECT_EQ(::mincore(address, bytes, there.data()), 0);
+  ::munmap(address, bytes);
+  ::close(descriptor);
+  return std::count_if(there.begin(), there.end(), [](unsigned char page) { return page & 1U; });
+}
+
+/// Writes it to disk and makes the system forget it, as far as it does.
+void forget(const std::filesystem::path& file) {
+  const int descriptor = ::open(file.c_str(), O_RDONLY);
+  ::fsync(descriptor);
+  ::posix_fadvise(descriptor, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(descriptor);
+}
+
+TEST_F(Safetensors, FetchesARangeAheadOfItsUse) {
+  constexpr index_t elements = index_t{12} << 20;
+  const auto file = write("a.safetensors",
+                          one_tensor("a", std::vector<float>(static_cast<std::size_t>(elements))));
+  const auto source = open_safetensors(file);
+  forget(file);
+  const index_t before = pages_in_memory(file);
+  if (before > 1000) GTEST_SKIP() << "this file system keeps its files in memory";
+  const index_t half = elements / 2 * index_t{sizeof(float)};
+  source->fetch("a", 0, half);
+  EXPECT_GE(pages_in_memory(file), half / 4096);
+  source->fetch("a", half, 2 * half);  // past the end: what there is
+  EXPECT_GE(pages_in_memory(file), 2 * half / 4096);
 }
 
 }  // namespace

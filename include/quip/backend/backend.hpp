@@ -65,8 +65,8 @@ class Backend {
 
   /// Uninitialised storage; throws Error naming the size if there is none.
   [[nodiscard]] virtual Tensor allocate(index_t rows, index_t cols) = 0;
-  /// A tensor of what `host` holds, row by row. A backend that works in host memory takes it as it is,
-  /// to be read only: other processes may share it.
+  /// A tensor of what `host` holds, row by row. A backend that works in host memory takes it as it
+  /// is, to be read only: other processes may share it.
   [[nodiscard]] virtual Tensor adopt(std::shared_ptr<float> host, index_t rows, index_t cols) = 0;
   /// What `x` holds, in host memory: `x` itself, or a copy in `room`.
   [[nodiscard]] virtual ConstTensorView on_host(ConstTensorView x, Matrix<float>& room) = 0;
