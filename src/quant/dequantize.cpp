@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "quip/core/usage.hpp"
 #include "quip/quant/grid.hpp"
 #include "quip/quant/transform.hpp"
+#include "quip/quant/work.hpp"
 
 namespace quip {
 namespace {
@@ -58,6 +60,8 @@ void dequantize(const QuantizedLinear& layer, MatrixView<float> out) {
     }
   }
   apply_in_slabs(*transforms.u, out, true);  // Uᵀ …
+  UsageMeter::current().add_flops(
+      transform_rows_flops(layer.transform, layer.rows, layer.cols, layer.rows));
   if (layer.rescale.empty()) return;
 #pragma omp parallel for schedule(static)
   for (index_t i = 0; i < layer.rows; ++i) {  // … D̃⁻¹

@@ -25,7 +25,6 @@ class MpiCollectives final : public Collectives {
   void all_reduce_max(std::span<float> values) override;
   void broadcast_bytes(std::span<std::byte> bytes, int root) override;
   void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) override;
-  [[nodiscard]] std::int64_t bytes_sent() const noexcept override { return bytes_sent_; }
 
   /// The same on all ranks: the job ends with exit_stalled when a collective makes no progress for
   /// so many seconds; 0: never.
@@ -38,7 +37,7 @@ class MpiCollectives final : public Collectives {
   void complete(const char* collective, const Start& start);
   void sum_directly(std::span<double> values);
   void sum_by_shares(std::span<double> values, double* parts);
-  void broadcast_uncounted(std::span<std::byte> bytes, int root);
+  void broadcast_pieces(std::span<std::byte> bytes, int root);
   void broadcast_by_shares(std::byte* data, int count, int root);
   void gather_shares(const char* collective, MPI_Datatype type, void* data,
                      const std::vector<int>& counts, const std::vector<int>& offsets);
@@ -47,7 +46,6 @@ class MpiCollectives final : public Collectives {
   int rank_ = 0;
   int size_ = 1;
   int node_size_ = 1;
-  std::int64_t bytes_sent_ = 0;
   std::unique_ptr<StallWatch> watch_;  ///< none for one rank, which waits for nobody
 };
 
