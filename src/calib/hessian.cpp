@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
+#include "quip/quant/work.hpp"
 
 namespace quip {
 namespace {
@@ -87,6 +89,7 @@ Matrix<double> exact_hessian(Collectives& comm, Backend& backend, ConstTensorVie
     }
     h = Matrix<double>(n, n, 0.0);
     backend.accumulate_hessian(x, scale, h.view());
+    UsageMeter::current().add_flops(hessian_flops(n, x.rows));
   });
   reduce_lower_triangle(comm, h.view());
 #pragma omp parallel for schedule(dynamic, 16)

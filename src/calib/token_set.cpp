@@ -4,6 +4,7 @@
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
 
 namespace quip {
 namespace {
@@ -41,6 +42,7 @@ std::vector<std::int32_t> read_rows(const H5Dataset& dataset, index_t first, ind
   check(H5Dread(dataset.get(), H5T_NATIVE_INT32, memory_space.get(), file_space.get(), H5P_DEFAULT,
                 tokens.data()),
         "H5Dread", where);
+  UsageMeter::current().add_read(count * length * static_cast<index_t>(sizeof(tokens[0])));
   return tokens;
 }
 

@@ -2,20 +2,13 @@
 
 #include <algorithm>
 
+#include "quip/comm/schedule.hpp"
 #include "quip/core/activity.hpp"
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
 
 namespace quip {
 namespace {
-
-// MPI-3 counts are int: larger payloads go in pieces of this many bytes.
-constexpr index_t piece_bytes = index_t{1} << 30;
-// From here on a sum by shares is faster than MPI_Iallreduce, which Open MPI does in a binomial
-// tree when in place: 2 log₂(P) times the payload instead of 2.
-constexpr std::size_t sum_by_shares_from = std::size_t{256} << 10;
-// Likewise for MPI_Ibcast: a flat tree up to 4 ranks, then a binomial one of whole messages.
-constexpr std::size_t broadcast_by_shares_from = std::size_t{1} << 20;
-constexpr int broadcast_by_shares_ranks = 4;
 
 /// Calls `operation(first, count)` for consecutive pieces of `total` elements.
 template <typename Operation>
@@ -23,12 +16,6 @@ void in_pieces(index_t total, index_t step, const Operation& operation) {
   for (index_t first = 0; first < total; first += step) {
     operation(first, static_cast<int>(std::min(step, total - first)));
   }
-}
-
-/// Bytes that are shared out at a time: 64 KiB a rank, so that caches hold them and messages are
-/// long enough, within limits that memory allows.
-index_t shared_piece_bytes(int size) {
-  return std::clamp(index_t{size} << 16, index_t{1} << 20, index_t{1} << 26);
 }
 
 /// share_of all ranks as MPI wants it.
@@ -71,12 +58,14 @@ void MpiCollectives::complete(const char* collective, const Start& start) {
 
 void MpiCollectives::barrier() {
   if (size_ == 1) return;
+  const UsageMeter::Communication time;
   complete("barrier", [&](MPI_Request* request) { return MPI_Ibarrier(comm_.get(), request); });
 }
 
 void MpiCollectives::all_reduce_sum(std::span<double> values) {
   if (size_ == 1) return;
-  if (values.size_bytes() < sum_by_shares_from) {
+  const UsageMeter::Communication time;
+  if (!sums_by_shares(static_cast<index_t>(values.size_bytes()))) {
     sum_directly(values);
   } else {
     const auto total = static_cast<index_t>(values.size());
@@ -89,8 +78,7 @@ void MpiCollectives::all_reduce_sum(std::span<double> values) {
       sum_by_shares(values.subspan(static_cast<std::size_t>(first), count), parts.get());
     });
   }
-  // Reduce-scatter and all-gather: each rank sends 2·(P-1)/P of the data.
-  bytes_sent_ += 2 * static_cast<index_t>(values.size_bytes()) * (size_ - 1) / size_;
+  UsageMeter::current().add_sent(sent_by_sum(static_cast<index_t>(values.size()), rank_, size_));
 }
 
 void MpiCollectives::sum_directly(std::span<double> values) {
@@ -122,6 +110,7 @@ void MpiCollectives::sum_by_shares(std::span<double> values, double* parts) {
 
 void MpiCollectives::all_reduce_max(std::span<float> values) {
   if (size_ == 1) return;
+  const UsageMeter::Communication time;
   in_pieces(static_cast<index_t>(values.size()), piece_bytes / index_t{sizeof(float)},
             [&](index_t first, int count) {
               complete("all-reduce", [&](MPI_Request* request) {
@@ -129,20 +118,21 @@ void MpiCollectives::all_reduce_max(std::span<float> values) {
                                       MPI_MAX, comm_.get(), request);
               });
             });
-  bytes_sent_ += 2 * static_cast<index_t>(values.size_bytes()) * (size_ - 1) / size_;
+  UsageMeter::current().add_sent(sent_by_maximum(static_cast<index_t>(values.size_bytes()), size_));
 }
 
 void MpiCollectives::broadcast_bytes(std::span<std::byte> bytes, int root) {
   if (size_ == 1) return;
-  broadcast_uncounted(bytes, root);
-  const auto total = static_cast<index_t>(bytes.size());
-  if (rank_ == root) bytes_sent_ += total * (size_ - 1) / size_;
+  const UsageMeter::Communication time;
+  broadcast_pieces(bytes, root);
+  UsageMeter::current().add_sent(
+      sent_by_broadcast(static_cast<index_t>(bytes.size()), root, rank_, size_));
 }
 
-void MpiCollectives::broadcast_uncounted(std::span<std::byte> bytes, int root) {
+void MpiCollectives::broadcast_pieces(std::span<std::byte> bytes, int root) {
   const auto total = static_cast<index_t>(bytes.size());
-  if (size_ >= broadcast_by_shares_ranks && bytes.size() >= broadcast_by_shares_from) {
-    in_pieces(total, shared_piece_bytes(size_) * 4, [&](index_t first, int count) {
+  if (broadcasts_by_shares(total, size_)) {
+    in_pieces(total, broadcast_piece_bytes(size_), [&](index_t first, int count) {
       broadcast_by_shares(bytes.data() + first, count, root);
     });
     return;
@@ -181,6 +171,7 @@ void MpiCollectives::gather_shares(const char* collective, MPI_Datatype type, vo
 void MpiCollectives::all_gather_bytes(std::span<std::byte> buffer,
                                       std::span<const index_t> offsets) {
   if (size_ == 1) return;
+  const UsageMeter::Communication time;
   const auto start = [&](int r) { return offsets[static_cast<std::size_t>(r)]; };
   if (start(size_) <= piece_bytes) {
     std::vector<int> counts;
@@ -192,12 +183,12 @@ void MpiCollectives::all_gather_bytes(std::span<std::byte> buffer,
     gather_shares("all-gather", MPI_BYTE, buffer.data(), counts, first);
   } else {  // counts and displacements are int
     for (int r = 0; r < size_; ++r) {
-      broadcast_uncounted(buffer.subspan(static_cast<std::size_t>(start(r)),
-                                         static_cast<std::size_t>(start(r + 1) - start(r))),
-                          r);
+      broadcast_pieces(buffer.subspan(static_cast<std::size_t>(start(r)),
+                                      static_cast<std::size_t>(start(r + 1) - start(r))),
+                       r);
     }
   }
-  bytes_sent_ += (start(rank_ + 1) - start(rank_)) * (size_ - 1);
+  UsageMeter::current().add_sent(sent_by_gather(offsets, rank_, size_));
 }
 
 }  // namespace quip

@@ -4,15 +4,11 @@
 
 #include "quip/comm/mpi_collectives.hpp"
 #include "quip/comm/node_memory.hpp"
+#include "quip/comm/schedule.hpp"
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
 
 namespace quip {
-namespace {
-
-// MPI-3 counts are int: larger payloads go in pieces of this many bytes.
-constexpr index_t piece_bytes = index_t{1} << 30;
-
-}  // namespace
 
 void MpiCollectives::find_nodes(int ranks_per_node) {
   const Communicator machine = Communicator::node_of(comm_.get());
@@ -50,6 +46,7 @@ void MpiCollectives::complete_among(bool member, const char* collective, const S
 
 void MpiCollectives::node_barrier() {
   if (size_ == 1) return;
+  const UsageMeter::Communication time;
   std::atomic_thread_fence(std::memory_order_seq_cst);
   complete_among(place_.size > 1, "node barrier",
                  [&](MPI_Request* request) { return MPI_Ibarrier(node_.get(), request); });
@@ -58,15 +55,20 @@ void MpiCollectives::node_barrier() {
 
 void MpiCollectives::node_broadcast(std::span<std::byte> bytes) {
   if (size_ == 1) return;
+  const UsageMeter::Communication time;
   complete_among(place_.size > 1, "node broadcast", [&](MPI_Request* request) {
     return MPI_Ibcast(bytes.data(), static_cast<int>(bytes.size()), MPI_BYTE, 0, node_.get(),
                       request);
   });
+  if (place_.rank == 0) {
+    UsageMeter::current().add_sent(static_cast<index_t>(bytes.size()) * (place_.size - 1));
+  }
 }
 
 void MpiCollectives::all_gather_over_nodes(std::span<std::byte> buffer,
                                            std::span<const index_t> offsets) {
   if (place_.nodes == 1) return;
+  const UsageMeter::Communication time;
   const bool leads = place_.rank == 0;
   const auto at = [&](int node) { return offsets[static_cast<std::size_t>(node)]; };
   if (at(place_.nodes) <= piece_bytes) {
@@ -87,7 +89,8 @@ void MpiCollectives::all_gather_over_nodes(std::span<std::byte> buffer,
       }
     }
   }
-  if (leads) bytes_sent_ += (at(place_.node + 1) - at(place_.node)) * (place_.nodes - 1);
+  if (!leads) return;
+  UsageMeter::current().add_sent((at(place_.node + 1) - at(place_.node)) * (place_.nodes - 1));
 }
 
 }  // namespace quip

@@ -12,6 +12,7 @@
 
 #include "quip/core/error.hpp"
 #include "quip/core/json.hpp"
+#include "quip/core/usage.hpp"
 
 namespace quip {
 namespace {
@@ -77,6 +78,7 @@ class SafetensorsSource final : public TensorSource {
     const MappedFile& file = files_[tensor.file];
     const index_t position = tensor.entry.begin + offset;
     std::memcpy(out.data(), file.bytes().data() + position, out.size());
+    UsageMeter::current().add_read(count);
     if (count >= kReleaseBytes) file.release(position, count);
   }
 

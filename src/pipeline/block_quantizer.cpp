@@ -115,6 +115,7 @@ std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
       if (owners[i] != comm_.rank()) continue;
       const LinearSpec& linear = linears[i];
       on_step("factor " + linear.type);
+      const auto unit = phases_.timeline().record("factor " + linear.name);
       const auto tap = static_cast<std::size_t>(linear.tap);
       Matrix<double> h;
       if (--users[tap] == 0) {
@@ -126,7 +127,6 @@ std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
       Matrix<float> room;
       const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
       prepared[i] = prepare(linear, host, std::move(h));
-      scope.add_flops(cube(linear.cols) / 3);
     }
   });
   return prepared;
@@ -142,15 +142,11 @@ void BlockQuantizer::round(const std::vector<LinearSpec>& linears,
     on_step("round " + linear.type);
     {
       auto scope = phases_.measure("round");
-      const index_t sent = comm_.bytes_sent();
       broadcast_prepared(comm_, prepared[i], owners[i]);
       Matrix<float> room;
       const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
       stored.push_back(round_layer(comm_, linear.name, host, prepared[i], options_(linear.name)));
       prepared[i] = {};
-      scope.add_bytes_sent(comm_.bytes_sent() - sent);
-      scope.add_flops(static_cast<double>(linear.rows) * static_cast<double>(linear.cols) *
-                      static_cast<double>(linear.cols) / comm_.size());
     }
     auto scope = phases_.measure("dequantize");
     weights.insert(linear.name + ".weight", load_dequantized(comm_, backend_, stored.back().layer));

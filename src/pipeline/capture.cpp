@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "quip/calib/hessian.hpp"
+#include "quip/core/usage.hpp"
+#include "quip/model/work.hpp"
 
 namespace quip {
 
@@ -36,20 +38,16 @@ void Capture::advance(const WeightSet& weights) {
                       residual_.view().middle_rows(row, shard_.length),
                       slot.middle_cols(0, previous), next.view());
       backend_.copy(next.cview(), slot.middle_cols(0, width));
+      UsageMeter::current().add_flops(stage_flops(family_, block_, tap_, shard_.length));
     });
   });
 }
 
 Matrix<double> Capture::hessian(const std::string& layer) {
   auto scope = phases_.measure("hessian");
-  const index_t sent = comm_.bytes_sent();
   const index_t width = family_.tap_width(tap_);
-  Matrix<double> h = exact_hessian(comm_, backend_, captured_.cview().middle_cols(0, width),
-                                   shard_.samples.first, shard_.length, layer);
-  scope.add_bytes_sent(comm_.bytes_sent() - sent);
-  scope.add_flops(static_cast<double>(shard_.tokens()) * static_cast<double>(width) *
-                  static_cast<double>(width));
-  return h;
+  return exact_hessian(comm_, backend_, captured_.cview().middle_cols(0, width),
+                       shard_.samples.first, shard_.length, layer);
 }
 
 }  // namespace quip

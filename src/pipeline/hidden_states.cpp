@@ -1,6 +1,8 @@
 #include "quip/pipeline/hidden_states.hpp"
 
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
+#include "quip/model/work.hpp"
 
 namespace quip {
 
@@ -54,17 +56,9 @@ void forward_shard(Collectives& comm, Backend& backend, const Family& family, in
   agree(comm, [&] {
     backend.for_each_unit(shard.samples.count(), [&](index_t s) {
       forward_block(family, block, backend, weights, shard.rows_of(states, s));
+      UsageMeter::current().add_flops(block_flops(family, block, shard.length_of(s)));
     });
   });
-}
-
-double linear_flops(const Family& family, index_t block, index_t tokens) {
-  double flops = 0;
-  for (const LinearSpec& linear : family.linears(block)) {
-    flops += 2.0 * static_cast<double>(tokens) * static_cast<double>(linear.rows) *
-             static_cast<double>(linear.cols);
-  }
-  return flops;
 }
 
 }  // namespace quip

@@ -38,6 +38,12 @@ nlohmann::json size_report(const TensorSource& source, const std::set<std::strin
 
 }  // namespace
 
+index_t parameters(const TensorSource& source) {
+  index_t count = 0;
+  for (const std::string& name : source.names()) count += source.info(name).elements();
+  return count;
+}
+
 nlohmann::json model_report(const TensorSource& source, const std::set<std::string>& quantized,
                             const std::vector<nlohmann::json>& reports) {
   Tally tally(reports);

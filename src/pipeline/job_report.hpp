@@ -11,6 +11,9 @@
 
 namespace quip {
 
+/// Elements of all tensors of a checkpoint.
+[[nodiscard]] index_t parameters(const TensorSource& source);
+
 /// Layers, their mean loss, and sizes before and after. `quantized` names the tensors that were,
 /// `reports` their layers.
 [[nodiscard]] nlohmann::json model_report(const TensorSource& source,

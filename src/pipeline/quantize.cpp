@@ -1,6 +1,5 @@
 #include "quip/pipeline/quantize.hpp"
 
-#include <chrono>
 #include <optional>
 #include <set>
 
@@ -31,13 +30,14 @@ std::vector<std::string> remaining_tensors(const TensorSource& source,
 class Job {
  public:
   Job(Collectives& comm, Backend& backend, const QuantizeOptions& options, const JobInputs& inputs,
-      Progress& progress)
+      Phases& phases, Progress& progress)
       : comm_(comm),
         backend_(backend),
         options_(options),
         source_(*inputs.source),
         family_(*inputs.family),
         progress_(progress),
+        phases_(phases),
         shard_(shard_tokens(comm, *inputs.tokens, inputs.samples, family_.config(),
                             family_.max_length())),
         shape_{inputs.samples, shard_.length, family_.config().hidden},
@@ -84,8 +84,9 @@ class Job {
     nlohmann::json report = model_report(source_, quantized_, writer.reports());
     report.update({{"ranks", comm_.size()},
                    {"backend", backend_.describe()},
-                   {"phases", gather_phases(comm_, phases_)},
-                   {"peak_rss_bytes", gather_peak_memory(comm_)}});
+                   {"tokens", shape_.samples * shape_.length},
+                   {"parameters", parameters(source_)}});
+    report.update(usage_report(comm_, phases_));
     return report;
   }
 
@@ -184,9 +185,7 @@ class Job {
     WeightSet weights;
     {
       auto scope = phases_.measure("load");
-      const index_t sent = comm_.bytes_sent();
       weights = load_block(comm_, backend_, source_, family_, b);
-      scope.add_bytes_sent(comm_.bytes_sent() - sent);
     }
     prefetch_.reset();
     if (b + 1 < range_.last && !writer.has_block(b + 1)) {
@@ -207,7 +206,6 @@ class Job {
     {
       auto scope = phases_.measure("forward");
       forward_shard(comm_, backend_, family_, position_, weights, shard_, states_.view());
-      scope.add_flops(linear_flops(family_, position_, shard_.tokens()));
     }
     auto scope = phases_.measure("write");
     progress_.update(position_ + 1, "keep hidden states");
@@ -229,7 +227,7 @@ class Job {
   const TensorSource& source_;
   Family& family_;
   Progress& progress_;
-  Phases phases_;
+  Phases& phases_;
   SampleShard shard_;
   StateShape shape_;
   index_t blocks_;
@@ -252,10 +250,11 @@ index_t count_blocks(const PackedWriter& writer, index_t blocks) {
 
 QuantizeOutcome quantize(Collectives& comm, Backend& backend, const QuantizeOptions& options,
                          int threads, Progress& progress) {
-  const auto start = std::chrono::steady_clock::now();
+  comm.barrier();  // the timelines of all ranks begin together
+  Phases phases;
   const JobInputs inputs = open_inputs(comm, options);
   const index_t blocks = inputs.family->config().blocks;
-  Job job(comm, backend, options, inputs, progress);
+  Job job(comm, backend, options, inputs, phases, progress);
   PackedWriter writer(comm, options.out, manifest_header(comm, options, inputs), options.start,
                       options.keep_states);
   for (const std::string& note : writer.notes()) options.on_note(note);
@@ -268,8 +267,7 @@ QuantizeOutcome quantize(Collectives& comm, Backend& backend, const QuantizeOpti
   if (ending != Ending::finished) return {ending, done, blocks, {}};
   nlohmann::json report = job.report(writer);
   report["threads"] = threads;
-  report["seconds"] =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report["seconds"] = phases.timeline().now();
   writer.finish(report);
   return {ending, done, blocks, std::move(report)};
 }

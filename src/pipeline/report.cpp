@@ -4,30 +4,122 @@
 #include <array>
 #include <map>
 #include <sys/resource.h>
+#include <unistd.h>
+#include <utility>
 
 #include <fmt/format.h>
 
 namespace quip {
 
-nlohmann::json gather_phases(Collectives& comm, const Phases& phases) {
-  nlohmann::json out = nlohmann::json::object();
-  for (const Phase& phase : phases.all()) {
-    auto seconds = static_cast<float>(phase.seconds);
-    comm.all_reduce_max(std::span(&seconds, 1));
-    std::array<double, 2> sums{phase.flops, static_cast<double>(phase.bytes_sent)};
-    comm.all_reduce_sum(sums);
-    out[phase.name] = {{"seconds", seconds}, {"flops", sums[0]}, {"bytes_sent", sums[1]}};
-  }
-  return out;
+namespace {
+
+using nlohmann::json;
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown";
 }
 
-std::vector<index_t> gather_peak_memory(Collectives& comm) {
+index_t peak_memory() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  std::vector<double> peak(static_cast<std::size_t>(comm.size()), 0.0);
-  peak[static_cast<std::size_t>(comm.rank())] = static_cast<double>(usage.ru_maxrss) * 1024.0;
-  comm.all_reduce_sum(peak);
-  return {peak.begin(), peak.end()};
+  return static_cast<index_t>(usage.ru_maxrss) * 1024;
+}
+
+json phase_report(const Phase& phase) {
+  return {{"seconds", phase.seconds},
+          {"flops", phase.usage.flops},
+          {"bytes_sent", phase.usage.bytes_sent},
+          {"bytes_read", phase.usage.bytes_read},
+          {"bytes_written", phase.usage.bytes_written},
+          {"communication_seconds", phase.usage.communication_seconds}};
+}
+
+/// This rank's entry, and its part of the timeline.
+json rank_report(int rank, Phases& phases) {
+  json by_name = json::object();
+  double seconds = 0;
+  Usage all;
+  for (const Phase& phase : phases.all()) {
+    by_name[phase.name] = phase_report(phase);
+    seconds += phase.seconds;
+    all += phase.usage;
+  }
+  json units = json::array();
+  for (const Timeline::Unit& unit : phases.timeline().units()) {
+    units.push_back({rank, unit.what, unit.start, unit.end});
+  }
+  return {{"rank", rank},
+          {"host", host_name()},
+          {"seconds", seconds},
+          {"communication_seconds", all.communication_seconds},
+          {"bytes_sent", all.bytes_sent},
+          {"peak_rss_bytes", peak_memory()},
+          {"phases", std::move(by_name)},
+          {"timeline", std::move(units)}};
+}
+
+/// One phase over all ranks; a rank that never was in it did nothing there.
+json merge_phase(const std::vector<json>& ranks, const std::string& name) {
+  double seconds = 0;
+  double communication = 0;
+  json sums = {{"flops", 0.0}, {"bytes_sent", 0}, {"bytes_read", 0}, {"bytes_written", 0}};
+  for (const json& rank : ranks) {
+    if (!rank.at("phases").contains(name)) continue;
+    const json& phase = rank.at("phases").at(name);
+    seconds = std::max(seconds, phase.at("seconds").get<double>());
+    communication += phase.at("communication_seconds").get<double>();
+    sums["flops"] = sums["flops"].get<double>() + phase.at("flops").get<double>();
+    for (const char* bytes : {"bytes_sent", "bytes_read", "bytes_written"}) {
+      sums[bytes] = sums[bytes].get<index_t>() + phase.at(bytes).get<index_t>();
+    }
+  }
+  sums["seconds"] = seconds;
+  sums["communication_seconds"] = communication / static_cast<double>(ranks.size());
+  return sums;
+}
+
+/// Seconds of `phase` in collectives; 0 for a rank that never was in it.
+double communication_of(const json& rank, const std::string& phase) {
+  const json& phases = rank.at("phases");
+  return phases.contains(phase) ? phases.at(phase).at("communication_seconds").get<double>() : 0.0;
+}
+
+void add_idle_seconds(std::vector<json>& ranks, const json& phases) {
+  for (json& rank : ranks) rank["idle_seconds"] = 0.0;
+  for (const auto& item : phases.items()) {
+    double fewest = communication_of(ranks[0], item.key());
+    for (const json& rank : ranks) fewest = std::min(fewest, communication_of(rank, item.key()));
+    for (json& rank : ranks) {
+      const double before = rank["idle_seconds"].get<double>();
+      rank["idle_seconds"] = before + communication_of(rank, item.key()) - fewest;
+    }
+  }
+}
+
+}  // namespace
+
+json usage_report(Collectives& comm, Phases& phases) {
+  const std::string mine =
+      rank_report(comm.rank(), phases).dump(-1, ' ', false, json::error_handler_t::replace);
+  std::vector<json> ranks;
+  json timeline = json::array();
+  json peaks = json::array();
+  json merged = json::object();
+  for (const std::string& text : comm.gather(mine)) {
+    json rank = json::parse(text);
+    for (json& unit : rank.at("timeline")) timeline.push_back(std::move(unit));
+    rank.erase("timeline");
+    peaks.push_back(rank.at("peak_rss_bytes"));
+    for (const auto& item : rank.at("phases").items()) merged[item.key()] = nullptr;
+    ranks.push_back(std::move(rank));
+  }
+  for (const auto& item : merged.items()) item.value() = merge_phase(ranks, item.key());
+  add_idle_seconds(ranks, merged);
+  return {{"phases", std::move(merged)},
+          {"rank_reports", std::move(ranks)},
+          {"timeline", std::move(timeline)},
+          {"peak_rss_bytes", std::move(peaks)}};
 }
 
 std::string human_bytes(double bytes) {

@@ -4,7 +4,9 @@
 #include <array>
 #include <cmath>
 
+#include "quip/core/usage.hpp"
 #include "quip/quant/layer.hpp"
+#include "quip/quant/work.hpp"
 
 namespace quip {
 namespace {
@@ -142,6 +144,8 @@ StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<c
     const LayerTransforms transforms = make_transforms(options.effective_transform(), rows,
                                                        weights.cols, layer.seed_u, layer.seed_v);
     tiles = transform_rows(weights, layer, transforms, share);
+    UsageMeter::current().add_flops(
+        transform_rows_flops(options.effective_transform(), rows, weights.cols, share.count()));
   });
   const double rho = find_rho(comm, tiles, layer, options, rows);
   RoundedRows mine;

@@ -14,7 +14,6 @@ namespace {
 
 // The authors' settings, for H scaled to a largest diagonal element of 1.
 constexpr double penalty = 0.1;
-constexpr int iterations = 100;
 constexpr index_t rows_at_once = 128;
 constexpr index_t panel_cols = 256;
 constexpr index_t smallest_shared = 256;  // below it waking threads costs more than they do
@@ -156,7 +155,7 @@ class Admm {
 
 LowerPanels constrained_feedback(MatrixView<const double> h, std::span<const double> diagonal) {
   Admm admm(h, diagonal);
-  for (int i = 0; i < iterations; ++i) admm.iterate();
+  for (int i = 0; i < constrained_feedback_iterations; ++i) admm.iterate();
   Matrix<double> feedback(h.rows, h.rows);
   invert_unit_lower(admm.solution(), feedback.view());
   LowerPanels panels(h.rows);

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "quip/core/usage.hpp"
 #include "quip/quant/grid.hpp"
 #include "quip/quant/transform.hpp"
+#include "quip/quant/work.hpp"
 
 namespace quip {
 namespace {
@@ -60,10 +62,14 @@ void Dequantizer::fill_rows(index_t begin, index_t end, MatrixView<float> out) c
       }
     }
   }
+  UsageMeter::current().add_flops(static_cast<double>(end - begin) *
+                                  transform_flops(layer_.transform, layer_.cols));
 }
 
 void Dequantizer::finish_columns(index_t begin, index_t end, MatrixView<float> out) const {
   apply_in_slabs(*transforms_.u, out.middle_cols(begin, end - begin), true);  // Uᵀ …
+  UsageMeter::current().add_flops(static_cast<double>(end - begin) *
+                                  transform_flops(layer_.transform, layer_.rows));
   if (layer_.rescale.empty()) return;
 #pragma omp parallel for schedule(static)
   for (index_t i = 0; i < layer_.rows; ++i) {  // … D̃⁻¹

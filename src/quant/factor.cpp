@@ -9,7 +9,9 @@
 
 #include "quip/core/error.hpp"
 #include "quip/core/rng.hpp"
+#include "quip/core/usage.hpp"
 #include "quip/linalg/ldl.hpp"
+#include "quip/quant/work.hpp"
 
 namespace quip {
 namespace {
@@ -205,6 +207,7 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
     permute(prepared.added, prepared.order);
   }
   factorise(h, options, prepared, layer);
+  UsageMeter::current().add_flops(factor_flops(n, options, prepared.damping_tries));
   return prepared;
 }
 

@@ -7,7 +7,9 @@
 #include "dither.hpp"
 #include "tile_grids.hpp"
 
+#include "quip/core/usage.hpp"
 #include "quip/quant/grid.hpp"
+#include "quip/quant/work.hpp"
 
 namespace quip {
 namespace {
@@ -54,6 +56,8 @@ int round_tile(const Rounder& rounder, const PreparedLayer& layer, const LayerOp
     tile.x = clamped.cview();
   }
   const int passes = rounder.round(layer, tile, q, loss);
+  UsageMeter::current().add_flops(static_cast<double>(rows.size()) *
+                                  rounding_flops(n, options, passes));
   // Until now the coordinates of dynamic groups were the weights.
   if (grids.dynamic()) grids.to_coordinates(coordinates, coordinates);
   for (index_t k = 0; k < n; ++k) {
@@ -154,6 +158,7 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
     }
   }
   out.passes = passes;
+  UsageMeter::current().add_flops(static_cast<double>(rows) * reference_flops(n));
   return out;
 }
 

@@ -5,6 +5,7 @@
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
 
 namespace quip::store {
 namespace {
@@ -191,6 +192,7 @@ class LayerReader {
     std::vector<T> elements(static_cast<std::size_t>(count));
     check(H5Dread(dataset.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, elements.data()),
           "H5Dread", place);
+    UsageMeter::current().add_read(count * static_cast<index_t>(sizeof(T)));
     if (digest_of(std::as_bytes(std::span(elements))) !=
         read_attribute<std::string>(dataset.get(), "digest", place)) {
       fail("{}: does not match its digest; the file is damaged", place);

@@ -11,6 +11,7 @@
 #include "fault.hpp"
 
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
 
 namespace quip::store {
 namespace {
@@ -99,6 +100,7 @@ void File::read_at(std::span<std::byte> out, index_t offset) const {
       fail("{}: ends at byte {} while {} more are needed; the file is truncated", path_.string(),
            offset, out.size());
     }
+    UsageMeter::current().add_read(got);
     out = out.subspan(static_cast<std::size_t>(got));
     offset += got;
   }
@@ -111,6 +113,7 @@ void File::write_at(std::span<const std::byte> bytes, index_t offset) const {
         ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), kCallBytes), offset);
     if (put < 0 && errno == EINTR) continue;
     if (put <= 0) fail_errno(path_, "write", put < 0 ? errno : ENOSPC);
+    UsageMeter::current().add_written(put);
     bytes = bytes.subspan(static_cast<std::size_t>(put));
     offset += put;
   }

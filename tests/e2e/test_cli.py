@@ -83,7 +83,66 @@ def test_report(run_at_two_bits):
     assert len(report["peak_rss_bytes"]) == 2
     assert len(report["layers"]) == 28  # 4 blocks of 7 linear layers
     assert all(0 < layer["relative_proxy_loss"] < 1 for layer in report["layers"])
-    assert report["phases"]
+    assert report["tokens"] == 4 * 256
+    # Embedding and head, the norms; per block attention, feed-forward and two norms.
+    assert report["parameters"] == 2 * 4096 * 128 + 128 + 4 * (384 * 128 + 3 * 128 * 352 + 2 * 128)
+
+
+SUMMED = ("flops", "bytes_sent", "bytes_read", "bytes_written")
+
+
+def test_report_accounts_for_everything(run_at_two_bits):
+    """Every second and every byte of a rank is some phase's, and every rank's part of a sum."""
+    report = json.loads((run_at_two_bits[1] / "report.json").read_text())
+    ranks = report["rank_reports"]
+    assert [rank["rank"] for rank in ranks] == [0, 1]
+    assert [rank["peak_rss_bytes"] for rank in ranks] == report["peak_rss_bytes"]
+    for rank in ranks:
+        phases = rank["phases"].values()
+        assert rank["seconds"] == pytest.approx(sum(phase["seconds"] for phase in phases))
+        assert rank["seconds"] == pytest.approx(report["seconds"], rel=0.2)
+        assert rank["bytes_sent"] == sum(phase["bytes_sent"] for phase in phases)
+        assert 0 <= rank["idle_seconds"] <= rank["communication_seconds"] <= rank["seconds"]
+    for name, phase in report["phases"].items():
+        parts = [rank["phases"][name] for rank in ranks]
+        assert phase["seconds"] == max(part["seconds"] for part in parts)
+        assert all(phase[key] == sum(part[key] for part in parts) for key in SUMMED)
+
+
+def test_report_counts_what_was_done(run_at_two_bits):
+    """Flops and bytes by hand: 4 blocks, hidden 128, ffn 352, keys and values 64 wide."""
+    out = run_at_two_bits[1]
+    phases = json.loads((out / "report.json").read_text())["phases"]
+    length, blocks, hidden, ffn, keys = 256, 4, 128, 352, 64
+    tokens = SHORT[1] * length
+    linears = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * ffn
+    attention = 4 * hidden * (length + 1) / 2
+    # The last block's output is not needed.
+    forward = (blocks - 1) * tokens * (2 * linears + attention)
+    assert phases["forward"]["flops"] == pytest.approx(forward, rel=1e-12)
+    captured = linears - hidden * ffn  # down_proj's input, not its output
+    capture = blocks * tokens * (2 * captured + attention)
+    assert phases["capture"]["flops"] == pytest.approx(capture, rel=1e-12)
+    triangles = 3 * hidden * (hidden + 1) + ffn * (ffn + 1)
+    assert phases["hessian"]["flops"] == pytest.approx(blocks * tokens * triangles, rel=1e-12)
+    # Each Hessian is summed over two ranks; with it go scales, the number of tokens, votes.
+    summed = 8 * triangles / 2
+    assert summed <= phases["hessian"]["bytes_sent"] / (2 * blocks) < 1.02 * summed
+    written = sum(file.stat().st_size for file in out.rglob("*.h5"))
+    states = (blocks - 1) * 4 * tokens * hidden
+    assert written + states <= phases["write"]["bytes_written"] < 1.1 * (written + states)
+
+
+def test_report_has_a_timeline(run_at_two_bits):
+    report = json.loads((run_at_two_bits[1] / "report.json").read_text())
+    assert {rank for rank, _, _, _ in report["timeline"]} == {0, 1}
+    layers = {text for _, text, _, _ in report["timeline"] if text.startswith("factor ")}
+    assert layers == {"factor " + layer["name"] for layer in report["layers"]}
+    for rank in range(2):  # one after the other
+        times = [unit[2:] for unit in report["timeline"] if unit[0] == rank]
+        ends = [0, *(end for _, end in times)]
+        assert all(ends[i] <= start <= end for i, (start, end) in enumerate(times))
+        assert ends[-1] <= report["seconds"]
 
 
 def test_inspect_verifies(run_at_two_bits):

@@ -1,6 +1,8 @@
 #include <array>
+#include <chrono>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -8,6 +10,7 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/comm/mpi_collectives.hpp"
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
 
 namespace quip {
 namespace {
@@ -80,10 +83,49 @@ TEST_F(CollectivesMpiTest, BroadcastsStringsOfAnyLength) {
 }
 
 TEST_F(CollectivesMpiTest, CountsBytesOfAGather) {
-  const std::int64_t before = comm_.bytes_sent();
+  const index_t before = UsageMeter::current().total().bytes_sent;
   std::vector<std::byte> buffer(static_cast<std::size_t>(8 * comm_.size()));
   comm_.all_gather_bytes(buffer, share_offsets(8 * comm_.size(), comm_.size()));
-  EXPECT_EQ(comm_.bytes_sent() - before, 8 * (comm_.size() - 1));
+  EXPECT_EQ(UsageMeter::current().total().bytes_sent - before, 8 * (comm_.size() - 1));
+}
+
+/// Bytes that all ranks together send in `operation`.
+template <typename Operation>
+double bytes_of_all(MpiCollectives& comm, const Operation& operation) {
+  const index_t before = UsageMeter::current().total().bytes_sent;
+  operation();
+  auto sent = static_cast<double>(UsageMeter::current().total().bytes_sent - before);
+  comm.all_reduce_sum(std::span(&sent, 1));
+  return sent;
+}
+
+// Whoever sends it: what the others must receive.
+TEST_F(CollectivesMpiTest, CountsBytesOfEveryCollective) {
+  const auto others = static_cast<double>(comm_.size() - 1);
+  std::vector<double> values(100'003, 1.0);
+  EXPECT_EQ(bytes_of_all(comm_, [&] { comm_.all_reduce_sum(values); }), 2 * 8 * 100'003.0 * others);
+  std::vector<std::byte> bytes(1000);
+  EXPECT_EQ(bytes_of_all(comm_, [&] { comm_.broadcast_bytes(bytes, 0); }), 1000 * others);
+  std::vector<float> maxima(6, 0.0F);  // 6: every rank's share of 2·24·(P−1) is whole
+  EXPECT_EQ(bytes_of_all(comm_, [&] { comm_.all_reduce_max(maxima); }), 48 * others);
+  EXPECT_EQ(bytes_of_all(comm_, [&] { comm_.barrier(); }), 0);
+}
+
+TEST_F(CollectivesMpiTest, TimeInCollectivesIsCounted) {
+  const double before = UsageMeter::current().total().communication_seconds;
+  if (comm_.rank() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  comm_.barrier();
+  const double spent = UsageMeter::current().total().communication_seconds - before;
+  if (comm_.rank() != 0) {
+    EXPECT_GT(spent, 0.01);
+  }
+}
+
+TEST_F(CollectivesMpiTest, GathersTexts) {
+  const std::string mine(static_cast<std::size_t>(comm_.rank()), 'x');
+  const std::vector<std::string> texts = comm_.gather(mine + "!");
+  ASSERT_EQ(static_cast<int>(texts.size()), comm_.size());
+  for (std::size_t r = 0; r < texts.size(); ++r) EXPECT_EQ(texts[r], std::string(r, 'x') + "!");
 }
 
 TEST_F(CollectivesMpiTest, OneRanksFailureIsEveryRanksSameError) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <exception>
 #include <functional>
 #include <span>
@@ -23,7 +22,8 @@ struct NodePlace {
 };
 
 /// Collective operations over a fixed group of ranks. Every call is collective:
-/// all ranks make the same calls in the same order. Counts may exceed 2³¹.
+/// all ranks make the same calls in the same order. Counts may exceed 2³¹. What is sent, and the
+/// time inside, goes to UsageMeter.
 class Collectives {
  public:
   Collectives() = default;
@@ -59,10 +59,6 @@ class Collectives {
     all_gather_bytes(buffer, offsets);
   }
 
-  /// Payload bytes this rank has sent since the start (algorithmic volume: what
-  /// the operation must send at least, not what a transport really sends).
-  [[nodiscard]] virtual std::int64_t bytes_sent() const noexcept = 0;
-
   template <typename T>
   void broadcast(std::span<T> values, int root) {
     static_assert(std::is_trivially_copyable_v<T>);
@@ -70,6 +66,8 @@ class Collectives {
   }
   /// Strings may differ in length: the root's length is sent first.
   void broadcast(std::string& text, int root);
+  /// Every rank's text, by rank.
+  [[nodiscard]] std::vector<std::string> gather(const std::string& text);
 };
 
 /// The group of one process: every operation is the identity.
@@ -83,7 +81,6 @@ class SelfCollectives final : public Collectives {
   void broadcast_bytes(std::span<std::byte> /*bytes*/, int /*root*/) override {}
   void all_gather_bytes(std::span<std::byte> /*buffer*/,
                         std::span<const index_t> /*offsets*/) override {}
-  [[nodiscard]] std::int64_t bytes_sent() const noexcept override { return 0; }
 };
 
 /// What a user reads of an error: its message, or what to do when memory has run out.

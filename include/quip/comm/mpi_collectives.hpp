@@ -35,7 +35,6 @@ class MpiCollectives final : public Collectives {
   void node_broadcast(std::span<std::byte> bytes) override;
   void all_gather_over_nodes(std::span<std::byte> buffer,
                              std::span<const index_t> offsets) override;
-  [[nodiscard]] std::int64_t bytes_sent() const noexcept override { return bytes_sent_; }
 
   /// The same on all ranks: the job ends with exit_stalled when a collective makes no progress for
   /// so many seconds; 0: never.
@@ -53,7 +52,7 @@ class MpiCollectives final : public Collectives {
   void try_sharing();
   void sum_directly(std::span<double> values);
   void sum_by_shares(std::span<double> values, double* parts);
-  void broadcast_uncounted(std::span<std::byte> bytes, int root);
+  void broadcast_pieces(std::span<std::byte> bytes, int root);
   void broadcast_by_shares(std::byte* data, int count, int root);
   void gather_shares(const char* collective, MPI_Datatype type, void* data,
                      const std::vector<int>& counts, const std::vector<int>& offsets);
@@ -66,7 +65,6 @@ class MpiCollectives final : public Collectives {
   int node_size_ = 1;
   NodePlace place_;
   std::string why_not_shared_;
-  std::int64_t bytes_sent_ = 0;
   std::unique_ptr<StallWatch> watch_;  ///< none for one rank, which waits for nobody
 };
 

@@ -1,62 +1,90 @@
-// Where the time goes: named phases with seconds, flops and bytes.
+// Where time, arithmetic and bytes go: named phases of a job on one rank.
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "quip/core/activity.hpp"
-#include "quip/core/matrix.hpp"
+#include "quip/core/timeline.hpp"
+#include "quip/core/usage.hpp"
 
 namespace quip {
 
 struct Phase {
   std::string name;
   double seconds = 0;
-  double flops = 0;        ///< of this rank
-  index_t bytes_sent = 0;  ///< by this rank
+  Usage usage;
 };
 
-/// Phases in order of first appearance.
+/// Phases in order of first appearance. Every moment since the Phases were made, and everything
+/// that UsageMeter counts, belongs to exactly one phase: that of the innermost Scope, or `other`
+/// where there is none. Used by the rank's main thread; what other threads move counts for the
+/// phase that is on.
 class Phases {
  public:
-  /// Adds the time until it goes out of scope to one phase, and names it as what is being done.
+  static constexpr const char* other = "other";
+
+  /// One phase until it goes out of scope, and the name of what is being done (Activity).
   class Scope {
    public:
-    explicit Scope(Phase& phase)
-        : phase_(phase),
-          before_(Activity::current().enter_phase(phase.name)),
-          start_(Clock::now()) {}
+    Scope(Phases& phases, std::size_t phase)
+        : phases_(phases),
+          outer_(phases.enter(phase)),
+          before_(Activity::current().enter_phase(phases.phases_[phase].name)) {}
     ~Scope() {
-      phase_.seconds += std::chrono::duration<double>(Clock::now() - start_).count();
+      phases_.enter(outer_);
       Activity::current().enter_phase(std::move(before_));
     }
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
-    void add_flops(double flops) { phase_.flops += flops; }
-    void add_bytes_sent(index_t bytes) { phase_.bytes_sent += bytes; }
 
    private:
-    using Clock = std::chrono::steady_clock;
-    Phase& phase_;
+    Phases& phases_;
+    std::size_t outer_;
     std::string before_;
-    Clock::time_point start_;
   };
 
-  [[nodiscard]] Scope measure(const std::string& name) { return Scope(find(name)); }
-  [[nodiscard]] const std::vector<Phase>& all() const { return phases_; }
-  [[nodiscard]] std::vector<Phase>& all() { return phases_; }
+  Phases() : phases_{Phase{.name = other, .seconds = 0, .usage = {}}} {}
+
+  [[nodiscard]] Scope measure(const std::string& name) { return {*this, find(name)}; }
+  /// Up to now.
+  [[nodiscard]] const std::vector<Phase>& all() {
+    enter(current_);
+    return phases_;
+  }
+  [[nodiscard]] Timeline& timeline() { return timeline_; }
 
  private:
-  Phase& find(const std::string& name) {
-    for (Phase& phase : phases_) {
-      if (phase.name == name) return phase;
+  using Clock = std::chrono::steady_clock;
+
+  std::size_t find(const std::string& name) {
+    for (std::size_t i = 0; i < phases_.size(); ++i) {
+      if (phases_[i].name == name) return i;
     }
-    phases_.reserve(32);  // scopes hold references
-    return phases_.emplace_back(Phase{name});
+    phases_.push_back(Phase{.name = name, .seconds = 0, .usage = {}});
+    return phases_.size() - 1;
   }
+
+  /// Books what has passed to the current phase; returns it, and goes on with `next`.
+  std::size_t enter(std::size_t next) {
+    const Clock::time_point now = Clock::now();
+    const Usage total = UsageMeter::current().total();
+    Phase& phase = phases_[current_];
+    phase.seconds += std::chrono::duration<double>(now - since_).count();
+    phase.usage += total - before_;
+    since_ = now;
+    before_ = total;
+    return std::exchange(current_, next);
+  }
+
   std::vector<Phase> phases_;
+  std::size_t current_ = 0;
+  Clock::time_point since_ = Clock::now();
+  Usage before_ = UsageMeter::current().total();
+  Timeline timeline_;
 };
 
 }  // namespace quip

@@ -46,7 +46,4 @@ struct SampleShard {
 void forward_shard(Collectives& comm, Backend& backend, const Family& family, index_t block,
                    const WeightSet& weights, const SampleShard& shard, TensorView states);
 
-/// Flops of forwarding `tokens` tokens through the linears of a block.
-[[nodiscard]] double linear_flops(const Family& family, index_t block, index_t tokens);
-
 }  // namespace quip

@@ -11,11 +11,15 @@
 
 namespace quip {
 
-/// Phases over all ranks: seconds of the slowest rank, flops and bytes sent summed (collective).
-[[nodiscard]] nlohmann::json gather_phases(Collectives& comm, const Phases& phases);
-
-/// Peak resident memory of every rank in bytes (collective).
-[[nodiscard]] std::vector<index_t> gather_peak_memory(Collectives& comm);
+/// What every rank did up to now (collective; the same on all ranks):
+///   phases        by name: seconds of the slowest rank, flops and bytes summed over ranks,
+///                 communication_seconds their mean
+///   rank_reports  by rank: host, seconds, peak memory and the same by phase; idle_seconds are
+///                 those that a rank spent in collectives beyond the rank that spent the fewest,
+///                 phase by phase
+///   timeline      [rank, unit, start, end] of the units that ranks recorded
+///   peak_rss_bytes of every rank
+[[nodiscard]] nlohmann::json usage_report(Collectives& comm, Phases& phases);
 
 /// The summary that people read at the end: losses by layer type, seconds by phase, sizes.
 [[nodiscard]] std::string summary_table(const nlohmann::json& report);
