@@ -2,6 +2,8 @@
 """Charts and tables of what quantization did; each chart as PNG and as SVG.
 
 jobs/plot_report.py layers out/*/report.json --out losses     relative proxy loss, layer by layer
+jobs/plot_report.py timeline out/report.json --out timeline
+                               what each rank did when, in the first blocks
 jobs/plot_report.py bits out/sweep/sweep.csv --out bits [--methods nearest ldlq]
                                perplexity against bits
 jobs/plot_report.py gap out/sweep/sweep.csv --models DIR --out gap
@@ -139,6 +141,68 @@ def read_report(path: Path) -> list[dict]:
     return layers
 
 
+PHASES = {
+    "load": "#999999",
+    "capture": "#56b4e9",
+    "hessian": "#0072b2",
+    "factor": "#d55e00",
+    "round": "#009e73",
+    "dequantize": "#f0e442",
+    "forward": "#cc79a7",
+    "write": "#444444",
+}
+
+
+def plot_timeline(options: argparse.Namespace) -> None:
+    """A bar per rank, coloured by phase; below, thin, when it factorised a layer itself: what is
+    left of the phase it waited for others."""
+    phases, factors = read_timeline(options.report)
+    ranks = sorted({rank for rank, *_ in phases})
+    row = {rank: len(ranks) - 1 - k for k, rank in enumerate(ranks)}
+    figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.3 * len(ranks)))
+    begin = min(start for _, _, start, _ in phases)
+    end = max(end for *_, end in phases)
+    for name, colour in PHASES.items():
+        bars = [(rank, start, stop) for rank, what, start, stop in phases if what == name]
+        axes.barh(
+            [row[rank] + 0.1 for rank, _, _ in bars],
+            [stop - start for _, start, stop in bars],
+            left=[start - begin for _, start, _ in bars],
+            height=0.5,
+            color=colour,
+            label=name,
+        )
+    shown = [(rank, start, stop) for rank, start, stop in factors if stop <= end and rank in row]
+    axes.barh(
+        [row[rank] - 0.25 for rank, _, _ in shown],
+        [stop - start for _, start, stop in shown],
+        left=[start - begin for _, start, _ in shown],
+        height=0.14,
+        color=PHASES["factor"],
+    )
+    axes.set_yticks([row[rank] for rank in ranks], [f"rank {rank}" for rank in ranks])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("seconds")
+    axes.set_title("What each rank did; thin: layers it factorised")
+    axes.legend(ncols=1, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
+    save(figure, options.out)
+
+
+def read_timeline(path: Path) -> tuple[list, list]:
+    """Stretches of phases (rank, name, start, end), and factorisations (rank, start, end)."""
+    try:
+        units = json.loads(path.read_text())["timeline"]
+        phases = [tuple(unit) for unit in units if unit[1] in PHASES]
+        factors = [(r, start, end) for r, what, start, end in units if what.startswith("factor ")]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not a report.json of quip quantize") from None
+    if not phases:
+        raise InputError(f"{path} has no timeline")
+    return phases, factors
+
+
 def plot_bits(options: argparse.Namespace) -> None:
     """A panel per model. Dashed: baseline; solid: incoherence; heavy: QuIP with our defaults."""
     sweep = read_sweep(options.sweep)
@@ -226,11 +290,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="layers|bits|gap|table")
+    commands = parser.add_subparsers(required=True, metavar="layers|timeline|bits|gap|table")
     layers = commands.add_parser("layers")
     layers.set_defaults(run=plot_layers)
     layers.add_argument("reports", type=Path, nargs="+", help="report.json of one run each")
     layers.add_argument("--labels", nargs="+", help="names of the runs (their folders')")
+    timeline = commands.add_parser("timeline")
+    timeline.set_defaults(run=plot_timeline)
+    timeline.add_argument("report", type=Path, help="report.json of a run")
+    timeline.add_argument("--out", type=Path, required=True, help="file without .png/.svg")
     for name, run in (("bits", plot_bits), ("gap", plot_gap), ("table", write_table)):
         command = commands.add_parser(name)
         command.set_defaults(run=run)

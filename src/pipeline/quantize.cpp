@@ -26,6 +26,10 @@ std::vector<std::string> remaining_tensors(const TensorSource& source,
   return names;
 }
 
+// Blocks alike: what the timeline shows of the first says what the others do, the second how it
+// goes on from one to the next.
+constexpr index_t charted_blocks = 2;
+
 /// One job: the samples on their way through the blocks.
 class Job {
  public:
@@ -181,6 +185,7 @@ class Job {
 
   void quantize_block(PackedWriter& writer) {
     const index_t b = position_;
+    phases_.chart(blocks_made_++ < charted_blocks);
     quantizer_->on_step = [this, b](const std::string& what) { progress_.update(b, what); };
     WeightSet weights;
     {
@@ -236,6 +241,7 @@ class Job {
   std::set<std::string> quantized_;  ///< tensors
   Tensor states_;                    ///< the input of block position_
   index_t position_ = 0;
+  index_t blocks_made_ = 0;
   std::optional<Prefetch> prefetch_;  ///< of the next block to be loaded from the checkpoint
   std::set<index_t> damaged_;         ///< hidden states not to be tried again
 };

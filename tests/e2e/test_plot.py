@@ -284,9 +284,31 @@ def test_layers_chart(tmp_path, figures):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1"]
 
 
+def test_timeline_chart(tmp_path, figures):
+    report = tmp_path / "report.json"
+    units = [
+        [0, "factor a.q_proj", 3.0, 3.5], [0, "capture", 2.0, 3.0], [0, "factor", 3.0, 4.0],
+        [1, "capture", 2.0, 3.25], [1, "factor", 3.25, 4.0], [0, "factor b.q_proj", 9, 10],
+    ]  # fmt: skip
+    report.write_text(json.dumps({"timeline": units}))
+    assert run("timeline", report, "--out", tmp_path / "timeline") == 0
+    assert is_picture(tmp_path / "timeline")
+    (axes,) = figures[0].axes
+    bars = sorted((round(bar.get_y(), 2), bar.get_x(), bar.get_width()) for bar in axes.patches)
+    # Rank 0 above rank 1; times from the first stretch on; what comes after the charted blocks
+    # is left out.
+    assert bars == [
+        (-0.15, 0.0, 1.25), (-0.15, 1.25, 0.75),
+        (0.68, 1.0, 0.5), (0.85, 0.0, 1.0), (0.85, 1.0, 1.0),
+    ]  # fmt: skip
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["rank 0", "rank 1"]
+
+
 @pytest.mark.parametrize(
     ("command", "content", "message"),
     [
+        ("timeline", "[]", "not a report.json"),
+        ("timeline", '{"timeline": []}', "has no timeline"),
         ("table", None, "cannot read"),
         ("table", "a,b\n1,2\n", "not a table of jobs/sweep.sh"),
         ("bits", SWEEP.splitlines()[0] + "\n", "holds no rows"),

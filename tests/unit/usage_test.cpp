@@ -167,5 +167,24 @@ TEST(Work, BlockOfLlama) {
   EXPECT_EQ(block_flops(*family, 0, 3), linears + 4 * 8 * 6.0);
 }
 
+TEST(Phases, ChartTheirStretchesWhereAsked) {
+  Phases phases;
+  { const auto before = phases.measure("load"); }
+  phases.chart(true);
+  {
+    const auto outer = phases.measure("round");
+    const auto inner = phases.measure("write");
+  }
+  phases.chart(false);
+  { const auto after = phases.measure("load"); }
+  const auto& units = phases.timeline().units();
+  ASSERT_EQ(units.size(), 3);  // round, write inside it, and round again until it ends
+  EXPECT_EQ(units[0].what, "round");
+  EXPECT_EQ(units[1].what, "write");
+  EXPECT_EQ(units[2].what, "round");
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_LE(units[i].start, units[i].end);
+  for (std::size_t i = 1; i < 3; ++i) EXPECT_EQ(units[i].start, units[i - 1].end);
+}
+
 }  // namespace
 }  // namespace quip

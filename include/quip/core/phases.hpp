@@ -56,6 +56,11 @@ class Phases {
     return phases_;
   }
   [[nodiscard]] Timeline& timeline() { return timeline_; }
+  /// From now on, does the timeline get every stretch of a phase? Too much for a whole job.
+  void chart(bool on) {
+    enter(current_);
+    charting_ = on;
+  }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -75,6 +80,9 @@ class Phases {
     Phase& phase = phases_[current_];
     phase.seconds += std::chrono::duration<double>(now - since_).count();
     phase.usage += total - before_;
+    const double ended = timeline_.now();
+    if (charting_ && current_ != 0) timeline_.add({phase.name, charted_, ended});
+    charted_ = ended;
     since_ = now;
     before_ = total;
     return std::exchange(current_, next);
@@ -85,6 +93,8 @@ class Phases {
   Clock::time_point since_ = Clock::now();
   Usage before_ = UsageMeter::current().total();
   Timeline timeline_;
+  bool charting_ = false;
+  double charted_ = 0;  ///< since_ on the timeline
 };
 
 }  // namespace quip
