@@ -1,5 +1,5 @@
-// Orthogonal transforms of n × 2048 weights beside two floors, measured in the same process on the
-// same threads: `share_of_copy`, the time of copying the matrix over that of transforming it in
+// Orthogonal transforms of n × columns weights beside two floors, measured in the same process on
+// the same threads: `share_of_copy`, the time of copying the matrix over that of transforming it in
 // place, and `share_of_gemm`, the flop rate over that of an sgemm.
 #include <algorithm>
 
@@ -13,8 +13,6 @@
 
 namespace quip {
 namespace {
-
-constexpr index_t columns = 2048;
 
 /// Flops per element of Q X.
 double flops_per_element(TransformKind kind, index_t n) {
@@ -40,7 +38,7 @@ double seconds_of_copy(const Matrix<float>& x) {
 
 void transform(benchmark::State& state, TransformKind kind) {
   const index_t n = state.range(0);
-  const Matrix<float> x(n, columns, 1.0F);
+  const Matrix<float> x(n, state.range(1), 1.0F);
   const auto transform = make_transform(kind, n, 1, Side::input);
   for (auto _ : state) {
     apply_in_slabs(*transform, x.view(), false);
@@ -56,7 +54,8 @@ void transform(benchmark::State& state, TransformKind kind) {
 }
 
 void real_sizes(benchmark::internal::Benchmark* bench) {
-  for (const index_t n : {4096, 11008, 14336, 28672}) bench->Arg(n);
+  for (const index_t n : {4096, 11008, 14336, 28672}) bench->Args({n, 2048});
+  bench->Args({14336, 16384});  // 0.9 GB: beyond any cache
   bench->UseRealTime()->Unit(benchmark::kMillisecond);
 }
 BENCHMARK_CAPTURE(transform, hadamard, TransformKind::hadamard)->Apply(real_sizes);
@@ -66,7 +65,7 @@ BENCHMARK_CAPTURE(transform, kronecker_blocked, TransformKind::kronecker_blocked
 BENCHMARK_CAPTURE(transform, kronecker_nopermute, TransformKind::kronecker_nopermute)
     ->Apply(real_sizes);
 BENCHMARK_CAPTURE(transform, dense, TransformKind::dense)
-    ->Arg(2048)
+    ->Args({2048, 2048})
     ->UseRealTime()
     ->Unit(benchmark::kMillisecond);
 
