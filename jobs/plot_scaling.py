@@ -144,7 +144,8 @@ def draw_communication(axes, points: list[Point]) -> None:
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.set_title("Share of communication")
     if any(bottom):
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        style = {"frameon": False, "fontsize": 8, "loc": "upper left", "bbox_to_anchor": (1, 1)}
+        axes.legend(reverse=True, **style)  # as the bar is stacked
 
 
 # --- command line ---

@@ -3,11 +3,6 @@
 # jobs come back here as `measure COUNT` and `collect`. With --ranks all of it runs here, by mpirun.
 # shellcheck shell=bash
 
-refuse() {
-  echo "scaling_$kind: error: $1" >&2
-  exit 2
-}
-
 usage() {
   cat <<TEXT
 Usage: bash jobs/scaling_$kind.sbatch --study DIR [options] -- OPTIONS OF QUANTIZE
@@ -182,27 +177,8 @@ measure_here() {
   ((failures == 0))
 }
 
-# submit OPTION...: a job of this script; all that were submitted are cancelled if one is refused.
-submit() {
-  local said errors
-  errors=$(mktemp)
-  if ! said=$(sbatch --parsable "$@" 2>"$errors"); then
-    said=$(grep -i 'munge' "$errors" || cat "$errors")
-    rm -f "$errors"
-    ((${#jobs[@]} == 0)) || scancel "${jobs[@]}"
-    case "$said" in
-      *[Mm][Uu][Nn][Gg][Ee]*) refuse "munged does not answer on this machine, and Slurm knows users by it: have it started" ;;
-      *) refuse "nothing was submitted: ${said//$'\n'/; }" ;;
-    esac
-  fi
-  rm -f "$errors"
-  jobs+=("${said%%;*}")
-}
-
 submit_all() {
   local count after=() say
-  command -v sbatch >/dev/null || refuse "sbatch is not on the PATH; without Slurm give --ranks instead of --node-counts"
-  jobs=()
   for count in "${counts[@]}"; do
     if measured "$count"; then continue; fi
     after=()
@@ -241,6 +217,10 @@ scaling() {
   kind=$1 original=$(realpath -- "$2")
   shift 2
   root=$(dirname "$original")/..
+  # shellcheck disable=SC2034  # read by submit.sh
+  script=scaling_$kind without_slurm='; give --ranks instead of --node-counts to do without Slurm'
+  # shellcheck source=slurm/submit.sh
+  source "$root/slurm/submit.sh"
   local role=submit nodes=0
   case "${1:-}" in
     measure) role=measure nodes=$2 && shift 2 ;;
