@@ -144,8 +144,9 @@ def draw_communication(axes, points: list[Point]) -> None:
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.set_title("Share of communication")
     if any(bottom):
+        handles, labels = axes.get_legend_handles_labels()
         style = {"frameon": False, "fontsize": 8, "loc": "upper left", "bbox_to_anchor": (1, 1)}
-        axes.legend(reverse=True, **style)  # as the bar is stacked
+        axes.legend(handles[::-1], labels[::-1], **style)  # as the bar is stacked
 
 
 # --- command line ---
