@@ -221,6 +221,6 @@ def check_digests(runs: list[Run]) -> None:
         before = known.setdefault(run.work, run)
         if run.digest != before.digest:
             raise InputError(
-                f"{run.ranks} ranks made the model {run.digest or '?'}, {before.ranks} ranks of "
-                f"the same work {before.digest or '?'}: the runs had different settings or inputs"
+                f"the run on {run.ranks} ranks made the model {run.digest or '?'}, that of the "
+                f"same work on {before.ranks} {before.digest or '?'}: settings or inputs differed"
             )

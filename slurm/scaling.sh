@@ -134,8 +134,8 @@ measure_run() {
     echo "run $name: $said"
     rm -rf "$out"
   else
-    echo "scaling_$kind: run $name failed; $log ends:" >&2
-    tail -n 3 "$log" >&2
+    echo "scaling_$kind: run $name failed; from $log:" >&2
+    { grep '^quip: error' "$log" || tail -n 3 "$log"; } >&2
     rm -rf "$out"
     return 1
   fi
@@ -205,6 +205,7 @@ collect() {
     [[ ! -x "$root/.venv/bin/python" ]] || python=$root/.venv/bin/python
   fi
   for count in "${counts[@]}"; do measured "$count" || missing+=("$count"); done
+  compgen -G "$study/reports/*.json" >/dev/null || refuse "no run ended well; $study/logs says why"
   "$python" "$root/jobs/plot_scaling.py" "$study"/reports/*.json --out "$study/scaling"
   if ((${#missing[@]})); then
     echo "scaling_$kind: runs on ${missing[*]} ${unit}s are missing; $study/logs says why" >&2
