@@ -33,9 +33,9 @@ def undisturbed(tmp_path_factory):
     return cli.inspect(cli.quantize(cli.model("llama-nano"), out, *SETTINGS))["digest"]
 
 
-def submit(cluster, folder, *arguments, options=(), **extra):
+def submit(cluster, folder, *arguments, job=JOB, options=(), **extra):
     resources = ("--ntasks-per-node=1", "--cpus-per-task=1", "--mem=500", "--time=60")
-    command = ("sbatch", "--parsable", f"--output={folder}/log", *resources, *options, JOB)
+    command = ("sbatch", "--parsable", f"--output={folder}/log", *resources, *options, job)
     return slurm(cluster, *command, *arguments, **extra)
 
 
@@ -65,6 +65,22 @@ def test_one_digest_on_any_number_of_nodes(launcher, nodes, cluster, undisturbed
     )
     assert wait_to_end(cluster, job, tmp_path) == 0
     assert cli.inspect(out, "--verify")["digest"] == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [("quantize-405b.sbatch", "llama-3.1-405b"), ("quantize-opt-66b.sbatch", "opt-66b")],
+)
+def test_worked_examples(job, name, cluster, tmp_path):
+    """A small model stands where the large one would be."""
+    (tmp_path / name).symlink_to(cli.model("llama-nano"))
+    (tmp_path / "calibration.h5").symlink_to(cli.CALIBRATION)
+    more = ("--samples", 4, "--method", "nearest")
+    script = cli.ROOT / "jobs" / job
+    number = submit(cluster, tmp_path, tmp_path, *more, job=script, options=("--nodes=1",))
+    assert wait_to_end(cluster, number, tmp_path) == 0
+    options = cli.inspect(tmp_path / f"{name}-2bit", "--verify")["options"]
+    assert (options["bits"], options["method"]) == (2, "nearest")
 
 
 def test_the_warning_before_the_time_limit(cluster, undisturbed, tmp_path):
