@@ -17,8 +17,13 @@ Usage: jobs/sweep.sh --model DIR --tokens FILE --eval FILE --out DIR [options] [
   --seeds LIST       "1 2 3"; the baseline has nothing random and runs with the first only
   --settings LIST    "paper default": with and without --paper
   --ranks N          MPI ranks of every run (1)
+  --launch WORDS     what starts the ranks instead of "mpirun -n N"
   --quip FILE        the program (build/release/bin/quip)
   --keep             keep the packed models, in runs/
+The rows of the grid can be run by themselves, at the same time (jobs/sweep.sbatch does that):
+  --missing          prints the numbers of the rows that are still to be run, as in 0,3,4
+  --only N           runs row N alone (0: the unquantized model); its line waits in rows/
+  --merge            enters the lines that wait in rows/ in sweep.csv
 Lists are words in one argument. Several models may share --out: the first column tells them apart.
 A run that fails is reported, the others go on; the exit status is then 1.
 TEXT
@@ -33,19 +38,21 @@ root=$(dirname "${BASH_SOURCE[0]}")/..
 declare -A option=(
   [model]='' [tokens]='' [eval]='' [out]='' [methods]='nearest ldlq'
   [processing]='baseline incoherence' [bits]='2 3 4' [seeds]='1 2 3' [settings]='paper default'
-  [ranks]=1 [quip]="$root/build/release/bin/quip"
+  [ranks]=1 [launch]='' [quip]="$root/build/release/bin/quip" [only]=''
 )
-keep=no extra=()
+keep=no action=all extra=()
 while (($#)); do
   case "$1" in
     -h | --help) usage && exit 0 ;;
     --keep) keep=yes && shift ;;
+    --missing | --merge) action=${1#--} && shift ;;
     --)
       shift
       extra=("$@")
       break
       ;;
-    --model | --tokens | --eval | --out | --methods | --processing | --bits | --seeds | --settings | --ranks | --quip)
+    --model | --tokens | --eval | --out | --methods | --processing | --bits | --seeds | --settings | --ranks | --launch | \
+      --quip | --only)
       (($# >= 2)) || die "$1 wants a value (see --help)"
       option[${1#--}]=$2
       shift 2
@@ -75,12 +82,18 @@ for word in "${settings_list[@]}"; do
   [[ "$word" == paper || "$word" == default ]] || die "--settings: '$word' is neither paper nor default"
 done
 
+[[ "${option[only]}" =~ ^[0-9]*$ ]] || die "--only wants the number of a row, not '${option[only]}'"
+
 out=${option[out]} model=${option[model]}
 name=$(basename "$model")
 csv=$out/sweep.csv
-mkdir -p "$out/runs" "$out/reports" "$out/logs"
-exec 9>"$out/.lock"
-flock -n 9 || die "another sweep is writing to $out"
+mkdir -p "$out/runs" "$out/reports" "$out/logs" "$out/rows"
+
+# lock FILE WHAT SECONDS: until this script ends. A single row holds its log, all of them the folder.
+lock() {
+  exec 9>>"$1"
+  flock -w "$3" 9 || die "another sweep is writing to $2"
+}
 
 # Rows are comparable only if everything that is not a column is the same.
 inputs=$(printf '%s\n' "model $model" "tokens ${option[tokens]}" "eval ${option[eval]}" "extra ${extra[*]@Q}")
@@ -89,41 +102,58 @@ if [[ -e "$remembered" ]]; then
   difference=$(diff "$remembered" - <<<"$inputs") ||
     die "$out holds runs of $name with other inputs; choose another --out"$'\n'"$difference"
 else
-  printf '%s\n' "$inputs" >"$remembered"
+  printf '%s\n' "$inputs" >"$remembered.$$"
+  mv "$remembered.$$" "$remembered"
 fi
 
-# Containers run as root and have few cores: Open MPI wants to be told that both are meant.
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
-quip() { mpirun -n "${option[ranks]}" "${option[quip]}" "$@" </dev/null; }
+if [[ -n "${option[launch]}" ]]; then
+  read -ra launch <<<"${option[launch]}"
+else
+  # Containers run as root and have few cores: Open MPI wants to be told that both are meant.
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
+  launch=(mpirun -n "${option[ranks]}")
+fi
+quip() { "${launch[@]}" "${option[quip]}" "$@" </dev/null; }
 
-# table has KEY... | table add EVALUATION REPORT INSPECTION KEY...: the one place that knows the
-# columns. A last line without its end is what an interrupted write left: it is dropped.
+# table FILE has KEY... | table FILE add EVALUATION REPORT INSPECTION KEY... | table FILE take OTHER:
+# the one place that knows the columns. A last line without its end is what an interrupted write left:
+# it does not count, and who writes drops it.
 table() {
-  python3 - "$csv" "$@" <<'PY'
+  python3 - "$@" <<'PY'
 import csv, io, json, os, sys
 
 file, action, *arguments = sys.argv[1:]
 columns = ("model method processing bits seed settings mean_relative_proxy_loss perplexity "
            "seconds digest").split()
-text = open(file, newline="").read() if os.path.exists(file) else ""
-if text and not text.endswith("\n"):
-    text = text[: text.rfind("\n") + 1]
-    open(file, "w", newline="").write(text)
+
+
+def whole_lines(path):
+    text = open(path, newline="").read() if os.path.exists(path) else ""
+    return text[: text.rfind("\n") + 1]
+
+
+def append(row):
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerows([row] if text else [columns, row])
+    with open(file, "r+" if os.path.exists(file) else "w", newline="") as out:
+        out.seek(len(text.encode()))
+        out.truncate()
+        out.write(line.getvalue())
+
+
+text = whole_lines(file)
 if action == "has":
     rows = csv.reader(io.StringIO(text))
     sys.exit(0 if any(row[: len(arguments)] == arguments for row in rows) else 1)
+if action == "take":
+    append(list(csv.reader(io.StringIO(whole_lines(arguments[0]))))[1])
+    sys.exit(0)
 evaluation, report, inspection, *key = arguments
 load = lambda path: json.load(open(path)) if path != "-" else {}
 perplexity, quantized, digest = load(evaluation)["perplexity"], load(report), load(inspection)
-line = io.StringIO()
-writer = csv.writer(line, lineterminator="\n")
-if not text:
-    writer.writerow(columns)
-writer.writerow([*key, quantized.get("mean_relative_proxy_loss", 0), perplexity,
-                 quantized.get("seconds", 0), digest.get("digest", "")])
-with open(file, "a", newline="") as out:
-    out.write(line.getvalue())
+append([*key, quantized.get("mean_relative_proxy_loss", 0), perplexity,
+        quantized.get("seconds", 0), digest.get("digest", "")])
 print(f"perplexity {perplexity:.4f}, {quantized.get('seconds', 0):.1f} s")
 PY
 }
@@ -142,8 +172,81 @@ run_one() {
     >"$scratch/eval" 2>>"$log" || return 1
   "${option[quip]}" inspect "$run" --json >"$scratch/inspect" 2>>"$log" || return 1
   cp "$run/report.json" "$out/reports/$(basename "$run").json" || return 1
-  table add "$scratch/eval" "$run/report.json" "$scratch/inspect" \
+  table "$csv" add "$scratch/eval" "$run/report.json" "$scratch/inspect" \
     "$name" "$method" "$processing" "$bits" "$seed" "$settings" 2>>"$log" || return 1
+}
+
+run_unquantized() {
+  local log=$1
+  quip eval --model "$model" --tokens "${option[eval]}" --json --progress none >"$scratch/eval" 2>"$log" || return 1
+  table "$csv" add "$scratch/eval" - - "$name" unquantized - - - - 2>>"$log" || return 1
+}
+
+rows=("unquantized - - - -")
+for bits in "${bits_list[@]}"; do
+  for processing in "${processings[@]}"; do
+    some=("${seeds[@]}")
+    [[ "$processing" != baseline ]] || some=("${seeds[0]}")
+    for method in "${methods[@]}"; do
+      for settings in "${settings_list[@]}"; do
+        for seed in "${some[@]}"; do
+          rows+=("$method $processing $bits $seed $settings")
+        done
+      done
+    done
+  done
+done
+last=$((${#rows[@]} - 1))
+
+id_of() { echo "$name-${1//[ :=]/-}"; }
+
+# done_already FILE WORDS
+done_already() {
+  local key
+  read -ra key <<<"$2"
+  table "$1" has "$name" "${key[@]}"
+}
+
+# run_row NUMBER: enters its line in $csv; what is there already is not run again.
+run_row() {
+  local row=${rows[$1]} key log worked=yes
+  if done_already "$csv" "$row"; then return; fi
+  read -ra key <<<"$row"
+  log=$out/logs/$(id_of "$row").log
+  printf '[%d/%d] %s %s: ' "$1" "$last" "$name" "$row"
+  if (($1 == 0)); then
+    run_unquantized "$log" || worked=no
+  else
+    current=$out/runs/$(id_of "$row")
+    run_one "$current" "$log" "${key[@]}" || worked=no
+    if [[ "$keep" == no || "$worked" == no ]]; then rm -rf "$current"; fi
+    current=''
+  fi
+  if [[ "$worked" == no ]]; then
+    echo "FAILED; $log ends:"
+    tail -n 3 "$log"
+    return 1
+  fi
+}
+
+# merge: lines that rows left when they ran alone, in the grid's order.
+merge() {
+  local row line
+  for row in "${rows[@]}"; do
+    line=$out/rows/$(id_of "$row").csv
+    [[ -e "$line" ]] || continue
+    done_already "$csv" "$row" || ! done_already "$line" "$row" || table "$csv" take "$line"
+    rm "$line"
+  done
+}
+
+missing() {
+  local number found=()
+  for ((number = 0; number <= last; ++number)); do
+    done_already "$csv" "${rows[number]}" ||
+      done_already "$out/rows/$(id_of "${rows[number]}").csv" "${rows[number]}" || found+=("$number")
+  done
+  (IFS=, && echo "${found[*]}")
 }
 
 scratch=$(mktemp -d)
@@ -155,47 +258,37 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-if ! table has "$name" unquantized; then
-  echo "$name unquantized"
-  quip eval --model "$model" --tokens "${option[eval]}" --json --progress none >"$scratch/eval"
-  table add "$scratch/eval" - - "$name" unquantized - - - -
+if [[ "$action" == missing ]]; then
+  missing
+  exit
 fi
-
-runs=()
-for bits in "${bits_list[@]}"; do
-  for processing in "${processings[@]}"; do
-    some=("${seeds[@]}")
-    [[ "$processing" != baseline ]] || some=("${seeds[0]}")
-    for method in "${methods[@]}"; do
-      for settings in "${settings_list[@]}"; do
-        for seed in "${some[@]}"; do
-          runs+=("$method $processing $bits $seed $settings")
-        done
-      done
-    done
-  done
-done
-
-number=0 failures=0
-for words in "${runs[@]}"; do
-  read -ra key <<<"$words"
-  ((++number))
-  if table has "$name" "${key[@]}"; then continue; fi
-  id=$name-${words//[ :=]/-}
-  current=$out/runs/$id
-  printf '[%d/%d] %s %s: ' "$number" "${#runs[@]}" "$name" "$words"
-  if ! run_one "$current" "$out/logs/$id.log" "${key[@]}"; then
-    echo "FAILED; $out/logs/$id.log ends:"
-    tail -n 3 "$out/logs/$id.log"
-    ((++failures))
-  elif [[ "$keep" == yes ]]; then
-    current=''
+if [[ -n "${option[only]}" ]]; then
+  number=${option[only]}
+  ((number <= last)) || die "--only $number: the grid has rows 0 to $last"
+  id=$(id_of "${rows[number]}")
+  lock "$out/logs/$id.log" "row $number of $out" 0
+  if done_already "$csv" "${rows[number]}"; then exit; fi
+  csv=$out/rows/$id.csv
+  run_row "$number"
+  exit
+fi
+# The sweeps of several models may end at the same time; entering lines takes moments.
+wait=0
+[[ "$action" != merge ]] || wait=60
+lock "$out/.lock" "$out" "$wait"
+merge
+failures=0
+if [[ "$action" == merge ]]; then
+  left=$(missing)
+  if [[ -n "$left" ]]; then
+    echo "sweep.sh: of rows 0 to $last these are missing: $left; $out/logs says why" >&2
+    exit 1
   fi
-  if [[ -n "$current" ]]; then rm -rf "$current"; fi
-  current=''
-done
+else
+  for ((number = 0; number <= last; ++number)); do run_row "$number" || ((++failures)); done
+fi
 if ((failures)); then
-  echo "sweep.sh: $failures of ${#runs[@]} runs failed" >&2
+  echo "sweep.sh: $failures of $last runs failed" >&2
   exit 1
 fi
 echo "$csv"

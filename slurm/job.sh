@@ -16,28 +16,64 @@ command -v "$quip" >/dev/null || die "'$quip' is not on the PATH; set QUIP to th
 
 # Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-export OMP_NUM_THREADS=$SRUN_CPUS_PER_TASK OMP_PROC_BIND=close OMP_PLACES=cores
+export OMP_NUM_THREADS=$SRUN_CPUS_PER_TASK
 
+# choose_launcher: sets `launch`, the words that start a program on all tasks of the job, each rank
+# on cores of its own and in sight of all GPUs of its node.
 choose_launcher() {
-  local launcher=${QUIP_LAUNCHER:-}
+  local launcher=${QUIP_LAUNCHER:-} pmix=no
+  if srun --mpi=list 2>&1 | grep -w pmix >/dev/null; then pmix=yes; fi
   if [[ -z "$launcher" ]]; then
     launcher=mpirun
-    if srun --mpi=list 2>&1 | grep -qw pmix; then launcher=srun; fi
+    if [[ "$pmix" == yes ]]; then launcher=srun; fi
   fi
   case "$launcher" in
     srun)
-      srun --mpi=list 2>&1 | grep -qw pmix ||
+      [[ "$pmix" == yes ]] ||
         die "this Slurm has no PMIx, which srun needs to start MPI; set QUIP_LAUNCHER=mpirun"
       # -K: one dead rank ends the step instead of leaving the others to wait for it.
-      launch=(srun --mpi=pmix -K --cpu-bind=cores)
+      launch=(srun --mpi=pmix -K)
       ;;
     mpirun)
-      command -v mpirun >/dev/null || die "mpirun is not on the PATH; load the MPI that quip was built with"
-      # Slurm has given the cores; ranks of a node share them evenly.
-      launch=(mpirun --bind-to none -n "${SLURM_NTASKS:?run this with sbatch}")
+      local why=''
+      [[ "$pmix" == yes ]] || why="this Slurm has no PMIx, and "
+      command -v mpirun >/dev/null || die "${why}mpirun is not on the PATH; load the MPI that quip was built with"
+      launch=(mpirun -n "${SLURM_NTASKS:?run this with sbatch}")
       ;;
     *) die "QUIP_LAUNCHER=$launcher: must be srun or mpirun" ;;
   esac
+  bind_cores "$launcher"
+  show_gpus
+}
+
+# Where Slurm does not hold ranks on their cores, OpenMP must not bind threads either: every rank of
+# a node would put its first thread on the node's first core.
+bind_cores() {
+  local bound=no
+  if scontrol show config | grep -E '^TaskPlugin .*affinity' >/dev/null; then bound=yes; fi
+  if [[ "$bound" == yes ]]; then
+    export OMP_PROC_BIND=close OMP_PLACES=cores
+  else
+    export OMP_PROC_BIND=false
+    unset OMP_PLACES
+  fi
+  case "$1 $bound" in
+    'srun yes') launch+=(--cpu-bind=cores) ;;
+    'mpirun yes') launch+=(--map-by "slot:PE=$OMP_NUM_THREADS" --bind-to core) ;;
+    'mpirun no') launch+=(--bind-to none) ;;
+  esac
+}
+
+# --gpus-per-task would show each rank its own GPU only, and NCCL and CUDA's peer access could not
+# reach the others on the node. quip takes the GPU with its rank's number within the node.
+show_gpus() {
+  local gpus=${SLURM_GPUS_ON_NODE:-0} tasks=${SLURM_TASKS_PER_NODE:-1}
+  ((gpus)) || return 0
+  unset SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK
+  export SLURM_GPU_BIND=none # for the srun inside mpirun, too
+  tasks=${tasks%%[(,]*}
+  ((tasks == gpus)) ||
+    echo "note: $tasks tasks on a node with $gpus GPUs; --ntasks-per-node=$gpus gives each task one" >&2
 }
 
 launch=()
@@ -50,10 +86,25 @@ on_warning() {
   if ((child)); then kill -USR1 "$child" 2>/dev/null || true; fi
 }
 
+# Says which nodes the job got; after a restart also if they are others than before, which this job's
+# log remembers.
+show_nodes() {
+  local now=${SLURM_JOB_NODELIST:-} log=/proc/$$/fd/1 before=''
+  if ((${SLURM_RESTART_COUNT:-0})) && [[ -f "$log" ]]; then
+    before=$(sed -n 's/^nodes: \([^ ]*\).*/\1/p' "$log" | tail -n 1)
+  fi
+  if [[ -n "$before" && "$before" != "$now" ]]; then
+    echo "nodes: $now (before the restart: $before; the result does not depend on them)"
+  else
+    echo "nodes: $now"
+  fi
+}
+
 # run_quip ARGUMENT...: runs it on all tasks. Ends the job script with its status, or queues the job
 # again if it was stopped by the time limit's warning (#SBATCH --signal=B:USR1@…).
 run_quip() {
   choose_launcher
+  show_nodes
   trap on_warning USR1
   trap : TERM # scancel and requeue: Slurm tells the ranks itself, and they need this script alive
   "${launch[@]}" "$quip" "$@" &

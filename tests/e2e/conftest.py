@@ -1,11 +1,13 @@
 """Fixtures shared by the end-to-end tests."""
 
 import hashlib
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import cli
+from local_slurm import CLUSTER, cluster_environment
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,12 @@ def quantized(tmp_path_factory):
         return out
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A Slurm of four nodes on this machine: the environment in which its commands reach it."""
+    environment = cluster_environment(tmp_path_factory.mktemp("cluster") / "c")
+    subprocess.run([CLUSTER, "up"], env=environment, check=True, capture_output=True)
+    yield environment
+    subprocess.run([CLUSTER, "down"], env=environment, check=True, capture_output=True)

@@ -1,38 +1,30 @@
 """The jobs on a real Slurm: four nodes on this machine, both launchers, requeued in every way.
 
-QUIP_THOROUGH=1 adds one and four nodes, and a node that goes down.
+QUIP_THOROUGH=1 adds one and four nodes, a node that goes down, and a cluster without munge.
 """
 
 import os
 import re
-import shutil
+import signal
 import subprocess
-import time
 
 import pytest
 
 import cli
+from local_slurm import (
+    CLUSTER,
+    cluster_environment,
+    needs_slurm,
+    record,
+    slurm,
+    state_at_end,
+    wait_for,
+)
 
-CLUSTER = cli.ROOT / "slurm" / "local-cluster"
 JOB = cli.ROOT / "jobs" / "quantize.sbatch"
 SETTINGS = ("--tokens", cli.CALIBRATION, "--bits", 2, "--samples", 48)
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("sbatch") is None, reason="Slurm is not installed (jobs/install-deps.sh --slurm)"
-)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """Environment in which Slurm's commands reach the cluster."""
-    folder = tmp_path_factory.mktemp("cluster")
-    port = 20000 + os.getpid() % 10000  # several test runs may share a machine
-    environment = os.environ | cli.ENVIRONMENT
-    environment |= {"QUIP_CLUSTER_DIR": str(folder / "c"), "QUIP_CLUSTER_PORT": str(port)}
-    environment |= {"SLURM_CONF": str(folder / "c" / "slurm.conf"), "QUIP": str(cli.QUIP)}
-    subprocess.run([CLUSTER, "up"], env=environment, check=True, capture_output=True)
-    yield environment
-    subprocess.run([CLUSTER, "down"], env=environment, check=True, capture_output=True)
+pytestmark = needs_slurm
 
 
 @pytest.fixture(scope="module")
@@ -41,36 +33,15 @@ def undisturbed(tmp_path_factory):
     return cli.inspect(cli.quantize(cli.model("llama-nano"), out, *SETTINGS))["digest"]
 
 
-def slurm(cluster, *command, **extra):
-    done = subprocess.run(
-        list(map(str, command)), env=cluster | extra, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout.strip()
-
-
-def submit(cluster, folder, *arguments, options=(), **extra):
+def submit(cluster, folder, *arguments, job=JOB, options=(), **extra):
     resources = ("--ntasks-per-node=1", "--cpus-per-task=1", "--mem=500", "--time=60")
-    command = ("sbatch", "--parsable", f"--output={folder}/log", *resources, *options, JOB)
+    command = ("sbatch", "--parsable", f"--output={folder}/log", *resources, *options, job)
     return slurm(cluster, *command, *arguments, **extra)
 
 
-def record(cluster, job):
-    return slurm(cluster, "scontrol", "show", "job", job)
-
-
-def wait_for(condition, seconds=90):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def wait_to_end(cluster, job, folder):
-    wait_for(lambda: re.search(r"JobState=(COMPLETED|FAILED|CANCEL|TIMEOUT)", record(cluster, job)))
-    said = record(cluster, job)
-    assert "JobState=COMPLETED" in said, (folder / "log").read_text()
-    return int(re.search(r"Restarts=(\d+)", said)[1])
+    assert state_at_end(cluster, job) == "COMPLETED", (folder / "log").read_text()
+    return int(re.search(r"Restarts=(\d+)", record(cluster, job))[1])
 
 
 def start(cluster, folder, options=("--nodes=2",), **extra):
@@ -96,6 +67,22 @@ def test_one_digest_on_any_number_of_nodes(launcher, nodes, cluster, undisturbed
     assert cli.inspect(out, "--verify")["digest"] == undisturbed
 
 
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [("quantize-405b.sbatch", "llama-3.1-405b"), ("quantize-opt-66b.sbatch", "opt-66b")],
+)
+def test_worked_examples(job, name, cluster, tmp_path):
+    """A small model stands where the large one would be."""
+    (tmp_path / name).symlink_to(cli.model("llama-nano"))
+    (tmp_path / "calibration.h5").symlink_to(cli.CALIBRATION)
+    more = ("--samples", 4, "--method", "nearest")
+    script = cli.ROOT / "jobs" / job
+    number = submit(cluster, tmp_path, tmp_path, *more, job=script, options=("--nodes=1",))
+    assert wait_to_end(cluster, number, tmp_path) == 0
+    options = cli.inspect(tmp_path / f"{name}-2bit", "--verify")["options"]
+    assert (options["bits"], options["method"]) == (2, "nearest")
+
+
 def test_the_warning_before_the_time_limit(cluster, undisturbed, tmp_path):
     job = start(cluster, tmp_path)
     slurm(cluster, "scancel", "--batch", "--signal=USR1", job)  # what --signal=B:USR1@… sends
@@ -112,11 +99,21 @@ def test_restarts_are_limited(cluster, tmp_path):
     assert "not queued again" in (tmp_path / "log").read_text()
 
 
-def test_requeue(cluster, undisturbed, tmp_path):
+def test_requeue_to_other_nodes(cluster, undisturbed, tmp_path):
+    """A node is taken away while the job runs there: it goes on with another."""
     job = start(cluster, tmp_path)
+    before = re.search(r" NodeList=(\S+)", record(cluster, job))[1]
+    lost = slurm(cluster, "scontrol", "show", "hostnames", before).split()[1]
+    slurm(cluster, "scontrol", "update", f"nodename={lost}", "state=drain", "reason=test")
     slurm(cluster, "scontrol", "requeue", job)
-    assert wait_to_end(cluster, job, tmp_path) == 1
+    try:
+        assert wait_to_end(cluster, job, tmp_path) == 1
+    finally:
+        slurm(cluster, "scontrol", "update", f"nodename={lost}", "state=resume")
     assert cli.inspect(tmp_path / "out", "--verify")["digest"] == undisturbed
+    now = re.search(r" NodeList=(\S+)", record(cluster, job))[1]
+    assert now != before
+    assert f"nodes: {now} (before the restart: {before}; " in (tmp_path / "log").read_text()
 
 
 @pytest.mark.skipif(not cli.THOROUGH, reason="half a minute; QUIP_THOROUGH=1 runs it")
@@ -142,3 +139,24 @@ def test_bad_settings_are_one_line(extra, message, cluster, tmp_path):
     wait_for(lambda: "JobState=FAILED" in record(cluster, job))
     log = (tmp_path / "log").read_text()
     assert message in log and len(log.splitlines()) == 1
+
+
+@pytest.mark.skipif(not cli.THOROUGH, reason="a cluster of its own; QUIP_THOROUGH=1 runs it")
+def test_a_cluster_without_munge_says_so(tmp_path):
+    environment = cluster_environment(tmp_path / "c", offset=100)
+
+    def local_cluster(*words):
+        return subprocess.run(
+            [CLUSTER, *words], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert local_cluster("up", "1").returncode == 0
+    os.kill(int((tmp_path / "c" / "munged.pid").read_text()), signal.SIGTERM)
+    try:
+        wait_for(lambda: local_cluster("status").returncode != 0)
+        assert local_cluster("status").stderr == (
+            "local-cluster: error: munged, by which Slurm knows its users, is not running; "
+            "local-cluster down, then up\n"
+        )
+    finally:
+        assert local_cluster("down").returncode == 0
