@@ -53,15 +53,15 @@ TEST_F(CollectivesMpiTest, ScattersSumsOverUnevenRanges) {
     for (std::size_t i = 0; i < values.size(); ++i) {
       values[i] = static_cast<double>(i) * (comm_.rank() + 1);
     }
-    const std::int64_t sent = comm_.bytes_sent();
+    const index_t sent = UsageMeter::current().total().bytes_sent;
     comm_.reduce_scatter_sum(values, offsets);
     const auto first = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm_.rank())]);
     const auto last = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm_.rank()) + 1]);
     for (std::size_t i = first; i < last; ++i) {
       ASSERT_EQ(values[i], static_cast<double>(i) * size * (size + 1) / 2) << i << " of " << unit;
     }
-    EXPECT_EQ(comm_.bytes_sent() - sent,
-              static_cast<std::int64_t>(8 * (values.size() - (last - first))));
+    EXPECT_EQ(UsageMeter::current().total().bytes_sent - sent,
+              static_cast<index_t>(8 * (values.size() - (last - first))));
   }
 }
 
