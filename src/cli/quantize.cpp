@@ -31,6 +31,12 @@ class QuantizeCommand final : public Command {
     options_.add_options()("override", po::value(&overrides_)->composing()->value_name("RULE"),
                            "REGEX:option=value,... for the linears whose name matches, e.g. "
                            "'down_proj:bits=4'; repeatable, a later rule wins");
+    options_.add_options()(
+        "wide", po::value(&job_.wide.inputs)->default_value(default_wide_inputs)->value_name("N"),
+        "from N inputs on, spread a layer's Hessian over all ranks; 0: always");
+    options_.add_options()("process-grid", po::value(&process_grid_)->value_name("PxQ"),
+                           "factorise those with ScaLAPACK on this grid of ranks; last bits belong "
+                           "to the grid (default: own factorisation, same bits on any ranks)");
     options_.add_options()("dump-failing", po::value(&dump_failing_)->value_name("DIR"),
                            "keep weights and Hessian of a layer that cannot be factorised, for "
                            "quip quantize-layer");
@@ -52,6 +58,7 @@ class QuantizeCommand final : public Command {
     job_.samples = run_.count();
     job_.skip = skip_;
     job_.dump_failing = dump_failing_;
+    check_wide();
   }
 
   int run(Collectives& comm, int node_size) override {
@@ -73,6 +80,18 @@ class QuantizeCommand final : public Command {
   }
 
  private:
+  void check_wide() {
+    if (job_.wide.inputs < 0) {
+      throw UsageError(fmt::format("--wide {}: must be 0 or positive", job_.wide.inputs));
+    }
+    if (!given_("process-grid")) return;
+    try {
+      job_.wide.process_grid = parse_grid_shape(process_grid_);
+    } catch (const Error& error) {
+      throw UsageError(fmt::format("--process-grid: {}", error.what()));
+    }
+  }
+
   void print_ending(const QuantizeOutcome& outcome) const {
     if (outcome.ending == Ending::finished) {
       fmt::print("{}  written to        {}\n", summary_table(outcome.report), out_);
@@ -98,6 +117,8 @@ class QuantizeCommand final : public Command {
     const std::string rules = fmt::format("{}", fmt::join(overrides_, " "));
     table.insert(table.end(), {{"skip", skip_.empty() ? "-" : skip_},
                                {"override", rules.empty() ? "-" : rules},
+                               {"wide", fmt::format("from {} inputs", job_.wide.inputs)},
+                               {"process grid", process_grid_.empty() ? "-" : process_grid_},
                                {"sequential", job_.true_sequential ? "layers" : "blocks"},
                                {"backend", backend.describe()},
                                {"ranks", std::to_string(ranks)},
@@ -116,6 +137,7 @@ class QuantizeCommand final : public Command {
   std::string skip_;
   std::vector<std::string> overrides_;
   std::string dump_failing_;
+  std::string process_grid_;
 };
 
 }  // namespace

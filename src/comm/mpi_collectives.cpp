@@ -1,6 +1,7 @@
 #include "quip/comm/mpi_collectives.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "quip/comm/schedule.hpp"
 #include "quip/core/activity.hpp"
@@ -88,24 +89,59 @@ void MpiCollectives::sum_directly(std::span<double> values) {
   });
 }
 
-/// Each rank gets everybody's part of its own share, adds them in rank order, and gathers.
+/// Sums of everybody's parts by shares, gathered.
 void MpiCollectives::sum_by_shares(std::span<double> values, double* parts) {
   const Shares shares(static_cast<index_t>(values.size()), size_);
-  const int mine = shares.counts[static_cast<std::size_t>(rank_)];
-  const std::vector<int> counts(static_cast<std::size_t>(size_), mine);
-  std::vector<int> offsets(counts.size());
-  for (int r = 0; r < size_; ++r) offsets[static_cast<std::size_t>(r)] = r * mine;
-  complete("all-reduce", [&](MPI_Request* request) {
-    return MPI_Ialltoallv(values.data(), shares.counts.data(), shares.offsets.data(), MPI_DOUBLE,
-                          parts, counts.data(), offsets.data(), MPI_DOUBLE, comm_.get(), request);
+  sum_share("all-reduce", values.data(), shares.counts, shares.offsets, parts);
+  gather_shares("all-reduce", MPI_DOUBLE, values.data(), shares.counts, shares.offsets);
+}
+
+/// Each rank gets everybody's part of its own share into `parts` and adds them in rank order.
+void MpiCollectives::sum_share(const char* collective, double* values,
+                               const std::vector<int>& counts, const std::vector<int>& offsets,
+                               double* parts) {
+  const int mine = counts[static_cast<std::size_t>(rank_)];
+  const std::vector<int> part_counts(counts.size(), mine);
+  std::vector<int> part_offsets(counts.size());
+  for (int r = 0; r < size_; ++r) part_offsets[static_cast<std::size_t>(r)] = r * mine;
+  complete(collective, [&](MPI_Request* request) {
+    return MPI_Ialltoallv(values, counts.data(), offsets.data(), MPI_DOUBLE, parts,
+                          part_counts.data(), part_offsets.data(), MPI_DOUBLE, comm_.get(),
+                          request);
   });
-  double* sum = values.data() + shares.offsets[static_cast<std::size_t>(rank_)];
+  double* sum = values + offsets[static_cast<std::size_t>(rank_)];
   std::copy_n(parts, mine, sum);
   for (int r = 1; r < size_; ++r) {
-    const double* part = parts + offsets[static_cast<std::size_t>(r)];
+    const double* part = parts + part_offsets[static_cast<std::size_t>(r)];
     for (int i = 0; i < mine; ++i) sum[i] += part[i];
   }
-  gather_shares("all-reduce", MPI_DOUBLE, values.data(), shares.counts, shares.offsets);
+}
+
+/// In pieces of every rank's range, so that what all ranks send to one needs little memory.
+void MpiCollectives::reduce_scatter_sum(std::span<double> values,
+                                        std::span<const index_t> offsets) {
+  if (size_ == 1) return;
+  const UsageMeter::Communication time;
+  const auto first = [&](int r) { return offsets[static_cast<std::size_t>(r)]; };
+  const auto count = [&](int r) { return first(r + 1) - first(r); };
+  if (first(size_) > std::numeric_limits<int>::max()) {
+    fail("reduce-scatter of {} elements: at most 2^31 - 1 at a time", first(size_));
+  }
+  index_t longest = 0;
+  for (int r = 0; r < size_; ++r) longest = std::max(longest, count(r));
+  const index_t step = shared_piece_bytes(size_) / (index_t{size_} * index_t{sizeof(double)});
+  const Buffer<double> parts(std::min(step, count(rank_)) * size_);
+  in_pieces(longest, step, [&](index_t begin, int /*length*/) {
+    std::vector<int> send_counts;
+    std::vector<int> send_offsets;
+    for (int r = 0; r < size_; ++r) {
+      const index_t at = std::min(begin, count(r));
+      send_counts.push_back(static_cast<int>(std::min(step, count(r) - at)));
+      send_offsets.push_back(static_cast<int>(first(r) + at));
+    }
+    sum_share("reduce-scatter", values.data(), send_counts, send_offsets, parts.data());
+  });
+  UsageMeter::current().add_sent((first(size_) - count(rank_)) * index_t{sizeof(double)});
 }
 
 void MpiCollectives::all_reduce_max(std::span<float> values) {
@@ -189,6 +225,11 @@ void MpiCollectives::all_gather_bytes(std::span<std::byte> buffer,
     }
   }
   UsageMeter::current().add_sent(sent_by_gather(offsets, rank_, size_));
+}
+
+MPI_Comm communicator_of(const Collectives& comm) {
+  const auto* over_mpi = dynamic_cast<const MpiCollectives*>(&comm);
+  return over_mpi != nullptr ? over_mpi->get() : MPI_COMM_SELF;
 }
 
 }  // namespace quip

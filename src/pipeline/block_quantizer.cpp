@@ -18,6 +18,19 @@ double cube(index_t n) {
   return static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
 }
 
+/// The layers in the order of `linears`.
+std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
+                                  std::vector<StoredLayer> layers) {
+  std::vector<StoredLayer> ordered;
+  for (const LinearSpec& linear : linears) {
+    const auto found = std::find_if(layers.begin(), layers.end(), [&](const StoredLayer& layer) {
+      return layer.name == linear.name;
+    });
+    ordered.push_back(std::move(*found));
+  }
+  return ordered;
+}
+
 std::regex compile(const std::string& pattern) {
   try {
     return std::regex(pattern);
@@ -148,9 +161,26 @@ void BlockQuantizer::round(const std::vector<LinearSpec>& linears,
       stored.push_back(round_layer(comm_, linear.name, host, prepared[i], options_(linear.name)));
       prepared[i] = {};
     }
-    auto scope = phases_.measure("dequantize");
-    weights.insert(linear.name + ".weight", load_dequantized(comm_, backend_, stored.back().layer));
+    dequantize_into(weights, stored.back());
   }
+}
+
+void BlockQuantizer::dequantize_into(WeightSet& weights, const StoredLayer& stored) {
+  auto scope = phases_.measure("dequantize");
+  weights.insert(stored.name + ".weight", load_dequantized(comm_, backend_, stored.layer));
+}
+
+StoredLayer BlockQuantizer::quantize_wide(const LinearSpec& linear, const LayerInputs& inputs,
+                                          const WeightSet& weights) {
+  const LayerOptions options = options_(linear.name);
+  Matrix<float> room;
+  const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
+  on_step("Hessian and factor of " + linear.type);
+  const WideLayer layer =
+      prepare_wide_layer(comm_, backend_, inputs, host, options, wide, linear.name, phases_);
+  on_step("round " + linear.type);
+  auto scope = phases_.measure("round");
+  return round_wide_layer(comm_, linear.name, host, layer, options);
 }
 
 std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weights,
@@ -161,6 +191,8 @@ std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weig
   if (linears.empty()) return stored;
   const auto taps = static_cast<std::size_t>(family_.taps());
   std::vector<Matrix<double>> hessians(taps);
+  std::vector<LinearSpec> narrow;
+  std::vector<StoredLayer> rounded;  // wide layers: their weights stay until all is captured
   {
     Capture capture(comm_, backend_, family_, block, shard, states, phases_);
     for (std::size_t tap = 0; tap < taps; ++tap) {
@@ -170,16 +202,30 @@ std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weig
       on_step("capture");
       capture.advance(weights);
       if (readers.empty()) continue;  // --skip leaves all of them as they are
+      if (wide.covers(readers.front().cols)) {
+        for (const LinearSpec& linear : readers) {
+          rounded.push_back(quantize_wide(linear, capture.inputs(), weights));
+          if (true_sequential_) dequantize_into(weights, rounded.back());
+        }
+        continue;
+      }
       on_step("Hessian of " + readers.front().type);
       hessians[tap] = capture.hessian(readers.front().name);
-      if (!true_sequential_) continue;
+      if (!true_sequential_) {
+        narrow.insert(narrow.end(), readers.begin(), readers.end());
+        continue;
+      }
       std::vector<Matrix<double>> only(taps);
       only[tap] = std::move(hessians[tap]);
       round(readers, std::move(only), weights, stored);
     }
   }  // the captured inputs are freed before factors take their place
-  if (!true_sequential_) round(linears, std::move(hessians), weights, stored);
-  return stored;
+  if (!narrow.empty()) round(narrow, std::move(hessians), weights, stored);
+  for (StoredLayer& layer : rounded) {
+    if (!true_sequential_) dequantize_into(weights, layer);
+    stored.push_back(std::move(layer));
+  }
+  return in_order(linears, std::move(stored));
 }
 
 }  // namespace quip

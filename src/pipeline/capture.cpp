@@ -43,6 +43,11 @@ void Capture::advance(const WeightSet& weights) {
   });
 }
 
+LayerInputs Capture::inputs() const {
+  return {captured_.cview().middle_cols(0, family_.tap_width(tap_)), shard_.samples.first,
+          shard_.length};
+}
+
 Matrix<double> Capture::hessian(const std::string& layer) {
   auto scope = phases_.measure("hessian");
   const index_t width = family_.tap_width(tap_);

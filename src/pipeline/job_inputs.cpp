@@ -69,7 +69,10 @@ nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options
                              {"seed", layer.seed},
                              {"skip", options.skip},
                              {"overrides", options.overrides.rules()},
-                             {"true_sequential", options.true_sequential}};
+                             {"true_sequential", options.true_sequential},
+                             {"wide", options.wide.inputs}};
+  settings["process_grid"] =
+      options.wide.process_grid ? to_string(*options.wide.process_grid) : "none";
   settings["rho"] = layer.rho ? nlohmann::json(*layer.rho) : nlohmann::json("auto");
   const std::string& config = inputs.family->config().text;
   std::string checkpoint;

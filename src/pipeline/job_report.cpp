@@ -52,4 +52,16 @@ nlohmann::json model_report(const TensorSource& source, const std::set<std::stri
           {"layers", std::move(tally.layers)}};
 }
 
+nlohmann::json wide_report(const WideOptions& options, const std::set<index_t>& widths, int ranks) {
+  nlohmann::json out = nlohmann::json::array();
+  for (const index_t width : widths) {
+    const BlockCyclic layout = options.layout(width, ranks);
+    out.push_back({{"inputs", width},
+                   {"grid", to_string(layout.grid)},
+                   {"block", layout.rows.block},
+                   {"cholesky", options.process_grid ? "scalapack" : "blocks"}});
+  }
+  return out;
+}
+
 }  // namespace quip

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "quip/model/tensor_source.hpp"
+#include "quip/pipeline/wide_options.hpp"
 
 namespace quip {
 
@@ -19,5 +20,9 @@ namespace quip {
 [[nodiscard]] nlohmann::json model_report(const TensorSource& source,
                                           const std::set<std::string>& quantized,
                                           const std::vector<nlohmann::json>& reports);
+
+/// For each width of wide layers: how their Hessians were spread and factorised.
+[[nodiscard]] nlohmann::json wide_report(const WideOptions& options,
+                                         const std::set<index_t>& widths, int ranks);
 
 }  // namespace quip

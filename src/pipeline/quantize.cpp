@@ -55,11 +55,21 @@ class Job {
           comm_, backend_, family_, [this](const auto& name) { return of(name); }, options_.skip,
           options_.true_sequential, phases_);
       quantizer_->dump_failing = options_.dump_failing;
+      quantizer_->wide = options_.wide;
       for (index_t b = 0; b < blocks_; ++b) {
         for (const LinearSpec& linear : quantizer_->selected(b)) {
           quantized_.insert(linear.name + ".weight");
-          static_cast<void>(of(linear.name));  // a rule that cannot be applied ends here
+          const LayerOptions layer = of(linear.name);  // a rule that cannot be applied ends here
+          if (options_.wide.covers(linear.cols)) {
+            options_.wide.check(linear.name, linear.cols, layer, comm_.size());
+            wide_.insert(linear.cols);
+          }
         }
+      }
+      if (options_.wide.process_grid && wide_.empty()) {
+        fail(
+            "--process-grid {}: no layer has the {} inputs of --wide; lower that or leave this out",
+            to_string(*options_.wide.process_grid), options_.wide.inputs);
       }
       if (quantized_.empty()) fail("--skip '{}' leaves nothing to quantize", options_.skip);
     });
@@ -89,7 +99,8 @@ class Job {
     report.update({{"ranks", comm_.size()},
                    {"backend", backend_.describe()},
                    {"tokens", shape_.samples * shape_.length},
-                   {"parameters", parameters(source_)}});
+                   {"parameters", parameters(source_)},
+                   {"wide", wide_report(options_.wide, wide_, comm_.size())}});
     report.update(usage_report(comm_, phases_));
     return report;
   }
@@ -239,6 +250,7 @@ class Job {
   Range range_;
   std::optional<BlockQuantizer> quantizer_;
   std::set<std::string> quantized_;  ///< tensors
+  std::set<index_t> wide_;           ///< widths of layers that all ranks work on together
   Tensor states_;                    ///< the input of block position_
   index_t position_ = 0;
   index_t blocks_made_ = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <memory>
 
 #include "quip/core/usage.hpp"
 #include "quip/quant/layer.hpp"
@@ -50,14 +51,60 @@ std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_
   return all;
 }
 
-double find_rho(Collectives& comm, const RowTiles& tiles, const PreparedLayer& layer,
+/// One layer's rows, rounded with the factor that every rank holds, or one that passes by. All
+/// collective.
+class RowRounding {
+ public:
+  RowRounding(Collectives& comm, const PreparedLayer& layer, const LayerOptions& options,
+              PanelSource* panels)
+      : comm_(comm), layer_(layer), options_(options), panels_(panels) {}
+
+  [[nodiscard]] std::vector<double> evaluate(const RhoSearch& search, const RowTiles& tiles) {
+    std::vector<double> losses;
+    if (panels_ == nullptr) {
+      agree(comm_, [&] { losses = search.evaluate(tiles, layer_, options_); });
+      return losses;
+    }
+    std::unique_ptr<StreamedSearch> lanes;
+    agree(comm_,
+          [&] { lanes = std::make_unique<StreamedSearch>(search, tiles, layer_, options_); });
+    stream(*lanes);
+    agree(comm_, [&] { losses = lanes->finish(); });
+    return losses;
+  }
+
+  [[nodiscard]] RoundedRows round(const RowTiles& tiles, double rho) {
+    RoundedRows out;
+    if (panels_ == nullptr) {
+      agree(comm_, [&] { out = round_rows(tiles, layer_, options_, rho); });
+      return out;
+    }
+    std::unique_ptr<StreamedRows> rows;
+    agree(comm_, [&] { rows = std::make_unique<StreamedRows>(tiles, layer_, options_, rho); });
+    stream(*rows);
+    agree(comm_, [&] { out = rows->finish(); });
+    return out;
+  }
+
+ private:
+  template <typename Taker>
+  void stream(Taker& taker) {
+    for (index_t b = layer_.factor.blocks() - 1; b >= 0; --b) taker.take(b, panels_->panel(b));
+  }
+
+  Collectives& comm_;
+  const PreparedLayer& layer_;
+  const LayerOptions& options_;
+  PanelSource* panels_;
+};
+
+double find_rho(Collectives& comm, const RowTiles& tiles, RowRounding& rounding,
                 const LayerOptions& options, index_t rows) {
   if (options.grid() == GridKind::minmax) return 0;
   if (options.rho) return *options.rho;
   RhoSearch search(rows, options.bits);
   while (!search.candidates().empty()) {
-    std::vector<double> losses;
-    agree(comm, [&] { losses = search.evaluate(tiles, layer, options); });
+    std::vector<double> losses = rounding.evaluate(search, tiles);
     comm.all_reduce_sum(losses);  // one rank's value and zeros: exact
     search.advance(losses);
   }
@@ -110,33 +157,9 @@ void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
   comm.broadcast(std::span(panels.diagonal), root);
 }
 
-}  // namespace
-
-void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
-  if (comm.size() == 1) return;
-  broadcast_panels(comm, layer.factor, root);
-  broadcast_panels(comm, layer.feedback, root);
-  broadcast_panels(comm, layer.hessian, root);
-  broadcast_vector(comm, layer.order, root);
-  broadcast_vector(comm, layer.rescale, root);
-  broadcast_vector(comm, layer.dead, root);
-  broadcast_vector(comm, layer.added, root);
-  broadcast_value(comm, layer.weight_rms, root);
-  broadcast_value(comm, layer.loss_unit, root);
-  broadcast_value(comm, layer.trace_d, root);
-  broadcast_value(comm, layer.trace_ratio, root);
-  broadcast_value(comm, layer.weight_incoherence, root);
-  broadcast_value(comm, layer.spectra, root);
-  broadcast_value(comm, layer.damping, root);
-  broadcast_value(comm, layer.damping_tries, root);
-  broadcast_value(comm, layer.dead_channels, root);
-  broadcast_value(comm, layer.seed_u, root);
-  broadcast_value(comm, layer.seed_v, root);
-  broadcast_value(comm, layer.seed_rounding, root);
-}
-
-StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
-                        const PreparedLayer& layer, const LayerOptions& options) {
+StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<const float> weights,
+                       const PreparedLayer& layer, const LayerOptions& options,
+                       RowRounding rounding) {
   const index_t rows = weights.rows;
   const Range share = row_share(rows, comm.rank(), comm.size());
   RowTiles tiles(weights.cols, {0, 0});
@@ -147,9 +170,8 @@ StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<c
     UsageMeter::current().add_flops(
         transform_rows_flops(options.effective_transform(), rows, weights.cols, share.count()));
   });
-  const double rho = find_rho(comm, tiles, layer, options, rows);
-  RoundedRows mine;
-  agree(comm, [&] { mine = round_rows(tiles, layer, options, rho); });
+  const double rho = find_rho(comm, tiles, rounding, options, rows);
+  const RoundedRows mine = rounding.round(tiles, rho);
 
   StoredLayer stored;
   stored.name = name;
@@ -180,6 +202,42 @@ StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<c
       summarise(layer, options, gather_rows(comm, mine.losses, rows, 1), rho, most[0]);
   stored.statistics.passes = static_cast<int>(most[1]);
   return stored;
+}
+
+}  // namespace
+
+void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
+  if (comm.size() == 1) return;
+  broadcast_panels(comm, layer.factor, root);
+  broadcast_panels(comm, layer.feedback, root);
+  broadcast_panels(comm, layer.hessian, root);
+  broadcast_vector(comm, layer.order, root);
+  broadcast_vector(comm, layer.rescale, root);
+  broadcast_vector(comm, layer.dead, root);
+  broadcast_vector(comm, layer.added, root);
+  broadcast_value(comm, layer.weight_rms, root);
+  broadcast_value(comm, layer.loss_unit, root);
+  broadcast_value(comm, layer.trace_d, root);
+  broadcast_value(comm, layer.trace_ratio, root);
+  broadcast_value(comm, layer.weight_incoherence, root);
+  broadcast_value(comm, layer.spectra, root);
+  broadcast_value(comm, layer.damping, root);
+  broadcast_value(comm, layer.damping_tries, root);
+  broadcast_value(comm, layer.dead_channels, root);
+  broadcast_value(comm, layer.seed_u, root);
+  broadcast_value(comm, layer.seed_v, root);
+  broadcast_value(comm, layer.seed_rounding, root);
+}
+
+StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
+                        const PreparedLayer& layer, const LayerOptions& options) {
+  return round_with(comm, name, weights, layer, options, {comm, layer, options, nullptr});
+}
+
+StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
+                        const PreparedLayer& layer, const LayerOptions& options,
+                        PanelSource& panels) {
+  return round_with(comm, name, weights, layer, options, {comm, layer, options, &panels});
 }
 
 }  // namespace quip

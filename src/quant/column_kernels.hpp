@@ -56,14 +56,15 @@ struct BlockView {
   }
 };
 
-/// The view of block b of `matrix` on a tile; target, base, error and loss are the caller's.
-inline BlockView block_of(const LowerPanels& matrix, index_t b, const RoundingTile& tile,
-                          MatrixView<float> q) {
+/// The view of block b of a matrix with that `panel`, on a tile; target, base, error and loss are
+/// the caller's.
+inline BlockView block_of(const LowerPanels& matrix, index_t b, MatrixView<const float> panel,
+                          const RoundingTile& tile, MatrixView<float> q) {
   const index_t first = matrix.first_column(b);
   BlockView view;
   view.width = matrix.width(b);
-  view.panel = matrix.panel(b).data;
-  view.panel_ld = view.width;
+  view.panel = panel.data;
+  view.panel_ld = panel.ld;
   view.diagonal = matrix.diagonal.data() + first;
   view.top = tile.top;
   view.offset = tile.offset.row(first);
@@ -75,6 +76,12 @@ inline BlockView block_of(const LowerPanels& matrix, index_t b, const RoundingTi
   view.q = q.row(first);
   view.ld = q.ld;
   return view;
+}
+
+/// The same with the panel that `matrix` holds.
+inline BlockView block_of(const LowerPanels& matrix, index_t b, const RoundingTile& tile,
+                          MatrixView<float> q) {
+  return block_of(matrix, b, matrix.panel(b), tile, q);
 }
 
 /// Runs a kernel over all lanes, four groups at a time while there are as many.

@@ -7,10 +7,10 @@
 
 #include "method_factors.hpp"
 
-#include "quip/core/error.hpp"
 #include "quip/core/rng.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/linalg/ldl.hpp"
+#include "quip/quant/damping.hpp"
 #include "quip/quant/work.hpp"
 
 namespace quip {
@@ -18,7 +18,6 @@ namespace {
 
 constexpr double smallest_diagonal = 1e-8;  // the authors' clamp for D̃
 constexpr double identity_share = 1e-2;     // added to H before the transform (QuIP, supplement)
-constexpr int most_damping_tries = 5;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
@@ -67,12 +66,6 @@ void transpose_in_place(MatrixView<double> h) {
   }
 }
 
-double diagonal_sum(MatrixView<const double> h) {
-  double sum = 0;
-  for (index_t i = 0; i < h.rows; ++i) sum += h(i, i);
-  return sum;
-}
-
 std::vector<double> diagonal_of(MatrixView<const double> h) {
   std::vector<double> diagonal(at(h.rows));
   for (index_t i = 0; i < h.rows; ++i) diagonal[at(i)] = h(i, i);
@@ -90,17 +83,16 @@ void scale_both_sides(MatrixView<double> h, double factor, const std::vector<dou
 }
 
 /// D̃ⱼ = (Hⱼⱼ / (WᵀW)ⱼⱼ)^¼ with H scaled to max|H| = 1; returns that scale.
-double choose_rescale(MatrixView<const double> h, const std::vector<double>& energy,
+double choose_rescale(const std::vector<double>& diagonal, const std::vector<double>& energy,
                       std::vector<float>& rescale) {
   double largest = 0;  // of a positive semi-definite matrix: on the diagonal
-  for (index_t i = 0; i < h.rows; ++i) largest = std::max(largest, h(i, i));
+  for (const double value : diagonal) largest = std::max(largest, value);
   const double scale = largest > 0 ? 1.0 / largest : 1.0;
-  rescale.resize(at(h.rows));
-  for (index_t j = 0; j < h.rows; ++j) {
-    const double hjj = std::max(h(j, j) * scale, smallest_diagonal);
-    const double wjj = std::max(energy[at(j)], smallest_diagonal);
-    rescale[at(j)] =
-        static_cast<float>(std::max(std::sqrt(std::sqrt(hjj / wjj)), smallest_diagonal));
+  rescale.resize(diagonal.size());
+  for (std::size_t j = 0; j < rescale.size(); ++j) {
+    const double hjj = std::max(diagonal[j] * scale, smallest_diagonal);
+    const double wjj = std::max(energy[j], smallest_diagonal);
+    rescale[j] = static_cast<float>(std::max(std::sqrt(std::sqrt(hjj / wjj)), smallest_diagonal));
   }
   return scale;
 }
@@ -117,95 +109,103 @@ void transform_both_sides(const Transform& v, MatrixView<double> h) {
 void factorise(MatrixView<double> h, const LayerOptions& options, PreparedLayer& layer,
                const std::string& name) {
   const index_t n = h.rows;
-  const std::vector<double> diagonal = diagonal_of(h);
-  std::vector<double> damped(at(n));
-  const double mean = diagonal_sum(h) / static_cast<double>(n);
-  double alpha = options.damping;
-  for (int attempt = 1;; ++attempt) {
-    const double lambda = alpha * mean;
-    for (index_t i = 0; i < n; ++i) h(i, i) = damped[at(i)] = diagonal[at(i)] + lambda;
+  Damping damping(diagonal_of(h), options.damping);
+  for (;;) {
+    for (index_t i = 0; i < n; ++i) h(i, i) = damping.damped()[at(i)];
     index_t minor = ldl_factor(h, layer.factor.diagonal);
-    if (minor == 0) minor = fill_factors(h, damped, options, layer);
+    if (minor == 0) minor = fill_factors(h, damping.damped(), options, layer);
     if (minor == 0) {
-      layer.damping = alpha;
-      layer.damping_tries = attempt;
-      for (double& value : layer.added) value += lambda;
-      const double trace_h = mean * static_cast<double>(n) + lambda * static_cast<double>(n);
-      layer.trace_d =
-          std::accumulate(layer.factor.diagonal.begin(), layer.factor.diagonal.end(), 0.0);
-      layer.trace_ratio = layer.trace_d / trace_h;
+      damping.record(layer);
       return;
     }
-    if (attempt == most_damping_tries || !std::isfinite(mean)) {
-      fail(
-          "layer {}: the Hessian is not positive definite (leading minor {} of {}, λ = {:.3g} "
-          "after {} tries); use more calibration samples or a larger --damp",
-          name, minor, n, lambda, attempt);
-    }
-    alpha = alpha > 0 ? 10 * alpha : 1e-6;
+    damping.increase(name, minor);
     for (index_t i = 0; i < n; ++i) {
       for (index_t j = 0; j < i; ++j) h(i, j) = h(j, i);
     }
   }
 }
 
+std::vector<double> inverses_of(const std::vector<float>& values) {
+  std::vector<double> inverse(values.size());
+  for (std::size_t j = 0; j < inverse.size(); ++j) inverse[j] = 1.0 / values[j];
+  return inverse;
+}
+
 }  // namespace
 
-PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
+void reorder(std::vector<double>& values, const std::vector<index_t>& order) {
+  if (order.empty()) return;
+  std::vector<double> moved(values.size());
+  for (std::size_t i = 0; i < order.size(); ++i) moved[i] = values[at(order[i])];
+  values = std::move(moved);
+}
+
+OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double> diagonal,
                             const LayerOptions& options, const std::string& layer) {
   const index_t n = weights.cols;
-  PreparedLayer prepared;
-  prepared.factor = LowerPanels(n);
+  OutlinedLayer outline;
+  PreparedLayer& prepared = outline.layer;
   prepared.added.assign(at(n), 0.0);
   prepared.seed_u = derive_key(options.seed, layer, "U");
   prepared.seed_v = derive_key(options.seed, layer, "V");
   prepared.seed_rounding = derive_key(options.seed, layer, "rounding");
-  const MatrixView<double> h = hessian.view();
-  mirror_lower(h);
-  for (index_t j = 0; j < n; ++j) prepared.dead_channels += h(j, j) == 0.0 ? 1 : 0;
+  prepared.dead_channels = std::count(diagonal.begin(), diagonal.end(), 0.0);
 
   std::vector<double> energy = column_energies(weights);
   prepared.weight_incoherence = weight_incoherence(weights, energy);
-  if (options.spectra) prepared.spectra.before = spectrum_of(h, 0, layer);
   if (options.rescale()) {  // H ← D̃⁻¹ (H/max|H|) D̃⁻¹, W ← W D̃
-    const double scale = choose_rescale(h, energy, prepared.rescale);
-    std::vector<double> inverse(at(n));
+    outline.rescale_unit = choose_rescale(diagonal, energy, prepared.rescale);
+    const std::vector<double> inverse = inverses_of(prepared.rescale);
     for (index_t j = 0; j < n; ++j) {
-      inverse[at(j)] = 1.0 / prepared.rescale[at(j)];
+      diagonal[at(j)] *= outline.rescale_unit * inverse[at(j)] * inverse[at(j)];
       energy[at(j)] *= static_cast<double>(prepared.rescale[at(j)]) * prepared.rescale[at(j)];
     }
-    scale_both_sides(h, scale, inverse);
-    prepared.loss_unit /= scale;
+    prepared.loss_unit /= outline.rescale_unit;
   }
   if (options.effective_transform() != TransformKind::none) {  // H ← V (H·n/tr H + 10⁻² I) Vᵀ
-    const double trace = diagonal_sum(h);
-    const double scale = trace > 0 ? static_cast<double>(n) / trace : 1.0;
-    scale_both_sides(h, scale, {});
-    prepared.loss_unit /= scale;
+    const double trace = std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
+    outline.transform_unit = trace > 0 ? static_cast<double>(n) / trace : 1.0;
+    outline.identity = identity_share;
+    prepared.loss_unit /= outline.transform_unit;
+    prepared.added.assign(at(n), identity_share);
+  } else {  // dead channels: Hⱼⱼ = 1, W[:, j] = 0
     for (index_t j = 0; j < n; ++j) {
-      h(j, j) += identity_share;
-      prepared.added[at(j)] += identity_share;
+      if (diagonal[at(j)] != 0.0) continue;
+      if (prepared.dead.empty()) prepared.dead.assign(at(n), 0);
+      prepared.dead[at(j)] = 1;
+      prepared.added[at(j)] = 1.0;
+      energy[at(j)] = 0.0;
     }
-    const auto v = make_transform(options.effective_transform(), n, prepared.seed_v, Side::input);
-    transform_both_sides(*v, h);
-  }
-  if (options.spectra) prepared.spectra.after = spectrum_of(h, prepared.added[0], layer);
-  for (index_t j = 0; j < n; ++j) {  // dead channels: Hⱼⱼ = 1, W[:, j] = 0
-    if (h(j, j) != 0.0) continue;
-    if (prepared.dead.empty()) prepared.dead.assign(at(n), 0);
-    prepared.dead[at(j)] = 1;
-    h(j, j) = 1.0;
-    prepared.added[at(j)] += 1.0;
-    energy[at(j)] = 0.0;
   }
   const double total = std::accumulate(energy.begin(), energy.end(), 0.0);
   prepared.weight_rms =
       std::sqrt(total / (static_cast<double>(weights.rows) * static_cast<double>(n)));
-  prepared.order = column_order(options, diagonal_of(h));
-  if (!prepared.order.empty()) {
-    permute_symmetric(h, prepared.order);
-    permute(prepared.added, prepared.order);
+  return outline;
+}
+
+PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
+                            const LayerOptions& options, const std::string& layer) {
+  const index_t n = weights.cols;
+  const MatrixView<double> h = hessian.view();
+  mirror_lower(h);
+  OutlinedLayer outline = outline_layer(weights, diagonal_of(h), options, layer);
+  PreparedLayer prepared = std::move(outline.layer);
+  prepared.factor = LowerPanels(n);
+  if (options.spectra) prepared.spectra.before = spectrum_of(h, 0, layer);
+  if (options.rescale()) scale_both_sides(h, outline.rescale_unit, inverses_of(prepared.rescale));
+  if (options.effective_transform() != TransformKind::none) {
+    scale_both_sides(h, outline.transform_unit, {});
+    for (index_t j = 0; j < n; ++j) h(j, j) += outline.identity;
+    const auto v = make_transform(options.effective_transform(), n, prepared.seed_v, Side::input);
+    transform_both_sides(*v, h);
   }
+  if (options.spectra) prepared.spectra.after = spectrum_of(h, outline.identity, layer);
+  for (std::size_t j = 0; j < prepared.dead.size(); ++j) {
+    if (prepared.dead[j] != 0) h(static_cast<index_t>(j), static_cast<index_t>(j)) = 1.0;
+  }
+  prepared.order = column_order(options, diagonal_of(h));
+  if (!prepared.order.empty()) permute_symmetric(h, prepared.order);
+  reorder(prepared.added, prepared.order);
   factorise(h, options, prepared, layer);
   UsageMeter::current().add_flops(factor_flops(n, options, prepared.damping_tries));
   return prepared;

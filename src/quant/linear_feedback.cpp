@@ -36,30 +36,34 @@ QUIP_MULTIARCH void round_four_groups(const BlockView& block) { round_columns<4>
 
 }  // namespace
 
+void round_block_with_feedback(const LowerPanels& feedback, index_t b,
+                               MatrixView<const float> panel, const RoundingTile& tile,
+                               MatrixView<float> q, MatrixView<float> error, float* target,
+                               std::span<double> loss) {
+  const index_t ld = q.ld;
+  const index_t first = feedback.first_column(b);
+  const index_t width = feedback.width(b);
+  const index_t beyond = first + width;
+  for (index_t k = 0; k < width; ++k) std::copy_n(tile.x.row(first + k), q.cols, target + k * ld);
+  // target += (x − ŵ)_{>block} L_{>block, block}, transposed.
+  ordered_gemm<float>(width, q.cols, feedback.n - beyond, {panel.row(width), 1, panel.ld},
+                      error.row(beyond), ld, target, ld);
+  BlockView block = block_of(feedback, b, panel, tile, q);
+  block.base = tile.x.row(first);
+  block.target = target;
+  block.error = error.row(first);
+  block.loss = loss.data();
+  for_lane_groups(q.cols, block, round_one_group, round_four_groups);
+}
+
 void round_with_feedback(const LowerPanels& feedback, const RoundingTile& tile, MatrixView<float> q,
                          std::span<double> loss) {
-  const index_t n = feedback.n;
-  const index_t ld = q.ld;
-  Buffer<float> error(n * ld);
-  Buffer<float> target(LowerPanels::block * ld);
+  Matrix<float> error(feedback.n, q.ld);
+  Buffer<float> target(LowerPanels::block * q.ld);
   std::fill(loss.begin(), loss.end(), 0.0);
   for (index_t b = feedback.blocks() - 1; b >= 0; --b) {
-    const index_t first = feedback.first_column(b);
-    const index_t width = feedback.width(b);
-    const index_t beyond = first + width;
-    const MatrixView<float> panel = feedback.panel(b);
-    for (index_t k = 0; k < width; ++k) {
-      std::copy_n(tile.x.row(first + k), q.cols, target.data() + k * ld);
-    }
-    // target += (x − ŵ)_{>block} L_{>block, block}, transposed.
-    ordered_gemm<float>(width, q.cols, n - beyond, {panel.data + width * width, 1, width},
-                        error.data() + beyond * ld, ld, target.data(), ld);
-    BlockView block = block_of(feedback, b, tile, q);
-    block.base = tile.x.row(first);
-    block.target = target.data();
-    block.error = error.data() + first * ld;
-    block.loss = loss.data();
-    for_lane_groups(q.cols, block, round_one_group, round_four_groups);
+    round_block_with_feedback(feedback, b, feedback.panel(b), tile, q, error.view(), target.data(),
+                              loss);
   }
 }
 

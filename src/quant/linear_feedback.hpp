@@ -14,4 +14,13 @@ namespace quip {
 void round_with_feedback(const LowerPanels& feedback, const RoundingTile& tile, MatrixView<float> q,
                          std::span<double> loss);
 
+/// The part of that which rounds block b, after the blocks beyond it: `panel` is that of L, of
+/// `feedback` only the shape and the diagonal are read. `error` [n × lanes] receives x − ŵ of the
+/// block's columns and holds that of all beyond; `target` is scratch [LowerPanels::block × lanes].
+/// Adds to `loss`.
+void round_block_with_feedback(const LowerPanels& feedback, index_t b,
+                               MatrixView<const float> panel, const RoundingTile& tile,
+                               MatrixView<float> q, MatrixView<float> error, float* target,
+                               std::span<double> loss);
+
 }  // namespace quip

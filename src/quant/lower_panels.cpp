@@ -22,8 +22,15 @@ void fill(const LowerPanels& out, Value value) {
 
 }  // namespace
 
-LowerPanels::LowerPanels(index_t order) : n(order), diagonal(static_cast<std::size_t>(order)) {
+LowerPanels::LowerPanels(index_t order) : LowerPanels(outline(order)) {
   panels = Buffer<float>(panel_offset(blocks()));
+}
+
+LowerPanels LowerPanels::outline(index_t order) {
+  LowerPanels panels;
+  panels.n = order;
+  panels.diagonal.resize(static_cast<std::size_t>(order));
+  return panels;
 }
 
 index_t LowerPanels::width(index_t b) const { return std::min(block, n - b * block); }

@@ -45,25 +45,31 @@ std::unique_ptr<Rounder> make_rounder(const LayerOptions& options) {
   fail("a rounding method without a rounder");
 }
 
+void add_block_norm(const LowerPanels& factor, index_t b, MatrixView<const float> panel,
+                    MatrixView<const float> x, float* projected, std::span<double> norm) {
+  const index_t lanes = x.cols;
+  const index_t first = factor.first_column(b);
+  const index_t width = factor.width(b);
+  // The panel is strictly lower: the identity is added here.
+  for (index_t k = 0; k < width; ++k) std::copy_n(x.row(first + k), lanes, projected + k * lanes);
+  ordered_gemm<float>(width, lanes, panel.rows, {panel.data, 1, panel.ld}, x.row(first), x.ld,
+                      projected, lanes);
+  for (index_t k = 0; k < width; ++k) {
+    const double weight = factor.diagonal[static_cast<std::size_t>(first + k)];
+    const float* row = projected + k * lanes;
+    for (index_t r = 0; r < lanes; ++r) {
+      const double value = row[r];
+      norm[static_cast<std::size_t>(r)] += weight * (value * value);
+    }
+  }
+}
+
 void add_hessian_norm(const LowerPanels& factor, MatrixView<const float> x,
                       std::span<double> norm) {
-  const index_t lanes = x.cols;
-  Matrix<float> projected(LowerPanels::block, lanes);
-  for (index_t b = 0; b < factor.blocks(); ++b) {
-    const index_t first = factor.first_column(b);
-    const index_t width = factor.width(b);
-    const MatrixView<float> panel = factor.panel(b);  // strictly lower: the identity is added here
-    for (index_t k = 0; k < width; ++k) std::copy_n(x.row(first + k), lanes, projected.row(k));
-    ordered_gemm<float>(width, lanes, panel.rows, {panel.data, 1, width}, x.row(first), x.ld,
-                        projected.data(), lanes);
-    for (index_t k = 0; k < width; ++k) {
-      const double weight = factor.diagonal[static_cast<std::size_t>(first + k)];
-      const float* row = projected.row(k);
-      for (index_t r = 0; r < lanes; ++r) {
-        const double value = row[r];
-        norm[static_cast<std::size_t>(r)] += weight * (value * value);
-      }
-    }
+  Matrix<float> projected(LowerPanels::block, x.cols);
+  // From the last block, as rounding takes them: a factor that is streamed passes by but once.
+  for (index_t b = factor.blocks() - 1; b >= 0; --b) {
+    add_block_norm(factor, b, factor.panel(b), x, projected.data(), norm);
   }
 }
 

@@ -44,6 +44,27 @@ TEST_F(CollectivesMpiTest, GathersUnevenSharesInPlace) {
   }
 }
 
+TEST_F(CollectivesMpiTest, ScattersSumsOverUnevenRanges) {
+  const int size = comm_.size();
+  for (const index_t unit : {index_t{0}, index_t{1}, index_t{1000}, index_t{150'001}}) {
+    std::vector<index_t> offsets{0};  // rank r keeps r · unit elements: rank 0 none
+    for (int r = 0; r < size; ++r) offsets.push_back(offsets.back() + r * unit);
+    std::vector<double> values(static_cast<std::size_t>(offsets.back()));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      values[i] = static_cast<double>(i) * (comm_.rank() + 1);
+    }
+    const index_t sent = UsageMeter::current().total().bytes_sent;
+    comm_.reduce_scatter_sum(values, offsets);
+    const auto first = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm_.rank())]);
+    const auto last = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm_.rank()) + 1]);
+    for (std::size_t i = first; i < last; ++i) {
+      ASSERT_EQ(values[i], static_cast<double>(i) * size * (size + 1) / 2) << i << " of " << unit;
+    }
+    EXPECT_EQ(UsageMeter::current().total().bytes_sent - sent,
+              static_cast<index_t>(8 * (values.size() - (last - first))));
+  }
+}
+
 /// Lengths on both sides of every switch of algorithm, and several pieces with a remainder.
 constexpr std::array<std::size_t, 5> lengths{1, 32767, 32768, 200'003, 1'000'003};
 

@@ -1,4 +1,5 @@
 // The exact Hessian sum: every kernel against 64-bit integer loops, whatever the threads.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -175,6 +176,31 @@ TEST(Hessian, RefusesWhatDoesNotFitInSixteenBits) {
                        x.cview(), std::vector<float>(37, 1.0F), sum.view()),
                    Error)
           << to_string(kernel) << ' ' << bad;
+    }
+  }
+}
+
+TEST(Hessian, PanelsAreColumnsOfTheSum) {
+  struct Panel {
+    index_t channels;
+    index_t first;
+    index_t width;
+  };
+  for (const Panel panel : {Panel{300, 0, 128}, Panel{300, 128, 128}, Panel{300, 256, 44},
+                            Panel{300, 0, 300}, Panel{97, 0, 97}, Panel{900, 256, 512}}) {
+    SCOPED_TRACE(std::to_string(panel.channels) + ", " + std::to_string(panel.first));
+    const auto x = random_integers(150, panel.channels, 32767, 13);
+    const std::vector<float> scale(static_cast<std::size_t>(panel.channels), 1.0F);
+    for (const HessianKernel kernel : supported_kernels()) {
+      Matrix<double> sum(panel.channels - panel.first, panel.width, 3.0);
+      make_cpu_backend(2, kernel)->accumulate_hessian_panel(x.cview(), scale, panel.first,
+                                                            sum.view());
+      for (index_t i = 0; i < sum.rows(); ++i) {
+        for (index_t j = 0; j <= std::min(i, sum.cols() - 1); ++j) {
+          const std::int64_t expected = exact(x, scale, panel.first + i, panel.first + j);
+          ASSERT_EQ(sum(i, j), static_cast<double>(expected + 3)) << to_string(kernel);
+        }
+      }
     }
   }
 }

@@ -38,6 +38,10 @@ class Collectives {
   /// Element-wise sum in place. Exact (hence independent of the order) when the
   /// summands are integers below 2⁵³.
   virtual void all_reduce_sum(std::span<double> values) = 0;
+  /// Rank r keeps the sum over all ranks of elements [offsets[r], offsets[r+1]): it replaces them
+  /// in `values`, whose other elements are of no use afterwards. `offsets` has size()+1 entries;
+  /// fewer than 2³¹ elements. Exact like all_reduce_sum.
+  virtual void reduce_scatter_sum(std::span<double> values, std::span<const index_t> offsets) = 0;
   /// Element-wise maximum in place.
   virtual void all_reduce_max(std::span<float> values) = 0;
   virtual void broadcast_bytes(std::span<std::byte> bytes, int root) = 0;
@@ -77,6 +81,8 @@ class SelfCollectives final : public Collectives {
   [[nodiscard]] int size() const noexcept override { return 1; }
   void barrier() override {}
   void all_reduce_sum(std::span<double> /*values*/) override {}
+  void reduce_scatter_sum(std::span<double> /*values*/,
+                          std::span<const index_t> /*offsets*/) override {}
   void all_reduce_max(std::span<float> /*values*/) override {}
   void broadcast_bytes(std::span<std::byte> /*bytes*/, int /*root*/) override {}
   void all_gather_bytes(std::span<std::byte> /*buffer*/,

@@ -28,6 +28,7 @@ class MpiCollectives final : public Collectives {
   [[nodiscard]] const std::string& why_not_shared() const noexcept { return why_not_shared_; }
   void barrier() override;
   void all_reduce_sum(std::span<double> values) override;
+  void reduce_scatter_sum(std::span<double> values, std::span<const index_t> offsets) override;
   void all_reduce_max(std::span<float> values) override;
   void broadcast_bytes(std::span<std::byte> bytes, int root) override;
   void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) override;
@@ -35,6 +36,9 @@ class MpiCollectives final : public Collectives {
   void node_broadcast(std::span<std::byte> bytes) override;
   void all_gather_over_nodes(std::span<std::byte> buffer,
                              std::span<const index_t> offsets) override;
+
+  /// For libraries that communicate themselves.
+  [[nodiscard]] MPI_Comm get() const noexcept { return comm_.get(); }
 
   /// The same on all ranks: the job ends with exit_stalled when a collective makes no progress for
   /// so many seconds; 0: never.
@@ -52,6 +56,8 @@ class MpiCollectives final : public Collectives {
   void try_sharing();
   void sum_directly(std::span<double> values);
   void sum_by_shares(std::span<double> values, double* parts);
+  void sum_share(const char* collective, double* values, const std::vector<int>& counts,
+                 const std::vector<int>& offsets, double* parts);
   void broadcast_pieces(std::span<std::byte> bytes, int root);
   void broadcast_by_shares(std::byte* data, int count, int root);
   void gather_shares(const char* collective, MPI_Datatype type, void* data,
@@ -67,5 +73,8 @@ class MpiCollectives final : public Collectives {
   std::string why_not_shared_;
   std::unique_ptr<StallWatch> watch_;  ///< none for one rank, which waits for nobody
 };
+
+/// The communicator behind `comm`; of a group without MPI, that of this process alone.
+[[nodiscard]] MPI_Comm communicator_of(const Collectives& comm);
 
 }  // namespace quip

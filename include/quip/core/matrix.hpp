@@ -10,6 +10,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "quip/core/memory.hpp"
+
 namespace quip {
 
 /// Every size and index: 64 bits, signed, so that differences are safe.
@@ -55,7 +57,11 @@ template <typename T>
 class Buffer {
   static_assert(std::is_trivially_copyable_v<T>);
   struct Free {
-    void operator()(T* pointer) const noexcept { std::free(pointer); }
+    std::int64_t bytes = 0;
+    void operator()(T* pointer) const noexcept {
+      std::free(pointer);
+      HeldMemory::drop(bytes);
+    }
   };
 
  public:
@@ -64,8 +70,10 @@ class Buffer {
   explicit Buffer(index_t count) : size_(count) {
     if (count == 0) return;
     const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
-    if (!data_) throw std::bad_alloc();
+    auto* const pointer = static_cast<T*>(std::aligned_alloc(64, bytes));
+    if (pointer == nullptr) throw std::bad_alloc();
+    HeldMemory::add(static_cast<std::int64_t>(bytes));
+    data_ = {pointer, Free{static_cast<std::int64_t>(bytes)}};
   }
   Buffer(index_t count, T value) : Buffer(count) {
     for (index_t i = 0; i < count; ++i) data_.get()[i] = value;

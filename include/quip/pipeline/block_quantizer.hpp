@@ -9,6 +9,7 @@
 
 #include "quip/core/phases.hpp"
 #include "quip/pipeline/hidden_states.hpp"
+#include "quip/pipeline/wide_layer.hpp"
 #include "quip/quant/factor.hpp"
 #include "quip/store/packed_model.hpp"
 
@@ -32,6 +33,8 @@ class BlockQuantizer {
   /// Where a layer whose factorisation fails leaves its weights and Hessian; empty: nowhere.
   /// Costs a copy of the Hessian being factorised.
   std::filesystem::path dump_failing;
+  /// Which layers all ranks work on together. (Those leave nothing in `dump_failing`.)
+  WideOptions wide;
   /// Reports what is being worked on.
   std::function<void(const std::string&)> on_step = [](const std::string&) {};
 
@@ -50,6 +53,9 @@ class BlockQuantizer {
                                        const std::vector<LinearSpec>& linears,
                                        std::vector<Matrix<double>> hessians,
                                        const std::vector<int>& owners);
+  [[nodiscard]] StoredLayer quantize_wide(const LinearSpec& linear, const LayerInputs& inputs,
+                                          const WeightSet& weights);
+  void dequantize_into(WeightSet& weights, const StoredLayer& stored);
   [[nodiscard]] PreparedLayer prepare(const LinearSpec& linear, MatrixView<const float> weights,
                                       Matrix<double> hessian) const;
 

@@ -5,6 +5,7 @@
 
 #include "quip/core/phases.hpp"
 #include "quip/pipeline/hidden_states.hpp"
+#include "quip/pipeline/wide_layer.hpp"
 
 namespace quip {
 
@@ -19,6 +20,8 @@ class Capture {
   void advance(const WeightSet& weights);
   /// H of the tap just reached; `layer` (one that reads it) goes into messages (collective).
   [[nodiscard]] Matrix<double> hessian(const std::string& layer);
+  /// The inputs of the tap just reached; valid until the next `advance`.
+  [[nodiscard]] LayerInputs inputs() const;
 
  private:
   Collectives& comm_;

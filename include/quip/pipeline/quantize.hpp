@@ -11,6 +11,7 @@
 #include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
 #include "quip/pipeline/progress.hpp"
+#include "quip/pipeline/wide_options.hpp"
 #include "quip/quant/options.hpp"
 #include "quip/quant/overrides.hpp"
 #include "quip/store/packed_writer.hpp"
@@ -25,6 +26,7 @@ struct QuantizeOptions {
   std::string skip;     ///< linears whose name it matches stay as they are; empty: none
   std::filesystem::path dump_failing;  ///< folder for layers that cannot be factorised; empty: none
   bool true_sequential = false;        ///< Hessians see the quantized layers of their own block too
+  WideOptions wide;                    ///< layers that all ranks work on together
   LayerOptions layer;
   Overrides overrides;  ///< options of single layers
 

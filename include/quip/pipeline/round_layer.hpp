@@ -5,6 +5,7 @@
 #include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
 #include "quip/quant/factor.hpp"
+#include "quip/quant/panel_source.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {
@@ -17,5 +18,10 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root);
 [[nodiscard]] StoredLayer round_layer(Collectives& comm, const std::string& name,
                                       MatrixView<const float> weights, const PreparedLayer& layer,
                                       const LayerOptions& options);
+/// The same with L from `panels`: layer.factor has its shape and diagonal. Methods ldlq and
+/// nearest.
+[[nodiscard]] StoredLayer round_layer(Collectives& comm, const std::string& name,
+                                      MatrixView<const float> weights, const PreparedLayer& layer,
+                                      const LayerOptions& options, PanelSource& panels);
 
 }  // namespace quip

@@ -37,6 +37,28 @@ struct PreparedLayer {
   std::uint64_t seed_rounding = 0;  ///< of stochastic rounding
 };
 
+/// The order (position → column) in which `options.method` wants H whose diagonal is given; empty:
+/// as it is. Loops over positions run from the last to the first, but OPTQ's from the first.
+[[nodiscard]] std::vector<index_t> column_order(const LayerOptions& options,
+                                                std::span<const double> diagonal);
+/// `values` by `order`.
+void reorder(std::vector<double>& values, const std::vector<index_t>& order);
+
+/// What is known of a layer before H is looked at beyond its diagonal, and what becomes of H:
+/// V (transform_unit · rescale_unit · D̃⁻¹ H D̃⁻¹ + identity · I) Vᵀ, then 1 on the diagonal of dead
+/// inputs.
+struct OutlinedLayer {
+  PreparedLayer layer;  ///< without factors, order and damping
+  double rescale_unit = 1;
+  double transform_unit = 1;
+  double identity = 0;
+};
+
+/// `diagonal` [n] is that of H.
+[[nodiscard]] OutlinedLayer outline_layer(MatrixView<const float> weights,
+                                          std::vector<double> diagonal, const LayerOptions& options,
+                                          const std::string& layer);
+
 /// D̃, V H Vᵀ, damping, column order, LDLᵀ and what else `options.method` needs of one layer (QuIP
 /// algorithm 1, lines 1–6). `hessian` [n × n] has
 /// its lower triangle filled and is used up. `weights` [m × n] is only read. A Hessian that is

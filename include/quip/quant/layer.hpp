@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -32,6 +33,25 @@ struct RoundedRows {
 [[nodiscard]] RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
                                      const LayerOptions& options, double rho);
 
+/// The same for a factor that comes panel by panel: `layer.factor` has its shape and diagonal.
+/// Methods ldlq and nearest. The tiles, the layer and the options are referred to.
+class StreamedRows {
+ public:
+  StreamedRows(const RowTiles& tiles, const PreparedLayer& layer, const LayerOptions& options,
+               double rho);
+  ~StreamedRows();
+  StreamedRows(const StreamedRows&) = delete;
+  StreamedRows& operator=(const StreamedRows&) = delete;
+
+  /// Block b with its panel of L, from the last block to the first. Parallel; throws nothing.
+  void take(index_t b, MatrixView<const float> panel);
+  [[nodiscard]] RoundedRows finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 /// Half width of the incoherent grid.
 [[nodiscard]] float incoherent_scale(const PreparedLayer& layer, double rho);
 
@@ -49,6 +69,8 @@ class RhoSearch {
   [[nodiscard]] std::vector<double> evaluate(const RowTiles& tiles, const PreparedLayer& layer,
                                              const LayerOptions& options) const;
   void advance(std::span<const double> losses);
+  /// The rows on which candidates are tried, ascending.
+  [[nodiscard]] const std::vector<index_t>& sample() const { return sample_; }
   /// The ρ found: the minimum of a parabola through the best candidate and its neighbours.
   [[nodiscard]] double result() const { return result_; }
 
@@ -64,6 +86,23 @@ class RhoSearch {
   std::vector<Point> known_;  ///< ascending in ρ
   int rounds_ = 0;
   double result_ = 0;
+};
+
+/// RhoSearch::evaluate for a factor that comes panel by panel; like StreamedRows.
+class StreamedSearch {
+ public:
+  StreamedSearch(const RhoSearch& search, const RowTiles& tiles, const PreparedLayer& layer,
+                 const LayerOptions& options);
+  ~StreamedSearch();
+  StreamedSearch(const StreamedSearch&) = delete;
+  StreamedSearch& operator=(const StreamedSearch&) = delete;
+
+  void take(index_t b, MatrixView<const float> panel);
+  [[nodiscard]] std::vector<double> finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace quip

@@ -20,6 +20,8 @@ struct LowerPanels {
 
   LowerPanels() = default;
   explicit LowerPanels(index_t order);
+  /// The shape and a diagonal to fill, for panels that are elsewhere.
+  [[nodiscard]] static LowerPanels outline(index_t order);
   [[nodiscard]] bool empty() const { return n == 0; }
   [[nodiscard]] index_t blocks() const { return (n + block - 1) / block; }
   [[nodiscard]] index_t first_column(index_t b) const { return b * block; }

@@ -61,6 +61,11 @@ class Rounder {
 /// [lanes]. Cost n² flops a row.
 void add_hessian_norm(const LowerPanels& factor, MatrixView<const float> x, std::span<double> norm);
 
+/// The part of that which the columns of block b bring: `panel` is that of L, of `factor` only the
+/// shape and the diagonal are read. `projected` is scratch [LowerPanels::block × lanes].
+void add_block_norm(const LowerPanels& factor, index_t b, MatrixView<const float> panel,
+                    MatrixView<const float> x, float* projected, std::span<double> norm);
+
 /// Sets `loss` to the damped proxy loss of the levels `q` of a tile.
 void measure_loss(const LowerPanels& factor, const RoundingTile& tile, MatrixView<const float> q,
                   std::span<double> loss);

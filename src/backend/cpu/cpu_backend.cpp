@@ -86,6 +86,11 @@ class CpuBackend final : public Backend {
                           MatrixView<double> sum) override {
     cpu::accumulate_hessian(kernel_, threads_, x, scale, sum);
   }
+  void accumulate_hessian_panel(ConstTensorView x, std::span<const float> scale, index_t first,
+                                MatrixView<double> sum) override {
+    cpu::accumulate_hessian(kernel_, threads_, x.middle_cols(first, x.cols - first),
+                            scale.subspan(static_cast<std::size_t>(first)), sum);
+  }
 
  private:
   int threads_;

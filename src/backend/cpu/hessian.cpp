@@ -1,7 +1,6 @@
 #include "hessian.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 #include "int8_kernels.hpp"
 
@@ -38,22 +37,23 @@ HessianKernel best_hessian_kernel() {
   return HessianKernel::float64;
 }
 
-index_t tokens_at_once(index_t tokens, index_t channels, index_t bytes_per_element) {
-  const index_t budget = std::max(index_t{32} << 20, channels * channels);
-  const index_t affordable = budget / (channels * bytes_per_element);
-  return std::min(tokens, std::clamp<index_t>(affordable, 256, 2048));
+index_t tokens_at_once(ConstTensorView x, MatrixView<const double> sum, index_t bytes_per_element) {
+  const index_t budget = std::max(index_t{32} << 20, sum.size());
+  const index_t affordable = budget / (x.cols * bytes_per_element);
+  return std::min(x.rows, std::clamp<index_t>(affordable, 256, 2048));
 }
 
-TilePosition lower_tile(index_t number) {
-  auto row = static_cast<index_t>((std::sqrt(8.0 * static_cast<double>(number) + 1.0) - 1.0) / 2);
-  while (row * (row + 1) / 2 > number) --row;
-  while ((row + 1) * (row + 2) / 2 <= number) ++row;
-  return {row, number - row * (row + 1) / 2};
+std::vector<TilePosition> lower_tiles(MatrixView<const double> sum, index_t tile) {
+  std::vector<TilePosition> tiles;
+  for (index_t row = 0; row * tile < sum.rows; ++row) {
+    for (index_t col = 0; col <= row && col * tile < sum.cols; ++col) tiles.push_back({row, col});
+  }
+  return tiles;
 }
 
 void accumulate_hessian(HessianKernel kernel, int threads, ConstTensorView x,
                         std::span<const float> scale, MatrixView<double> sum) {
-  if (static_cast<index_t>(scale.size()) != x.cols || sum.rows != x.cols || sum.cols != x.cols) {
+  if (static_cast<index_t>(scale.size()) != x.cols || sum.rows != x.cols || sum.cols > x.cols) {
     fail("accumulate_hessian: {} channels, {} scales, a [{} × {}] sum", x.cols, scale.size(),
          sum.rows, sum.cols);
   }

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "simd.hpp"
 
@@ -12,7 +13,8 @@
 
 namespace quip::cpu {
 
-/// Backend::accumulate_hessian by one kernel, which is not `best`.
+/// Backend::accumulate_hessian by one kernel, which is not `best`. `sum` may also be the first
+/// columns only.
 void accumulate_hessian(HessianKernel kernel, int threads, ConstTensorView x,
                         std::span<const float> scale, MatrixView<double> sum);
 
@@ -29,14 +31,15 @@ void accumulate_float64(int threads, ConstTensorView x, std::span<const float> s
 
 /// Tokens whose `bytes_per_element` representation takes no more than 32 MiB or, where that is
 /// more, an eighth of the sum itself.
-[[nodiscard]] index_t tokens_at_once(index_t tokens, index_t channels, index_t bytes_per_element);
+[[nodiscard]] index_t tokens_at_once(ConstTensorView x, MatrixView<const double> sum,
+                                     index_t bytes_per_element);
 
-/// Position in the lower triangle of a matrix of tiles, counted row by row.
+/// The tiles of `sum`, `tile` wide, that touch the lower triangle.
 struct TilePosition {
   index_t row;
   index_t col;
 };
-[[nodiscard]] TilePosition lower_tile(index_t number);
+[[nodiscard]] std::vector<TilePosition> lower_tiles(MatrixView<const double> sum, index_t tile);
 
 /// The nearest integer (ties to even) for |x| ≤ 2²²; beyond that, and for NaN, something that
 /// does not fit in 16 bits.

@@ -27,9 +27,9 @@ void add_tile(MatrixView<const double> z, TilePosition tile, MatrixView<double> 
   const index_t row = tile.row * kTile;
   const index_t col = tile.col * kTile;
   const index_t rows = std::min(kTile, sum.rows - row);
-  const index_t cols = std::min(kTile, sum.rows - col);
+  const index_t cols = std::min(kTile, sum.cols - col);
   const MatrixView<double> target = sum.middle_rows(row, rows).middle_cols(col, cols);
-  if (row == col) {
+  if (row == col && rows == cols) {
     syrk_lower(Transpose::yes, 1.0, z.middle_cols(row, rows), 1.0, target);
   } else {
     gemm(Transpose::yes, Transpose::no, 1.0, z.middle_cols(row, rows), z.middle_cols(col, cols),
@@ -41,9 +41,9 @@ void add_tile(MatrixView<const double> z, TilePosition tile, MatrixView<double> 
 
 void accumulate_float64(int threads, ConstTensorView x, std::span<const float> scale,
                         MatrixView<double> sum, std::atomic<bool>& outside) {
-  const index_t chunk = tokens_at_once(x.rows, x.cols, sizeof(double));
+  const index_t chunk = tokens_at_once(x, sum, sizeof(double));
   const Matrix<double> integers(chunk, x.cols);
-  const index_t side = (x.cols + kTile - 1) / kTile;
+  const std::vector<TilePosition> tiles = lower_tiles(sum, kTile);
   for (index_t first = 0; first < x.rows; first += chunk) {
     const index_t tokens = std::min(chunk, x.rows - first);
 #pragma omp parallel for num_threads(threads)
@@ -52,8 +52,8 @@ void accumulate_float64(int threads, ConstTensorView x, std::span<const float> s
     }
     if (outside) return;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (index_t number = 0; number < side * (side + 1) / 2; ++number) {
-      add_tile(integers.cview().middle_rows(0, tokens), lower_tile(number), sum);
+    for (const TilePosition tile : tiles) {
+      add_tile(integers.cview().middle_rows(0, tokens), tile, sum);
     }
   }
 }

@@ -47,15 +47,16 @@ QUIP_SIMD void add_row(const std::int32_t* high, const std::int32_t* cross, cons
 void add_tile(const Int8Kernel& kernel, const Int8Slices& slices, const double* offset,
               TilePosition tile, MatrixView<double> sum) {
   const index_t n = sum.rows;
+  const index_t last_col = std::min(sum.cols, (tile.col + 1) * kTile);
   BlockProducts products;
   kernel.begin();
-  for (index_t col = tile.col * kTile; col < std::min(n, (tile.col + 1) * kTile); col += kBlock) {
+  for (index_t col = tile.col * kTile; col < last_col; col += kBlock) {
     const index_t first = std::max(tile.row * kTile, col);
     for (index_t row = first; row < std::min(n, (tile.row + 1) * kTile); row += kBlock) {
       multiply(kernel, slices, row / kBlock * kGroupsPerBlock, col / kBlock * kGroupsPerBlock,
                products);
       for (index_t i = 0; i < std::min(kBlock, n - row); ++i) {
-        const index_t width = std::min({kBlock, n - col, row + i - col + 1});
+        const index_t width = std::min({kBlock, last_col - col, row + i - col + 1});
         add_row(products.high + i * kBlock, products.cross + i * kBlock, products.low + i * kBlock,
                 offset[row + i], offset + col, width, sum.row(row + i) + col);
       }
@@ -78,19 +79,17 @@ void accumulate_int8(HessianKernel choice, int threads, ConstTensorView x,
                      std::span<const float> scale, MatrixView<double> sum,
                      std::atomic<bool>& outside) {
   const Int8Kernel& kernel = *(choice == HessianKernel::amx_int8 ? amx_kernel() : vnni_kernel());
-  const index_t chunk = tokens_at_once(x.rows, x.cols, Int8Slices::kBytesPerElement);
+  const index_t chunk = tokens_at_once(x, sum, Int8Slices::kBytesPerElement);
   Int8Slices slices(chunk, x.cols);
   const Buffer<double> offset(x.cols);
-  const index_t side = (x.cols + kTile - 1) / kTile;
+  const std::vector<TilePosition> tiles = lower_tiles(sum, kTile);
   for (index_t first = 0; first < x.rows; first += chunk) {
     const index_t tokens = std::min(chunk, x.rows - first);
     slices.pack(x.middle_rows(first, tokens), scale, threads, outside);
     if (outside) return;
     fill_offsets(slices, tokens, offset.span());
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (index_t number = 0; number < side * (side + 1) / 2; ++number) {
-      add_tile(kernel, slices, offset.data(), lower_tile(number), sum);
-    }
+    for (const TilePosition tile : tiles) add_tile(kernel, slices, offset.data(), tile, sum);
   }
 }
 

@@ -1,0 +1,24 @@
+// The exact Hessian of a layer so wide that no rank holds it as a whole.
+#pragma once
+
+#include <vector>
+
+#include "quip/calib/channel_scales.hpp"
+#include "quip/linalg/distributed_matrix.hpp"
+
+namespace quip {
+
+/// The diagonal of exact_hessian's H, bit for bit, on every rank (collective).
+[[nodiscard]] std::vector<double> hessian_diagonal(Collectives& comm, Backend& backend,
+                                                   ConstTensorView x, const ChannelScales& scales);
+
+/// Columns of H that are summed at a time; a rank needs room for two such panels of n rows.
+[[nodiscard]] index_t hessian_panel_width(index_t n, int ranks);
+
+/// The lower triangle of `factor` times exact_hessian's H (bit for bit, for 1) into the blocks of
+/// `h` (collective): panels of columns, each summed over this rank's tokens, then over ranks into
+/// the hands of the blocks' owners.
+void distributed_hessian(Collectives& comm, Backend& backend, ConstTensorView x,
+                         const ChannelScales& scales, double factor, DistributedMatrix& h);
+
+}  // namespace quip

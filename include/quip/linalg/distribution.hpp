@@ -1,0 +1,70 @@
+// Which rank holds which element of a matrix that is spread over a grid of ranks: pure values, no
+// communication.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+/// One dimension: n indices in blocks, dealt to `processes` like cards (ScaLAPACK's block-cyclic
+/// distribution with the first block at process 0).
+struct CyclicAxis {
+  index_t n = 0;
+  index_t block = 1;
+  int processes = 1;
+
+  [[nodiscard]] index_t blocks() const { return (n + block - 1) / block; }
+  /// Indices in block b: the last may be shorter.
+  [[nodiscard]] index_t width(index_t b) const { return std::min(block, n - b * block); }
+  [[nodiscard]] int owner(index_t b) const { return static_cast<int>(b % processes); }
+  /// The how-manieth of its owner's blocks is block b?
+  [[nodiscard]] index_t local_block(index_t b) const { return b / processes; }
+  /// Block `local` of process p, in the numbering of all.
+  [[nodiscard]] index_t global_block(index_t local, int p) const { return local * processes + p; }
+  /// Blocks from `first` on that process p holds.
+  [[nodiscard]] index_t blocks_of(int p, index_t first = 0) const;
+  /// Indices in those.
+  [[nodiscard]] index_t extent_of(int p, index_t first = 0) const;
+};
+
+/// Rows × columns of ranks; rank r is at (r / cols, r % cols).
+struct GridShape {
+  int rows = 1;
+  int cols = 1;
+
+  [[nodiscard]] int size() const { return rows * cols; }
+  [[nodiscard]] int rank_at(int row, int col) const { return row * cols + col; }
+  [[nodiscard]] int row_of(int rank) const { return rank / cols; }
+  [[nodiscard]] int col_of(int rank) const { return rank % cols; }
+  friend bool operator==(const GridShape&, const GridShape&) = default;
+};
+
+/// "2x3"
+[[nodiscard]] std::string to_string(const GridShape& grid);
+/// Throws Error unless `text` reads ROWSxCOLUMNS, both positive.
+[[nodiscard]] GridShape parse_grid_shape(const std::string& text);
+/// The grid for a matrix of `blocks` × `blocks` blocks: no dimension exceeds `blocks`, as many of
+/// `ranks` as that allows, and of those grids the one nearest to a square, not wider than high.
+[[nodiscard]] GridShape choose_grid_shape(int ranks, index_t blocks);
+
+/// A square matrix over a grid.
+struct BlockCyclic {
+  CyclicAxis rows;
+  CyclicAxis cols;
+  GridShape grid;
+
+  BlockCyclic() = default;
+  BlockCyclic(index_t n, index_t block, GridShape shape)
+      : rows{n, block, shape.rows}, cols{n, block, shape.cols}, grid(shape) {}
+  [[nodiscard]] index_t n() const { return rows.n; }
+  [[nodiscard]] index_t blocks() const { return rows.blocks(); }
+  /// The rank that holds block (i, j).
+  [[nodiscard]] int owner(index_t i, index_t j) const {
+    return grid.rank_at(rows.owner(i), cols.owner(j));
+  }
+};
+
+}  // namespace quip

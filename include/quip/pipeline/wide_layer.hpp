@@ -1,0 +1,43 @@
+// A layer so wide that no rank holds its Hessian: all ranks sum, factorise and round it together.
+#pragma once
+
+#include <string>
+
+#include "quip/core/phases.hpp"
+#include "quip/pipeline/wide_options.hpp"
+#include "quip/quant/factor.hpp"
+#include "quip/store/packed_model.hpp"
+
+namespace quip {
+
+class Backend;
+class Collectives;
+
+/// What prepare_layer makes of a layer, with L spread over ranks: layer.factor has D only.
+struct WideLayer {
+  PreparedLayer layer;
+  DistributedMatrix factor;
+};
+
+/// This rank's inputs of a layer.
+struct LayerInputs {
+  MatrixView<const float> x;  ///< [tokens × n], in the backend's memory
+  index_t first_sample = 0;
+  index_t sample_length = 0;
+};
+
+/// Sums and factorises (collective): D̃ from the inputs' norms, H = Σ x'ᵀx'/T of the inputs
+/// x' = V D̃⁻¹ x, which are transformed one by one beforehand, damping, LDLᵀ. The same on any number
+/// of ranks unless `wide` names a grid. Errors as prepare_layer and exact_hessian.
+[[nodiscard]] WideLayer prepare_wide_layer(Collectives& comm, Backend& backend,
+                                           const LayerInputs& inputs,
+                                           MatrixView<const float> weights,
+                                           const LayerOptions& options, const WideOptions& wide,
+                                           const std::string& name, Phases& phases);
+
+/// Rounds it (collective), L passing by panel by panel. Every rank returns the same complete layer.
+[[nodiscard]] StoredLayer round_wide_layer(Collectives& comm, const std::string& name,
+                                           MatrixView<const float> weights, const WideLayer& wide,
+                                           const LayerOptions& options);
+
+}  // namespace quip

@@ -1,0 +1,160 @@
+#include "quip/linalg/distributed_ldl.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include <cblas.h>
+
+#include "quip/core/usage.hpp"
+
+// LAPACK, column-major.
+extern "C" void dpotrf_(const char* uplo, const int* n, double* a, const int* lda, int* info);
+
+namespace quip {
+namespace {
+
+int as_blas(index_t value) { return static_cast<int>(value); }
+
+/// Block (i, j) of the lower triangle.
+struct Position {
+  index_t row;
+  index_t col;
+};
+
+/// This rank's blocks on and below the diagonal, from block column `first` on.
+std::vector<Position> lower_blocks(const DistributedMatrix& h, index_t first) {
+  std::vector<Position> blocks;
+  if (!h.in_grid()) return blocks;
+  const BlockCyclic& layout = h.layout();
+  const index_t own = layout.cols.blocks_of(h.grid_col());
+  for (index_t local = own - layout.cols.blocks_of(h.grid_col(), first); local < own; ++local) {
+    const index_t j = layout.cols.global_block(local, h.grid_col());
+    for (index_t i = j; i < layout.blocks(); ++i) {
+      if (layout.rows.owner(i) == h.grid_row()) blocks.push_back({i, j});
+    }
+  }
+  return blocks;
+}
+
+/// The factor of one diagonal block, and what dpotrf says of it, as all ranks get it.
+class DiagonalBlock {
+ public:
+  explicit DiagonalBlock(index_t width) : data_(width * width + 1) {}
+
+  /// A_kk = C_kk C_kkᵀ by the block's owner, then to all (collective). Returns dpotrf's info.
+  int factor(Collectives& comm, const DistributedMatrix& h, index_t k) {
+    const index_t width = h.layout().rows.width(k);
+    const int order = as_blas(width);
+    if (h.owns(k, k)) {
+      double* block = h.block(k, k);
+      const int ld = as_blas(h.ld());
+      int info = 0;
+      dpotrf_("L", &order, block, &ld, &info);
+      for (index_t c = 0; c < width; ++c) {
+        std::copy_n(block + c * h.ld(), width, data_.data() + c * width);
+      }
+      data_[width * width] = info;
+    }
+    comm.broadcast(std::span(data_.data(), static_cast<std::size_t>(width * width + 1)),
+                   h.layout().owner(k, k));
+    return static_cast<int>(data_[width * width]);
+  }
+  /// Column-major and contiguous.
+  [[nodiscard]] const double* data() const { return data_.data(); }
+
+ private:
+  Buffer<double> data_;
+};
+
+/// Below the diagonal block: A_ik ← A_ik C_kk⁻ᵀ.
+void solve_column(const DistributedMatrix& h, index_t k, const double* diagonal) {
+  const BlockCyclic& layout = h.layout();
+  if (!h.in_grid() || layout.cols.owner(k) != h.grid_col()) return;
+  const index_t width = layout.cols.width(k);
+#pragma omp parallel for schedule(dynamic)
+  for (index_t i = k + 1; i < layout.blocks(); ++i) {
+    if (!h.owns(i, k)) continue;
+    cblas_dtrsm(CblasColMajor, CblasRight, CblasLower, CblasTrans, CblasNonUnit,
+                as_blas(layout.rows.width(i)), as_blas(width), 1.0, diagonal, as_blas(width),
+                h.block(i, k), as_blas(h.ld()));
+  }
+}
+
+/// One block of the trailing matrix: A_ij ← A_ij − C_ik C_jkᵀ. The blocks of the column are
+/// row-major, which to the BLAS is their transpose.
+void update_block(const DistributedMatrix& h, index_t k, const BlockColumn<double>& column,
+                  Position at) {
+  const BlockCyclic& layout = h.layout();
+  const int depth = as_blas(layout.cols.width(k));
+  const int rows = as_blas(layout.rows.width(at.row));
+  double* target = h.block(at.row, at.col);
+  const int ld = as_blas(h.ld());
+  if (at.row == at.col) {
+    cblas_dsyrk(CblasColMajor, CblasLower, CblasTrans, rows, depth, -1.0, column.block(at.row),
+                depth, 1.0, target, ld);
+  } else {
+    cblas_dgemm(CblasColMajor, CblasTrans, CblasNoTrans, rows, as_blas(layout.cols.width(at.col)),
+                depth, -1.0, column.block(at.row), depth, column.block(at.col), depth, 1.0, target,
+                ld);
+  }
+}
+
+/// L_ij ← L_ij / C_jj below the diagonal.
+void scale_columns(const DistributedMatrix& h, const std::vector<double>& inverse) {
+  const std::vector<Position> blocks = lower_blocks(h, 0);
+  const BlockCyclic& layout = h.layout();
+#pragma omp parallel for schedule(dynamic)
+  for (const Position at : blocks) {
+    const double* factor = inverse.data() + at.col * layout.cols.block;
+    for (index_t c = 0; c < layout.cols.width(at.col); ++c) {
+      double* column = h.block(at.row, at.col) + c * h.ld();
+      const index_t first = at.row == at.col ? c + 1 : 0;
+      for (index_t r = first; r < layout.rows.width(at.row); ++r) {
+        column[r] *= factor[static_cast<std::size_t>(c)];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+index_t block_cholesky(Collectives& comm, DistributedMatrix& h) {
+  const BlockCyclic& layout = h.layout();
+  std::optional<DiagonalBlock> diagonal;
+  std::optional<BlockColumn<double>> column;
+  agree(comm, [&] {
+    diagonal.emplace(layout.rows.block);
+    column.emplace(layout);
+  });
+  for (index_t k = 0; k < layout.blocks(); ++k) {
+    const int info = diagonal->factor(comm, h, k);
+    if (info != 0) return k * layout.rows.block + info;
+    solve_column(h, k, diagonal->data());
+    column->gather(comm, h, k, k + 1);
+    const std::vector<Position> trailing = lower_blocks(h, k + 1);
+#pragma omp parallel for schedule(dynamic)
+    for (const Position at : trailing) update_block(h, k, *column, at);
+  }
+  return 0;
+}
+
+index_t distributed_ldl(Collectives& comm, DistributedMatrix& h, DistributedCholesky how,
+                        std::span<double> d) {
+  const auto n = static_cast<double>(h.layout().n());
+  if (h.in_grid()) UsageMeter::current().add_flops(n * n * n / 3 / h.layout().grid.size());
+  const index_t minor =
+      how == DistributedCholesky::blocks ? block_cholesky(comm, h) : scalapack_cholesky(comm, h);
+  if (minor != 0) return minor;
+  std::vector<double> inverse = h.diagonal(comm);  // Cholesky → LDLᵀ: L = C diag(C)⁻¹, D = diag(C)²
+  for (std::size_t j = 0; j < inverse.size(); ++j) {
+    if (!std::isfinite(inverse[j])) return static_cast<index_t>(j) + 1;
+    d[j] = inverse[j] * inverse[j];
+    inverse[j] = 1.0 / inverse[j];
+  }
+  scale_columns(h, inverse);
+  return 0;
+}
+
+}  // namespace quip

@@ -1,0 +1,93 @@
+// ScaLAPACK and the BLACS under it. They come without C headers.
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "quip/comm/mpi_collectives.hpp"
+#include "quip/core/error.hpp"
+#include "quip/linalg/distributed_ldl.hpp"
+
+extern "C" {
+int Csys2blacs_handle(MPI_Comm comm);
+void Cfree_blacs_system_handle(int handle);
+void Cblacs_gridinit(int* context, const char* order, int rows, int cols);
+void Cblacs_gridinfo(int context, int* rows, int* cols, int* row, int* col);
+void Cblacs_gridexit(int context);
+void descinit_(int* descriptor, const int* m, const int* n, const int* row_block,
+               const int* col_block, const int* first_row, const int* first_col, const int* context,
+               const int* ld, int* info);
+void pdpotrf_(const char* triangle, const int* n, double* a, const int* row, const int* col,
+              const int* descriptor, int* info);
+}
+
+namespace quip {
+namespace {
+
+/// The BLACS context of a grid, for the ranks of `comm`, which are exactly those of the grid.
+class BlacsGrid {
+ public:
+  BlacsGrid(MPI_Comm comm, const GridShape& shape, int rank)
+      : handle_(Csys2blacs_handle(comm)), context_(handle_) {
+    Cblacs_gridinit(&context_, "Row", shape.rows, shape.cols);
+    std::array<int, 4> seen{};
+    Cblacs_gridinfo(context_, &seen[0], &seen[1], &seen[2], &seen[3]);
+    if (seen != std::array{shape.rows, shape.cols, shape.row_of(rank), shape.col_of(rank)}) {
+      fail("the BLACS put rank {} at ({}, {}) of a {}x{} grid instead of ({}, {}) of {}", rank,
+           seen[2], seen[3], seen[0], seen[1], shape.row_of(rank), shape.col_of(rank),
+           to_string(shape));
+    }
+  }
+  ~BlacsGrid() {
+    if (context_ >= 0) Cblacs_gridexit(context_);
+    Cfree_blacs_system_handle(handle_);
+  }
+  BlacsGrid(const BlacsGrid&) = delete;
+  BlacsGrid& operator=(const BlacsGrid&) = delete;
+
+  [[nodiscard]] int context() const { return context_; }
+
+ private:
+  int handle_;
+  int context_;
+};
+
+int as_fortran(index_t value) { return static_cast<int>(value); }
+
+/// pdpotrf on the ranks of the grid; returns its info.
+int factor_in_grid(const BlacsGrid& grid, DistributedMatrix& h) {
+  const int n = as_fortran(h.layout().n());
+  const int block = as_fortran(h.layout().rows.block);
+  const int ld = as_fortran(h.ld());
+  const int context = grid.context();
+  const int zero = 0;
+  const int one = 1;
+  std::array<int, 9> descriptor{};
+  int info = 0;
+  descinit_(descriptor.data(), &n, &n, &block, &block, &zero, &zero, &context, &ld, &info);
+  if (info != 0) fail("ScaLAPACK refuses argument {} of descinit", -info);
+  pdpotrf_("L", &n, h.data(), &one, &one, descriptor.data(), &info);
+  if (info < 0) fail("ScaLAPACK refuses argument {} of pdpotrf", -info);
+  return info;
+}
+
+}  // namespace
+
+index_t scalapack_cholesky(Collectives& comm, DistributedMatrix& h) {
+  agree(comm, [&] {
+    if (h.local_size() > std::numeric_limits<int>::max()) {
+      fail("--process-grid {}: a rank's {} elements exceed ScaLAPACK's integers; use a larger grid",
+           to_string(h.layout().grid), h.local_size());
+    }
+  });
+  const Communicator members = Communicator::split(communicator_of(comm), h.in_grid() ? 0 : 1);
+  float info = 0;
+  agree(comm, [&] {
+    if (!h.in_grid()) return;
+    const BlacsGrid grid(members.get(), h.layout().grid, comm.rank());
+    info = static_cast<float>(factor_in_grid(grid, h));
+  });
+  comm.all_reduce_max(std::span(&info, 1));
+  return static_cast<index_t>(info);
+}
+
+}  // namespace quip

@@ -1,0 +1,170 @@
+#include "quip/pipeline/wide_layer.hpp"
+
+#include <algorithm>
+#include <memory>
+
+#include "quip/calib/distributed_hessian.hpp"
+#include "quip/core/usage.hpp"
+#include "quip/pipeline/round_layer.hpp"
+#include "quip/quant/damping.hpp"
+#include "quip/quant/panel_source.hpp"
+#include "quip/quant/transform.hpp"
+#include "quip/quant/work.hpp"
+
+namespace quip {
+namespace {
+
+constexpr index_t tokens_at_once = 64;
+
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+/// x' = V D̃⁻¹ x of every token (`flops_each`), its channels in the order in which the layer's
+/// columns are rounded.
+Tensor transform_inputs(Backend& backend, ConstTensorView x, const PreparedLayer& layer,
+                        const Transform& v, double flops_each) {
+  const index_t n = x.cols;
+  Tensor out = backend.allocate(x.rows, n);
+  backend.for_each_unit((x.rows + tokens_at_once - 1) / tokens_at_once, [&](index_t unit) {
+    const index_t first = unit * tokens_at_once;
+    const index_t count = std::min(tokens_at_once, x.rows - first);
+    Matrix<float> room;
+    const ConstTensorView tokens = backend.on_host(x.middle_rows(first, count), room);
+    const Matrix<float> slab(n, count);
+    const Buffer<float> scratch(n * count);
+    for (index_t j = 0; j < n; ++j) {
+      const float factor = layer.rescale.empty() ? 1.0F : layer.rescale[at(j)];
+      for (index_t t = 0; t < count; ++t) slab(j, t) = tokens(t, j) / factor;
+    }
+    if (!v.is_identity()) v.apply(slab.view(), scratch.data());
+    const Matrix<float> turned(count, n);
+    for (index_t k = 0; k < n; ++k) {
+      const float* channel = slab.row(layer.order.empty() ? k : layer.order[at(k)]);
+      for (index_t t = 0; t < count; ++t) turned(t, k) = channel[t];
+    }
+    backend.upload(turned.span(), out.view().middle_rows(first, count));
+  });
+  UsageMeter::current().add_flops(static_cast<double>(x.rows) * flops_each);
+  return out;
+}
+
+/// The sum over x' and what becomes of it: H as prepare_layer factorises it, before damping.
+class WideHessian {
+ public:
+  WideHessian(Collectives& comm, Backend& backend, const LayerInputs& inputs,
+              const OutlinedLayer& outline, const LayerOptions& options, const std::string& name)
+      : comm_(comm), backend_(backend), unit_(outline.rescale_unit * outline.transform_unit) {
+    agree(comm, [&] {
+      const auto v = make_transform(options.effective_transform(), inputs.x.cols,
+                                    outline.layer.seed_v, Side::input);
+      x_ = transform_inputs(backend, inputs.x, outline.layer, *v,
+                            transform_flops(options.effective_transform(), inputs.x.cols));
+    });
+    scales_ = measure_channels(comm, backend, x_.cview(), inputs.first_sample, inputs.sample_length,
+                               name);
+  }
+
+  void fill(DistributedMatrix& h) const {
+    distributed_hessian(comm_, backend_, x_.cview(), scales_, unit_, h);
+  }
+
+ private:
+  Collectives& comm_;
+  Backend& backend_;
+  double unit_;
+  Tensor x_;
+  ChannelScales scales_;
+};
+
+/// diag(H) with what was added so far: the identity's share, 1 for dead inputs.
+std::vector<double> undamped_diagonal(Collectives& comm, const DistributedMatrix& h,
+                                      const PreparedLayer& layer) {
+  std::vector<double> diagonal = h.diagonal(comm);
+  for (std::size_t j = 0; j < diagonal.size(); ++j) diagonal[j] += layer.added[j];
+  return diagonal;
+}
+
+/// Damps and factorises; a Hessian that was overwritten in vain is summed again.
+void factorise(Collectives& comm, const WideHessian& hessian, DistributedCholesky how,
+               const LayerOptions& options, const std::string& name, WideLayer& wide) {
+  PreparedLayer& layer = wide.layer;
+  Damping damping(undamped_diagonal(comm, wide.factor, layer), options.damping);
+  for (;;) {
+    wide.factor.set_diagonal(damping.damped());
+    const index_t minor = distributed_ldl(comm, wide.factor, how, layer.factor.diagonal);
+    if (minor == 0) break;
+    agree(comm, [&] { damping.increase(name, minor); });
+    hessian.fill(wide.factor);
+  }
+  damping.record(layer);
+}
+
+/// The panels of L, gathered from the ranks that hold their blocks.
+class GatheredPanels final : public PanelSource {
+ public:
+  GatheredPanels(Collectives& comm, const DistributedMatrix& factor)
+      : comm_(comm),
+        factor_(factor),
+        column_(factor.layout()),
+        panel_(factor.layout().n() * factor.layout().cols.block) {}
+
+  MatrixView<const float> panel(index_t b) override {
+    const BlockCyclic& layout = factor_.layout();
+    const index_t width = layout.cols.width(b);
+    column_.gather(comm_, factor_, b, b);
+    const MatrixView<float> out(panel_.data(), layout.n() - b * layout.cols.block, width);
+#pragma omp parallel for schedule(static)
+    for (index_t i = b; i < layout.blocks(); ++i) {
+      std::copy_n(column_.block(i), layout.rows.width(i) * width,
+                  out.row((i - b) * layout.rows.block));
+    }
+    for (index_t r = 0; r < width; ++r) std::fill_n(out.row(r) + r, width - r, 0.0F);
+    return out;
+  }
+
+ private:
+  Collectives& comm_;
+  const DistributedMatrix& factor_;
+  BlockColumn<float> column_;
+  Buffer<float> panel_;
+};
+
+}  // namespace
+
+WideLayer prepare_wide_layer(Collectives& comm, Backend& backend, const LayerInputs& inputs,
+                             MatrixView<const float> weights, const LayerOptions& options,
+                             const WideOptions& wide, const std::string& name, Phases& phases) {
+  const index_t n = inputs.x.cols;
+  OutlinedLayer outline;
+  WideLayer out;
+  std::unique_ptr<WideHessian> hessian;
+  {
+    const auto scope = phases.measure("hessian");
+    const ChannelScales scales =
+        measure_channels(comm, backend, inputs.x, inputs.first_sample, inputs.sample_length, name);
+    std::vector<double> norms = hessian_diagonal(comm, backend, inputs.x, scales);
+    agree(comm, [&] {
+      outline = outline_layer(weights, norms, options, name);
+      outline.layer.order = column_order(options, norms);
+      reorder(outline.layer.added, outline.layer.order);
+      out.factor = DistributedMatrix(wide.layout(n, comm.size()), comm.rank());
+    });
+    hessian = std::make_unique<WideHessian>(comm, backend, inputs, outline, options, name);
+    hessian->fill(out.factor);
+  }
+  const auto scope = phases.measure("factor");
+  const auto unit = phases.timeline().record("factor " + name);
+  out.layer = std::move(outline.layer);
+  out.layer.factor = LowerPanels::outline(n);
+  factorise(comm, *hessian, wide.cholesky(), options, name, out);
+  return out;
+}
+
+StoredLayer round_wide_layer(Collectives& comm, const std::string& name,
+                             MatrixView<const float> weights, const WideLayer& wide,
+                             const LayerOptions& options) {
+  std::unique_ptr<GatheredPanels> panels;
+  agree(comm, [&] { panels = std::make_unique<GatheredPanels>(comm, wide.factor); });
+  return round_layer(comm, name, weights, wide.layer, options, *panels);
+}
+
+}  // namespace quip
