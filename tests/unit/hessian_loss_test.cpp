@@ -1,6 +1,7 @@
 // What the 16-bit integers of the exact Hessian lose, on the activations of a real model.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <filesystem>
 
 #include "support/store_fixture.hpp"
@@ -27,6 +28,12 @@ class UnroundedHessians final : public Backend {
   [[nodiscard]] std::string describe() const override { return base_.describe(); }
   [[nodiscard]] Tensor allocate(index_t rows, index_t cols) override {
     return base_.allocate(rows, cols);
+  }
+  [[nodiscard]] Tensor adopt(std::shared_ptr<float> host, index_t rows, index_t cols) override {
+    return base_.adopt(std::move(host), rows, cols);
+  }
+  [[nodiscard]] ConstTensorView on_host(ConstTensorView x, Matrix<float>& room) override {
+    return base_.on_host(x, room);
   }
   void upload(std::span<const float> host, TensorView device) override {
     base_.upload(host, device);
