@@ -1,6 +1,7 @@
 #include "quip/core/memory.hpp"
 
 #include <atomic>
+#include <unistd.h>
 
 namespace quip {
 namespace {
@@ -26,5 +27,10 @@ std::int64_t HeldMemory::now() noexcept { return held.load(std::memory_order_rel
 std::int64_t HeldMemory::peak() noexcept { return most.load(std::memory_order_relaxed); }
 
 void HeldMemory::restart_peak() noexcept { most.store(now(), std::memory_order_relaxed); }
+
+double installed_memory() noexcept {
+  return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) *
+         static_cast<double>(::sysconf(_SC_PAGESIZE));
+}
 
 }  // namespace quip

@@ -15,6 +15,8 @@ extern "C" void dpotrf_(const char* uplo, const int* n, double* a, const int* ld
 namespace quip {
 namespace {
 
+constexpr index_t columns_at_once = 4;
+
 int as_blas(index_t value) { return static_cast<int>(value); }
 
 /// Block (i, j) of the lower triangle.
@@ -23,14 +25,13 @@ struct Position {
   index_t col;
 };
 
-/// This rank's blocks on and below the diagonal, from block column `first` on.
-std::vector<Position> lower_blocks(const DistributedMatrix& h, index_t first) {
+/// This rank's blocks on and below the diagonal, in block columns [first, last).
+std::vector<Position> lower_blocks(const DistributedMatrix& h, index_t first, index_t last) {
   std::vector<Position> blocks;
   if (!h.in_grid()) return blocks;
   const BlockCyclic& layout = h.layout();
-  const index_t own = layout.cols.blocks_of(h.grid_col());
-  for (index_t local = own - layout.cols.blocks_of(h.grid_col(), first); local < own; ++local) {
-    const index_t j = layout.cols.global_block(local, h.grid_col());
+  for (index_t j = first; j < last; ++j) {
+    if (layout.cols.owner(j) != h.grid_col()) continue;
     for (index_t i = j; i < layout.blocks(); ++i) {
       if (layout.rows.owner(i) == h.grid_row()) blocks.push_back({i, j});
     }
@@ -101,9 +102,22 @@ void update_block(const DistributedMatrix& h, index_t k, const BlockColumn<doubl
   }
 }
 
+/// What columns [first, last) of the factor owe to block columns [begin, end). A block stays in the
+/// cache for all of them: at a depth of one block, memory would set the pace.
+void update_trailing(const DistributedMatrix& h, index_t first, index_t last,
+                     const std::vector<BlockColumn<double>>& columns, index_t begin, index_t end) {
+  const std::vector<Position> blocks = lower_blocks(h, begin, end);
+#pragma omp parallel for schedule(dynamic)
+  for (const Position at : blocks) {
+    for (index_t k = first; k < last; ++k) {
+      update_block(h, k, columns[static_cast<std::size_t>(k % columns_at_once)], at);
+    }
+  }
+}
+
 /// L_ij ← L_ij / C_jj below the diagonal.
 void scale_columns(const DistributedMatrix& h, const std::vector<double>& inverse) {
-  const std::vector<Position> blocks = lower_blocks(h, 0);
+  const std::vector<Position> blocks = lower_blocks(h, 0, h.layout().blocks());
   const BlockCyclic& layout = h.layout();
 #pragma omp parallel for schedule(dynamic)
   for (const Position at : blocks) {
@@ -123,19 +137,23 @@ void scale_columns(const DistributedMatrix& h, const std::vector<double>& invers
 index_t block_cholesky(Collectives& comm, DistributedMatrix& h) {
   const BlockCyclic& layout = h.layout();
   std::optional<DiagonalBlock> diagonal;
-  std::optional<BlockColumn<double>> column;
+  std::vector<BlockColumn<double>> columns;
   agree(comm, [&] {
     diagonal.emplace(layout.rows.block);
-    column.emplace(layout);
+    for (index_t k = 0; k < std::min(columns_at_once, layout.blocks()); ++k) {
+      columns.emplace_back(layout);
+    }
   });
-  for (index_t k = 0; k < layout.blocks(); ++k) {
-    const int info = diagonal->factor(comm, h, k);
-    if (info != 0) return k * layout.rows.block + info;
-    solve_column(h, k, diagonal->data());
-    column->gather(comm, h, k, k + 1);
-    const std::vector<Position> trailing = lower_blocks(h, k + 1);
-#pragma omp parallel for schedule(dynamic)
-    for (const Position at : trailing) update_block(h, k, *column, at);
+  for (index_t first = 0; first < layout.blocks(); first += columns_at_once) {
+    const index_t last = std::min(first + columns_at_once, layout.blocks());
+    for (index_t k = first; k < last; ++k) {
+      const int info = diagonal->factor(comm, h, k);
+      if (info != 0) return k * layout.rows.block + info;
+      solve_column(h, k, diagonal->data());
+      columns[static_cast<std::size_t>(k - first)].gather(comm, h, k, k + 1);
+      update_trailing(h, k, k + 1, columns, k + 1, last);
+    }
+    update_trailing(h, first, last, columns, last, layout.blocks());
   }
   return 0;
 }

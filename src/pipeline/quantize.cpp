@@ -1,5 +1,7 @@
 #include "quip/pipeline/quantize.hpp"
 
+#include <algorithm>
+#include <map>
 #include <optional>
 #include <set>
 
@@ -7,6 +9,7 @@
 #include "job_report.hpp"
 
 #include "quip/core/error.hpp"
+#include "quip/core/memory.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/hidden_states.hpp"
 #include "quip/pipeline/loader.hpp"
@@ -56,16 +59,7 @@ class Job {
           options_.true_sequential, phases_);
       quantizer_->dump_failing = options_.dump_failing;
       quantizer_->wide = options_.wide;
-      for (index_t b = 0; b < blocks_; ++b) {
-        for (const LinearSpec& linear : quantizer_->selected(b)) {
-          quantized_.insert(linear.name + ".weight");
-          const LayerOptions layer = of(linear.name);  // a rule that cannot be applied ends here
-          if (options_.wide.covers(linear.cols)) {
-            options_.wide.check(linear.name, linear.cols, layer, comm_.size());
-            wide_.insert(linear.cols);
-          }
-        }
-      }
+      for (index_t b = 0; b < blocks_; ++b) look_at(quantizer_->selected(b));
       if (options_.wide.process_grid && wide_.empty()) {
         fail(
             "--process-grid {}: no layer has the {} inputs of --wide; lower that or leave this out",
@@ -108,6 +102,27 @@ class Job {
  private:
   [[nodiscard]] LayerOptions of(const std::string& layer) const {
     return options_.overrides.apply(options_.layer, layer);
+  }
+
+  /// Settings of one block's layers that cannot be had end here.
+  void look_at(const std::vector<LinearSpec>& linears) {
+    std::map<int, index_t> narrow;  // by tap
+    for (const LinearSpec& linear : linears) {
+      quantized_.insert(linear.name + ".weight");
+      const LayerOptions layer = of(linear.name);
+      if (options_.wide.covers(linear.cols)) {
+        options_.wide.check(linear.name, linear.cols, layer, comm_.size());
+        wide_.insert(linear.cols);
+      } else {
+        narrow[linear.tap] = linear.cols;
+      }
+    }
+    std::vector<index_t> orders;  // a block's Hessians, or with --true-sequential one at a time
+    for (const auto& [tap, order] : narrow) orders.push_back(order);
+    if (options_.true_sequential && !orders.empty()) {
+      orders = {*std::max_element(orders.begin(), orders.end())};
+    }
+    options_.wide.check_memory(std::move(orders), installed_memory(), comm_.place().size);
   }
 
   /// The first block of `range` that still has to be quantized.

@@ -1,6 +1,9 @@
 #include "quip/pipeline/wide_options.hpp"
 
+#include <algorithm>
+
 #include "quip/core/error.hpp"
+#include "quip/pipeline/report.hpp"
 #include "quip/quant/lower_panels.hpp"
 
 namespace quip {
@@ -43,6 +46,24 @@ void WideOptions::check(const std::string& layer, index_t cols, const LayerOptio
         "rows or columns of ranks; name a smaller grid, or a larger --wide",
         to_string(*process_grid), layer, cols, blocks, LowerPanels::block);
   }
+}
+
+void WideOptions::check_memory(std::vector<index_t> orders, double node_bytes,
+                               int ranks_on_node) const {
+  std::sort(orders.begin(), orders.end());
+  double bytes = 0;
+  std::optional<index_t> too_wide;  // the narrowest that does not fit beside those before it
+  for (const index_t n : orders) {
+    bytes += 8.0 * static_cast<double>(n) * static_cast<double>(n);
+    if (!too_wide && bytes > node_bytes / ranks_on_node) too_wide = n;
+  }
+  if (!too_wide) return;
+  fail(
+      "the Hessians of a block take {} on each rank, and {} rank{} share{} the {} of a node: use "
+      "fewer "
+      "ranks per node, or --wide {} to spread them over all ranks",
+      human_bytes(bytes), ranks_on_node, ranks_on_node == 1 ? "" : "s",
+      ranks_on_node == 1 ? "s" : "", human_bytes(node_bytes), *too_wide);
 }
 
 }  // namespace quip

@@ -2,6 +2,7 @@
 #include "quip/pipeline/wide_options.hpp"
 
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -57,6 +58,32 @@ TEST(WideOptions, TakeGridsThatFit) {
   const std::string narrow = complaint(wide, {}, 256, 6);
   EXPECT_NE(narrow.find("--process-grid 3x2"), std::string::npos) << narrow;
   EXPECT_NE(narrow.find("2 blocks of 128"), std::string::npos) << narrow;
+}
+
+// Hessians of 1, 4 and 9 units of 8·1024² bytes = 8 MiB.
+TEST(WideOptions, NameTheWidthThatANodeHasNoMemoryFor) {
+  const WideOptions wide;
+  const std::vector<index_t> orders{2048, 1024, 3072};
+  const double unit = 8.0 * 1024 * 1024;
+  const auto complaint_of = [&](double units, int ranks) -> std::string {
+    try {
+      wide.check_memory(orders, units * unit, ranks);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return {};
+  };
+  EXPECT_EQ(complaint_of(14, 1), "");
+  EXPECT_EQ(complaint_of(28, 2), "");
+  const std::string one = complaint_of(13.9, 1);
+  EXPECT_NE(one.find("take 112.0 MiB on each rank, and 1 rank shares the 111.2 MiB"),
+            std::string::npos)
+      << one;
+  EXPECT_NE(one.find("--wide 3072"), std::string::npos) << one;
+  // 20 units for four ranks: five for each hold the narrower two.
+  EXPECT_NE(complaint_of(20, 4).find("--wide 3072"), std::string::npos);
+  EXPECT_NE(complaint_of(19, 4).find("--wide 2048"), std::string::npos);
+  EXPECT_NE(complaint_of(3, 4).find("--wide 1024"), std::string::npos);
 }
 
 TEST(WideOptions, SpreadOverTheRanksThereAre) {

@@ -1,4 +1,4 @@
-// How much memory the matrices of this process take: what a rank's bounds are tested with.
+// How much memory the matrices of this process take, and how much there is.
 #pragma once
 
 #include <cstdint>
@@ -19,5 +19,8 @@ class HeldMemory {
   /// The peak becomes what is held now.
   static void restart_peak() noexcept;
 };
+
+/// Bytes of memory that this machine has, without swap.
+[[nodiscard]] double installed_memory() noexcept;
 
 }  // namespace quip

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "quip/linalg/distributed_ldl.hpp"
 #include "quip/quant/options.hpp"
@@ -29,6 +30,9 @@ struct WideOptions {
   /// `layer_options` on so many ranks.
   void check(const std::string& layer, index_t cols, const LayerOptions& layer_options,
              int ranks) const;
+  /// A rank holds a Hessian of each of `orders`, which are not wide, at a time. Throws Error naming
+  /// the --wide that helps if they exceed a rank's part of a node's memory, swap not counted.
+  void check_memory(std::vector<index_t> orders, double node_bytes, int ranks_on_node) const;
 };
 
 }  // namespace quip
