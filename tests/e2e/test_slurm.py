@@ -83,6 +83,21 @@ def test_worked_examples(job, name, cluster, tmp_path):
     assert (options["bits"], options["method"]) == (2, "nearest")
 
 
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+@pytest.mark.parametrize("gpus", ["--gpus-per-task=1", "--gpus-per-node=2"])
+def test_a_rank_sees_all_gpus_of_its_node(gpus, launcher, cluster, tmp_path):
+    """Left alone, Slurm shows a rank one GPU: with mpirun the same one to all ranks of a node."""
+    program = tmp_path / "quip"
+    program.write_text('#!/usr/bin/env bash\necho "GPUs ${CUDA_VISIBLE_DEVICES:-none}"\n')
+    program.chmod(0o755)
+    options = ("--nodes=2", "--ntasks-per-node=2", gpus)
+    how = {"QUIP": str(program), "QUIP_LAUNCHER": launcher}
+    job = submit(cluster, tmp_path, "x", options=options, **how)
+    assert wait_to_end(cluster, job, tmp_path) == 0
+    said = (tmp_path / "log").read_text().splitlines()
+    assert said[0].startswith("nodes: ") and said[1:] == 4 * ["GPUs 0,1"]
+
+
 def test_the_warning_before_the_time_limit(cluster, undisturbed, tmp_path):
     job = start(cluster, tmp_path)
     slurm(cluster, "scancel", "--batch", "--signal=USR1", job)  # what --signal=B:USR1@… sends
