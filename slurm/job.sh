@@ -77,7 +77,7 @@ show_gpus() {
   unset SLURM_GPU_BIND
   tasks=${tasks%%[(,]*}
   ((tasks == gpus)) ||
-    echo "note: $tasks tasks on a node with $gpus GPUs; --ntasks-per-node=$gpus gives each task one" >&2
+    echo "note: $tasks task(s) on a node with $gpus GPU(s); --ntasks-per-node=$gpus gives each task one" >&2
 }
 
 launch=()

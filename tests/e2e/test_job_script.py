@@ -88,7 +88,7 @@ def test_threads_of_unbound_ranks_are_free(launcher, words, node):
 
 def test_other_than_one_task_per_gpu_is_noted(node):
     _, said = node(SLURM_GPUS_ON_NODE="4")
-    note = "note: 2 tasks on a node with 4 GPUs; --ntasks-per-node=4 gives each task one"
+    note = "note: 2 task(s) on a node with 4 GPU(s); --ntasks-per-node=4 gives each task one"
     assert note in said
 
 

@@ -117,7 +117,7 @@ GOOD = ("--study", "s", "--node-counts", "1,2")
     ("kind", "options", "message"),
     [
         ("strong", ("--node-counts", "1,2", "--", "x"), "--study is missing"),
-        ("strong", ("--study", "s", "--node-counts", "2", "--", "x"), "at least two numbers"),
+        ("strong", ("--study", "s", "--node-counts", "2,2", "--", "x"), "at least two numbers"),
         ("strong", ("--study", "s", "--node-counts", "1,0", "--", "x"), "not '1,0'"),
         ("strong", (*GOOD, "--repeats", "some", "--", "x"), "'some': --threads, --repeats"),
         ("strong", GOOD, "no options of quantize after --"),
