@@ -39,6 +39,8 @@ choose_launcher() {
       [[ "$pmix" == yes ]] || why="this Slurm has no PMIx, and "
       command -v mpirun >/dev/null || die "${why}mpirun is not on the PATH; load the MPI that quip was built with"
       launch=(mpirun -n "${SLURM_NTASKS:?run this with sbatch}")
+      # Its own srun starts one daemon a node, which needs the cores of all ranks there.
+      unset SRUN_CPUS_PER_TASK SLURM_CPUS_PER_TASK
       ;;
     *) die "QUIP_LAUNCHER=$launcher: must be srun or mpirun" ;;
   esac

@@ -66,7 +66,7 @@ def test_studies_on_slurm(cluster, quantized, tmp_path):
     weakly = ("--study", weak, *how, "--samples-each", 2, "--one-by-one", "--", *QUANTIZE)
     second = start("scaling_weak.sbatch", *weakly, environment=cluster, QUIP_LAUNCHER="mpirun")
     for done, folder in ((first, strong), (second, weak)):
-        assert state_at_end(cluster, submitted(done)) == "COMPLETED", logs_of(folder)
+        assert state_at_end(cluster, submitted(done), 250) == "COMPLETED", logs_of(folder)
 
     rows = study_of(strong)
     assert [row["nodes"] for row in rows] == [n for n in "124" for _ in range(REPEATS)]
