@@ -23,7 +23,7 @@ from sweep_data import InputError
 
 HEADER = (
     "| nodes | ranks | threads | runs | seconds | fastest – slowest | speed-up | efficiency "
-    "| communication | of it waiting | peak memory of a rank |"
+    "| communication | waiting | peak memory of a rank |"
 )
 WORK = {
     "strong": "Strong scaling: the same work on every number of ranks.",
@@ -37,7 +37,8 @@ WORK = {
 def table(kind: str, points: list[Point]) -> str:
     lines = [WORK[kind], "", HEADER, "|---|" + "---:|" * (HEADER.count("|") - 2)]
     lines += [table_row(point) for point in points]
-    return "\n".join([*lines, "", *phase_table(points)]) + "\n"
+    note = "Communication, and waiting for slower ranks as a part of it: shares of the whole time."
+    return "\n".join([*lines, "", note, "", *phase_table(points)]) + "\n"
 
 
 def table_row(point: Point) -> str:

@@ -39,6 +39,8 @@ choose_launcher() {
       [[ "$pmix" == yes ]] || why="this Slurm has no PMIx, and "
       command -v mpirun >/dev/null || die "${why}mpirun is not on the PATH; load the MPI that quip was built with"
       launch=(mpirun -n "${SLURM_NTASKS:?run this with sbatch}")
+      # Its own srun starts one daemon a node, which needs the cores of all ranks there.
+      unset SRUN_CPUS_PER_TASK SLURM_CPUS_PER_TASK
       ;;
     *) die "QUIP_LAUNCHER=$launcher: must be srun or mpirun" ;;
   esac
@@ -64,16 +66,20 @@ bind_cores() {
   esac
 }
 
-# --gpus-per-task would show each rank its own GPU only, and NCCL and CUDA's peer access could not
-# reach the others on the node. quip takes the GPU with its rank's number within the node.
+# --gpus-per-task would show each rank its own GPU only (under mpirun: every rank of a node the same
+# one), and NCCL and CUDA's peer access could not reach the others. quip takes the GPU with its rank's
+# number within the node.
 show_gpus() {
   local gpus=${SLURM_GPUS_ON_NODE:-0} tasks=${SLURM_TASKS_PER_NODE:-1}
   ((gpus)) || return 0
-  unset SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK
-  export SLURM_GPU_BIND=none # for the srun inside mpirun, too
+  if [[ -n "${SLURM_GPUS_PER_TASK:-}${SLURM_TRES_PER_TASK:-}" ]]; then
+    unset SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK
+    export SLURM_GPUS_PER_NODE=$gpus
+  fi
+  unset SLURM_GPU_BIND
   tasks=${tasks%%[(,]*}
   ((tasks == gpus)) ||
-    echo "note: $tasks tasks on a node with $gpus GPUs; --ntasks-per-node=$gpus gives each task one" >&2
+    echo "note: $tasks task(s) on a node with $gpus GPU(s); --ntasks-per-node=$gpus gives each task one" >&2
 }
 
 launch=()

@@ -59,9 +59,11 @@ check() {
   local value word
   [[ -n "$study" ]] || refuse "--study is missing (see --help)"
   study=$(realpath -m -- "$study")
-  [[ "$counts" =~ ^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})+$ ]] ||
-    refuse "--node-counts (or --ranks) wants at least two numbers from 1 to 9999, as in 1,2,4, not '$counts'"
-  IFS=, read -ra counts <<<"$counts"
+  word=$counts
+  mapfile -t counts < <(tr , '\n' <<<"$word" | sort -nu)
+  if ((${#counts[@]} < 2)) || [[ ! "$word" =~ ^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*$ ]]; then
+    refuse "--node-counts (or --ranks) wants at least two numbers from 1 to 9999, as in 1,2,4, not '$word'"
+  fi
   for value in "$threads" "$repeats" ${samples_each:+"$samples_each"}; do
     [[ "$value" =~ ^[1-9][0-9]*$ ]] || refuse "'$value': --threads, --repeats and --samples-each want positive numbers"
   done
@@ -199,14 +201,15 @@ submit_all() {
 
 # Table and plots of all reports that are there; fails if some are not.
 collect() {
-  local python=${QUIP_PYTHON:-} missing=() count
+  local python=${QUIP_PYTHON:-} missing=() reports count
   if [[ -z "$python" ]]; then
     python=python3
     [[ ! -x "$root/.venv/bin/python" ]] || python=$root/.venv/bin/python
   fi
   for count in "${counts[@]}"; do measured "$count" || missing+=("$count"); done
-  compgen -G "$study/reports/*.json" >/dev/null || refuse "no run ended well; $study/logs says why"
-  "$python" "$root/jobs/plot_scaling.py" "$study"/reports/*.json --out "$study/scaling"
+  reports=("$study"/reports/*.json)
+  [[ -e "${reports[0]}" ]] || refuse "no run ended well; $study/logs says why"
+  "$python" "$root/jobs/plot_scaling.py" "${reports[@]}" --out "$study/scaling"
   if ((${#missing[@]})); then
     echo "scaling_$kind: runs on ${missing[*]} ${unit}s are missing; $study/logs says why" >&2
     return 1

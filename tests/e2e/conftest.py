@@ -27,8 +27,9 @@ def quantized(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """A Slurm of four nodes on this machine: the environment in which its commands reach it."""
+    """A Slurm of four nodes on this machine, each with two GPUs that are none: the environment in
+    which its commands reach it."""
     environment = cluster_environment(tmp_path_factory.mktemp("cluster") / "c")
-    subprocess.run([CLUSTER, "up"], env=environment, check=True, capture_output=True)
+    subprocess.run([CLUSTER, "up", "4", "2"], env=environment, check=True, capture_output=True)
     yield environment
     subprocess.run([CLUSTER, "down"], env=environment, check=True, capture_output=True)

@@ -86,18 +86,9 @@ def test_threads_of_unbound_ranks_are_free(launcher, words, node):
     assert "OMP_PROC_BIND=false" in said and "OMP_PLACES=cores" not in said
 
 
-@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
-def test_a_rank_sees_all_gpus_of_its_node(launcher, node):
-    gpus = {"SLURM_GPUS_ON_NODE": "2", "SLURM_GPUS_PER_TASK": "1", "SLURM_GPU_BIND": "per_task:1"}
-    code, said = node(QUIP_LAUNCHER=launcher, **gpus)
-    assert code == 0
-    assert [line for line in said if line.startswith("SLURM_GPU_BIND")] == ["SLURM_GPU_BIND=none"]
-    assert not any("SLURM_GPUS_PER_TASK" in line or "note:" in line for line in said)
-
-
 def test_other_than_one_task_per_gpu_is_noted(node):
     _, said = node(SLURM_GPUS_ON_NODE="4")
-    note = "note: 2 tasks on a node with 4 GPUs; --ntasks-per-node=4 gives each task one"
+    note = "note: 2 task(s) on a node with 4 GPU(s); --ntasks-per-node=4 gives each task one"
     assert note in said
 
 

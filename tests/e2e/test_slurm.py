@@ -83,6 +83,35 @@ def test_worked_examples(job, name, cluster, tmp_path):
     assert (options["bits"], options["method"]) == (2, "nearest")
 
 
+def ranks_run(cluster, folder, command, launcher, *options):
+    """The log of a job on two nodes of two tasks whose ranks run a shell command, not quip."""
+    program = folder / "quip"
+    program.write_text(f"#!/usr/bin/env bash\n{command}\n")
+    program.chmod(0o755)
+    options = ("--nodes=2", "--ntasks-per-node=2", *options)
+    how = {"QUIP": str(program), "QUIP_LAUNCHER": launcher}
+    job = submit(cluster, folder, "x", options=options, **how)
+    assert wait_to_end(cluster, job, folder) == 0
+    return (folder / "log").read_text().splitlines()
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+@pytest.mark.parametrize("gpus", ["--gpus-per-task=1", "--gpus-per-node=2"])
+def test_a_rank_sees_all_gpus_of_its_node(gpus, launcher, cluster, tmp_path):
+    """Left alone, Slurm shows a rank one GPU: with mpirun the same one to all ranks of a node."""
+    command = 'echo "GPUs ${CUDA_VISIBLE_DEVICES:-none}"'
+    said = ranks_run(cluster, tmp_path, command, launcher, gpus)
+    assert said[0].startswith("nodes: ") and said[1:] == 4 * ["GPUs 0,1"]
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+def test_ranks_have_all_cores_of_the_job(launcher, cluster, tmp_path):
+    """Left alone, mpirun's daemon on a node gets the cores of one task for all of its ranks."""
+    command = "scontrol show step $SLURM_JOB_ID.0"
+    said = ranks_run(cluster, tmp_path, command, launcher, "--cpus-per-task=2")
+    assert re.findall(r" CPUs=(\d+) ", "\n".join(said)) == 4 * ["8"]
+
+
 def test_the_warning_before_the_time_limit(cluster, undisturbed, tmp_path):
     job = start(cluster, tmp_path)
     slurm(cluster, "scancel", "--batch", "--signal=USR1", job)  # what --signal=B:USR1@… sends
