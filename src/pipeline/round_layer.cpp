@@ -27,14 +27,6 @@ void broadcast_vector(Collectives& comm, std::vector<T>& values, int root) {
   comm.broadcast(std::span(values), root);
 }
 
-/// This rank's rows: whole vectors of lanes, so that no rank pads more than one.
-Range row_share(index_t rows, int rank, int size) {
-  const index_t units = (rows + RowTiles::lane_unit - 1) / RowTiles::lane_unit;
-  const Range share = share_of(units, rank, size);
-  return {std::min(rows, share.first * RowTiles::lane_unit),
-          std::min(rows, share.last * RowTiles::lane_unit)};
-}
-
 /// Joins every rank's rows: `mine` holds this rank's, `per_row` elements a row.
 template <typename T>
 std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_t rows,
