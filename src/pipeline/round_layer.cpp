@@ -90,17 +90,23 @@ class RowRounding {
   PanelSource* panels_;
 };
 
-double find_rho(Collectives& comm, const RowTiles& tiles, RowRounding& rounding,
-                const LayerOptions& options, index_t rows) {
-  if (options.grid() == GridKind::minmax) return 0;
-  if (options.rho) return *options.rho;
+struct FoundRho {
+  double rho = 0;
+  int rounds = 0;
+};
+
+FoundRho find_rho(Collectives& comm, const RowTiles& tiles, RowRounding& rounding,
+                  const LayerOptions& options, index_t rows) {
+  if (options.grid() == GridKind::minmax) return {};
+  if (options.rho) return {*options.rho, 0};
   RhoSearch search(rows, options.bits);
-  while (!search.candidates().empty()) {
+  int rounds = 0;
+  for (; !search.candidates().empty(); ++rounds) {
     std::vector<double> losses = rounding.evaluate(search, tiles);
     comm.all_reduce_sum(losses);  // one rank's value and zeros: exact
     search.advance(losses);
   }
-  return search.result();
+  return {search.result(), rounds};
 }
 
 /// max|w'| of this rank's rows.
@@ -162,7 +168,7 @@ StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<co
     UsageMeter::current().add_flops(
         transform_rows_flops(options.effective_transform(), rows, weights.cols, share.count()));
   });
-  const double rho = find_rho(comm, tiles, rounding, options, rows);
+  const auto [rho, rounds] = find_rho(comm, tiles, rounding, options, rows);
   const RoundedRows mine = rounding.round(tiles, rho);
 
   StoredLayer stored;
@@ -192,6 +198,7 @@ StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<co
   comm.all_reduce_max(most);
   stored.statistics =
       summarise(layer, options, gather_rows(comm, mine.losses, rows, 1), rho, most[0]);
+  stored.statistics.rho_rounds = rounds;
   stored.statistics.passes = static_cast<int>(most[1]);
   return stored;
 }
