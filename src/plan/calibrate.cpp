@@ -1,6 +1,7 @@
 #include "quip/plan/calibrate.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <set>
 #include <vector>
@@ -98,21 +99,35 @@ double largest(Collectives& comm, double value) {
   return single;
 }
 
-/// The fastest of some trials, each as fast as its slowest rank. `trial` throws on all ranks or on
-/// none.
-Block fastest(Collectives& comm, BlockTrial& trial, index_t samples) {
-  Block best;
+/// One trial on all ranks at once: each phase takes as long as on the slowest rank. A rank that has
+/// to wait for a core before it begins would seem fast: what all take together stretches its time.
+Block together(Collectives& comm, BlockTrial& trial, index_t samples) {
+  Block block;
+  comm.barrier();
+  const auto start = std::chrono::steady_clock::now();
+  agree(comm, [&] { block = trial.run(samples); });
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  double own = 0;
+  for (const auto& item : block) own += item.second.seconds;
+  const double stretch = largest(comm, spent.count()) / own;
+  for (auto& item : block) item.second.seconds = largest(comm, item.second.seconds * stretch);
+  return block;
+}
+
+/// The median of some trials, phase by phase.
+Block typical(Collectives& comm, BlockTrial& trial, index_t samples) {
+  std::vector<Block> blocks;
   for (int repeat = 0; repeat < repeats; ++repeat) {
-    Block block;
-    comm.barrier();
-    agree(comm, [&] { block = trial.run(samples); });
-    for (const std::string& name : computing_phases) {
-      Phase& phase = block[name];
-      phase.seconds = largest(comm, phase.seconds);
-      if (repeat == 0 || phase.seconds < best[name].seconds) best[name] = phase;
-    }
+    blocks.push_back(together(comm, trial, samples));
   }
-  return best;
+  Block median = blocks.front();
+  for (const std::string& name : computing_phases) {
+    std::vector<double> seconds;
+    for (Block& block : blocks) seconds.push_back(block[name].seconds);
+    std::sort(seconds.begin(), seconds.end());
+    median[name].seconds = seconds[seconds.size() / 2];
+  }
+  return median;
 }
 
 /// The line through two points, if it rises; else the proportion of the larger.
@@ -139,13 +154,13 @@ Rates calibrate(Collectives& comm, Backend& backend, const PlannedJob& job, cons
   rates.machine = backend.describe();
   rates.ranks = comm.size();
   rates.ranks_per_node = layout.ranks_per_node;
-  rates.baseline_bytes = measure_baseline(comm, layout.threads, scratch);
+  rates.baseline_bytes = measure_baseline(comm, job, layout.threads, scratch);
   BlockTrial trial(backend, job);
   const index_t of_rank = std::max<index_t>(1, job.samples / comm.size());
   const index_t many = std::max<index_t>(2 * layout.threads, std::min(of_rank, most_samples));
   const index_t few = std::max<index_t>(layout.threads, many / 4);
-  const Block small = fastest(comm, trial, few);
-  const Block large = fastest(comm, trial, many);
+  const Block small = typical(comm, trial, few);
+  const Block large = typical(comm, trial, many);
   const double crowding = layout.threads / layout.cores_of_rank();
   for (const std::string& phase : computing_phases) {
     const Speed speed = fit(small.at(phase), large.at(phase));

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <fstream>
 #include <functional>
 #include <limits>
 #include <memory>
+#include <unistd.h>
 #include <vector>
 
 #include "../store/files.hpp"
@@ -79,25 +81,43 @@ std::unique_ptr<ScratchFolder> make_scratch(Collectives& comm, const fs::path& f
 
 fs::path folder_in(const fs::path& scratch) { return scratch / "quip-calibration"; }
 
+/// Resident memory of this process now.
+index_t resident_memory() {
+  std::ifstream stream("/proc/self/statm");
+  index_t virtual_pages = 0;
+  index_t resident_pages = 0;
+  stream >> virtual_pages >> resident_pages;
+  return stream ? resident_pages * ::sysconf(_SC_PAGESIZE) : peak_memory();
+}
+
+/// The largest of all ranks' values.
+index_t largest(Collectives& comm, index_t value) {
+  std::vector<double> values(static_cast<std::size_t>(comm.size()), 0.0);
+  values[static_cast<std::size_t>(comm.rank())] = static_cast<double>(value);
+  comm.all_reduce_sum(values);
+  return static_cast<index_t>(*std::max_element(values.begin(), values.end()));
+}
+
 }  // namespace
 
-index_t measure_baseline(Collectives& comm, int threads, const fs::path& scratch) {
+index_t measure_baseline(Collectives& comm, const PlannedJob& job, int threads,
+                         const fs::path& scratch) {
   const auto folder = make_scratch(comm, folder_in(scratch));
   agree(comm, [&] {
     const auto name = fmt::format("rank_{}.h5", comm.rank());
     static_cast<void>(store::create_rest_file(folder_in(scratch) / name, {{"x", DType::f32, {1}}}));
-    constexpr index_t n = 256;
+    // Each thread's BLAS keeps room for the pieces of a product.
+    const index_t hidden = job.model.family->config().hidden;
+    const index_t wide = std::min<index_t>(job.model.family->config().intermediate, 4096);
 #pragma omp parallel num_threads(threads)
     {
-      const Matrix<float> a(n, n, 1.0F);
-      Matrix<float> b(n, n);
-      gemm(Transpose::no, Transpose::no, 1.0F, a.cview(), a.cview(), 0.0F, b.view());
+      const Matrix<float> x(256, hidden, 1.0F);
+      const Matrix<float> w(wide, hidden, 1.0F);
+      Matrix<float> y(256, wide);
+      gemm(Transpose::no, Transpose::yes, 1.0F, x.cview(), w.cview(), 0.0F, y.view());
     }
   });
-  std::vector<double> peaks(static_cast<std::size_t>(comm.size()), 0.0);
-  peaks[static_cast<std::size_t>(comm.rank())] = static_cast<double>(peak_memory());
-  comm.all_reduce_sum(peaks);
-  return static_cast<index_t>(*std::max_element(peaks.begin(), peaks.end()));
+  return largest(comm, resident_memory());
 }
 
 void measure_links(Collectives& comm, Rates& rates) {

@@ -8,8 +8,8 @@
 
 namespace quip::plan {
 
-/// Resident memory of the largest rank with MPI, OpenMP, BLAS and HDF5 at work and nothing else.
-[[nodiscard]] index_t measure_baseline(Collectives& comm, int threads,
+/// Resident memory of the largest rank with MPI, OpenMP, BLAS and HDF5 ready and nothing else.
+[[nodiscard]] index_t measure_baseline(Collectives& comm, const PlannedJob& job, int threads,
                                        const std::filesystem::path& scratch);
 
 /// Latency and bandwidth of each kind of exchange; nothing for one rank.

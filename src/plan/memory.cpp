@@ -73,11 +73,12 @@ class Sizes {
     }
     return bytes;
   }
-  /// One sample on its way through the block's widest stage.
+  /// One sample on its way through the block's widest stage: what goes in and what comes out.
   [[nodiscard]] index_t stage_bytes() const {
     index_t widest = 0;
     for (int stage = 1; stage <= family_.taps(); ++stage) {
-      index_t outputs = stage < family_.taps() ? family_.tap_width(stage) : 0;
+      index_t outputs = family_.tap_width(stage - 1);
+      if (stage < family_.taps()) outputs += family_.tap_width(stage);
       for (const LinearSpec& linear : family_.linears(0)) {
         if (linear.tap + 1 == stage && stage < family_.taps()) outputs += linear.rows;
       }
@@ -166,7 +167,8 @@ Footprint capturing(const Sizes& sizes) {
            {"running residual", tokens * width * float_bytes},
            {"captured inputs", tokens * n * float_bytes},
            {"Hessians", sizes.hessian_bytes(sizes.family().taps())},
-           {"work", std::max(summing, sizes.threads() * sizes.stage_bytes())}}};
+           // Both, although one follows the other: the allocator keeps small pieces.
+           {"work", summing + sizes.threads() * sizes.stage_bytes()}}};
 }
 
 Footprint rounding(const Sizes& sizes) {
