@@ -12,29 +12,40 @@ namespace {
 
 constexpr index_t reduce_elements = 1 << 19;  // 4 MiB of doubles at a time
 
-/// Sums the lower triangle over ranks, in bounded pieces of whole rows.
+/// Sums the lower triangle over ranks.
 void reduce_lower_triangle(Collectives& comm, MatrixView<double> h) {
   if (comm.size() == 1) return;
+  const std::vector<index_t> pieces = triangle_pieces(h.rows);
   std::vector<double> piece;
-  for (index_t first = 0; first < h.rows;) {
-    index_t last = first;
-    index_t elements = 0;
-    while (last < h.rows && (elements == 0 || elements + last + 1 <= reduce_elements)) {
-      elements += ++last;
-    }
+  for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
+    const Range rows{pieces[p], pieces[p + 1]};
     piece.clear();
-    for (index_t i = first; i < last; ++i) piece.insert(piece.end(), h.row(i), h.row(i) + i + 1);
+    for (index_t i = rows.first; i < rows.last; ++i) {
+      piece.insert(piece.end(), h.row(i), h.row(i) + i + 1);
+    }
     comm.all_reduce_sum(piece);
     const double* from = piece.data();
-    for (index_t i = first; i < last; ++i) {
+    for (index_t i = rows.first; i < rows.last; ++i) {
       std::copy_n(from, i + 1, h.row(i));
       from += i + 1;
     }
-    first = last;
   }
 }
 
 }  // namespace
+
+std::vector<index_t> triangle_pieces(index_t n) {
+  std::vector<index_t> first{0};
+  while (first.back() < n) {
+    index_t last = first.back();
+    index_t elements = 0;
+    while (last < n && (elements == 0 || elements + last + 1 <= reduce_elements)) {
+      elements += ++last;
+    }
+    first.push_back(last);
+  }
+  return first;
+}
 
 Matrix<double> exact_hessian(Collectives& comm, Backend& backend, ConstTensorView x,
                              index_t first_sample, index_t sample_length, const std::string& what) {

@@ -46,12 +46,16 @@ void CheckpointArguments::declare(po::options_description& options) {
                         "start if there is nothing");
   options.add_options()("repair", po::bool_switch(&repair_),
                         "check everything in --out and make anew what is damaged");
+  declare_keep_states(options);
+  options.add_options()("blocks", po::value(&blocks_)->value_name("FIRST:END"),
+                        "quantize blocks FIRST to END-1 only; --resume does the others later");
+}
+
+void CheckpointArguments::declare_keep_states(po::options_description& options) {
   options.add_options()("keep-states",
                         po::value(&keep_states_)->default_value("last")->value_name("WHICH"),
                         "hidden states on disk: none (resuming computes them again), last (until "
                         "the run is complete) or all (for good)");
-  options.add_options()("blocks", po::value(&blocks_)->value_name("FIRST:END"),
-                        "quantize blocks FIRST to END-1 only; --resume does the others later");
 }
 
 void CheckpointArguments::apply(QuantizeOptions& job, const Given& given) const {

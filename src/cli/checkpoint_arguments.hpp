@@ -13,6 +13,8 @@ namespace quip::cli {
 class CheckpointArguments {
  public:
   void declare(boost::program_options::options_description& options);
+  /// --keep-states alone.
+  void declare_keep_states(boost::program_options::options_description& options);
   /// Throws UsageError for values without meaning, alone or together.
   void apply(QuantizeOptions& job, const Given& given) const;
 

@@ -36,10 +36,38 @@ void Command::read_config_file() {
   std::ifstream stream(file);
   if (!stream) throw UsageError(fmt::format("--config: cannot open {}", file));
   try {
-    po::store(po::parse_config_file(stream, options_), values_);
+    const po::parsed_options parsed = po::parse_config_file(stream, options_);
+    po::store(parsed, values_);
+    remember(parsed);
   } catch (const po::error& error) {
     throw UsageError(fmt::format("{}: {}", file, error.what()));
   }
+}
+
+void Command::remember(const po::parsed_options& parsed) {
+  const std::size_t typed = parsed_.size();
+  for (const po::option& option : parsed.options) {
+    const auto end = parsed_.begin() + static_cast<std::ptrdiff_t>(typed);
+    const bool repeated = std::any_of(parsed_.begin(), end, [&](const po::option& other) {
+      return other.string_key == option.string_key;
+    });
+    if (!repeated || options_.find(option.string_key, false).semantic()->is_composing()) {
+      parsed_.push_back(option);
+    }
+  }
+}
+
+std::vector<std::string> Command::given_again(const po::options_description& wanted) const {
+  std::vector<std::string> arguments;
+  for (const po::option& option : parsed_) {
+    const po::option_description* known = wanted.find_nothrow(option.string_key, false);
+    if (known == nullptr) continue;
+    const bool flag = known->semantic()->max_tokens() == 0;
+    if (flag && !values_[option.string_key].as<bool>()) continue;
+    arguments.push_back("--" + option.string_key);
+    if (!flag) arguments.insert(arguments.end(), option.value.begin(), option.value.end());
+  }
+  return arguments;
 }
 
 bool Command::parse(const std::vector<std::string>& arguments) {
@@ -48,8 +76,10 @@ bool Command::parse(const std::vector<std::string>& arguments) {
     return false;
   }
   try {
-    po::store(po::command_line_parser(arguments).options(options_).positional(positional_).run(),
-              values_);
+    const po::parsed_options parsed =
+        po::command_line_parser(arguments).options(options_).positional(positional_).run();
+    po::store(parsed, values_);
+    remember(parsed);
     if (values_.count("config") > 0) read_config_file();
     po::notify(values_);
   } catch (const po::error& error) {

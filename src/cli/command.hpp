@@ -52,6 +52,9 @@ class Command {
   [[nodiscard]] bool given(const std::string& option) const;
   /// The same, for classes that declare options of their own.
   const Given given_ = [this](const std::string& option) { return given(option); };
+  /// What was given for options that `wanted` declares too, as it would be typed.
+  [[nodiscard]] std::vector<std::string> given_again(
+      const boost::program_options::options_description& wanted) const;
   void read_config_file();
 
   boost::program_options::options_description options_;
@@ -59,8 +62,12 @@ class Command {
   boost::program_options::variables_map values_;
 
  private:
+  /// Adds to the parsed options; those of a file must not repeat what was typed.
+  void remember(const boost::program_options::parsed_options& parsed);
+
   std::string name_;
   std::string summary_;
+  std::vector<boost::program_options::option> parsed_;
 };
 
 std::unique_ptr<Command> make_quantize_command();
@@ -69,5 +76,6 @@ std::unique_ptr<Command> make_eval_command();
 std::unique_ptr<Command> make_eval_tasks_command();
 std::unique_ptr<Command> make_inspect_command();
 std::unique_ptr<Command> make_export_command();
+std::unique_ptr<Command> make_plan_command();
 
 }  // namespace quip::cli

@@ -27,6 +27,7 @@ std::vector<std::unique_ptr<Command>> make_commands() {
   commands.push_back(quip::cli::make_eval_tasks_command());
   commands.push_back(quip::cli::make_inspect_command());
   commands.push_back(quip::cli::make_export_command());
+  commands.push_back(quip::cli::make_plan_command());
   return commands;
 }
 

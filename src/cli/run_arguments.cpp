@@ -27,17 +27,21 @@ void RunArguments::declare_for_ranks(po::options_description& options) {
       "single step; 0: never");
 }
 
+void RunArguments::declare_with_backend(po::options_description& options) {
+  options.add_options()("backend", po::value(&backend_)->default_value("auto")->value_name("NAME"),
+                        "auto, cpu or cuda");
+  declare_for_ranks(options);
+  declare(options);
+}
+
 void RunArguments::declare_with_model(po::options_description& options, const char* unit,
                                       const char* help) {
   unit_ = unit;
   options.add_options()(unit, po::value(&count_)->default_value(0, "all")->value_name("N"), help);
-  options.add_options()("backend", po::value(&backend_)->default_value("auto")->value_name("NAME"),
-                        "auto, cpu or cuda");
   options.add_options()("progress",
                         po::value(&progress_)->default_value("auto")->value_name("STYLE"),
                         "auto, bar, lines or none");
-  declare_for_ranks(options);
-  declare(options);
+  declare_with_backend(options);
 }
 
 void RunArguments::check(const Given& given) const {

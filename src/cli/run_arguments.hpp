@@ -19,7 +19,9 @@ class RunArguments {
   void declare(boost::program_options::options_description& options);
   /// --stall-timeout, for commands that run on several ranks.
   void declare_for_ranks(boost::program_options::options_description& options);
-  /// All of those, --backend, --progress and --`unit`: how many of a file's units to take (`help`).
+  /// Those and --backend.
+  void declare_with_backend(boost::program_options::options_description& options);
+  /// All of those, --progress and --`unit`: how many of a file's units to take (`help`).
   void declare_with_model(boost::program_options::options_description& options, const char* unit,
                           const char* help);
 
@@ -28,6 +30,8 @@ class RunArguments {
 
   /// Units to take; 0: all.
   [[nodiscard]] index_t count() const { return count_; }
+  /// As asked for; 0: not.
+  [[nodiscard]] int threads() const { return threads_; }
   /// Settles and sets this rank's OpenMP threads: those asked for, or the rank's share of the
   /// node's cores where neither the user nor the launcher has bound them.
   int use_threads(int node_size) const;

@@ -16,6 +16,7 @@ Capture::Capture(Collectives& comm, Backend& backend, const Family& family, inde
       shard_(shard),
       phases_(phases),
       block_(block) {
+  auto scope = phases_.measure("capture");
   index_t widest = 0;
   for (int tap = 0; tap < family.taps(); ++tap) widest = std::max(widest, family.tap_width(tap));
   agree(comm_, [&] {

@@ -47,8 +47,9 @@ JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options) {
   return inputs;
 }
 
-nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options,
-                               const JobInputs& inputs) {
+nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
+                               const std::string& config, const std::string& checkpoint,
+                               const std::string& tokens) {
   const LayerOptions& layer = options.layer;
   nlohmann::json settings = {{"bits", layer.bits},
                              {"method", to_string(layer.method)},
@@ -65,7 +66,7 @@ nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options
                              {"rounding", to_string(layer.rounding)},
                              {"passes", layer.effective_passes()},
                              {"damp", layer.damping},
-                             {"samples", inputs.samples},
+                             {"samples", samples},
                              {"seed", layer.seed},
                              {"skip", options.skip},
                              {"overrides", options.overrides.rules()},
@@ -74,7 +75,17 @@ nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options
   settings["process_grid"] =
       options.wide.process_grid ? to_string(*options.wide.process_grid) : "none";
   settings["rho"] = layer.rho ? nlohmann::json(*layer.rho) : nlohmann::json("auto");
-  const std::string& config = inputs.family->config().text;
+  return {{"quip_version", QUIP_VERSION},
+          {"options", std::move(settings)},
+          {"inputs",
+           {{"config_digest", digest_of(std::as_bytes(std::span(config)))},
+            {"checkpoint_fingerprint", checkpoint},
+            {"tokens_digest", tokens}}},
+          {"config", nlohmann::json::parse(config)}};
+}
+
+nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options,
+                               const JobInputs& inputs) {
   std::string checkpoint;
   std::string tokens;
   agree(comm, [&] {
@@ -84,13 +95,7 @@ nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options
   });
   comm.broadcast(checkpoint, 0);
   comm.broadcast(tokens, 0);
-  return {{"quip_version", QUIP_VERSION},
-          {"options", std::move(settings)},
-          {"inputs",
-           {{"config_digest", digest_of(std::as_bytes(std::span(config)))},
-            {"checkpoint_fingerprint", checkpoint},
-            {"tokens_digest", tokens}}},
-          {"config", nlohmann::json::parse(config)}};
+  return manifest_header(options, inputs.samples, inputs.family->config().text, checkpoint, tokens);
 }
 
 }  // namespace quip

@@ -21,8 +21,13 @@ struct JobInputs {
 
 [[nodiscard]] JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options);
 
-/// All that the result depends on but the arithmetic: settings, and digests of the inputs.
-/// Collective, because reading them may fail.
+/// All that the result depends on but the arithmetic: settings, the text of config.json, and digests
+/// of the other inputs.
+[[nodiscard]] nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
+                                             const std::string& config,
+                                             const std::string& checkpoint,
+                                             const std::string& tokens);
+/// The same with the digests of `inputs`. Collective, because reading them may fail.
 [[nodiscard]] nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options,
                                              const JobInputs& inputs);
 

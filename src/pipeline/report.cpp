@@ -20,12 +20,6 @@ std::string host_name() {
   return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown";
 }
 
-index_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<index_t>(usage.ru_maxrss) * 1024;
-}
-
 json phase_report(const Phase& phase) {
   return {{"seconds", phase.seconds},
           {"flops", phase.usage.flops},
@@ -98,6 +92,12 @@ void add_idle_seconds(std::vector<json>& ranks, const json& phases) {
 }
 
 }  // namespace
+
+index_t peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<index_t>(usage.ru_maxrss) * 1024;
+}
 
 json usage_report(Collectives& comm, Phases& phases) {
   const std::string mine =

@@ -27,14 +27,6 @@ void broadcast_vector(Collectives& comm, std::vector<T>& values, int root) {
   comm.broadcast(std::span(values), root);
 }
 
-/// This rank's rows: whole vectors of lanes, so that no rank pads more than one.
-Range row_share(index_t rows, int rank, int size) {
-  const index_t units = (rows + RowTiles::lane_unit - 1) / RowTiles::lane_unit;
-  const Range share = share_of(units, rank, size);
-  return {std::min(rows, share.first * RowTiles::lane_unit),
-          std::min(rows, share.last * RowTiles::lane_unit)};
-}
-
 /// Joins every rank's rows: `mine` holds this rank's, `per_row` elements a row.
 template <typename T>
 std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_t rows,
@@ -98,17 +90,23 @@ class RowRounding {
   PanelSource* panels_;
 };
 
-double find_rho(Collectives& comm, const RowTiles& tiles, RowRounding& rounding,
-                const LayerOptions& options, index_t rows) {
-  if (options.grid() == GridKind::minmax) return 0;
-  if (options.rho) return *options.rho;
+struct FoundRho {
+  double rho = 0;
+  int rounds = 0;
+};
+
+FoundRho find_rho(Collectives& comm, const RowTiles& tiles, RowRounding& rounding,
+                  const LayerOptions& options, index_t rows) {
+  if (options.grid() == GridKind::minmax) return {};
+  if (options.rho) return {*options.rho, 0};
   RhoSearch search(rows, options.bits);
-  while (!search.candidates().empty()) {
+  int rounds = 0;
+  for (; !search.candidates().empty(); ++rounds) {
     std::vector<double> losses = rounding.evaluate(search, tiles);
     comm.all_reduce_sum(losses);  // one rank's value and zeros: exact
     search.advance(losses);
   }
-  return search.result();
+  return {search.result(), rounds};
 }
 
 /// max|w'| of this rank's rows.
@@ -170,7 +168,7 @@ StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<co
     UsageMeter::current().add_flops(
         transform_rows_flops(options.effective_transform(), rows, weights.cols, share.count()));
   });
-  const double rho = find_rho(comm, tiles, rounding, options, rows);
+  const auto [rho, rounds] = find_rho(comm, tiles, rounding, options, rows);
   const RoundedRows mine = rounding.round(tiles, rho);
 
   StoredLayer stored;
@@ -200,6 +198,7 @@ StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<co
   comm.all_reduce_max(most);
   stored.statistics =
       summarise(layer, options, gather_rows(comm, mine.losses, rows, 1), rho, most[0]);
+  stored.statistics.rho_rounds = rounds;
   stored.statistics.passes = static_cast<int>(most[1]);
   return stored;
 }

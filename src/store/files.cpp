@@ -132,7 +132,7 @@ void File::sync() const {
 PendingFile::PendingFile(fs::path final_path)
     : final_(std::move(final_path)),
       temporary_(folder_of(final_) /
-                 fmt::format(".{}.tmp.{}", final_.filename().string(), ::getpid())) {}
+                 fmt::format(".{}.tmp.{:07}", final_.filename().string(), ::getpid())) {}
 
 PendingFile::~PendingFile() {
   if (!published_) ::unlink(temporary_.c_str());

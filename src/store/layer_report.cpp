@@ -28,6 +28,7 @@ nlohmann::json to_json(const StoredLayer& layer) {
                         {"damping_tries", s.damping_tries},
                         {"dead_channels", s.dead_channels},
                         {"rho", s.rho},
+                        {"rho_rounds", s.rho_rounds},
                         {"passes", s.passes},
                         {"stored_bytes", stored_bytes(layer.layer)}};
   if (s.spectra) {

@@ -65,15 +65,15 @@ RestFile write_rest_file(Collectives& comm, const fs::path& directory, const Ten
   std::vector<TensorInfo> tensors;
   std::vector<index_t> offsets(names.size());
   std::optional<PendingFile> pending;  // rank 0's: it removes the file after an error
-  std::string temporary;
+  std::string temporary;  // its name
   std::string frame;
   agree(comm, [&] {
     for (const std::string& name : names) tensors.push_back(source.info(name));
     if (comm.rank() != 0) return;
     pending.emplace(directory / kRestFile);
-    temporary = pending->temporary().string();
-    offsets = create_rest_file(temporary, tensors);
-    frame = frame_digest(temporary, tensors, offsets);
+    temporary = pending->temporary().filename().string();
+    offsets = create_rest_file(pending->temporary(), tensors);
+    frame = frame_digest(pending->temporary(), tensors, offsets);
   });
   comm.broadcast(temporary, 0);
   comm.broadcast(frame, 0);
@@ -81,7 +81,7 @@ RestFile write_rest_file(Collectives& comm, const fs::path& directory, const Ten
 
   const std::vector<Chunk> chunks = chunks_of(tensors);
   std::vector<std::string> mine;
-  agree(comm, [&] { mine = copy_chunks(source, temporary, tensors, offsets, chunks, comm); });
+  agree(comm, [&] { mine = copy_chunks(source, directory / temporary, tensors, offsets, chunks, comm); });
   const std::vector<std::string> digests = gather_digests(comm, chunks.size(), mine);
   agree(comm, [&] {
     if (pending) pending->publish();

@@ -74,17 +74,6 @@ void require_same_header(const fs::path& directory, const json& manifest, const 
        directory.string(), text);
 }
 
-json new_manifest(const json& header) {
-  json manifest = header;
-  manifest.update({{"format", "quip-packed"},
-                   {"version", kFormatVersion},
-                   {"complete", false},
-                   {"blocks", json::array()},
-                   {"states", json::array()},
-                   {"rest", json::object()}});
-  return manifest;
-}
-
 /// Blocks and states that a damaged manifest still lists in full; their digests decide later.
 json salvage(const fs::path& directory, const json& header, std::vector<std::string>& notes) {
   json manifest = new_manifest(header);
@@ -104,6 +93,17 @@ json salvage(const fs::path& directory, const json& header, std::vector<std::str
 }
 
 }  // namespace
+
+json new_manifest(const json& header) {
+  json manifest = header;
+  manifest.update({{"format", "quip-packed"},
+                   {"version", kFormatVersion},
+                   {"complete", false},
+                   {"blocks", json::array()},
+                   {"states", json::array()},
+                   {"rest", json::object()}});
+  return manifest;
+}
 
 json open_run(const fs::path& directory, const json& header, Start start,
               std::vector<std::string>& notes) {

@@ -11,6 +11,9 @@
 
 namespace quip::store {
 
+/// What a fresh run begins with.
+[[nodiscard]] nlohmann::json new_manifest(const nlohmann::json& header);
+
 /// The manifest to go on with: that of an earlier run, or a new one with `header`. For one process,
 /// which holds the directory's lock. Removes temporary files. Throws Error if the directory holds
 /// something else than `start` allows, or a run with another header, naming the differences.

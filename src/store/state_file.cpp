@@ -84,22 +84,22 @@ StateEntry write_state_file(Collectives& comm, const fs::path& directory, index_
   StateEntry entry{blocks, fmt::format("states/states_{:05}.h5", blocks), shape, 0, "", ""};
   const std::vector<TensorInfo> tensors{tensor_of(shape)};
   std::optional<PendingFile> pending;  // rank 0's: it removes the file after an error
-  std::string temporary;
+  std::string temporary;  // its name
   agree(comm, [&] {
     if (comm.rank() != 0) return;
     make_output_directory(directory / "states");
     pending.emplace(directory / entry.file);
-    temporary = pending->temporary().string();
-    const std::vector<index_t> offsets = create_rest_file(temporary, tensors);
+    temporary = pending->temporary().filename().string();
+    const std::vector<index_t> offsets = create_rest_file(pending->temporary(), tensors);
     entry.offset = offsets[0];
-    entry.frame = frame_digest(temporary, tensors, offsets);
+    entry.frame = frame_digest(pending->temporary(), tensors, offsets);
   });
   comm.broadcast(temporary, 0);
   comm.broadcast(entry.frame, 0);
   comm.broadcast(std::span(&entry.offset, 1), 0);
   std::vector<std::string> digests;
   agree(comm, [&] {
-    const File file = File::open_write(temporary);
+    const File file = File::open_write(directory / "states" / temporary);
     std::vector<float> sample(static_cast<std::size_t>(shape.sample_elements()));
     for (index_t i = mine.first; i < mine.last; ++i) {
       fetch(i, sample);

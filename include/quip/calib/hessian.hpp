@@ -2,12 +2,17 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
 #include "quip/core/matrix.hpp"
 
 namespace quip {
+
+/// The sum over ranks takes the lower triangle in pieces of whole rows, so that extra memory is
+/// bounded: the first row of each, and n. For a Hessian of order n.
+[[nodiscard]] std::vector<index_t> triangle_pieces(index_t n);
 
 /// H = Σₜ xₜᵀxₜ / T over the activations of all ranks; `x` [this rank's tokens × n]. The lower
 /// triangle of the result is filled. Collective.

@@ -11,6 +11,9 @@
 
 namespace quip {
 
+/// The most memory this process has had resident so far, in bytes.
+[[nodiscard]] index_t peak_memory();
+
 /// What every rank did up to now (collective; the same on all ranks):
 ///   phases        by name: seconds of the slowest rank, flops and bytes summed over ranks,
 ///                 communication_seconds their mean

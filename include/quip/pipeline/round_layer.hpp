@@ -10,6 +10,9 @@
 
 namespace quip {
 
+/// The rows that a rank rounds: whole vectors of lanes, so that no rank pads more than one.
+[[nodiscard]] Range row_share(index_t rows, int rank, int size);
+
 /// Sends `layer` from `root` to all ranks (collective). On other ranks its contents are replaced.
 void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root);
 

@@ -62,6 +62,8 @@ class RhoSearch {
  public:
   RhoSearch(index_t rows, int bits);
 
+  /// Rows in the sample.
+  [[nodiscard]] index_t sampled() const { return static_cast<index_t>(sample_.size()); }
   /// The candidates to evaluate now; empty when the search is over.
   [[nodiscard]] const std::vector<double>& candidates() const { return candidates_; }
   /// Σ of undamped losses per candidate goes in: [sampled rows × candidates], row-major, zero where

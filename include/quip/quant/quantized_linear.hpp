@@ -78,6 +78,7 @@ struct LayerStatistics {
   int damping_tries = 0;           ///< 1: the first λ made H positive definite
   index_t dead_channels = 0;       ///< inputs that were zero on all calibration tokens
   double rho = 0;                  ///< incoherent grid: half width over rms(W); else 0
+  int rho_rounds = 0;              ///< of the search for ρ; 0: none. Of the run: not stored
   int passes = 0;                  ///< greedy passes until nothing changed, or all allowed
   std::optional<Spectra> spectra;  ///< if they were asked for
 };

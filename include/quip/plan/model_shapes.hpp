@@ -1,0 +1,24 @@
+// A model without its weights: what config.json says is enough to plan with.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "quip/model/family.hpp"
+
+namespace quip::plan {
+
+struct ModelShapes {
+  std::unique_ptr<TensorSource> source;  ///< names, types and shapes; reading may fail
+  std::unique_ptr<Family> family;
+
+  /// Elements of all tensors.
+  [[nodiscard]] index_t parameters() const;
+};
+
+/// `path`: a config.json, or a directory with one. Where the directory also holds a checkpoint, its
+/// headers tell which tensors there are; else the family does, all with the element type that
+/// config.json names (bfloat16 if it names none). Throws Error naming the file.
+[[nodiscard]] ModelShapes open_shapes(const std::filesystem::path& path);
+
+}  // namespace quip::plan

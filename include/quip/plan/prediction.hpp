@@ -1,0 +1,52 @@
+// What a planned job will take: bytes, memory and time, phase by phase and rank by rank.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "quip/plan/memory.hpp"
+#include "quip/plan/rates.hpp"
+#include "quip/plan/walk.hpp"
+
+namespace quip::plan {
+
+/// A phase over all ranks.
+struct PhasePrediction {
+  Usage usage;                       ///< summed; without communication_seconds
+  double bound = 0;                  ///< bytes that have to be sent, summed over ranks
+  double seconds = 0;                ///< if rates are known
+  double communication_seconds = 0;  ///< of these
+};
+
+struct RankPrediction {
+  std::map<std::string, Usage> phases;
+  Memory memory;
+};
+
+struct Prediction {
+  Layout layout;
+  std::map<std::string, PhasePrediction> phases;
+  std::vector<RankPrediction> ranks;
+  index_t node_bytes = 0;  ///< host memory of the fullest node
+  bool timed = false;
+  double seconds = 0;
+  double block_seconds = 0;  ///< for one block: what a warning before a time limit must leave
+  std::vector<std::string> problems;  ///< what would not fit, and what to change; empty: it fits
+
+  [[nodiscard]] bool fits() const { return problems.empty(); }
+};
+
+/// `rates`: none if times are not wanted. Throws Error if they lack what the layout needs.
+[[nodiscard]] Prediction predict(const PlannedJob& job, const Layout& layout, const Rates* rates);
+
+/// The layouts of `nodes` nodes worth comparing: numbers of ranks that share out the cores, or the
+/// devices, of a node.
+[[nodiscard]] std::vector<Layout> candidates(const Layout& machine);
+
+/// The index of the fastest that fits, or of the one that sends the least where no times are known;
+/// none if nothing fits.
+[[nodiscard]] std::optional<std::size_t> best_of(const std::vector<Prediction>& predictions);
+
+}  // namespace quip::plan

@@ -1,0 +1,260 @@
+#include <fstream>
+#include <optional>
+#include <unistd.h>
+
+#include "checkpoint_arguments.hpp"
+#include "command.hpp"
+#include "layer_arguments.hpp"
+#include "run_arguments.hpp"
+
+#include "quip/calib/token_set.hpp"
+#include "quip/plan/calibrate.hpp"
+#include "quip/plan/render.hpp"
+
+namespace quip::cli {
+namespace {
+
+namespace po = boost::program_options;
+using plan::Layout;
+using plan::PlannedJob;
+using plan::Prediction;
+using plan::Rates;
+
+constexpr index_t default_samples = 128;
+constexpr index_t default_length = 2048;
+
+void write_file(const std::string& file, const std::string& text) {
+  std::ofstream stream(file);
+  stream << text;
+  stream.close();
+  if (!stream) fail("{}: cannot write", file);
+}
+
+class PlanCommand final : public Command {
+ public:
+  PlanCommand()
+      : Command("plan", "Predict what quantizing a model takes: bytes, memory, time, layout.") {
+    options_.add_options()("model", po::value(&model_)->required()->value_name("PATH"),
+                           "config.json, or a directory with one; weights are not needed");
+    declare_machine();
+    options_.add_options()("length", po::value(&length_)->default_value(0, "2048")->value_name("N"),
+                           "tokens of a sample");
+    declare_job(job_only_);
+    options_.add(job_only_);
+    declare_output();
+    run_.declare_with_backend(options_);
+  }
+
+  /// A calibration is a job of all ranks; a plan is arithmetic.
+  [[nodiscard]] bool parallel() const override { return calibrate_; }
+
+  void check() override {
+    job_options_.layer = arguments_.options(given_);
+    run_.check(given_);
+    checkpoints_.apply(job_options_, given_);
+    for (const std::string& rule : overrides_) job_options_.overrides.add(rule);
+    require_positive("nodes", machine_.nodes);
+    require_positive("ranks-per-node", ranks_per_node_);
+    require_positive("cores-per-node", machine_.cores_per_node);
+    require_positive("samples", static_cast<double>(samples_));
+    require_positive("length", static_cast<double>(length_));
+    require_positive("memory", memory_);
+    require_positive("gpu-memory", gpu_memory_);
+    if (machine_.gpus_per_node < 0) {
+      throw UsageError(
+          fmt::format("--gpus-per-node {}: must not be negative", machine_.gpus_per_node));
+    }
+    if (!emit_.empty() && (tokens_.empty() || out_.empty())) {
+      throw UsageError("--emit: the batch file also needs --tokens FILE and --out DIR");
+    }
+    if (calibrate_ && given("nodes")) {
+      throw UsageError("--calibrate measures the layout it runs on: leave out --nodes");
+    }
+  }
+
+  int run(Collectives& comm, int node_size) override {
+    std::optional<plan::ModelShapes> model;
+    std::optional<PlannedJob> job;
+    agree(comm, [&] {
+      model = plan::open_shapes(model_);
+      job.emplace(PlannedJob{*model, job_options_, samples(), length(*model)});
+    });
+    Layout machine = machine_of(node_size);
+    std::optional<Rates> rates;
+    if (calibrate_) {
+      rates = measure(comm, *job, machine, node_size);
+    } else if (!rates_file_.empty()) {
+      rates = plan::read_rates(rates_file_);
+    }
+    agree(comm, [&] {
+      if (comm.rank() == 0) predict(*job, machine, rates ? &*rates : nullptr);
+    });
+    return EXIT_SUCCESS;
+  }
+
+ private:
+  /// What `quip quantize` takes, too.
+  void declare_job(po::options_description& options) {
+    options.add_options()("samples", po::value(&samples_)->default_value(0, "128")->value_name("N"),
+                          "calibration samples");
+    arguments_.declare(options);
+    options.add_options()("skip",
+                          po::value(&job_options_.skip)->default_value("")->value_name("REGEX"),
+                          "leave linears whose name matches as they are");
+    options.add_options()("override", po::value(&overrides_)->composing()->value_name("RULE"),
+                          "options of single layers, as for quip quantize");
+    options.add_options()("true-sequential", po::bool_switch(&job_options_.true_sequential),
+                          "Hessians also see the quantized layers before them in their block");
+    checkpoints_.declare_keep_states(options);
+  }
+
+  void declare_machine() {
+    options_.add_options()("nodes", po::value(&machine_.nodes)->default_value(1)->value_name("N"),
+                           "nodes of the job");
+    options_.add_options()("ranks-per-node",
+                           po::value(&ranks_per_node_)->default_value(0, "best")->value_name("N"),
+                           "ranks on each node");
+    options_.add_options()(
+        "cores-per-node",
+        po::value(&machine_.cores_per_node)->default_value(0, "this machine's")->value_name("N"),
+        "cores of a node");
+    options_.add_options()("gpus-per-node",
+                           po::value(&machine_.gpus_per_node)->default_value(0)->value_name("N"),
+                           "devices of a node");
+    options_.add_options()("memory",
+                           po::value(&memory_)->default_value(0, "not known")->value_name("GiB"),
+                           "memory of a node");
+    options_.add_options()(
+        "gpu-memory", po::value(&gpu_memory_)->default_value(0, "not known")->value_name("GiB"),
+        "memory of a device");
+    options_.add_options()("rates", po::value(&rates_file_)->value_name("FILE"),
+                           "how fast the machine is, as --calibrate writes it; without: no times");
+    options_.add_options()("calibrate", po::bool_switch(&calibrate_),
+                           "measure the rates here, under mpirun on as many ranks as are to be "
+                           "planned with; written to --rates");
+    options_.add_options()("scratch", po::value(&scratch_)->default_value(".")->value_name("DIR"),
+                           "file system to calibrate: where --out will lie");
+  }
+
+  void declare_output() {
+    options_.add_options()("json", po::value(&json_)->value_name("FILE"), "write the plan as JSON");
+    options_.add_options()("emit", po::value(&emit_)->value_name("FILE"),
+                           "write a batch file for Slurm that runs the plan");
+    options_.add_options()(
+        "tokens", po::value(&tokens_)->value_name("FILE"),
+        "calibration tokens: for --emit; tells --samples and --length if it is there");
+    options_.add_options()("out", po::value(&out_)->value_name("DIR"),
+                           "output directory of the run: for --emit");
+    options_.add_options()("home", po::value(&home_)->default_value("")->value_name("DIR"),
+                           "checkout of quip on the cluster: for --emit");
+  }
+
+  void require_positive(const char* option, double value) const {
+    if (given(option) && !(value > 0)) {
+      throw UsageError(fmt::format("--{} {}: must be positive", option, value));
+    }
+  }
+
+  [[nodiscard]] bool tokens_there() const {
+    return !tokens_.empty() && ::access(tokens_.c_str(), R_OK) == 0;
+  }
+  [[nodiscard]] index_t samples() const {
+    if (samples_ > 0) return samples_;
+    return tokens_there() ? TokenSet(tokens_).samples() : default_samples;
+  }
+  [[nodiscard]] index_t length(const plan::ModelShapes& model) const {
+    if (length_ > 0) return length_;
+    if (tokens_there()) return TokenSet(tokens_).length();
+    return std::min(default_length, model.family->max_length());
+  }
+
+  [[nodiscard]] Layout machine_of(int node_size) const {
+    constexpr double gib = 1 << 30;
+    Layout machine = machine_;
+    if (machine.cores_per_node == 0) {
+      machine.cores_per_node = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+    }
+    machine.node_memory = static_cast<index_t>(memory_ * gib);
+    machine.gpu_memory = static_cast<index_t>(gpu_memory_ * gib);
+    machine.ranks_per_node = calibrate_ ? node_size : ranks_per_node_;
+    return machine;
+  }
+
+  [[nodiscard]] Rates measure(Collectives& comm, const PlannedJob& job, Layout& layout,
+                              int node_size) const {
+    layout.threads = run_.use_threads(node_size);
+    layout.nodes = comm.place().nodes;
+    const auto backend = run_.make_backend(comm, layout.threads);
+    Rates rates = plan::calibrate(comm, *backend, job, layout, scratch_);
+    agree(comm, [&] {
+      if (comm.rank() == 0 && !rates_file_.empty()) {
+        write_file(rates_file_, plan::to_json(rates).dump(2) + "\n");
+      }
+    });
+    return rates;
+  }
+
+  [[nodiscard]] std::vector<Layout> layouts(const Layout& machine) const {
+    if (machine.ranks_per_node == 0) return plan::candidates(machine);
+    Layout layout = machine;
+    if (!calibrate_) {
+      layout.threads = run_.threads() > 0
+                           ? run_.threads()
+                           : std::max(1, machine.cores_per_node / machine.ranks_per_node);
+    }
+    return {layout};
+  }
+
+  void predict(const PlannedJob& job, const Layout& machine, const Rates* rates) const {
+    std::vector<Prediction> predictions;
+    for (const Layout& layout : layouts(machine)) {
+      predictions.push_back(plan::predict(job, layout, rates));
+    }
+    const std::optional<std::size_t> best = plan::best_of(predictions);
+    const Prediction& shown = predictions[best.value_or(0)];
+    fmt::print("quip {} plan\n{}", QUIP_VERSION, plan::describe_job(job));
+    if (predictions.size() > 1) fmt::print("\n{}", plan::compare_layouts(predictions, best));
+    fmt::print("{}", plan::describe(shown));
+    if (!json_.empty()) write_file(json_, plan::to_json(job, shown).dump(1) + "\n");
+    if (!emit_.empty() && best) write_file(emit_, plan::batch_file(shown, submission()));
+    if (!best) fail("the plan does not fit: {}", shown.problems.front());
+  }
+
+  /// What the user gave for the run itself, handed on.
+  [[nodiscard]] plan::Submission submission() const {
+    plan::Submission submission;
+    submission.home = home_;
+    submission.arguments = {"--model", model_, "--tokens", tokens_, "--out", out_};
+    const std::vector<std::string> job = given_again(job_only_);
+    submission.arguments.insert(submission.arguments.end(), job.begin(), job.end());
+    return submission;
+  }
+
+  Layout machine_;
+  int ranks_per_node_ = 0;
+  double memory_ = 0;
+  double gpu_memory_ = 0;
+  index_t samples_ = 0;
+  index_t length_ = 0;
+  std::string model_;
+  std::string rates_file_;
+  bool calibrate_ = false;
+  std::string scratch_;
+  std::string json_;
+  std::string emit_;
+  std::string tokens_;
+  std::string out_;
+  std::string home_;
+  po::options_description job_only_;
+  QuantizeOptions job_options_;
+  LayerArguments arguments_;
+  CheckpointArguments checkpoints_;
+  RunArguments run_;
+  std::vector<std::string> overrides_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_plan_command() { return std::make_unique<PlanCommand>(); }
+
+}  // namespace quip::cli

@@ -1,0 +1,181 @@
+#include "measure_machine.hpp"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <unistd.h>
+#include <vector>
+
+#include "../store/files.hpp"
+#include "../store/rest_file.hpp"
+#include "../store/state_file.hpp"
+
+#include "quip/core/dtype.hpp"
+#include "quip/core/error.hpp"
+#include "quip/linalg/blas.hpp"
+#include "quip/pipeline/report.hpp"
+
+namespace quip::plan {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int batches = 5;
+constexpr int small_calls = 40;
+constexpr index_t large_bytes = index_t{4} << 20;
+constexpr index_t state_bytes = index_t{8} << 20;  // of a rank
+
+/// Seconds of one of `calls` calls in the fastest batch, as the slowest rank sees them.
+double seconds_of(Collectives& comm, int calls, const std::function<void()>& work) {
+  auto best = std::numeric_limits<float>::max();
+  for (int batch = 0; batch < batches; ++batch) {
+    comm.barrier();
+    const auto start = std::chrono::steady_clock::now();
+    for (int call = 0; call < calls; ++call) work();
+    const std::chrono::duration<float> spent = std::chrono::steady_clock::now() - start;
+    float seconds = spent.count() / static_cast<float>(calls);
+    comm.all_reduce_max(std::span(&seconds, 1));
+    best = std::min(best, seconds);
+  }
+  return best;
+}
+
+Link measure_link(Collectives& comm, Exchange kind, const std::function<void()>& small,
+                  const std::function<void()>& large) {
+  Link link;
+  link.latency = seconds_of(comm, small_calls, small);
+  const double seconds = seconds_of(comm, 2, large);
+  const double bytes = transferred_bytes(kind, static_cast<double>(large_bytes), comm.size());
+  link.bandwidth = bytes / std::max(seconds - link.latency, 1e-6);
+  return link;
+}
+
+/// A folder of the job's own that goes away with everything in it. For rank 0.
+class ScratchFolder {
+ public:
+  explicit ScratchFolder(fs::path path) : path_(std::move(path)) {
+    store::make_output_directory(path_);
+  }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  ~ScratchFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+
+ private:
+  fs::path path_;
+};
+
+std::unique_ptr<ScratchFolder> make_scratch(Collectives& comm, const fs::path& folder) {
+  std::unique_ptr<ScratchFolder> made;
+  agree(comm, [&] {
+    if (comm.rank() == 0) made = std::make_unique<ScratchFolder>(folder);
+  });
+  return made;
+}
+
+fs::path folder_in(const fs::path& scratch) { return scratch / "quip-calibration"; }
+
+/// Resident memory of this process now.
+index_t resident_memory() {
+  std::ifstream stream("/proc/self/statm");
+  index_t virtual_pages = 0;
+  index_t resident_pages = 0;
+  stream >> virtual_pages >> resident_pages;
+  return stream ? resident_pages * ::sysconf(_SC_PAGESIZE) : peak_memory();
+}
+
+/// The largest of all ranks' values.
+index_t largest(Collectives& comm, index_t value) {
+  std::vector<double> values(static_cast<std::size_t>(comm.size()), 0.0);
+  values[static_cast<std::size_t>(comm.rank())] = static_cast<double>(value);
+  comm.all_reduce_sum(values);
+  return static_cast<index_t>(*std::max_element(values.begin(), values.end()));
+}
+
+}  // namespace
+
+index_t measure_baseline(Collectives& comm, const PlannedJob& job, int threads,
+                         const fs::path& scratch) {
+  const auto folder = make_scratch(comm, folder_in(scratch));
+  agree(comm, [&] {
+    const auto name = fmt::format("rank_{}.h5", comm.rank());
+    static_cast<void>(store::create_rest_file(folder_in(scratch) / name, {{"x", DType::f32, {1}}}));
+    // Each thread's BLAS keeps room for the pieces of a product.
+    const index_t hidden = job.model.family->config().hidden;
+    const index_t wide = std::min<index_t>(job.model.family->config().intermediate, 4096);
+#pragma omp parallel num_threads(threads)
+    {
+      const Matrix<float> x(256, hidden, 1.0F);
+      const Matrix<float> w(wide, hidden, 1.0F);
+      Matrix<float> y(256, wide);
+      gemm(Transpose::no, Transpose::yes, 1.0F, x.cview(), w.cview(), 0.0F, y.view());
+    }
+  });
+  return largest(comm, resident_memory());
+}
+
+void measure_links(Collectives& comm, Rates& rates) {
+  if (comm.size() == 1) return;
+  float vote = 0;
+  std::array<std::byte, 8> word{};
+  std::vector<double> sums(static_cast<std::size_t>(large_bytes) / sizeof(double), 1.0);
+  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(sums));
+  std::vector<std::byte> few(static_cast<std::size_t>(8 * comm.size()));
+  const std::vector<index_t> small_shares = share_offsets(8 * comm.size(), comm.size());
+  const std::vector<index_t> large_shares = share_offsets(large_bytes, comm.size());
+  rates.links[to_string(Exchange::reduce)] = measure_link(
+      comm, Exchange::reduce, [&] { comm.all_reduce_max(std::span(&vote, 1)); },
+      [&] { comm.all_reduce_sum(sums); });
+  rates.links[to_string(Exchange::broadcast)] = measure_link(
+      comm, Exchange::broadcast, [&] { comm.broadcast_bytes(word, 0); },
+      [&] { comm.broadcast_bytes(bytes, 0); });
+  rates.links[to_string(Exchange::gather)] = measure_link(
+      comm, Exchange::gather, [&] { comm.all_gather_bytes(few, small_shares); },
+      [&] { comm.all_gather_bytes(bytes, large_shares); });
+}
+
+void measure_files(Collectives& comm, const PlannedJob& job, const fs::path& scratch,
+                   Rates& rates) {
+  const fs::path folder = folder_in(scratch);
+  const auto made = make_scratch(comm, folder);
+  rates.durable_seconds = seconds_of(comm, 1, [&] {
+    agree(comm, [&] {
+      if (comm.rank() == 0) store::write_text(folder / "small", std::string(4096, 'x'));
+    });
+  });
+  const index_t width = job.model.family->config().hidden;
+  const index_t sample = job.length * width * static_cast<index_t>(sizeof(float));
+  const index_t each = std::max<index_t>(1, state_bytes / sample);
+  const StateShape shape{each * comm.size(), job.length, width};
+  const std::vector<float> values(static_cast<std::size_t>(job.length * width), 1.0F);
+  store::StateEntry entry;
+  const double writing = seconds_of(comm, 1, [&] {
+    entry = store::write_state_file(comm, folder, 1, shape,
+                                    share_of(shape.samples, comm.rank(), comm.size()),
+                                    [&](index_t /*i*/, std::span<float> out) {
+                                      std::copy(values.begin(), values.end(), out.begin());
+                                    });
+  });
+  const auto bytes = static_cast<double>(each * sample);
+  rates.write_bandwidth = bytes / std::max(writing - rates.durable_seconds, 0.1 * writing);
+  const double reading = seconds_of(comm, 1, [&] {
+    agree(comm, [&] {
+      const store::File file = store::File::open_read(folder / entry.file);
+      std::vector<std::byte> raw(static_cast<std::size_t>(sample));
+      std::vector<float> out(raw.size() / 2);
+      for (index_t i = 0; i < each; ++i) {
+        file.read_at(raw, entry.offset + (comm.rank() * each + i) * sample);
+        to_float(DType::bf16, raw, out);
+      }
+    });
+  });
+  rates.read_bandwidth = bytes / reading;
+}
+
+}  // namespace quip::plan

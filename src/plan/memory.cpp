@@ -1,0 +1,250 @@
+#include "quip/plan/memory.hpp"
+
+#include <algorithm>
+
+#include "quip/comm/schedule.hpp"
+#include "quip/pipeline/block_quantizer.hpp"
+#include "quip/pipeline/loader.hpp"
+#include "quip/pipeline/round_layer.hpp"
+
+namespace quip::plan {
+namespace {
+
+constexpr index_t float_bytes = 4;
+constexpr index_t double_bytes = 8;
+constexpr index_t bf16_bytes = 2;
+constexpr index_t mib = index_t{1} << 20;
+// Of the processor's Hessian kernels: Int8Slices and tokens_at_once.
+constexpr index_t slice_bytes = 4;
+constexpr index_t fewest_tokens = 256;
+constexpr index_t most_tokens = 2048;
+// Below this a read from the mapped checkpoint leaves its pages resident (model/safetensors).
+constexpr index_t release_bytes = mib;
+// Pages that the system maps around one that is touched.
+constexpr index_t page_cluster = index_t{64} << 10;
+constexpr index_t probes = 4;  // of a tensor, for the checkpoint's fingerprint
+constexpr index_t reduce_piece = 4 * mib;
+
+/// Sizes that all moments share.
+class Sizes {
+ public:
+  Sizes(const PlannedJob& job, const Layout& layout, int rank)
+      : job_(job),
+        layout_(layout),
+        ledger_(rank, layout.ranks(), layout.place_of(rank)),
+        family_(*job.model.family),
+        linears_(selected_linears(job, 0)) {
+    for (const LinearSpec& linear : linears_) orders_.push_back(linear.cols);
+    samples_ = share_of(job.samples, rank, layout.ranks()).count();
+  }
+
+  [[nodiscard]] const Family& family() const { return family_; }
+  [[nodiscard]] const std::vector<LinearSpec>& linears() const { return linears_; }
+  [[nodiscard]] index_t tokens() const { return samples_ * job_.length; }
+  [[nodiscard]] int threads() const { return layout_.threads; }
+  [[nodiscard]] index_t length() const { return job_.length; }
+  [[nodiscard]] LayerOptions options(const LinearSpec& linear) const {
+    return job_.options.overrides.apply(job_.options.layer, linear.name);
+  }
+
+  [[nodiscard]] index_t block_elements() const {
+    index_t elements = 0;
+    for (const TensorSpec& tensor : family_.block_tensors(0)) {
+      elements += job_.model.source->info(tensor.name).elements();
+    }
+    for (const LinearSpec& linear : family_.linears(0)) elements += linear.rows * linear.cols;
+    return elements;
+  }
+  [[nodiscard]] index_t widest_tap() const {
+    index_t widest = 0;
+    for (int tap = 0; tap < family_.taps(); ++tap) {
+      widest = std::max(widest, family_.tap_width(tap));
+    }
+    return widest;
+  }
+  /// The Hessians of taps [0, end).
+  [[nodiscard]] index_t hessian_bytes(int end) const {
+    index_t bytes = 0;
+    for (int tap = 0; tap < end; ++tap) {
+      const bool read = std::any_of(linears_.begin(), linears_.end(),
+                                    [tap](const LinearSpec& l) { return l.tap == tap; });
+      const index_t n = family_.tap_width(tap);
+      if (read) bytes += n * n * double_bytes;
+    }
+    return bytes;
+  }
+  /// One sample on its way through the block's widest stage: what goes in and what comes out.
+  [[nodiscard]] index_t stage_bytes() const {
+    index_t widest = 0;
+    for (int stage = 1; stage <= family_.taps(); ++stage) {
+      index_t outputs = family_.tap_width(stage - 1);
+      if (stage < family_.taps()) outputs += family_.tap_width(stage);
+      for (const LinearSpec& linear : family_.linears(0)) {
+        if (linear.tap + 1 == stage && stage < family_.taps()) outputs += linear.rows;
+      }
+      widest = std::max(widest, outputs);
+    }
+    const index_t scores = std::min<index_t>(128, job_.length) * job_.length;
+    return (job_.length * widest + scores) * float_bytes;
+  }
+  /// Pages of the checkpoint that stay mapped: what was read in small pieces, and on rank 0 those
+  /// that the fingerprint touched.
+  [[nodiscard]] index_t mapped_bytes() const {
+    const TensorSource& source = *job_.model.source;
+    const std::string table = family_.embedding().name;
+    index_t mapped = 0;
+    index_t largest = 0;
+    for (const std::string& name : source.names()) {
+      const TensorInfo& info = source.info(name);
+      largest = std::max(largest, info.bytes());
+      index_t touched = read_of(info);
+      if (name == table) touched = embedding_bytes(info);
+      if (ledger_.rank() == 0) touched = std::max(touched, probes * page_cluster);
+      mapped += std::min(touched, info.bytes());
+    }
+    return mapped;
+  }
+  [[nodiscard]] std::vector<int> owners() const { return assign_owners(orders_, ledger_.size()); }
+  [[nodiscard]] int rank() const { return ledger_.rank(); }
+  [[nodiscard]] int ranks() const { return ledger_.size(); }
+
+ private:
+  [[nodiscard]] index_t read_of(const TensorInfo& info) const {
+    if (read_by_all(ledger_, info.bytes())) return info.bytes();
+    const index_t bytes =
+        share_to_read(info.elements(), ledger_.place()).count() * size_of(info.dtype);
+    const index_t at_once = std::min(bytes, staging_elements * size_of(info.dtype));
+    return at_once >= release_bytes ? 0 : bytes;
+  }
+  /// Rows of the tokens, each of which may bring a cluster of pages.
+  [[nodiscard]] index_t embedding_bytes(const TensorInfo& info) const {
+    const index_t row = info.shape[1] * size_of(info.dtype);
+    return std::min(info.bytes(), tokens() * std::max(row, page_cluster));
+  }
+  static constexpr index_t staging_elements = index_t{1} << 19;
+
+  const PlannedJob& job_;
+  const Layout& layout_;
+  Ledger ledger_;
+  const Family& family_;
+  std::vector<LinearSpec> linears_;
+  std::vector<index_t> orders_;
+  index_t samples_ = 0;
+};
+
+index_t panel_bytes(index_t n) {
+  LowerPanels shape;
+  shape.n = n;
+  return shape.panel_offset(shape.blocks()) * float_bytes + n * double_bytes;
+}
+
+/// What prepare_layer leaves for the rounding of a layer.
+index_t prepared_bytes(index_t n, const LayerOptions& options) {
+  index_t matrices = 1;
+  if (options.method == Method::optq || options.method == Method::ldl_admm) ++matrices;
+  if (options.effective_passes() > 0) ++matrices;
+  return matrices * panel_bytes(n);
+}
+
+/// Beyond H itself while it is factorised.
+index_t factor_work(index_t n, const LayerOptions& options) {
+  if (options.method == Method::optq) return n * n * double_bytes;
+  if (options.method == Method::ldl_admm) return 3 * n * n * double_bytes;
+  return 0;
+}
+
+Footprint capturing(const Sizes& sizes) {
+  const index_t width = sizes.family().config().hidden;
+  const index_t n = sizes.widest_tap();
+  const index_t tokens = sizes.tokens();
+  const index_t chunk_budget = std::max(32 * mib, n * n) / (n * slice_bytes);
+  const index_t chunk = std::min(tokens, std::clamp(chunk_budget, fewest_tokens, most_tokens));
+  const index_t parts = sizes.ranks() > 1 ? shared_piece_bytes(sizes.ranks()) : 0;
+  const index_t summing =
+      std::max(chunk * n * slice_bytes, sizes.ranks() > 1 ? 2 * reduce_piece + parts : index_t{0});
+  return {"capture, hessian",
+          {{"hidden states", tokens * width * float_bytes},
+           {"running residual", tokens * width * float_bytes},
+           {"captured inputs", tokens * n * float_bytes},
+           {"Hessians", sizes.hessian_bytes(sizes.family().taps())},
+           // Both, although one follows the other: the allocator keeps small pieces.
+           {"work", summing + sizes.threads() * sizes.stage_bytes()}}};
+}
+
+Footprint rounding(const Sizes& sizes) {
+  const std::vector<int> owners = sizes.owners();
+  index_t prepared = 0;  // of the layers that this rank factorises
+  index_t visitor = 0;   // of the layer that is rounded
+  index_t work = 0;
+  std::vector<bool> needed(static_cast<std::size_t>(sizes.family().taps()), false);
+  for (std::size_t i = 0; i < owners.size(); ++i) {
+    const LinearSpec& linear = sizes.linears()[i];
+    const LayerOptions options = sizes.options(linear);
+    const index_t bytes = prepared_bytes(linear.cols, options);
+    const Range rows = row_share(linear.rows, sizes.rank(), sizes.ranks());
+    const index_t tiles = rows.count() * linear.cols * float_bytes;
+    visitor = std::max(visitor, bytes);
+    index_t here = 2 * tiles;
+    if (owners[i] == sizes.rank()) {
+      prepared += bytes;
+      here += factor_work(linear.cols, options);
+      needed[static_cast<std::size_t>(linear.tap)] = true;
+    }
+    work = std::max(work, here);
+  }
+  index_t hessians = 0;
+  for (int tap = 0; tap < sizes.family().taps(); ++tap) {
+    if (!needed[static_cast<std::size_t>(tap)]) continue;
+    const index_t n = sizes.family().tap_width(tap);
+    hessians += n * n * double_bytes;
+  }
+  const index_t states = sizes.tokens() * sizes.family().config().hidden * float_bytes;
+  return {"factor, round",
+          {{"hidden states", states},
+           {"Hessians", hessians},
+           {"factors", std::max(prepared, visitor)},
+           {"work", work}}};
+}
+
+/// Where the block's arithmetic runs on a device, its samples live there and the Hessians come back
+/// to the host.
+Footprint on_device(const Sizes& sizes) {
+  const index_t n = sizes.widest_tap();
+  const index_t width = sizes.family().config().hidden;
+  return {"capture, hessian",
+          {{"weights", sizes.block_elements() * bf16_bytes},
+           {"hidden states", 2 * sizes.tokens() * width * float_bytes},
+           {"captured inputs", sizes.tokens() * n * float_bytes},
+           {"Hessian", n * n * double_bytes},
+           {"work", 2 * sizes.stage_bytes() + fewest_tokens * n * double_bytes}}};
+}
+
+}  // namespace
+
+index_t Footprint::total() const {
+  index_t bytes = 0;
+  for (const auto& item : items) bytes += item.second;
+  return bytes;
+}
+
+Memory memory_of(const PlannedJob& job, const Layout& layout, int rank, index_t baseline) {
+  const Sizes sizes(job, layout, rank);
+  Memory memory;
+  Footprint capture = capturing(sizes);
+  if (layout.gpus_per_node > 0) {
+    memory.device = on_device(sizes);
+    std::erase_if(capture.items, [](const auto& item) {
+      return item.first != "Hessians" && item.first != "work";
+    });
+  }
+  const Footprint round = rounding(sizes);
+  memory.rank = capture.total() > round.total() ? capture : round;
+  const index_t weights = sizes.block_elements() * float_bytes;
+  memory.shared = layout.ranks_per_node > 1 ? weights : 0;
+  memory.rank.items.emplace_back("weights of a block", weights);
+  memory.rank.items.emplace_back("mapped checkpoint", sizes.mapped_bytes());
+  memory.rank.items.emplace_back("program and libraries", baseline);
+  return memory;
+}
+
+}  // namespace quip::plan

@@ -1,0 +1,116 @@
+#include "quip/plan/model_shapes.hpp"
+
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <utility>
+
+#include "quip/core/error.hpp"
+#include "quip/core/json.hpp"
+#include "quip/model/safetensors.hpp"
+
+namespace quip::plan {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Tensors that have a name, a type and a shape, but no elements.
+class ShapeSource final : public TensorSource {
+ public:
+  explicit ShapeSource(std::string origin) : origin_(std::move(origin)) {}
+
+  void add(const std::string& name, DType dtype, const std::vector<index_t>& shape) {
+    tensors_[name] = {name, dtype, shape};
+  }
+  [[nodiscard]] std::vector<std::string> names() const override {
+    std::vector<std::string> names;
+    for (const auto& [name, info] : tensors_) names.push_back(name);
+    return names;
+  }
+  [[nodiscard]] bool contains(const std::string& name) const override {
+    return tensors_.contains(name);
+  }
+  [[nodiscard]] const TensorInfo& info(const std::string& name) const override {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) fail("tensor {} is not in {}", name, origin_);
+    return found->second;
+  }
+  void read(const std::string& name, index_t /*offset*/,
+            std::span<std::byte> /*out*/) const override {
+    fail("{}: there are no weights to read {} from", origin_, name);
+  }
+  void fetch(const std::string& /*name*/, index_t /*offset*/, index_t /*bytes*/) const override {}
+  [[nodiscard]] std::string describe() const override { return origin_; }
+
+ private:
+  std::string origin_;
+  std::map<std::string, TensorInfo> tensors_;
+};
+
+ModelConfig read_file(const fs::path& file) {
+  std::ifstream stream(file);
+  if (!stream) {
+    fail("{}: cannot open; give a config.json, or a directory that holds one", file.string());
+  }
+  std::ostringstream text;
+  text << stream.rdbuf();
+  return parse_config(text.str(), file.string());
+}
+
+DType stored_type(const ModelConfig& config, const std::string& origin) {
+  const nlohmann::json document = parse_json(config.text, origin);
+  for (const char* key : {"torch_dtype", "dtype"}) {
+    if (!document.contains(key)) continue;
+    const nlohmann::json& value = document.at(key);
+    if (value == "bfloat16") return DType::bf16;
+    if (value == "float16") return DType::f16;
+    if (value == "float32") return DType::f32;
+    fail("{}: {} is {}; quip reads float32, float16 and bfloat16", origin, key, shown(value));
+  }
+  return DType::bf16;
+}
+
+void add_all(const Family& family, DType dtype, ShapeSource& source) {
+  std::vector<TensorSpec> tensors = family.end_tensors();
+  tensors.push_back(family.embedding());
+  tensors.push_back(family.head());
+  for (index_t block = 0; block < family.config().blocks; ++block) {
+    for (const TensorSpec& tensor : family.block_tensors(block)) tensors.push_back(tensor);
+    for (const LinearSpec& linear : family.linears(block)) {
+      tensors.push_back({linear.name + ".weight", {linear.rows, linear.cols}});
+    }
+  }
+  for (const TensorSpec& tensor : tensors) source.add(tensor.name, dtype, tensor.shape);
+}
+
+bool holds_checkpoint(const fs::path& directory) {
+  return fs::exists(directory / "model.safetensors") ||
+         fs::exists(directory / "model.safetensors.index.json");
+}
+
+}  // namespace
+
+index_t ModelShapes::parameters() const {
+  index_t count = 0;
+  for (const std::string& name : source->names()) count += source->info(name).elements();
+  return count;
+}
+
+ModelShapes open_shapes(const fs::path& path) {
+  const bool directory = fs::is_directory(path);
+  const fs::path file = directory ? path / "config.json" : path;
+  const ModelConfig config = read_file(file);
+  ModelShapes model;
+  if (directory && holds_checkpoint(path)) {
+    model.source = open_checkpoint(path);
+    model.family = make_family(config, *model.source);
+    return model;
+  }
+  auto source = std::make_unique<ShapeSource>(file.string());
+  model.family = config.model_type == "opt" ? make_opt(config, *source) : make_llama(config);
+  add_all(*model.family, stored_type(config, file.string()), *source);
+  model.source = std::move(source);
+  return model;
+}
+
+}  // namespace quip::plan
