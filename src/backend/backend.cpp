@@ -1,6 +1,8 @@
 // The one place where the hardware is chosen.
 #include "quip/backend/backend.hpp"
 
+#include "quip/backend/cuda_backend.hpp"
+#include "quip/backend/quantizer.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip {
@@ -10,10 +12,17 @@ void Backend::accumulate_hessian_panel(ConstTensorView /*x*/, std::span<const fl
   fail("{}: cannot sum a Hessian by panels; use --backend cpu or a larger --wide", describe());
 }
 
-std::unique_ptr<Backend> make_backend(std::string_view choice, int threads) {
-  if (choice == "auto" || choice == "cpu") return make_cpu_backend(threads);
-  if (choice == "cuda") fail("--backend cuda: this build has no CUDA backend; use cpu or auto");
-  fail("--backend {}: unknown; choose auto, cpu or cuda", choice);
+Quantizer& Backend::quantizer() { return host_quantizer(); }
+
+std::optional<Tensor> Backend::dequantize(const QuantizedLinear& /*layer*/) { return std::nullopt; }
+
+std::unique_ptr<Backend> make_backend(std::string_view choice, int threads, int local_rank) {
+  if (choice == "cpu") return make_cpu_backend(threads);
+  if (choice == "cuda") return make_cuda_backend(threads, local_rank);
+  if (choice != "auto") fail("--backend {}: unknown; choose auto, cpu or cuda", choice);
+  // A GPU that is there and does not work is an error, not a reason to be slow.
+  if (cuda_device_count() > 0) return make_cuda_backend(threads, local_rank);
+  return make_cpu_backend(threads);
 }
 
 }  // namespace quip

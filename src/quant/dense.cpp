@@ -29,6 +29,10 @@ class Dense final : public TransformOf<Dense> {
     matrix_.multiply(false, first, first + out.rows, x.cols, x.data, x.ld, out.data, out.ld);
   }
 
+  [[nodiscard]] std::vector<TransformStep> steps() const override {
+    return {{.kind = TransformStep::Kind::multiply, .factors = {matrix_.view()}}};
+  }
+
  private:
   template <typename T>
   void product(bool transposed, MatrixView<T> x, T* scratch) const {

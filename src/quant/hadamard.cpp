@@ -79,6 +79,19 @@ class Hadamard final : public TransformOf<Hadamard> {
     spread(0, shape_.walsh, x, signs_.data(), x, Wanted<float>{first, out});
   }
 
+  [[nodiscard]] std::vector<TransformStep> steps() const override {
+    std::vector<TransformStep> steps{
+        {.kind = TransformStep::Kind::scale, .scale = signs_},
+        {.kind = TransformStep::Kind::walsh, .size = shape_.walsh, .stride = shape_.order}};
+    if (shape_.order > 1) {
+      steps.push_back({.kind = TransformStep::Kind::multiply,
+                       .factors = {factor_.view()},
+                       .batches = shape_.walsh,
+                       .batch_stride = shape_.order});
+    }
+    return steps;
+  }
+
  private:
   /// The rows [first, first + rows.rows) of a product, and where they go.
   template <typename T>

@@ -68,6 +68,22 @@ class Kronecker final : public TransformOf<Kronecker> {
     }
   }
 
+  [[nodiscard]] std::vector<TransformStep> steps() const override {
+    const auto [p, q] = shape_;
+    std::vector<TransformStep> steps;
+    add_gather(gather_, steps);
+    steps.push_back({.kind = TransformStep::Kind::multiply,
+                     .stride = q,
+                     .factors = {left_.view()},
+                     .width = q});
+    steps.push_back({.kind = TransformStep::Kind::multiply,
+                     .factors = {right_.view()},
+                     .batches = p,
+                     .batch_stride = q});
+    add_scatter(scatter_, steps);
+    return steps;
+  }
+
  private:
   Factorization shape_;
   SmallFactor left_;

@@ -72,6 +72,21 @@ class KroneckerBlocked final : public TransformOf<KroneckerBlocked> {
     }
   }
 
+  [[nodiscard]] std::vector<TransformStep> steps() const override {
+    const auto [p, q] = shape_;
+    TransformStep outer{
+        .kind = TransformStep::Kind::multiply, .stride = q, .batches = q, .batch_stride = 1};
+    for (const SmallFactor& factor : outer_) outer.factors.push_back(factor.view());
+    TransformStep inner{.kind = TransformStep::Kind::multiply, .batches = p, .batch_stride = q};
+    for (const SmallFactor& factor : inner_) inner.factors.push_back(factor.view());
+    std::vector<TransformStep> steps;
+    add_gather(gather_, steps);
+    steps.push_back(std::move(outer));
+    steps.push_back(std::move(inner));
+    add_scatter(scatter_, steps);
+    return steps;
+  }
+
  private:
   /// B₁: blocks [first, last) of q output rows.
   template <typename T>

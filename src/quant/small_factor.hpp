@@ -8,6 +8,7 @@
 
 #include "quip/linalg/ordered_gemm.hpp"
 #include "quip/quant/random_orthogonal.hpp"
+#include "quip/quant/transform.hpp"
 
 namespace quip {
 
@@ -18,6 +19,8 @@ class SmallFactor {
       : double_(std::move(matrix)), single_(to_single(double_)) {}
 
   [[nodiscard]] index_t order() const { return double_.rows(); }
+  /// In double precision; single is its rounding.
+  [[nodiscard]] MatrixView<const double> view() const { return double_.cview(); }
 
   /// Y = rows [first, last) of A (or Aᵀ) times X [order × width]; rows of X and Y are `ldx` and
   /// `ldy` apart.
@@ -45,6 +48,14 @@ class SmallFactor {
   Matrix<double> double_;
   Matrix<float> single_;
 };
+
+/// The step that `gather_rows` makes, if any, and the one that `scatter_rows` makes.
+inline void add_gather(const std::vector<index_t>& order, std::vector<TransformStep>& steps) {
+  if (!order.empty()) steps.push_back({.kind = TransformStep::Kind::gather, .order = order});
+}
+inline void add_scatter(const std::vector<index_t>& order, std::vector<TransformStep>& steps) {
+  if (!order.empty()) steps.push_back({.kind = TransformStep::Kind::scatter, .order = order});
+}
 
 /// Row i of `out` is row order[i] of X.
 template <typename T>

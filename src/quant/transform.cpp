@@ -21,6 +21,7 @@ class Identity final : public Transform {
                   float* /*scratch*/) const override {
     for (index_t i = 0; i < out.rows; ++i) std::copy_n(x.row(first + i), x.cols, out.row(i));
   }
+  [[nodiscard]] std::vector<TransformStep> steps() const override { return {}; }
 };
 
 }  // namespace

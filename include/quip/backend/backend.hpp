@@ -13,6 +13,9 @@
 
 namespace quip {
 
+class Quantizer;
+struct QuantizedLinear;
+
 /// fp32 matrices in the memory of a backend (host memory for the CPU). Only the
 /// backend that allocated it may follow the pointer.
 using TensorView = MatrixView<float>;
@@ -133,14 +136,22 @@ class Backend {
   virtual void accumulate_hessian_panel(ConstTensorView x, std::span<const float> scale,
                                         index_t first, MatrixView<double> sum);
   static constexpr index_t hessian_panel_unit = 128;
+
+  /// What quantizes layers: on the host, unless the backend has something better.
+  [[nodiscard]] virtual Quantizer& quantizer();
+  /// Ŵ [rows × cols] made in the backend's memory; nothing if that is best done on the host, by the
+  /// ranks of a node together.
+  [[nodiscard]] virtual std::optional<Tensor> dequantize(const QuantizedLinear& layer);
 };
 
 /// The CPU backend: OpenMP over units, one BLAS thread inside each.
 /// threads: OpenMP threads of this rank.
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads);
 
-/// "auto", "cpu" or "cuda" → backend: the one place where that choice is made.
+/// "auto", "cpu" or "cuda" → backend: the one place where that choice is made. "auto" is a GPU
+/// where there is one, else the CPU. `local_rank`, among the ranks of this node, chooses the GPU.
 /// Throws Error if "cuda" is asked for and this build or machine has none.
-[[nodiscard]] std::unique_ptr<Backend> make_backend(std::string_view choice, int threads);
+[[nodiscard]] std::unique_ptr<Backend> make_backend(std::string_view choice, int threads,
+                                                    int local_rank = 0);
 
 }  // namespace quip

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "quip/core/matrix.hpp"
 #include "quip/quant/quantized_linear.hpp"
@@ -13,6 +15,28 @@ namespace quip {
 /// permutation of U would only rename them: transforms of the output side leave it out, and a
 /// contiguous range of their rows is cheap.
 enum class Side { output, input };
+
+/// One factor of a transform, for those who apply it with means of their own. X is [n × c].
+struct TransformStep {
+  enum class Kind {
+    gather,    ///< row i of the result is row order[i] of X
+    scatter,   ///< row order[i] of the result is row i of X
+    scale,     ///< row i times scale[i]
+    walsh,     ///< fast Walsh–Hadamard over rows `stride` apart, the largest distance first
+    multiply,  ///< small matrices times rows of X
+  };
+  Kind kind = Kind::gather;
+  std::span<const index_t> order{};  ///< gather, scatter
+  std::span<const double> scale{};   ///< scale
+  index_t size = 1;                  ///< walsh: of the transform, 2ᵏ
+  index_t stride = 1;                ///< walsh and multiply: rows from one element to the next
+  /// multiply: batch b takes element i from the `width` rows that begin at b·batch_stride +
+  /// i·stride and multiplies them with factors[b], or with the only one.
+  std::vector<MatrixView<const double>> factors{};
+  index_t batches = 1;
+  index_t batch_stride = 0;
+  index_t width = 1;
+};
 
 /// An orthogonal n × n matrix Q that is never formed unless it is small. Every element of a result
 /// comes out of one fixed sequence of operations: columns and ranges of rows may be computed
@@ -38,6 +62,9 @@ class Transform {
   /// Side::output.
   virtual void apply_rows(MatrixView<float> x, index_t first, MatrixView<float> out,
                           float* scratch) const = 0;
+  /// What Q X does, one step after the other, with the same sequence of operations for every
+  /// element; Qᵀ X undoes them from the last to the first. Refers to this object.
+  [[nodiscard]] virtual std::vector<TransformStep> steps() const = 0;
 
  private:
   index_t n_;

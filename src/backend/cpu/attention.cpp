@@ -5,7 +5,6 @@
 #include "operations.hpp"
 #include "softmax.hpp"
 
-#include "quip/core/error.hpp"
 #include "quip/linalg/blas.hpp"
 
 namespace quip::cpu {
@@ -46,23 +45,11 @@ void attend(ConstTensorView q, ConstTensorView k, ConstTensorView v, index_t fir
   }
 }
 
-void check(ConstTensorView q, ConstTensorView k, ConstTensorView v, const AttentionShape& shape,
-           TensorView out) {
-  if (shape.heads < 1 || shape.kv_heads < 1 || shape.heads % shape.kv_heads != 0) {
-    fail("attention: {} heads cannot share {} key/value heads", shape.heads, shape.kv_heads);
-  }
-  if (shape.window && *shape.window < 1) fail("attention: a window of {} keys", *shape.window);
-  require_shape(q, q.rows, shape.heads * shape.head_dim, "attention: q");
-  require_shape(k, q.rows, shape.kv_heads * shape.head_dim, "attention: k");
-  require_shape(v, q.rows, shape.kv_heads * shape.head_dim, "attention: v");
-  require_shape(out, q.rows, shape.heads * shape.head_dim, "attention: out");
-}
-
 }  // namespace
 
 void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v, const AttentionShape& shape,
                TensorView out) {
-  check(q, k, v, shape, out);
+  check_attention(q, k, v, shape, out);
   const Buffer<float> scores(std::min(kQueryBlock, q.rows) * q.rows);
   const index_t dim = shape.head_dim;
   for (index_t head = 0; head < shape.heads; ++head) {

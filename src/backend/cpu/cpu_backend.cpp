@@ -2,9 +2,10 @@
 #include "quip/backend/cpu_backend.hpp"
 
 #include <algorithm>
-#include <exception>
 #include <new>
 
+#include "../checks.hpp"
+#include "../units.hpp"
 #include "hessian.hpp"
 #include "operations.hpp"
 
@@ -98,10 +99,7 @@ class CpuBackend final : public Backend {
 };
 
 Tensor CpuBackend::allocate(index_t rows, index_t cols) {
-  constexpr index_t kMost = index_t{1} << 46;  // elements: beyond any machine, and no overflow
-  if (rows < 0 || cols < 0 || (cols > 0 && rows > kMost / cols)) {
-    fail("cannot allocate a [{} × {}] matrix", rows, cols);
-  }
+  check_size(rows, cols);
   try {
     // The deleter owns the buffer; releasing the pointer drops it.
     auto buffer = std::make_shared<Buffer<float>>(rows * cols);
@@ -114,38 +112,18 @@ Tensor CpuBackend::allocate(index_t rows, index_t cols) {
   }
 }
 
-void check_size(index_t host, ConstTensorView device) {
-  if (host != device.size()) {
-    fail("copying {} host elements to or from a [{} × {}] matrix", host, device.rows, device.cols);
-  }
-}
-
 void CpuBackend::upload(std::span<const float> host, TensorView device) {
-  check_size(static_cast<index_t>(host.size()), device);
+  check_copy(static_cast<index_t>(host.size()), device);
   cpu::copy({host.data(), device.rows, device.cols}, device);
 }
 
 void CpuBackend::download(ConstTensorView device, std::span<float> host) {
-  check_size(static_cast<index_t>(host.size()), device);
+  check_copy(static_cast<index_t>(host.size()), device);
   cpu::copy(device, {host.data(), device.rows, device.cols});
 }
 
 void CpuBackend::for_each_unit(index_t count, const std::function<void(index_t)>& work) {
-  std::exception_ptr failure;
-  index_t failed_unit = count;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads_)
-  for (index_t unit = 0; unit < count; ++unit) {
-    try {
-      work(unit);
-    } catch (...) {
-#pragma omp critical(quip_for_each_unit)
-      if (unit < failed_unit) {
-        failed_unit = unit;
-        failure = std::current_exception();
-      }
-    }
-  }
-  if (failure) std::rethrow_exception(failure);
+  run_units(count, threads_, work);
 }
 
 }  // namespace

@@ -6,8 +6,6 @@
 #include "operations.hpp"
 #include "simd.hpp"
 
-#include "quip/core/error.hpp"
-
 namespace quip::cpu {
 namespace {
 
@@ -39,12 +37,6 @@ QUIP_SIMD void raise_maximum(const float* x, index_t n, float* maximum) {
 
 }  // namespace
 
-void require_shape(ConstTensorView view, index_t rows, index_t cols, std::string_view what) {
-  if (view.rows != rows || view.cols != cols) {
-    fail("{} is [{} × {}] and must be [{} × {}]", what, view.rows, view.cols, rows, cols);
-  }
-}
-
 void add(ConstTensorView x, TensorView y) {
   require_shape(x, y.rows, y.cols, "add: x");
   for (index_t t = 0; t < x.rows; ++t) add_row(x.row(t), x.cols, y.row(t));
@@ -68,10 +60,7 @@ void add_rows(ConstTensorView bias, TensorView y) {
 void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
           ConstTensorView sine) {
   const index_t half = head_dim / 2;
-  require_shape(x, x.rows, heads * head_dim, "rope: x");
-  require_shape(sine, cosine.rows, half, "rope: sine");
-  require_shape(cosine, cosine.rows, half, "rope: cosine");
-  if (cosine.rows < x.rows) fail("rope: {} positions in the table, {} tokens", cosine.rows, x.rows);
+  check_rope(x, heads, head_dim, cosine, sine);
   for (index_t t = 0; t < x.rows; ++t) {
     for (index_t h = 0; h < heads; ++h) {
       float* head = x.row(t) + h * head_dim;
@@ -81,9 +70,7 @@ void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
 }
 
 void channel_maximum(ConstTensorView x, std::span<float> maximum) {
-  if (static_cast<index_t>(maximum.size()) != x.cols) {
-    fail("channel_maximum: {} maxima for {} channels", maximum.size(), x.cols);
-  }
+  check_channel_maximum(x, maximum);
   for (index_t t = 0; t < x.rows; ++t) raise_maximum(x.row(t), x.cols, maximum.data());
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (float& value : maximum) value = value <= kInfinity ? value : kInfinity;

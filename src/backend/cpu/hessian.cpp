@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "../checks.hpp"
 #include "int8_kernels.hpp"
 
 #include "quip/core/error.hpp"
@@ -53,10 +54,7 @@ std::vector<TilePosition> lower_tiles(MatrixView<const double> sum, index_t tile
 
 void accumulate_hessian(HessianKernel kernel, int threads, ConstTensorView x,
                         std::span<const float> scale, MatrixView<double> sum) {
-  if (static_cast<index_t>(scale.size()) != x.cols || sum.rows != x.cols || sum.cols > x.cols) {
-    fail("accumulate_hessian: {} channels, {} scales, a [{} × {}] sum", x.cols, scale.size(),
-         sum.rows, sum.cols);
-  }
+  check_hessian(x, scale, sum);
   if (x.size() == 0) return;
   std::atomic<bool> outside = false;
   if (kernel == HessianKernel::float64) {
@@ -64,11 +62,7 @@ void accumulate_hessian(HessianKernel kernel, int threads, ConstTensorView x,
   } else {
     accumulate_int8(kernel, threads, x, scale, sum, outside);
   }
-  if (outside) {
-    fail(
-        "accumulate_hessian: an activation times its channel's scale is beyond 16 bits, or not a "
-        "number; the scales must come from the maxima of the same activations");
-  }
+  if (outside) fail_outside_16_bits();
 }
 
 }  // namespace cpu

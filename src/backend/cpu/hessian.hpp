@@ -2,11 +2,11 @@
 #pragma once
 
 #include <atomic>
-#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "../fixed_point.hpp"
 #include "simd.hpp"
 
 #include "quip/backend/cpu_backend.hpp"
@@ -40,17 +40,5 @@ struct TilePosition {
   index_t col;
 };
 [[nodiscard]] std::vector<TilePosition> lower_tiles(MatrixView<const double> sum, index_t tile);
-
-/// The nearest integer (ties to even) for |x| ≤ 2²²; beyond that, and for NaN, something that
-/// does not fit in 16 bits.
-QUIP_INLINE std::int32_t to_integer(float x) {
-  constexpr float kRound = 12582912.0F;  // 1.5·2²³: the sum's low bits are the integer
-  return std::bit_cast<std::int32_t>(x + kRound) - std::bit_cast<std::int32_t>(kRound);
-}
-
-/// Zero if z fits in a signed 16-bit integer.
-QUIP_INLINE std::uint32_t excess(std::int32_t z) {
-  return (static_cast<std::uint32_t>(z) + 32768U) >> 16;
-}
 
 }  // namespace quip::cpu

@@ -10,7 +10,6 @@ namespace {
 constexpr index_t kGroup = Int8Slices::kGroup;
 constexpr index_t kStep = Int8Slices::kStep;
 constexpr index_t kTileWords = kGroup * kGroup;
-constexpr std::int32_t kZeroBytes = 128;  // the integer whose two bytes are zero
 
 /// 64 tokens × 16 channels of integers.
 using Step = std::int32_t[kStep][kGroup];
@@ -36,11 +35,11 @@ QUIP_SIMD bool round_step(ConstTensorView x, const float* scale, Step& z) {
     if (x.cols == kGroup) {
       beyond |= round_row(x.row(t), scale, kGroup, z[t]);
     } else {
-      std::fill_n(z[t], kGroup, kZeroBytes);
+      std::fill_n(z[t], kGroup, zero_bytes);
       beyond |= round_row(x.row(t), scale, x.cols, z[t]);
     }
   }
-  for (index_t t = x.rows; t < kStep; ++t) std::fill_n(z[t], kGroup, kZeroBytes);
+  for (index_t t = x.rows; t < kStep; ++t) std::fill_n(z[t], kGroup, zero_bytes);
   return beyond == 0;
 }
 
@@ -54,8 +53,8 @@ QUIP_SIMD void slice_step(const Step& z, std::uint32_t* high, std::uint32_t* low
       std::uint32_t low_word = 0;
       for (index_t t = 0; t < 4; ++t) {
         const std::int32_t value = z[4 * q + t][c];
-        const std::int32_t high_byte = value >> 8;
-        const std::int32_t low_byte = (value & 255) - 128;
+        const std::int32_t high_byte = high_byte_of(value);
+        const std::int32_t low_byte = low_byte_of(value);
         high_sum[c] += high_byte;
         low_sum[c] += low_byte;
         high_word |= (static_cast<std::uint32_t>(high_byte) & 255U) << (8 * t);

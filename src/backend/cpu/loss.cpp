@@ -5,7 +5,6 @@
 #include "operations.hpp"
 #include "softmax.hpp"
 
-#include "quip/core/error.hpp"
 #include "quip/linalg/blas.hpp"
 
 namespace quip::cpu {
@@ -13,24 +12,12 @@ namespace {
 
 constexpr index_t kLogitsAtOnce = index_t{1} << 20;  // 4 MiB
 
-void check(ConstTensorView x, ConstTensorView w, std::span<const std::int32_t> targets,
-           std::span<double> running_max, std::span<double> running_sum,
-           std::span<double> target_logit) {
-  require_shape(w, w.rows, x.cols, "log_sum_exp_slice: w");
-  const auto rows = static_cast<std::size_t>(x.rows);
-  if (targets.size() != rows || running_max.size() != rows || running_sum.size() != rows ||
-      target_logit.size() != rows) {
-    fail("log_sum_exp_slice: {} rows with {} targets, {} maxima, {} sums and {} target logits",
-         x.rows, targets.size(), running_max.size(), running_sum.size(), target_logit.size());
-  }
-}
-
 }  // namespace
 
 void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
                        std::span<const std::int32_t> targets, std::span<double> running_max,
                        std::span<double> running_sum, std::span<double> target_logit) {
-  check(x, w, targets, running_max, running_sum, target_logit);
+  check_log_sum_exp(x, w, targets, running_max, running_sum, target_logit);
   if (x.rows == 0 || w.rows == 0) return;
   const index_t chunk = std::clamp<index_t>(kLogitsAtOnce / w.rows, 1, x.rows);
   const Matrix<float> logits(chunk, w.rows);

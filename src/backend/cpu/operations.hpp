@@ -3,7 +3,8 @@
 
 #include <cstdint>
 #include <span>
-#include <string_view>
+
+#include "../checks.hpp"
 
 #include "quip/backend/backend.hpp"
 
@@ -36,8 +37,5 @@ void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v, const At
 void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
                        std::span<const std::int32_t> targets, std::span<double> running_max,
                        std::span<double> running_sum, std::span<double> target_logit);
-
-/// Throws Error unless `view` is [rows × cols].
-void require_shape(ConstTensorView view, index_t rows, index_t cols, std::string_view what);
 
 }  // namespace quip::cpu

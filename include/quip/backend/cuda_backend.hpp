@@ -1,0 +1,17 @@
+// What there is of GPUs on this machine, and the backend on one of them.
+#pragma once
+
+#include <memory>
+
+#include "quip/backend/backend.hpp"
+
+namespace quip {
+
+/// GPUs that this process can use; 0 in a build without CUDA, or where there is no driver.
+[[nodiscard]] int cuda_device_count();
+
+/// The backend on GPU `local_rank mod cuda_device_count()`; `threads` are for the work that stays
+/// on the host. Throws Error where there is no GPU.
+[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int threads, int local_rank);
+
+}  // namespace quip

@@ -1,0 +1,53 @@
+// Quantization of one layer where a backend does it: its Hessian, its rows, its weights anew.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "quip/comm/collectives.hpp"
+#include "quip/quant/layer.hpp"
+
+namespace quip {
+
+/// Rows of W' = U W D̃ Vᵀ of one layer, in the backend's memory.
+class LayerRows {
+ public:
+  LayerRows() = default;
+  LayerRows(const LayerRows&) = delete;
+  LayerRows& operator=(const LayerRows&) = delete;
+  virtual ~LayerRows() = default;
+
+  /// max|w'|.
+  [[nodiscard]] virtual float largest() = 0;
+  /// RhoSearch::evaluate on these rows.
+  [[nodiscard]] virtual std::vector<double> evaluate(const RhoSearch& search) = 0;
+  /// Their codes; `rho` matters to the incoherent grid only.
+  [[nodiscard]] virtual RoundedRows round(double rho) = 0;
+};
+
+/// Serial, in the sense of Backend: one call at a time. The bits do not depend on which rows a call
+/// is asked for.
+class Quantizer {
+ public:
+  Quantizer() = default;
+  Quantizer(const Quantizer&) = delete;
+  Quantizer& operator=(const Quantizer&) = delete;
+  virtual ~Quantizer() = default;
+
+  /// prepare_layer, with the same errors.
+  [[nodiscard]] virtual PreparedLayer prepare(MatrixView<const float> weights,
+                                              Matrix<double> hessian, const LayerOptions& options,
+                                              const std::string& layer) = 0;
+  /// `weights` [m × n] and what is prepared are host memory; the result refers to `layer` and
+  /// `options`.
+  [[nodiscard]] virtual std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
+                                                        const PreparedLayer& layer,
+                                                        const LayerOptions& options,
+                                                        Range rows) = 0;
+};
+
+/// Quantization on the host, over its OpenMP threads.
+[[nodiscard]] Quantizer& host_quantizer();
+
+}  // namespace quip

@@ -1,0 +1,78 @@
+#include "checks.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+
+void require_shape(ConstTensorView view, index_t rows, index_t cols, std::string_view what) {
+  if (view.rows != rows || view.cols != cols) {
+    fail("{} is [{} × {}] and must be [{} × {}]", what, view.rows, view.cols, rows, cols);
+  }
+}
+
+void check_copy(index_t host, ConstTensorView device) {
+  if (host != device.size()) {
+    fail("copying {} host elements to or from a [{} × {}] matrix", host, device.rows, device.cols);
+  }
+}
+
+void check_rope(ConstTensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+                ConstTensorView sine) {
+  const index_t half = head_dim / 2;
+  require_shape(x, x.rows, heads * head_dim, "rope: x");
+  require_shape(sine, cosine.rows, half, "rope: sine");
+  require_shape(cosine, cosine.rows, half, "rope: cosine");
+  if (cosine.rows < x.rows) fail("rope: {} positions in the table, {} tokens", cosine.rows, x.rows);
+}
+
+void check_attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                     const AttentionShape& shape, ConstTensorView out) {
+  if (shape.heads < 1 || shape.kv_heads < 1 || shape.heads % shape.kv_heads != 0) {
+    fail("attention: {} heads cannot share {} key/value heads", shape.heads, shape.kv_heads);
+  }
+  if (shape.window && *shape.window < 1) fail("attention: a window of {} keys", *shape.window);
+  require_shape(q, q.rows, shape.heads * shape.head_dim, "attention: q");
+  require_shape(k, q.rows, shape.kv_heads * shape.head_dim, "attention: k");
+  require_shape(v, q.rows, shape.kv_heads * shape.head_dim, "attention: v");
+  require_shape(out, q.rows, shape.heads * shape.head_dim, "attention: out");
+}
+
+void check_log_sum_exp(ConstTensorView x, ConstTensorView w, std::span<const std::int32_t> targets,
+                       std::span<const double> running_max, std::span<const double> running_sum,
+                       std::span<const double> target_logit) {
+  require_shape(w, w.rows, x.cols, "log_sum_exp_slice: w");
+  const auto rows = static_cast<std::size_t>(x.rows);
+  if (targets.size() != rows || running_max.size() != rows || running_sum.size() != rows ||
+      target_logit.size() != rows) {
+    fail("log_sum_exp_slice: {} rows with {} targets, {} maxima, {} sums and {} target logits",
+         x.rows, targets.size(), running_max.size(), running_sum.size(), target_logit.size());
+  }
+}
+
+void check_channel_maximum(ConstTensorView x, std::span<const float> maximum) {
+  if (static_cast<index_t>(maximum.size()) != x.cols) {
+    fail("channel_maximum: {} maxima for {} channels", maximum.size(), x.cols);
+  }
+}
+
+void check_hessian(ConstTensorView x, std::span<const float> scale, MatrixView<const double> sum) {
+  if (static_cast<index_t>(scale.size()) != x.cols || sum.rows != x.cols || sum.cols > x.cols) {
+    fail("accumulate_hessian: {} channels, {} scales, a [{} × {}] sum", x.cols, scale.size(),
+         sum.rows, sum.cols);
+  }
+}
+
+void fail_outside_16_bits() {
+  fail(
+      "accumulate_hessian: an activation times its channel's scale is beyond 16 bits, or not a "
+      "number; the scales must come from the maxima of the same activations");
+}
+
+void check_size(index_t rows, index_t cols) {
+  constexpr index_t most = index_t{1} << 46;  // elements: beyond any machine, and no overflow
+  if (rows < 0 || cols < 0 || (cols > 0 && rows > most / cols)) {
+    fail("cannot allocate a [{} × {}] matrix", rows, cols);
+  }
+}
+
+}  // namespace quip

@@ -1,0 +1,273 @@
+// The CUDA backend: where the operations meet the interface.
+#include "quip/backend/cuda_backend.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "../checks.hpp"
+#include "context.hpp"
+#include "hessian.hpp"
+#include "kernels/kernels.hpp"
+#include "quantizer.hpp"
+#include "weight_copies.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace cuda {
+namespace {
+
+constexpr int unit_lanes = 4;  // enough to hide launches and copies behind another unit's products
+constexpr index_t logits_at_once = index_t{64} << 20;  // 256 MiB
+
+/// What tensors refer to; the last of them to go takes it along.
+struct Shared {
+  Context context;
+  WeightCopies copies;
+  Shared(int device, int lanes) : context(device, lanes), copies(context) {}
+};
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(int threads, int device)
+      : shared_(std::make_shared<Shared>(device, std::min(unit_lanes, std::max(threads, 1)))),
+        quantizer_(make_quantizer(shared_->context)) {}
+
+  [[nodiscard]] std::string describe() const override {
+    return "cuda, " + context().device().describe();
+  }
+
+  [[nodiscard]] Tensor allocate(index_t rows, index_t cols) override;
+  [[nodiscard]] Tensor adopt(std::shared_ptr<float> host, index_t rows, index_t cols) override;
+  [[nodiscard]] ConstTensorView on_host(ConstTensorView x, Matrix<float>& room) override;
+  void upload(std::span<const float> host, TensorView device) override;
+  void download(ConstTensorView device, std::span<float> host) override;
+  void for_each_unit(index_t count, const std::function<void(index_t)>& work) override {
+    context().for_each_unit(count, work);
+  }
+
+  void linear(ConstTensorView x, ConstTensorView w, ConstTensorView bias, TensorView y) override {
+    check_linear(x, w, bias, y);
+    if (bias.size() != 0) set_rows(stream(), bias, written(y));
+    multiply(x, w, bias.size() != 0, written(y));
+  }
+  void linear_add(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+                  TensorView y) override {
+    check_linear(x, w, bias, y);
+    if (bias.size() != 0) add_rows(stream(), bias, written(y));
+    multiply(x, w, true, written(y));
+  }
+  void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) override {
+    require_shape(y, x.rows, x.cols, "rms_norm: y");
+    require_shape(gain, 1, x.cols, "rms_norm: gain");
+    cuda::rms_norm(stream(), x, gain, epsilon, written(y));
+  }
+  void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
+                  TensorView y) override {
+    require_shape(y, x.rows, x.cols, "layer_norm: y");
+    if (gain.size() != 0) require_shape(gain, 1, x.cols, "layer_norm: gain");
+    if (bias.size() != 0) require_shape(bias, 1, x.cols, "layer_norm: bias");
+    cuda::layer_norm(stream(), x, gain, bias, epsilon, written(y));
+  }
+  void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+            ConstTensorView sine) override {
+    check_rope(x, heads, head_dim, cosine, sine);
+    cuda::rope(stream(), written(x), heads, head_dim, cosine, sine);
+  }
+  void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
+                 const AttentionShape& shape, TensorView out) override {
+    check_attention(q, k, v, shape, out);
+    const std::size_t memory = context().device().shared_memory_of_block();
+    if (!attention_fits(memory, shape.head_dim)) {
+      fail(
+          "GPU: attention heads of {} channels do not fit in its {} KiB of shared memory; use "
+          "--backend cpu",
+          shape.head_dim, memory >> 10);
+    }
+    cuda::attention(stream(), memory, q, k, v, shape, written(out));
+  }
+  void activate(Activation kind, TensorView x) override {
+    cuda::activate(stream(), kind, written(x));
+  }
+  void gated_activate(Activation kind, TensorView gate, ConstTensorView up) override {
+    require_shape(up, gate.rows, gate.cols, "gated_activate: up");
+    cuda::gated_activate(stream(), kind, written(gate), up);
+  }
+  void add(ConstTensorView x, TensorView y) override {
+    require_shape(x, y.rows, y.cols, "add: x");
+    cuda::add(stream(), x, written(y));
+  }
+  void copy(ConstTensorView x, TensorView y) override;
+  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+                         std::span<const std::int32_t> targets, std::span<double> running_max,
+                         std::span<double> running_sum, std::span<double> target_logit) override;
+  void channel_maximum(ConstTensorView x, std::span<float> maximum) override;
+  void accumulate_hessian(ConstTensorView x, std::span<const float> scale,
+                          MatrixView<double> sum) override {
+    cuda::accumulate_hessian(context(), x, scale, sum);
+  }
+  void accumulate_hessian_panel(ConstTensorView x, std::span<const float> scale, index_t first,
+                                MatrixView<double> sum) override {
+    cuda::accumulate_hessian(context(), x.middle_cols(first, x.cols - first),
+                             scale.subspan(static_cast<std::size_t>(first)), sum);
+  }
+  [[nodiscard]] Quantizer& quantizer() override { return *quantizer_; }
+  [[nodiscard]] std::optional<Tensor> dequantize(const QuantizedLinear& layer) override {
+    Tensor weights = allocate(layer.rows, layer.cols);
+    cuda::dequantize(context(), layer, weights.view());
+    return weights;
+  }
+
+ private:
+  [[nodiscard]] Context& context() const { return shared_->context; }
+  [[nodiscard]] cudaStream_t stream() const { return context().lane().get(); }
+
+  /// Every operation names what it writes: copies of it in bfloat16 are no longer true.
+  TensorView written(TensorView y) const {
+    if (y.size() != 0) shared_->copies.forget(y.data, y.data + (y.rows - 1) * y.ld + y.cols);
+    return y;
+  }
+  static void check_linear(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+                           TensorView y) {
+    require_shape(w, w.rows, x.cols, "linear: w");
+    require_shape(y, x.rows, w.rows, "linear: y");
+    if (bias.size() != 0) require_shape(bias, 1, w.rows, "bias");
+  }
+  void multiply(ConstTensorView x, ConstTensorView w, bool add, TensorView y) const;
+
+  std::shared_ptr<Shared> shared_;
+  std::unique_ptr<Quantizer> quantizer_;
+};
+
+Tensor CudaBackend::allocate(index_t rows, index_t cols) {
+  check_size(rows, cols);
+  const auto bytes = static_cast<std::size_t>(std::max<index_t>(rows * cols, 1)) * sizeof(float);
+  const std::string what = fmt::format("a [{} × {}] matrix", rows, cols);
+  void* memory = context().device().allocate(bytes, what, context().lane().stream);
+  const auto free = [shared = shared_, bytes](float* data) {
+    shared->copies.forget(data, data + bytes / sizeof(float));
+    shared->context.device().free(data, bytes, shared->context.lane().get());
+  };
+  return {Tensor::Storage(static_cast<float*>(memory), free), rows, cols};
+}
+
+Tensor CudaBackend::adopt(std::shared_ptr<float> host, index_t rows, index_t cols) {
+  Tensor tensor = allocate(rows, cols);
+  upload({host.get(), static_cast<std::size_t>(rows * cols)}, tensor.view());
+  return tensor;
+}
+
+ConstTensorView CudaBackend::on_host(ConstTensorView x, Matrix<float>& room) {
+  room = Matrix<float>(x.rows, x.cols);
+  download(x, room.span());
+  return room.cview();
+}
+
+void CudaBackend::upload(std::span<const float> host, TensorView device) {
+  check_copy(static_cast<index_t>(host.size()), device);
+  if (host.empty()) return;
+  written(device);
+  Lane& lane = context().lane();
+  lane.staging.upload(
+      lane.stream, host.data(), device.data, static_cast<std::size_t>(device.ld) * sizeof(float),
+      static_cast<std::size_t>(device.cols) * sizeof(float), static_cast<std::size_t>(device.rows));
+}
+
+void CudaBackend::download(ConstTensorView device, std::span<float> host) {
+  check_copy(static_cast<index_t>(host.size()), device);
+  if (host.empty()) return;
+  Lane& lane = context().lane();
+  lane.staging.download(
+      lane.stream, device.data, static_cast<std::size_t>(device.ld) * sizeof(float), host.data(),
+      static_cast<std::size_t>(device.cols) * sizeof(float), static_cast<std::size_t>(device.rows));
+}
+
+void CudaBackend::copy(ConstTensorView x, TensorView y) {
+  require_shape(x, y.rows, y.cols, "copy: x");
+  if (y.size() == 0) return;
+  written(y);
+  QUIP_CUDA(cudaMemcpy2DAsync(y.data, static_cast<std::size_t>(y.ld) * sizeof(float), x.data,
+                              static_cast<std::size_t>(x.ld) * sizeof(float),
+                              static_cast<std::size_t>(y.cols) * sizeof(float),
+                              static_cast<std::size_t>(y.rows), cudaMemcpyDeviceToDevice,
+                              stream()));
+}
+
+void CudaBackend::multiply(ConstTensorView x, ConstTensorView w, bool add, TensorView y) const {
+  if (y.size() == 0) return;
+  const MatrixView<const __nv_bfloat16> weights = shared_->copies.of(w);
+  const index_t ld = bf16_ld(x.cols);
+  const auto inputs = context().buffer<__nv_bfloat16>(x.rows * ld, "activations in bfloat16");
+  const MatrixView<__nv_bfloat16> rounded(inputs.data(), x.rows, x.cols, ld);
+  to_bf16(stream(), x, rounded);
+  context().lane().matmul.multiply(rounded, weights, add, y);
+}
+
+void CudaBackend::log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+                                    std::span<const std::int32_t> targets,
+                                    std::span<double> running_max, std::span<double> running_sum,
+                                    std::span<double> target_logit) {
+  check_log_sum_exp(x, w, targets, running_max, running_sum, target_logit);
+  if (x.rows == 0 || w.rows == 0) return;
+  Lane& lane = context().lane();
+  const index_t chunk = std::clamp<index_t>(logits_at_once / w.rows, 1, x.rows);
+  const auto logits = context().buffer<float>(chunk * w.rows, "logits");
+  const auto wanted = context().buffer<std::int32_t>(x.rows, "target tokens");
+  const auto reduced = context().buffer<RowExponentials>(x.rows, "sums of exponentials");
+  lane.staging.upload(lane.stream, targets.data(), wanted.data(), wanted.bytes(), wanted.bytes(),
+                      1);
+  for (index_t first = 0; first < x.rows; first += chunk) {
+    const TensorView part = logits.view(std::min(chunk, x.rows - first), w.rows);
+    multiply(x.middle_rows(first, part.rows), w, false, part);
+    sum_exponentials(lane.get(), part, wanted.data() + first, first_row, reduced.data() + first);
+  }
+  std::vector<RowExponentials> rows(targets.size());
+  lane.staging.download(lane.stream, reduced.data(), reduced.bytes(), rows.data(), reduced.bytes(),
+                        1);
+  for (std::size_t t = 0; t < rows.size(); ++t) {
+    const index_t target = targets[t] - first_row;
+    if (target >= 0 && target < w.rows) target_logit[t] = rows[t].target;
+    // Σ exp(l − m) over both parts, with m the larger maximum
+    const double maximum = std::max<double>(running_max[t], rows[t].maximum);
+    running_sum[t] = running_sum[t] * std::exp(running_max[t] - maximum) +
+                     rows[t].sum * std::exp(rows[t].maximum - maximum);
+    running_max[t] = maximum;
+  }
+}
+
+void CudaBackend::channel_maximum(ConstTensorView x, std::span<float> maximum) {
+  check_channel_maximum(x, maximum);
+  if (x.size() == 0) return;
+  Lane& lane = context().lane();
+  const auto bits = context().buffer<std::int32_t>(x.cols, "maxima of channels");
+  lane.staging.upload(lane.stream, maximum.data(), bits.data(), bits.bytes(), bits.bytes(), 1);
+  cuda::channel_maximum(lane.get(), x, bits.data());
+  lane.staging.download(lane.stream, bits.data(), bits.bytes(), maximum.data(), bits.bytes(), 1);
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  for (float& value : maximum) value = value <= infinity ? value : infinity;
+}
+
+}  // namespace
+}  // namespace cuda
+
+int cuda_device_count() {
+  int count = 0;
+  // Without a driver this is an error, and there is no device.
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  static_cast<void>(cudaGetLastError());
+  return 0;
+}
+
+std::unique_ptr<Backend> make_cuda_backend(int threads, int local_rank) {
+  const int devices = cuda_device_count();
+  if (devices == 0) {
+    fail("--backend cuda: no GPU, or no driver for one, on this node; use cpu or auto");
+  }
+  return std::make_unique<cuda::CudaBackend>(threads, local_rank % devices);
+}
+
+}  // namespace quip

@@ -1,0 +1,156 @@
+// With z = 2⁸·h + l + 128 (bytes h, l) and z' = z − 128,
+//   Σ z zᵀ = 2¹⁶ Σ h hᵀ + 2⁸ (Σ h lᵀ + Σ l hᵀ) + Σ l lᵀ + 128 (Σ z' + Σ z'ᵀ) + 128² T,
+// as in backend/cpu/hessian_int8.cpp: four products of bytes with 32-bit sums, put together in
+// doubles. The lower triangle goes tile by tile, each over all tokens, so that the device holds one
+// tile of the sum and never the whole; slicing x anew for each tile costs 1/edge of its products.
+#include "hessian.hpp"
+
+#include <algorithm>
+
+#include "../checks.hpp"
+#include "kernels/kernels.hpp"
+
+#include "quip/core/error.hpp"
+
+namespace quip::cuda {
+namespace {
+
+constexpr index_t unit = 64;           // channels and tokens come in multiples of it
+constexpr index_t most_tokens = 8192;  // |Σ h l + Σ l h| ≤ 2·2¹⁴·2¹³: fits in 32 bits
+constexpr index_t most_edge = 16384;
+
+index_t round_up(index_t value, index_t to) { return (value + to - 1) / to * to; }
+
+/// The two slices of some channels and their sums.
+struct Slices {
+  index_t channels;  ///< in use
+  index_t ld;
+  DeviceBuffer<std::int8_t> high;
+  DeviceBuffer<std::int8_t> low;
+  DeviceBuffer<std::int64_t> sums;
+
+  Slices(Context& context, const HessianPlan& plan)
+      : channels(0),
+        ld(plan.tokens),
+        high(context.buffer<std::int8_t>(plan.edge * ld, "slices of activations")),
+        low(context.buffer<std::int8_t>(plan.edge * ld, "slices of activations")),
+        sums(context.buffer<std::int64_t>(plan.edge, "sums of activations")) {}
+
+  void fill(cudaStream_t stream, ConstTensorView x, const float* scale, std::int32_t* outside) {
+    channels = x.cols;
+    const index_t padded = round_up(x.cols, unit);
+    const index_t tokens = round_up(x.rows, unit);
+    QUIP_CUDA(cudaMemsetAsync(sums.data(), 0, sums.bytes(), stream));
+    slice(stream, x, scale, {high.data(), padded, tokens, ld}, {low.data(), padded, tokens, ld},
+          sums.data(), outside);
+  }
+  [[nodiscard]] MatrixView<const std::int8_t> view(const DeviceBuffer<std::int8_t>& slice,
+                                                   index_t tokens) const {
+    return {slice.data(), round_up(channels, unit), round_up(tokens, unit), ld};
+  }
+};
+
+struct Products {
+  DeviceBuffer<std::int32_t> high;
+  DeviceBuffer<std::int32_t> cross;
+  DeviceBuffer<std::int32_t> low;
+
+  Products(Context& context, index_t edge)
+      : high(context.buffer<std::int32_t>(edge * edge, "products of slices")),
+        cross(context.buffer<std::int32_t>(edge * edge, "products of slices")),
+        low(context.buffer<std::int32_t>(edge * edge, "products of slices")) {}
+};
+
+/// Adds one chunk of tokens to a tile.
+void add_chunk(Lane& lane, const Slices& rows, const Slices& cols, index_t tokens,
+               const Products& products, MatrixView<double> sum) {
+  const auto row = [&](const auto& slice) { return rows.view(slice, tokens); };
+  const auto col = [&](const auto& slice) { return cols.view(slice, tokens); };
+  const auto into = [&](const DeviceBuffer<std::int32_t>& product) {
+    return product.view(row(rows.high).rows, col(cols.high).rows);
+  };
+  lane.matmul.multiply(row(rows.high), col(cols.high), false, into(products.high));
+  lane.matmul.multiply(row(rows.high), col(cols.low), false, into(products.cross));
+  lane.matmul.multiply(row(rows.low), col(cols.high), true, into(products.cross));
+  lane.matmul.multiply(row(rows.low), col(cols.low), false, into(products.low));
+  combine_slices(lane.get(), into(products.high), into(products.cross), into(products.low),
+                 rows.sums.data(), cols.sums.data(), tokens, sum);
+}
+
+/// Adds a downloaded tile to where it belongs in the lower triangle.
+void add_lower(MatrixView<const double> tile, index_t row, index_t col, MatrixView<double> sum) {
+#pragma omp parallel for schedule(dynamic, 16)
+  for (index_t i = 0; i < tile.rows; ++i) {
+    const index_t width = std::min(tile.cols, row + i - col + 1);
+    double* to = sum.row(row + i) + col;
+    for (index_t j = 0; j < width; ++j) to[j] += tile(i, j);
+  }
+}
+
+}  // namespace
+
+std::size_t hessian_bytes(const HessianPlan& plan) {
+  const index_t sum_and_products = plan.edge * plan.edge * (8 + 3 * 4);
+  const index_t slices = 2 * plan.edge * (2 * plan.tokens + 8);
+  return static_cast<std::size_t>(sum_and_products + slices);
+}
+
+HessianPlan plan_hessian(index_t channels, index_t tokens, std::size_t bytes) {
+  HessianPlan plan{std::min(most_edge, round_up(channels, unit)),
+                   std::min(most_tokens, round_up(tokens, unit))};
+  while (hessian_bytes(plan) > bytes) {
+    if (plan.edge <= 4 * unit && plan.tokens <= 4 * unit) {
+      fail(
+          "GPU: no {:.1f} MiB for the smallest piece of a Hessian of {} channels; use more GPUs or "
+          "nodes (more ranks), or fewer --samples",
+          static_cast<double>(hessian_bytes(plan)) / (1 << 20), channels);
+    }
+    index_t& larger = plan.tokens > plan.edge / 2 ? plan.tokens : plan.edge;
+    larger = round_up(larger / 2, unit);
+  }
+  return plan;
+}
+
+void accumulate_hessian(Context& context, ConstTensorView x, std::span<const float> scale,
+                        MatrixView<double> sum) {
+  check_hessian(x, scale, sum);
+  if (x.size() == 0) return;
+  const HessianPlan plan = plan_hessian(x.cols, x.rows, context.device().available());
+  Lane& lane = context.lane();
+  const auto scales = context.buffer<float>(x.cols, "scales of channels");
+  lane.staging.upload(lane.stream, scale.data(), scales.data(), scales.bytes(), scales.bytes(), 1);
+  const auto outside = context.buffer<std::int32_t>(1, "a flag");
+  QUIP_CUDA(cudaMemsetAsync(outside.data(), 0, outside.bytes(), lane.get()));
+  Slices rows(context, plan);
+  Slices cols(context, plan);
+  const Products products(context, plan.edge);
+  const auto tile = context.buffer<double>(plan.edge * plan.edge, "a tile of a Hessian");
+  Buffer<double> host(std::min(plan.edge, x.cols) * std::min(plan.edge, x.cols));
+
+  for (index_t row = 0; row < x.cols; row += plan.edge) {
+    const index_t height = std::min(plan.edge, x.cols - row);
+    for (index_t col = 0; col <= row && col < sum.cols; col += plan.edge) {
+      const index_t width = std::min(plan.edge, sum.cols - col);
+      const MatrixView<double> part = tile.view(height, width);
+      QUIP_CUDA(cudaMemsetAsync(tile.data(), 0, tile.bytes(), lane.get()));
+      for (index_t first = 0; first < x.rows; first += plan.tokens) {
+        const index_t tokens = std::min(plan.tokens, x.rows - first);
+        const ConstTensorView chunk = x.middle_rows(first, tokens);
+        rows.fill(lane.get(), chunk.middle_cols(row, height), scales.data() + row, outside.data());
+        if (row != col) {
+          cols.fill(lane.get(), chunk.middle_cols(col, width), scales.data() + col, outside.data());
+        }
+        add_chunk(lane, rows, row == col ? rows : cols, tokens, products, part);
+      }
+      const std::size_t row_bytes = static_cast<std::size_t>(width) * sizeof(double);
+      lane.staging.download(lane.stream, part.data, row_bytes, host.data(), row_bytes,
+                            static_cast<std::size_t>(height));
+      add_lower({host.data(), height, width}, row, col, sum);
+    }
+  }
+  std::int32_t beyond = 0;
+  lane.staging.download(lane.stream, outside.data(), sizeof beyond, &beyond, sizeof beyond, 1);
+  if (beyond != 0) fail_outside_16_bits();
+}
+
+}  // namespace quip::cuda

@@ -1,0 +1,37 @@
+// Sums of matrices, and of rows with one row.
+#include "../kernel.hpp"
+#include "kernels.hpp"
+
+namespace quip::cuda {
+namespace {
+
+/// y = x, or += x; x has y's shape, or one row for all.
+template <bool Add>
+__global__ void combine(DeviceView<const float> x, index_t x_ld, DeviceView<float> y) {
+  const index_t total = y.rows * y.cols;
+  for (index_t i = global_thread(); i < total; i += all_threads()) {
+    const index_t row = i / y.cols;
+    const index_t col = i - row * y.cols;
+    const float value = x.data[row * x_ld + col];
+    y(row, col) = Add ? y(row, col) + value : value;
+  }
+}
+
+template <bool Add>
+void run(cudaStream_t stream, ConstTensorView x, index_t x_ld, TensorView y) {
+  if (y.size() == 0) return;
+  launch("add", combine<Add>, elementwise_blocks(y.size()), threads_elementwise, 0, stream, x, x_ld,
+         y);
+}
+
+}  // namespace
+
+void add(cudaStream_t stream, ConstTensorView x, TensorView y) { run<true>(stream, x, x.ld, y); }
+void set_rows(cudaStream_t stream, ConstTensorView bias, TensorView y) {
+  run<false>(stream, bias, 0, y);
+}
+void add_rows(cudaStream_t stream, ConstTensorView bias, TensorView y) {
+  run<true>(stream, bias, 0, y);
+}
+
+}  // namespace quip::cuda

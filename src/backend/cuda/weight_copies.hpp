@@ -1,0 +1,38 @@
+// Weights in bfloat16, as the tensor cores read them, made when they are first used.
+#pragma once
+
+#include <map>
+#include <mutex>
+
+#include "context.hpp"
+#include <cuda_bf16.h>
+
+#include "quip/backend/backend.hpp"
+
+namespace quip::cuda {
+
+/// Keyed by where the fp32 weights lie: whoever writes to memory, or frees it, has to say so.
+class WeightCopies {
+ public:
+  explicit WeightCopies(Context& context) : context_(context) {}
+
+  /// w in bfloat16, ready for every lane. Thread-safe.
+  [[nodiscard]] MatrixView<const __nv_bfloat16> of(ConstTensorView w);
+  /// The copies of what overlaps [first, last) are no longer true.
+  void forget(const float* first, const float* last);
+
+ private:
+  struct Copy {
+    ConstTensorView of;
+    index_t ld;
+    DeviceBuffer<__nv_bfloat16> data;
+  };
+  Context& context_;
+  std::mutex mutex_;
+  std::map<const float*, Copy> copies_;  ///< by first element
+};
+
+/// Elements from row to row of a matrix in bfloat16: rows start at multiples of 16 bytes.
+[[nodiscard]] inline index_t bf16_ld(index_t cols) { return (cols + 7) / 8 * 8; }
+
+}  // namespace quip::cuda

@@ -1,0 +1,63 @@
+// Quantization on the host: the functions of quant/ behind the backends' interface.
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "quip/backend/quantizer.hpp"
+
+namespace quip {
+namespace {
+
+class HostRows final : public LayerRows {
+ public:
+  HostRows(RowTiles tiles, const PreparedLayer& layer, const LayerOptions& options)
+      : tiles_(std::move(tiles)), layer_(layer), options_(options) {}
+
+  [[nodiscard]] float largest() override {
+    float largest = 0;
+    for (index_t t = 0; t < tiles_.count(); ++t) {
+      const MatrixView<float> tile = tiles_.tile(t);
+      for (index_t i = 0; i < tile.size(); ++i) {
+        largest = std::max(largest, std::abs(tile.data[i]));
+      }
+    }
+    return largest;
+  }
+  [[nodiscard]] std::vector<double> evaluate(const RhoSearch& search) override {
+    return search.evaluate(tiles_, layer_, options_);
+  }
+  [[nodiscard]] RoundedRows round(double rho) override {
+    return round_rows(tiles_, layer_, options_, rho);
+  }
+
+ private:
+  RowTiles tiles_;
+  const PreparedLayer& layer_;
+  const LayerOptions& options_;
+};
+
+class HostQuantizer final : public Quantizer {
+ public:
+  [[nodiscard]] PreparedLayer prepare(MatrixView<const float> weights, Matrix<double> hessian,
+                                      const LayerOptions& options,
+                                      const std::string& layer) override {
+    return prepare_layer(weights, std::move(hessian), options, layer);
+  }
+  [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
+                                                const PreparedLayer& layer,
+                                                const LayerOptions& options, Range rows) override {
+    const LayerTransforms transforms = make_transforms(options.effective_transform(), weights.rows,
+                                                       weights.cols, layer.seed_u, layer.seed_v);
+    return std::make_unique<HostRows>(transform_rows(weights, layer, transforms, rows), layer,
+                                      options);
+  }
+};
+
+}  // namespace
+
+Quantizer& host_quantizer() {
+  static HostQuantizer quantizer;
+  return quantizer;
+}
+
+}  // namespace quip

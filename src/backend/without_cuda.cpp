@@ -1,0 +1,13 @@
+// What a build without the CUDA toolkit has in place of backend/cuda.
+#include "quip/backend/cuda_backend.hpp"
+#include "quip/core/error.hpp"
+
+namespace quip {
+
+int cuda_device_count() { return 0; }
+
+std::unique_ptr<Backend> make_cuda_backend(int /*threads*/, int /*local_rank*/) {
+  fail("--backend cuda: this build has no CUDA backend (cmake --preset cuda); use cpu or auto");
+}
+
+}  // namespace quip

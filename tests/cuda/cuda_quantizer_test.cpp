@@ -1,0 +1,226 @@
+// Quantization on the device beside that on the host: the same codes, grids, losses and weights,
+// bit for bit, for every method, grid and transform. (The host's results are held to their
+// definitions in tests/unit.)
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "cuda/cuda_support.hpp"
+#include "support/one_layer.hpp"
+
+#include "quip/backend/quantizer.hpp"
+
+namespace quip {
+namespace {
+
+struct Case {
+  const char* name;
+  Method method = Method::ldlq;
+  Processing processing = Processing::incoherence;
+  TransformKind transform = TransformKind::kronecker;
+  int bits = 2;
+  Clamp clamp = Clamp::feedback;
+  Rounding rounding = Rounding::nearest;
+  std::optional<GridKind> grid{};
+  index_t group_size = 0;
+  bool symmetric = false;
+  bool act_order = false;
+  std::optional<int> passes{};
+  std::optional<GroupFit> groups{};
+};
+
+LayerOptions options_of(const Case& c) {
+  LayerOptions options;
+  options.method = c.method;
+  options.processing = c.processing;
+  options.transform = c.transform;
+  options.bits = c.bits;
+  options.clamp = c.clamp;
+  options.rounding = c.rounding;
+  options.grid_kind = c.grid;
+  options.group_size = c.group_size;
+  options.symmetric = c.symmetric;
+  options.act_order = c.act_order;
+  options.passes = c.passes;
+  options.groups = c.groups;
+  options.seed = 7;
+  return options;
+}
+
+class CudaQuantizer : public CudaTest, public testing::WithParamInterface<Case> {};
+
+void expect_same(const std::vector<double>& a, const std::vector<double>& b, const char* what) {
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) ASSERT_EQ(a[i], b[i]) << what << " " << i;
+}
+
+void expect_same(const RoundedRows& a, const RoundedRows& b) {
+  EXPECT_EQ(a.codes, b.codes);
+  EXPECT_EQ(a.scale, b.scale);
+  EXPECT_EQ(a.zero, b.zero);
+  EXPECT_EQ(a.passes, b.passes);
+  ASSERT_EQ(a.losses.size(), b.losses.size());
+  for (std::size_t i = 0; i < a.losses.size(); ++i) {
+    ASSERT_EQ(a.losses[i].loss, b.losses[i].loss) << "row " << i;
+    ASSERT_EQ(a.losses[i].reference, b.losses[i].reference) << "row " << i;
+  }
+}
+
+TEST_P(CudaQuantizer, RoundsToTheHostsBits) {
+  const LayerOptions options = options_of(GetParam());
+  const index_t n = 160;  // more than one block of columns, and not a multiple of it
+  const Matrix<float> w = random_weights(70, n, 1);
+  const PreparedLayer layer = prepare_layer(w.cview(), random_hessian(n, 400, 2), options, "test");
+  in_every_order([&] {
+    for (const Range range : {Range{0, 70}, Range{13, 41}}) {
+      const auto host = host_quantizer().rows(w.cview(), layer, options, range);
+      const auto device = cuda_->quantizer().rows(w.cview(), layer, options, range);
+      EXPECT_EQ(device->largest(), host->largest());
+      if (options.grid() == GridKind::incoherent) {
+        const RhoSearch search(70, options.bits);
+        expect_same(device->evaluate(search), host->evaluate(search), "candidate");
+      }
+      expect_same(device->round(2.1), host->round(2.1));
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Methods, CudaQuantizer,
+    testing::Values(
+        Case{.name = "nearest", .method = Method::nearest},
+        Case{.name = "nearest_minmax",
+             .method = Method::nearest,
+             .processing = Processing::baseline,
+             .transform = TransformKind::none,
+             .bits = 3},
+        Case{.name = "ldlq"}, Case{.name = "ldlq_3bits", .bits = 3},
+        Case{.name = "ldlq_8bits", .bits = 8}, Case{.name = "ldlq_pre", .clamp = Clamp::pre},
+        Case{.name = "ldlq_stochastic", .bits = 4, .rounding = Rounding::stochastic},
+        Case{.name = "ldlq_groups",
+             .processing = Processing::baseline,
+             .transform = TransformKind::none,
+             .bits = 4,
+             .group_size = 24},
+        Case{.name = "ldlq_groups_pre_symmetric",
+             .transform = TransformKind::hadamard,
+             .bits = 3,
+             .clamp = Clamp::pre,
+             .grid = GridKind::minmax,
+             .group_size = 64,
+             .symmetric = true},
+        Case{.name = "ldlq_rg", .method = Method::ldlq_rg, .bits = 2},
+        Case{.name = "greedy", .method = Method::greedy, .bits = 2, .passes = 3},
+        Case{.name = "greedy_pre", .method = Method::greedy, .bits = 2, .clamp = Clamp::pre},
+        Case{.name = "greedy_groups",
+             .method = Method::greedy,
+             .processing = Processing::baseline,
+             .transform = TransformKind::none,
+             .bits = 3,
+             .group_size = 50},
+        Case{.name = "ldl_admm", .method = Method::ldl_admm, .bits = 2},
+        Case{.name = "optq",
+             .method = Method::optq,
+             .processing = Processing::baseline,
+             .transform = TransformKind::none,
+             .bits = 3},
+        Case{.name = "optq_incoherent", .method = Method::optq, .bits = 2},
+        Case{.name = "optq_dynamic_groups",
+             .method = Method::optq,
+             .processing = Processing::baseline,
+             .transform = TransformKind::none,
+             .bits = 4,
+             .group_size = 48},
+        Case{.name = "optq_act_order_groups",
+             .method = Method::optq,
+             .processing = Processing::baseline,
+             .transform = TransformKind::none,
+             .bits = 4,
+             .group_size = 32,
+             .act_order = true},
+        Case{.name = "kronecker_blocked", .transform = TransformKind::kronecker_blocked},
+        Case{.name = "kronecker_nopermute", .transform = TransformKind::kronecker_nopermute},
+        Case{.name = "hadamard", .transform = TransformKind::hadamard},
+        Case{.name = "dense", .transform = TransformKind::dense}),
+    [](const auto& instance) { return std::string(instance.param.name); });
+
+/// A layer of random codes.
+QuantizedLinear random_layer(index_t rows, index_t cols, int bits, TransformKind transform,
+                             GridKind grid, index_t group_size) {
+  QuantizedLinear layer;
+  layer.rows = rows;
+  layer.cols = cols;
+  layer.bits = bits;
+  layer.grid = grid;
+  layer.transform = transform;
+  layer.group_size = group_size;
+  layer.seed_u = 11;
+  layer.seed_v = 12;
+  const RandomStream random(5);
+  std::vector<std::uint8_t> codes(at(cols));
+  layer.codes.resize(at(rows * layer.row_bytes()));
+  for (index_t i = 0; i < rows; ++i) {
+    for (index_t j = 0; j < cols; ++j) {
+      codes[at(j)] = static_cast<std::uint8_t>(
+          random.bits(static_cast<std::uint64_t>(i * cols + j)) & ((1U << bits) - 1U));
+    }
+    pack_row(codes.data(), cols, bits, layer.codes.data() + i * layer.row_bytes());
+  }
+  const bool minmax = grid == GridKind::minmax;
+  layer.scale.assign(minmax ? at(rows * layer.groups()) : 1, 0.0F);
+  for (std::size_t i = 0; i < layer.scale.size(); ++i) {
+    layer.scale[i] = 0.1F + 0.001F * static_cast<float>(i % 97);
+    if (minmax) layer.zero.push_back(static_cast<std::uint8_t>(i % (1U << bits)));
+  }
+  for (index_t j = 0; j < cols; ++j) {
+    layer.rescale.push_back(0.7F + 0.01F * static_cast<float>(j % 53));
+  }
+  return layer;
+}
+
+TEST_F(CudaTest, DequantizesToTheHostsBits) {
+  in_every_order([&] {
+    for (const int bits : {2, 3, 4, 8}) {
+      for (const auto& [transform, grid, group] :
+           {std::tuple{TransformKind::kronecker, GridKind::incoherent, 0},
+            {TransformKind::hadamard, GridKind::minmax, 32},
+            {TransformKind::none, GridKind::minmax, 0}}) {
+        const auto layer = random_layer(52, 76, bits, transform, grid, group);
+        const auto device = cuda_->dequantize(layer);
+        ASSERT_TRUE(device);
+        expect_near(on_host(device->cview()), dequantize(layer), 0.0);
+      }
+    }
+  });
+}
+
+TEST_F(CudaTest, TransformsOfManySizesHaveTheHostsBits) {
+  // Walsh–Hadamard over one, several and many passes; Paley and random orthogonal factors.
+  for (const index_t n : {1, 2, 24, 64, 77, 192, 1024, 2048}) {
+    for (const TransformKind kind : {TransformKind::hadamard, TransformKind::kronecker}) {
+      const auto layer = random_layer(3, n, 4, kind, GridKind::incoherent, 0);
+      const auto device = cuda_->dequantize(layer);
+      expect_near(on_host(device->cview()), dequantize(layer), 0.0);
+    }
+  }
+}
+
+#ifdef QUIP_CUDA_ON_HOST
+// Little memory: rows go in several parts.
+TEST_F(CudaTest, RoundingInPartsHasTheSameBits) {
+  const LayerOptions options;
+  const Matrix<float> w = random_weights(300, 96, 1);
+  const PreparedLayer layer = prepare_layer(w.cview(), random_hessian(96, 200, 2), options, "test");
+  const auto host = host_quantizer().rows(w.cview(), layer, options, {0, 300});
+  const auto device = cuda_->quantizer().rows(w.cview(), layer, options, {0, 300});
+  // A sixteenth is kept back; of the rest, half is used at a time: room for some 100 rows.
+  const std::size_t room = 2 * 100 * 96 * 4 * 4;
+  cuda_on_host::set_memory((cuda_on_host::memory_in_use() + room) / 15 * 16);
+  const RoundedRows rounded = device->round(2.0);
+  cuda_on_host::set_memory(std::size_t{8} << 30);
+  expect_same(rounded, host->round(2.0));
+}
+#endif
+
+}  // namespace
+}  // namespace quip
