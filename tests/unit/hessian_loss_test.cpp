@@ -1,8 +1,8 @@
 // What the 16-bit integers of the exact Hessian lose, on the activations of a real model.
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <filesystem>
+#include <memory>
 
 #include "support/store_fixture.hpp"
 #include <gtest/gtest.h>
