@@ -140,6 +140,19 @@ def test_mistakes_on_the_command_line(kind, options, message, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--at-once", "many"), "sweep.sbatch: error: --at-once wants a positive number, not"),
+        (("--model", "x"), "sweep.sh: error: --tokens is missing"),
+    ],
+)
+def test_mistakes_in_a_sweep(options, message):
+    done = start("sweep.sbatch", *options)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
 @needs_slurm
 def test_what_slurm_refuses_is_one_line(cluster, tmp_path):
     arguments = ("--study", tmp_path / "s", "--node-counts", "1,2", "--sbatch", "--partition=none")
@@ -167,7 +180,6 @@ def test_missing_munge_is_one_line(cluster, tmp_path):
 def test_a_sweep_as_an_array_of_jobs(cluster, quantized, tmp_path):
     out = tmp_path / "a sweep"
     shape = (*ONE_CORE, "--sbatch", "--mem=500", "--at-once", 2)
-    shape += ("--sbatch", f"--chdir={tmp_path}")
     few = tmp_path / "few.h5"
     with h5py.File(cli.CALIBRATION) as all_tokens, h5py.File(few, "w") as file:
         file["input_ids"] = all_tokens["input_ids"][:4]

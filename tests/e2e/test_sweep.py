@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 
+import h5py
 import pytest
 
 import cli
@@ -180,6 +181,30 @@ def test_failing_run_does_not_stop_the_others(tmp_path):
     assert cli.inspect(kept)["digest"] == rows_of(tmp_path)[1]["digest"]
 
 
+def test_rows_alone_wait_to_be_merged(tmp_path):
+    few = tmp_path / "few.h5"
+    with h5py.File(cli.CALIBRATION) as all_tokens, h5py.File(few, "w") as file:
+        file["input_ids"] = all_tokens["input_ids"][:4]
+    grid = ("--tokens", few, "--eval", few, "--methods", "nearest", "--bits", "4 2")
+    grid += ("--processing", "baseline", "--settings", "paper")
+    assert sweep(tmp_path, *grid, "--missing").stdout == "0,1,2\n"
+    for row in (2, 0):
+        sweep(tmp_path, *grid, "--only", row)
+    assert not (tmp_path / "sweep.csv").exists()
+    assert sweep(tmp_path, *grid, "--missing").stdout == "1\n"
+    assert sweep(tmp_path, *grid, "--only", 2).stdout == ""  # it is there
+    early = sweep(tmp_path, *grid, "--merge", check=False)
+    assert early.returncode == 1 and "of rows 0 to 2 these are missing: 1;" in early.stderr
+    whole = sweep(tmp_path, *grid)  # runs what is left, and knows of the others
+    assert whole.stdout.count("[") == 1 and "nearest baseline 4 1 paper" in whole.stdout
+    assert [key(row) for row in rows_of(tmp_path)] == [
+        "unquantized - - - -",
+        "nearest baseline 2 1 paper",
+        "nearest baseline 4 1 paper",
+    ]
+    assert list((tmp_path / "rows").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -191,6 +216,8 @@ def test_failing_run_does_not_stop_the_others(tmp_path):
         (("--methods", "ldlq:passes"), "'ldlq:passes' is not METHOD"),
         (("--tokens", "nowhere.h5"), "nowhere.h5 is not there"),
         (("--out", ""), "--out is missing"),
+        (("--only", "x"), "--only wants the number of a row, not 'x'"),
+        (("--only", "99"), "--only 99: the grid has rows 0 to 48"),
     ],
 )
 def test_mistakes_on_the_command_line(options, message, tmp_path):
