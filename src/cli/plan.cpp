@@ -105,6 +105,10 @@ class PlanCommand final : public Command {
                           "options of single layers, as for quip quantize");
     options.add_options()("true-sequential", po::bool_switch(&job_options_.true_sequential),
                           "Hessians also see the quantized layers before them in their block");
+    options.add_options()(
+        "wide",
+        po::value(&job_options_.wide.inputs)->default_value(default_wide_inputs)->value_name("N"),
+        "layers with N inputs and more are spread over all ranks");
     checkpoints_.declare_keep_states(options);
   }
 

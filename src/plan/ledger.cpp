@@ -56,6 +56,14 @@ void Ledger::count_sum(index_t count) {
       2 * payload * (size_ - 1) / size_);
 }
 
+void Ledger::count_reduce_scatter(index_t total, index_t mine) {
+  if (size_ == 1) return;
+  constexpr auto element = static_cast<index_t>(sizeof(double));
+  const auto payload = static_cast<double>(total * element);
+  // Half of what a sum on all ranks takes.
+  add(Exchange::reduce, (total - mine) * element, payload / 2, payload * (size_ - 1) / size_);
+}
+
 void Ledger::count_maximum(index_t bytes) {
   if (size_ == 1) return;
   const auto payload = static_cast<double>(bytes);
@@ -94,6 +102,11 @@ void Ledger::count_gather_over_nodes(std::span<const index_t> offsets) {
 
 void Ledger::all_reduce_sum(std::span<double> values) {
   count_sum(static_cast<index_t>(values.size()));
+}
+
+void Ledger::reduce_scatter_sum(std::span<double> /*values*/, std::span<const index_t> offsets) {
+  const auto self = static_cast<std::size_t>(rank_);
+  count_reduce_scatter(offsets.back(), offsets[self + 1] - offsets[self]);
 }
 
 void Ledger::all_reduce_max(std::span<float> values) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "quip/calib/distributed_hessian.hpp"
 #include "quip/comm/schedule.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/loader.hpp"
@@ -34,12 +35,17 @@ class Sizes {
         ledger_(rank, layout.ranks(), layout.place_of(rank)),
         family_(*job.model.family),
         linears_(selected_linears(job, 0)) {
-    for (const LinearSpec& linear : linears_) orders_.push_back(linear.cols);
+    for (const LinearSpec& linear : linears_) {
+      if (!wide().covers(linear.cols)) narrow_.push_back(linear);
+    }
     samples_ = share_of(job.samples, rank, layout.ranks()).count();
   }
 
   [[nodiscard]] const Family& family() const { return family_; }
   [[nodiscard]] const std::vector<LinearSpec>& linears() const { return linears_; }
+  /// Those that one rank factorises.
+  [[nodiscard]] const std::vector<LinearSpec>& narrow() const { return narrow_; }
+  [[nodiscard]] const WideOptions& wide() const { return job_.options.wide; }
   [[nodiscard]] index_t tokens() const { return samples_ * job_.length; }
   [[nodiscard]] int threads() const { return layout_.threads; }
   [[nodiscard]] index_t length() const { return job_.length; }
@@ -62,14 +68,14 @@ class Sizes {
     }
     return widest;
   }
-  /// The Hessians of taps [0, end).
-  [[nodiscard]] index_t hessian_bytes(int end) const {
+  /// The Hessians that a rank holds whole.
+  [[nodiscard]] index_t hessian_bytes() const {
     index_t bytes = 0;
-    for (int tap = 0; tap < end; ++tap) {
+    for (int tap = 0; tap < family_.taps(); ++tap) {
       const bool read = std::any_of(linears_.begin(), linears_.end(),
                                     [tap](const LinearSpec& l) { return l.tap == tap; });
       const index_t n = family_.tap_width(tap);
-      if (read) bytes += n * n * double_bytes;
+      if (read && !wide().covers(n)) bytes += n * n * double_bytes;
     }
     return bytes;
   }
@@ -104,7 +110,11 @@ class Sizes {
     }
     return mapped;
   }
-  [[nodiscard]] std::vector<int> owners() const { return assign_owners(orders_, ledger_.size()); }
+  [[nodiscard]] std::vector<int> owners() const {
+    std::vector<index_t> orders;
+    for (const LinearSpec& linear : narrow_) orders.push_back(linear.cols);
+    return assign_owners(orders, ledger_.size());
+  }
   [[nodiscard]] int rank() const { return ledger_.rank(); }
   [[nodiscard]] int ranks() const { return ledger_.size(); }
 
@@ -128,7 +138,7 @@ class Sizes {
   Ledger ledger_;
   const Family& family_;
   std::vector<LinearSpec> linears_;
-  std::vector<index_t> orders_;
+  std::vector<LinearSpec> narrow_;
   index_t samples_ = 0;
 };
 
@@ -153,22 +163,55 @@ index_t factor_work(index_t n, const LayerOptions& options) {
   return 0;
 }
 
+/// Room for the sum over tokens of a Hessian of order n, and for its exchange.
+index_t summing_work(const Sizes& sizes, index_t n) {
+  const index_t chunk_budget = std::max(32 * mib, n * n) / (n * slice_bytes);
+  const index_t chunk =
+      std::min(sizes.tokens(), std::clamp(chunk_budget, fewest_tokens, most_tokens));
+  const index_t parts = sizes.ranks() > 1 ? shared_piece_bytes(sizes.ranks()) : 0;
+  const index_t exchange = sizes.ranks() > 1 ? 2 * reduce_piece + parts : 0;
+  return std::max(chunk * n * slice_bytes, exchange);
+}
+
+/// A wide layer from its inputs to its codes, while they are still there.
+index_t wide_work(const Sizes& sizes, const LinearSpec& linear) {
+  const index_t n = linear.cols;
+  const BlockCyclic layout = sizes.wide().layout(n, sizes.ranks());
+  index_t spread = 0;
+  if (sizes.rank() < layout.grid.size()) {
+    spread = layout.rows.extent_of(layout.grid.row_of(sizes.rank())) *
+             layout.cols.extent_of(layout.grid.col_of(sizes.rank())) * double_bytes;
+  }
+  const index_t transformed = sizes.tokens() * n * float_bytes;
+  const index_t panels = 2 * n * hessian_panel_width(n, sizes.ranks()) * double_bytes;
+  const Range rows = row_share(linear.rows, sizes.rank(), sizes.ranks());
+  const index_t tiles = 3 * rows.count() * n * float_bytes;
+  const index_t passing = 2 * n * LowerPanels::block * float_bytes;
+  return spread + std::max(transformed + panels, tiles + passing);
+}
+
 Footprint capturing(const Sizes& sizes) {
   const index_t width = sizes.family().config().hidden;
   const index_t n = sizes.widest_tap();
   const index_t tokens = sizes.tokens();
-  const index_t chunk_budget = std::max(32 * mib, n * n) / (n * slice_bytes);
-  const index_t chunk = std::min(tokens, std::clamp(chunk_budget, fewest_tokens, most_tokens));
-  const index_t parts = sizes.ranks() > 1 ? shared_piece_bytes(sizes.ranks()) : 0;
-  const index_t summing =
-      std::max(chunk * n * slice_bytes, sizes.ranks() > 1 ? 2 * reduce_piece + parts : index_t{0});
-  return {"capture, hessian",
-          {{"hidden states", tokens * width * float_bytes},
-           {"running residual", tokens * width * float_bytes},
-           {"captured inputs", tokens * n * float_bytes},
-           {"Hessians", sizes.hessian_bytes(sizes.family().taps())},
-           // Both, although one follows the other: the allocator keeps small pieces.
-           {"work", summing + sizes.threads() * sizes.stage_bytes()}}};
+  index_t wide = 0;
+  index_t summing = 0;
+  for (const LinearSpec& linear : sizes.linears()) {
+    if (sizes.wide().covers(linear.cols)) {
+      wide = std::max(wide, wide_work(sizes, linear));
+    } else {
+      summing = std::max(summing, summing_work(sizes, linear.cols));
+    }
+  }
+  Footprint footprint{"capture, hessian",
+                      {{"hidden states", tokens * width * float_bytes},
+                       {"running residual", tokens * width * float_bytes},
+                       {"captured inputs", tokens * n * float_bytes},
+                       {"Hessians", sizes.hessian_bytes()},
+                       // Both, although one follows the other: the allocator keeps small pieces.
+                       {"work", summing + sizes.threads() * sizes.stage_bytes()}}};
+  if (wide > 0) footprint.items.emplace_back("wide layer", wide);
+  return footprint;
 }
 
 Footprint rounding(const Sizes& sizes) {
@@ -178,7 +221,7 @@ Footprint rounding(const Sizes& sizes) {
   index_t work = 0;
   std::vector<bool> needed(static_cast<std::size_t>(sizes.family().taps()), false);
   for (std::size_t i = 0; i < owners.size(); ++i) {
-    const LinearSpec& linear = sizes.linears()[i];
+    const LinearSpec& linear = sizes.narrow()[i];
     const LayerOptions options = sizes.options(linear);
     const index_t bytes = prepared_bytes(linear.cols, options);
     const Range rows = row_share(linear.rows, sizes.rank(), sizes.ranks());
@@ -211,12 +254,14 @@ Footprint rounding(const Sizes& sizes) {
 Footprint on_device(const Sizes& sizes) {
   const index_t n = sizes.widest_tap();
   const index_t width = sizes.family().config().hidden;
-  return {"capture, hessian",
-          {{"weights", sizes.block_elements() * bf16_bytes},
-           {"hidden states", 2 * sizes.tokens() * width * float_bytes},
-           {"captured inputs", sizes.tokens() * n * float_bytes},
-           {"Hessian", n * n * double_bytes},
-           {"work", 2 * sizes.stage_bytes() + fewest_tokens * n * double_bytes}}};
+  return {
+      "capture, hessian",
+      {{"weights", sizes.block_elements() * bf16_bytes},
+       {"hidden states", 2 * sizes.tokens() * width * float_bytes},
+       {"captured inputs", sizes.tokens() * n * float_bytes},
+       {"Hessian", sizes.wide().covers(n) ? n * hessian_panel_width(n, sizes.ranks()) * double_bytes
+                                          : n * n * double_bytes},
+       {"work", 2 * sizes.stage_bytes() + fewest_tokens * n * double_bytes}}};
 }
 
 }  // namespace
@@ -234,7 +279,8 @@ Memory memory_of(const PlannedJob& job, const Layout& layout, int rank, index_t 
   if (layout.gpus_per_node > 0) {
     memory.device = on_device(sizes);
     std::erase_if(capture.items, [](const auto& item) {
-      return item.first != "Hessians" && item.first != "work";
+      return item.first == "hidden states" || item.first == "running residual" ||
+             item.first == "captured inputs";
     });
   }
   const Footprint round = rounding(sizes);

@@ -82,7 +82,10 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
     const std::vector<LinearSpec> linears = selected_linears(job, b);
     for (const LinearSpec& linear : linears) {
       quantized.insert(linear.name + ".weight");
-      static_cast<void>(options_of(linear));
+      const LayerOptions of_layer = options_of(linear);
+      if (job.options.wide.covers(linear.cols)) {
+        job.options.wide.check(linear.name, linear.cols, of_layer, layout.ranks());
+      }
     }
     block_entries_.push_back(entry_of(b, linears));
   }
@@ -216,15 +219,24 @@ void Walk::block(Ledger& ledger, index_t b) {
   if (!linears.empty()) {
     ledger.enter("capture");
     agree(ledger, do_nothing);  // room for the captured inputs
+    std::vector<LinearSpec> narrow;
     for (int tap = 0; tap < family.taps(); ++tap) {
       capture(ledger, b, tap);
       std::vector<LinearSpec> readers = linears;
       std::erase_if(readers, [&](const LinearSpec& linear) { return linear.tap != tap; });
       if (readers.empty()) continue;
+      if (job_.options.wide.covers(readers.front().cols)) {
+        for (const LinearSpec& linear : readers) wide_layer(ledger, linear, options_of(linear));
+        continue;
+      }
       hessian(ledger, family.tap_width(tap));
-      if (job_.options.true_sequential) round(ledger, readers);
+      if (job_.options.true_sequential) {
+        round(ledger, readers);
+      } else {
+        narrow.insert(narrow.end(), readers.begin(), readers.end());
+      }
     }
-    if (!job_.options.true_sequential) round(ledger, linears);
+    if (!narrow.empty()) round(ledger, narrow);
   }
   write_block(ledger, b, linears);
 }
@@ -238,9 +250,7 @@ void Walk::capture(Ledger& ledger, index_t b, int tap) const {
 
 void Walk::hessian(Ledger& ledger, index_t n) {
   ledger.enter("hessian");
-  agree(ledger, do_nothing);
-  ledger.count_maximum(n * float_bytes);
-  ledger.count_sum(1);
+  measure_channels(ledger, n);
   agree(ledger, do_nothing);
   ledger.add_flops(hessian_flops(n, samples_of(ledger).count() * job_.length));
   const auto [found, fresh] = triangles_.try_emplace({ledger.rank(), n});
@@ -270,7 +280,7 @@ void Walk::round(Ledger& ledger, const std::vector<LinearSpec>& linears) {
     const LayerOptions options = options_of(linears[i]);
     ledger.enter("round");
     broadcast_prepared(ledger, linears[i].cols, options, owners[i]);
-    round_layer(ledger, linears[i], options);
+    round_layer(ledger, linears[i], options, nullptr);
     ledger.enter("dequantize");
     dequantize(ledger, linears[i], options);
   }
@@ -322,7 +332,8 @@ void Walk::gather_rows(Ledger& ledger, index_t rows, index_t per_row) {
   ledger.count_gather(offsets);
 }
 
-void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options) {
+void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options,
+                       const BlockCyclic* wide) {
   const index_t n = linear.cols;
   const auto rows =
       static_cast<double>(row_share(linear.rows, ledger.rank(), ledger.size()).count());
@@ -334,10 +345,12 @@ void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOpti
     const RhoSearch search(linear.rows, options.bits);
     const auto pairs = search.sampled() * std::ssize(search.candidates());
     agree(ledger, do_nothing);
+    if (wide != nullptr) stream_panels(ledger, *wide);
     ledger.count_sum(pairs);
     ledger.add_flops(each * static_cast<double>(pairs) * rows / static_cast<double>(linear.rows));
   }
   agree(ledger, do_nothing);
+  if (wide != nullptr) stream_panels(ledger, *wide);
   ledger.add_flops(rows * (each + reference_flops(n)));
   gather_rows(ledger, linear.rows, (n * options.bits + 7) / 8);
   if (options.grid() == GridKind::minmax) {

@@ -12,7 +12,7 @@ namespace quip::plan {
 
 enum class Exchange { reduce, broadcast, gather };
 constexpr std::array<Exchange, 3> all_exchanges{Exchange::reduce, Exchange::broadcast,
-                                            Exchange::gather};
+                                                Exchange::gather};
 [[nodiscard]] const char* to_string(Exchange kind);
 
 /// Collectives of one kind in a phase.
@@ -49,6 +49,7 @@ class Ledger final : public Collectives {
   void barrier() override;
   void all_reduce_sum(std::span<double> values) override;
   void all_reduce_max(std::span<float> values) override;
+  void reduce_scatter_sum(std::span<double> values, std::span<const index_t> offsets) override;
   void broadcast_bytes(std::span<std::byte> bytes, int root) override;
   void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) override;
   void node_barrier() override;
@@ -59,6 +60,8 @@ class Ledger final : public Collectives {
   using Collectives::broadcast;
   /// Sums of `count` doubles.
   void count_sum(index_t count);
+  /// Sums of `total` doubles of which this rank keeps `mine`.
+  void count_reduce_scatter(index_t total, index_t mine);
   void count_maximum(index_t bytes);
   void count_broadcast(index_t bytes, int root);
   /// A length and so many bytes.

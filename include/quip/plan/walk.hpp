@@ -44,9 +44,16 @@ class Walk {
   void load_tensor(Ledger& ledger, const TensorInfo& info) const;
   void capture(Ledger& ledger, index_t b, int tap) const;
   void hessian(Ledger& ledger, index_t n);
+  void measure_channels(Ledger& ledger, index_t n) const;
+  void wide_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options);
+  void distributed_hessian(Ledger& ledger, const BlockCyclic& layout) const;
+  void block_cholesky(Ledger& ledger, const BlockCyclic& layout) const;
   void round(Ledger& ledger, const std::vector<LinearSpec>& linears);
   void broadcast_prepared(Ledger& ledger, index_t n, const LayerOptions& options, int root) const;
-  void round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options);
+  /// `wide`: how the factor is spread, if no rank holds it.
+  void round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options,
+                   const BlockCyclic* wide);
+  void stream_panels(Ledger& ledger, const BlockCyclic& layout);
   void dequantize(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options) const;
   void write_block(Ledger& ledger, index_t b, const std::vector<LinearSpec>& linears) const;
   void forward(Ledger& ledger, index_t b) const;
@@ -65,7 +72,11 @@ class Walk {
   std::vector<TensorInfo> rest_;            ///< what stays as it is
   std::vector<std::string> block_entries_;  ///< in the manifest, by block
   std::map<std::pair<index_t, index_t>, std::vector<index_t>> row_offsets_;
-  std::map<std::pair<int, index_t>, PhaseCost> triangles_;  ///< by rank and order
+  // Costs that every block has in common, by rank and order of the Hessian.
+  std::map<std::pair<int, index_t>, PhaseCost> triangles_;
+  std::map<std::pair<int, index_t>, PhaseCost> wide_sums_;
+  std::map<std::pair<int, index_t>, PhaseCost> wide_factors_;
+  std::map<std::pair<int, index_t>, PhaseCost> wide_panels_;
 };
 
 }  // namespace quip::plan
