@@ -98,22 +98,22 @@ double choose_rescale(const std::vector<double>& diagonal, const std::vector<dou
 }
 
 /// V H Vᵀ for symmetric H: V H, transposed (= H Vᵀ), and V on the left again.
-void transform_both_sides(const Transform& v, MatrixView<double> h) {
+void transform_both_sides(const HessianMath& math, const Transform& v, MatrixView<double> h) {
   if (v.is_identity()) return;
-  apply_in_slabs(v, h, false);
+  math.transform(v, h);
   transpose_in_place(h);
-  apply_in_slabs(v, h, false);
+  math.transform(v, h);
 }
 
 /// Damps and factorises; the upper triangle of `h` keeps H for another try.
-void factorise(MatrixView<double> h, const LayerOptions& options, PreparedLayer& layer,
-               const std::string& name) {
+void factorise(const HessianMath& math, MatrixView<double> h, const LayerOptions& options,
+               PreparedLayer& layer, const std::string& name) {
   const index_t n = h.rows;
   Damping damping(diagonal_of(h), options.damping);
   for (;;) {
     for (index_t i = 0; i < n; ++i) h(i, i) = damping.damped()[at(i)];
-    index_t minor = ldl_factor(h, layer.factor.diagonal);
-    if (minor == 0) minor = fill_factors(h, damping.damped(), options, layer);
+    index_t minor = math.ldl_factor(h, layer.factor.diagonal);
+    if (minor == 0) minor = fill_factors(math, h, damping.damped(), options, layer);
     if (minor == 0) {
       damping.record(layer);
       return;
@@ -138,6 +138,14 @@ void reorder(std::vector<double>& values, const std::vector<index_t>& order) {
   std::vector<double> moved(values.size());
   for (std::size_t i = 0; i < order.size(); ++i) moved[i] = values[at(order[i])];
   values = std::move(moved);
+}
+
+void HessianMath::transform(const Transform& v, MatrixView<double> x) const {
+  apply_in_slabs(v, x, false);
+}
+
+index_t HessianMath::ldl_factor(MatrixView<double> h, std::span<double> d) const {
+  return quip::ldl_factor(h, d);
 }
 
 OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double> diagonal,
@@ -184,7 +192,8 @@ OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double>
 }
 
 PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
-                            const LayerOptions& options, const std::string& layer) {
+                            const LayerOptions& options, const std::string& layer,
+                            const HessianMath& math) {
   const index_t n = weights.cols;
   const MatrixView<double> h = hessian.view();
   mirror_lower(h);
@@ -197,7 +206,7 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
     scale_both_sides(h, outline.transform_unit, {});
     for (index_t j = 0; j < n; ++j) h(j, j) += outline.identity;
     const auto v = make_transform(options.effective_transform(), n, prepared.seed_v, Side::input);
-    transform_both_sides(*v, h);
+    transform_both_sides(math, *v, h);
   }
   if (options.spectra) prepared.spectra.after = spectrum_of(h, outline.identity, layer);
   for (std::size_t j = 0; j < prepared.dead.size(); ++j) {
@@ -206,7 +215,7 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
   prepared.order = column_order(options, diagonal_of(h));
   if (!prepared.order.empty()) permute_symmetric(h, prepared.order);
   reorder(prepared.added, prepared.order);
-  factorise(h, options, prepared, layer);
+  factorise(math, h, options, prepared, layer);
   UsageMeter::current().add_flops(factor_flops(n, options, prepared.damping_tries));
   return prepared;
 }

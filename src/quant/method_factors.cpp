@@ -26,7 +26,8 @@ std::vector<index_t> ascending(std::span<const double> diagonal) {
 /// OPTQ's factor: H⁻¹ = RᵀR, R upper. With J the reversal, J H J = (L+I) D (L+I)ᵀ makes
 /// R = J D^{−½} (L+I)⁻¹ J: its rows over their diagonal are those of (L+I)⁻¹ reversed, and 1/R_kk²
 /// is D reversed. H is read from the upper triangle of `h` and `damped`; the lower one is scratch.
-index_t fill_inverse(MatrixView<double> h, std::span<const double> damped, LowerPanels& out) {
+index_t fill_inverse(const HessianMath& math, MatrixView<double> h, std::span<const double> damped,
+                     LowerPanels& out) {
   const index_t n = h.rows;
   Matrix<double> reversed(n, n);
 #pragma omp parallel for schedule(static)
@@ -36,7 +37,7 @@ index_t fill_inverse(MatrixView<double> h, std::span<const double> damped, Lower
     reversed(i, i) = damped[at(n - 1 - i)];
   }
   out = LowerPanels(n);
-  const index_t minor = ldl_factor(reversed.view(), out.diagonal);
+  const index_t minor = math.ldl_factor(reversed.view(), out.diagonal);
   if (minor != 0) return minor;
   std::reverse(out.diagonal.begin(), out.diagonal.end());
   invert_unit_lower(reversed.cview(), h);
@@ -104,7 +105,7 @@ void permute_symmetric(MatrixView<double> h, const std::vector<index_t>& order) 
   }
 }
 
-index_t fill_factors(MatrixView<double> h, std::span<const double> damped,
+index_t fill_factors(const HessianMath& math, MatrixView<double> h, std::span<const double> damped,
                      const LayerOptions& options, PreparedLayer& layer) {
   layer.factor.pack_lower(h);
   if (options.effective_passes() > 0) {
@@ -112,7 +113,7 @@ index_t fill_factors(MatrixView<double> h, std::span<const double> damped,
     layer.hessian.pack_upper(h);
     layer.hessian.diagonal.assign(damped.begin(), damped.end());
   }
-  if (options.method == Method::optq) return fill_inverse(h, damped, layer.feedback);
+  if (options.method == Method::optq) return fill_inverse(math, h, damped, layer.feedback);
   if (options.method == Method::ldl_admm) layer.feedback = constrained_feedback(h, damped);
   return 0;
 }

@@ -14,7 +14,8 @@ void permute_symmetric(MatrixView<double> h, const std::vector<index_t>& order);
 /// Fills layer.factor, .feedback and .hessian with what `options.method` needs. `h` holds L below
 /// its diagonal (as ldl_factor leaves it; overwritten) and H above it, `damped` is the diagonal of
 /// H. Returns 0, or the leading minor of a matrix that turned out not to be positive definite.
-[[nodiscard]] index_t fill_factors(MatrixView<double> h, std::span<const double> damped,
-                                   const LayerOptions& options, PreparedLayer& layer);
+[[nodiscard]] index_t fill_factors(const HessianMath& math, MatrixView<double> h,
+                                   std::span<const double> damped, const LayerOptions& options,
+                                   PreparedLayer& layer);
 
 }  // namespace quip

@@ -9,6 +9,7 @@
 #include "support/one_layer.hpp"
 
 #include "quip/backend/quantizer.hpp"
+#include "quip/core/error.hpp"
 
 namespace quip {
 namespace {
@@ -143,6 +144,52 @@ INSTANTIATE_TEST_SUITE_P(
         Case{.name = "hadamard", .transform = TransformKind::hadamard},
         Case{.name = "dense", .transform = TransformKind::dense}),
     [](const auto& instance) { return std::string(instance.param.name); });
+
+// The transform of H has the host's bits, its factorisation another order of sums: what is made of
+// H differs by the rounding of doubles, and by that of the factor to fp32.
+TEST_P(CudaQuantizer, PreparesWhatTheHostDoes) {
+  const LayerOptions options = options_of(GetParam());
+  const index_t n = 160;
+  const Matrix<float> w = random_weights(40, n, 1);
+  const auto h = random_hessian(n, 400, 2);
+  const PreparedLayer host = prepare_layer(w.cview(), copy_of(h), options, "test");
+  const PreparedLayer device = cuda_->quantizer().prepare(w.cview(), copy_of(h), options, "test");
+  EXPECT_EQ(device.order, host.order);
+  EXPECT_EQ(device.added, host.added);
+  EXPECT_EQ(device.rescale, host.rescale);
+  for (const auto& [a, b] : {std::pair{&device.factor, &host.factor},
+                             {&device.feedback, &host.feedback},
+                             {&device.hessian, &host.hessian}}) {
+    ASSERT_EQ(a->n, b->n);
+    for (std::size_t i = 0; i < a->diagonal.size(); ++i) {
+      EXPECT_NEAR(a->diagonal[i], b->diagonal[i], 1e-10 * b->diagonal[i]);
+    }
+    for (index_t i = 0; i < a->panels.size(); ++i) {
+      ASSERT_NEAR(a->panels[i], b->panels[i], 2e-7 + 2e-7 * std::abs(b->panels[i]));
+    }
+  }
+}
+
+TEST_F(CudaTest, RefusesAHessianThatIsNotPositiveDefinite) {
+  LayerOptions options;
+  options.processing = Processing::baseline;
+  Matrix<double> h(20, 20, 0.0);
+  for (index_t i = 0; i < 20; ++i) h(i, i) = i == 12 ? -50.0 : 1.0;
+  const Matrix<float> w = random_weights(4, 20, 1);
+  std::string expected;
+  try {
+    (void)prepare_layer(w.cview(), copy_of(h), options, "blk.3");
+  } catch (const Error& error) {
+    expected = error.what();
+  }
+  try {
+    (void)cuda_->quantizer().prepare(w.cview(), copy_of(h), options, "blk.3");
+    FAIL() << "no exception";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.what(), expected);
+    EXPECT_NE(expected.find("leading minor 13 of 20"), std::string::npos) << expected;
+  }
+}
 
 /// A layer of random codes.
 QuantizedLinear random_layer(index_t rows, index_t cols, int bits, TransformKind transform,

@@ -59,12 +59,27 @@ struct OutlinedLayer {
                                           std::vector<double> diagonal, const LayerOptions& options,
                                           const std::string& layer);
 
+/// The steps of prepare_layer that cost n³ or n²·√n flops, on the host; a GPU may do them instead.
+class HessianMath {
+ public:
+  HessianMath() = default;
+  HessianMath(const HessianMath&) = delete;
+  HessianMath& operator=(const HessianMath&) = delete;
+  virtual ~HessianMath() = default;
+
+  /// X ← V X for all columns of X.
+  virtual void transform(const Transform& v, MatrixView<double> x) const;
+  /// linalg/ldl.hpp's.
+  [[nodiscard]] virtual index_t ldl_factor(MatrixView<double> h, std::span<double> d) const;
+};
+
 /// D̃, V H Vᵀ, damping, column order, LDLᵀ and what else `options.method` needs of one layer (QuIP
 /// algorithm 1, lines 1–6). `hessian` [n × n] has
 /// its lower triangle filled and is used up. `weights` [m × n] is only read. A Hessian that is
 /// not positive definite is tried again with ten times the damping, up to four times; then
 /// Error names `layer`, λ and the leading minor.
 [[nodiscard]] PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
-                                          const LayerOptions& options, const std::string& layer);
+                                          const LayerOptions& options, const std::string& layer,
+                                          const HessianMath& math = HessianMath());
 
 }  // namespace quip

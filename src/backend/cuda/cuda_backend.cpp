@@ -10,6 +10,7 @@
 
 #include "../checks.hpp"
 #include "context.hpp"
+#include "copies.hpp"
 #include "hessian.hpp"
 #include "kernels/kernels.hpp"
 #include "quantizer.hpp"
@@ -171,19 +172,14 @@ void CudaBackend::upload(std::span<const float> host, TensorView device) {
   check_copy(static_cast<index_t>(host.size()), device);
   if (host.empty()) return;
   written(device);
-  Lane& lane = context().lane();
-  lane.staging.upload(
-      lane.stream, host.data(), device.data, static_cast<std::size_t>(device.ld) * sizeof(float),
-      static_cast<std::size_t>(device.cols) * sizeof(float), static_cast<std::size_t>(device.rows));
+  cuda::upload<float>(context().lane(), ConstTensorView(host.data(), device.rows, device.cols),
+                      device);
 }
 
 void CudaBackend::download(ConstTensorView device, std::span<float> host) {
   check_copy(static_cast<index_t>(host.size()), device);
-  if (host.empty()) return;
-  Lane& lane = context().lane();
-  lane.staging.download(
-      lane.stream, device.data, static_cast<std::size_t>(device.ld) * sizeof(float), host.data(),
-      static_cast<std::size_t>(device.cols) * sizeof(float), static_cast<std::size_t>(device.rows));
+  cuda::download<float>(context().lane(), device,
+                        TensorView(host.data(), device.rows, device.cols));
 }
 
 void CudaBackend::copy(ConstTensorView x, TensorView y) {
@@ -216,18 +212,15 @@ void CudaBackend::log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_
   Lane& lane = context().lane();
   const index_t chunk = std::clamp<index_t>(logits_at_once / w.rows, 1, x.rows);
   const auto logits = context().buffer<float>(chunk * w.rows, "logits");
-  const auto wanted = context().buffer<std::int32_t>(x.rows, "target tokens");
+  const auto wanted = to_device(context(), targets, "target tokens");
   const auto reduced = context().buffer<RowExponentials>(x.rows, "sums of exponentials");
-  lane.staging.upload(lane.stream, targets.data(), wanted.data(), wanted.bytes(), wanted.bytes(),
-                      1);
   for (index_t first = 0; first < x.rows; first += chunk) {
     const TensorView part = logits.view(std::min(chunk, x.rows - first), w.rows);
     multiply(x.middle_rows(first, part.rows), w, false, part);
     sum_exponentials(lane.get(), part, wanted.data() + first, first_row, reduced.data() + first);
   }
   std::vector<RowExponentials> rows(targets.size());
-  lane.staging.download(lane.stream, reduced.data(), reduced.bytes(), rows.data(), reduced.bytes(),
-                        1);
+  cuda::download<RowExponentials>(lane, reduced.data(), rows);
   for (std::size_t t = 0; t < rows.size(); ++t) {
     const index_t target = targets[t] - first_row;
     if (target >= 0 && target < w.rows) target_logit[t] = rows[t].target;
@@ -243,12 +236,17 @@ void CudaBackend::channel_maximum(ConstTensorView x, std::span<float> maximum) {
   check_channel_maximum(x, maximum);
   if (x.size() == 0) return;
   Lane& lane = context().lane();
-  const auto bits = context().buffer<std::int32_t>(x.cols, "maxima of channels");
-  lane.staging.upload(lane.stream, maximum.data(), bits.data(), bits.bytes(), bits.bytes(), 1);
+  std::vector<std::int32_t> host(maximum.size());
+  std::transform(maximum.begin(), maximum.end(), host.begin(),
+                 [](float value) { return std::bit_cast<std::int32_t>(value); });
+  const auto bits = to_device(context(), std::span<const std::int32_t>(host), "maxima of channels");
   cuda::channel_maximum(lane.get(), x, bits.data());
-  lane.staging.download(lane.stream, bits.data(), bits.bytes(), maximum.data(), bits.bytes(), 1);
+  cuda::download<std::int32_t>(lane, bits.data(), host);
   constexpr float infinity = std::numeric_limits<float>::infinity();
-  for (float& value : maximum) value = value <= infinity ? value : infinity;
+  std::transform(host.begin(), host.end(), maximum.begin(), [](std::int32_t value) {
+    const auto magnitude = std::bit_cast<float>(value);
+    return magnitude <= infinity ? magnitude : infinity;
+  });
 }
 
 }  // namespace

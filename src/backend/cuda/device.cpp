@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "check.hpp"
 
@@ -89,60 +90,82 @@ void PinnedBuffer::Free::operator()(std::byte* pointer) const noexcept {
 Staging::Piece::Piece() : memory(piece_bytes) {}
 Staging::Staging() = default;
 
-void Staging::upload(const Stream& stream, const void* from, void* to, std::size_t to_pitch,
-                     std::size_t width, std::size_t rows) {
-  const std::size_t rows_at_once =
-      std::max<std::size_t>(1, piece_bytes / std::max<std::size_t>(width, 1));
-  const std::size_t width_at_once = std::min(width, piece_bytes);
-  int turn = 0;
-  for (std::size_t row = 0; row < rows; row += rows_at_once) {
-    const std::size_t count = std::min(rows_at_once, rows - row);
-    for (std::size_t col = 0; col < width; col += width_at_once) {
-      const std::size_t part = std::min(width_at_once, width - col);
-      Piece& piece = pieces_[turn];
-      turn = 1 - turn;
-      piece.done.synchronize();  // what it held has left it
-      std::memcpy(piece.memory.data(), static_cast<const std::byte*>(from) + row * width + col,
-                  count * part);
-      QUIP_CUDA(cudaMemcpy2DAsync(static_cast<std::byte*>(to) + row * to_pitch + col, to_pitch,
-                                  piece.memory.data(), part, part, count, cudaMemcpyHostToDevice,
-                                  stream.get()));
-      piece.done.record(stream);
+namespace {
+
+/// Part of the rows of a copy that fits in one piece.
+struct Rectangle {
+  std::size_t row;
+  std::size_t col;
+  std::size_t rows;
+  std::size_t width;
+};
+
+template <typename Visit>
+void for_rectangles(std::size_t width, std::size_t rows, const Visit& visit) {
+  const std::size_t most_width = std::min(width, piece_bytes);
+  const std::size_t most_rows = width == 0 ? rows : piece_bytes / most_width;
+  for (std::size_t row = 0; row < rows && width > 0; row += most_rows) {
+    for (std::size_t col = 0; col < width; col += most_width) {
+      visit({row, col, std::min(most_rows, rows - row), std::min(most_width, width - col)});
     }
   }
 }
 
-void Staging::download(const Stream& stream, const void* from, std::size_t from_pitch, void* to,
-                       std::size_t width, std::size_t rows) {
-  struct Pending {
-    std::byte* to = nullptr;
-    std::size_t bytes = 0;
-  } pending[2];
-  const auto finish = [&](int i) {
-    if (pending[i].bytes == 0) return;
-    pieces_[i].done.synchronize();
-    std::memcpy(pending[i].to, pieces_[i].memory.data(), pending[i].bytes);
-    pending[i].bytes = 0;
-  };
-  pieces_[0].done.synchronize();
-  pieces_[1].done.synchronize();
-  const std::size_t rows_at_once =
-      std::max<std::size_t>(1, piece_bytes / std::max<std::size_t>(width, 1));
-  const std::size_t width_at_once = std::min(width, piece_bytes);
-  int turn = 0;
-  for (std::size_t row = 0; row < rows; row += rows_at_once) {
-    const std::size_t count = std::min(rows_at_once, rows - row);
-    for (std::size_t col = 0; col < width; col += width_at_once) {
-      const std::size_t part = std::min(width_at_once, width - col);
-      finish(turn);
-      QUIP_CUDA(cudaMemcpy2DAsync(pieces_[turn].memory.data(), part,
-                                  static_cast<const std::byte*>(from) + row * from_pitch + col,
-                                  from_pitch, part, count, cudaMemcpyDeviceToHost, stream.get()));
-      pieces_[turn].done.record(stream);
-      pending[turn] = {static_cast<std::byte*>(to) + row * width + col, count * part};
-      turn = 1 - turn;
-    }
+/// Rows from host to host.
+void copy_rows(const std::byte* from, std::size_t from_pitch, std::byte* to, std::size_t to_pitch,
+               const Rectangle& part) {
+  if (from_pitch == part.width && to_pitch == part.width) {
+    std::memcpy(to, from, part.rows * part.width);
+    return;
   }
+  for (std::size_t i = 0; i < part.rows; ++i) {
+    std::memcpy(to + i * to_pitch, from + i * from_pitch, part.width);
+  }
+}
+
+}  // namespace
+
+void Staging::upload(const Stream& stream, const void* from, std::size_t from_pitch, void* to,
+                     std::size_t to_pitch, std::size_t width, std::size_t rows) {
+  const auto* source = static_cast<const std::byte*>(from);
+  auto* target = static_cast<std::byte*>(to);
+  int turn = 0;
+  for_rectangles(width, rows, [&](const Rectangle& part) {
+    Piece& piece = pieces_[turn];
+    turn = 1 - turn;
+    piece.done.synchronize();  // what it held has left it
+    copy_rows(source + part.row * from_pitch + part.col, from_pitch, piece.memory.data(),
+              part.width, part);
+    QUIP_CUDA(cudaMemcpy2DAsync(target + part.row * to_pitch + part.col, to_pitch,
+                                piece.memory.data(), part.width, part.width, part.rows,
+                                cudaMemcpyHostToDevice, stream.get()));
+    piece.done.record(stream);
+  });
+}
+
+void Staging::download(const Stream& stream, const void* from, std::size_t from_pitch, void* to,
+                       std::size_t to_pitch, std::size_t width, std::size_t rows) {
+  const auto* source = static_cast<const std::byte*>(from);
+  auto* target = static_cast<std::byte*>(to);
+  std::optional<Rectangle> pending[2];
+  const auto finish = [&](int i) {
+    if (!pending[i]) return;
+    pieces_[i].done.synchronize();
+    copy_rows(pieces_[i].memory.data(), pending[i]->width,
+              target + pending[i]->row * to_pitch + pending[i]->col, to_pitch, *pending[i]);
+    pending[i].reset();
+  };
+  for (const Piece& piece : pieces_) piece.done.synchronize();
+  int turn = 0;
+  for_rectangles(width, rows, [&](const Rectangle& part) {
+    finish(turn);
+    QUIP_CUDA(cudaMemcpy2DAsync(pieces_[turn].memory.data(), part.width,
+                                source + part.row * from_pitch + part.col, from_pitch, part.width,
+                                part.rows, cudaMemcpyDeviceToHost, stream.get()));
+    pieces_[turn].done.record(stream);
+    pending[turn] = part;
+    turn = 1 - turn;
+  });
   finish(turn);
   finish(1 - turn);
 }

@@ -133,13 +133,13 @@ class PinnedBuffer {
 class Staging {
  public:
   Staging();
-  /// Returns when `from` may be overwritten; the copy itself is ordered on `stream`. Rows are
-  /// `to_pitch` bytes apart on the device and contiguous on the host.
-  void upload(const Stream& stream, const void* from, void* to, std::size_t to_pitch,
-              std::size_t width, std::size_t rows);
+  /// Rows of `width` bytes, `from_pitch` and `to_pitch` bytes apart. Returns when `from` may be
+  /// overwritten; the copy itself is ordered on `stream`.
+  void upload(const Stream& stream, const void* from, std::size_t from_pitch, void* to,
+              std::size_t to_pitch, std::size_t width, std::size_t rows);
   /// Returns when `to` is complete.
   void download(const Stream& stream, const void* from, std::size_t from_pitch, void* to,
-                std::size_t width, std::size_t rows);
+                std::size_t to_pitch, std::size_t width, std::size_t rows);
 
  private:
   struct Piece {

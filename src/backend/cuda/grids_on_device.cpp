@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "transform_on_device.hpp"
+#include "copies.hpp"
 
 #include "quip/quant/quantized_linear.hpp"
 
@@ -67,7 +67,7 @@ void GridsOnDevice::fit(index_t g, MatrixView<const float> w) {
   lane_ranges(context_.lane().get(), w, places_.position.data() + first, count, ranges.data(),
               ranges.data() + lanes_);
   std::vector<float> host(at(2 * lanes_));
-  to_host(context_, ranges.data(), std::span(host));
+  download<float>(context_.lane(), ranges.data(), host);
   for (index_t r = 0; r < lanes_; ++r) {
     const float low = host[at(r)];
     const float high = host[at(lanes_ + r)];
@@ -84,8 +84,7 @@ void GridsOnDevice::upload(index_t g) {
   const auto put = [&](const DeviceBuffer<float>& to, auto value) {
     if (to.size() == 0) return;
     for (index_t r = 0; r < lanes_; ++r) values[at(r)] = value(grids_[at(g * lanes_ + r)]);
-    const std::size_t bytes = values.size() * sizeof(float);
-    lane.staging.upload(lane.stream, values.data(), to.data() + g * lanes_, bytes, bytes, 1);
+    cuda::upload<float>(lane, values, to.data() + g * lanes_);
   };
   const bool many = groups() > 1;
   put(step_, [](const RowGrid& grid) { return grid.step; });

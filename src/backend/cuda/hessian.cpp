@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "../checks.hpp"
+#include "copies.hpp"
 #include "kernels/kernels.hpp"
 
 #include "quip/core/error.hpp"
@@ -117,8 +118,7 @@ void accumulate_hessian(Context& context, ConstTensorView x, std::span<const flo
   if (x.size() == 0) return;
   const HessianPlan plan = plan_hessian(x.cols, x.rows, context.device().available());
   Lane& lane = context.lane();
-  const auto scales = context.buffer<float>(x.cols, "scales of channels");
-  lane.staging.upload(lane.stream, scale.data(), scales.data(), scales.bytes(), scales.bytes(), 1);
+  const auto scales = to_device(context, scale, "scales of channels");
   const auto outside = context.buffer<std::int32_t>(1, "a flag");
   QUIP_CUDA(cudaMemsetAsync(outside.data(), 0, outside.bytes(), lane.get()));
   Slices rows(context, plan);
@@ -142,14 +142,13 @@ void accumulate_hessian(Context& context, ConstTensorView x, std::span<const flo
         }
         add_chunk(lane, rows, row == col ? rows : cols, tokens, products, part);
       }
-      const std::size_t row_bytes = static_cast<std::size_t>(width) * sizeof(double);
-      lane.staging.download(lane.stream, part.data, row_bytes, host.data(), row_bytes,
-                            static_cast<std::size_t>(height));
-      add_lower({host.data(), height, width}, row, col, sum);
+      const MatrixView<double> staged(host.data(), height, width);
+      download<double>(lane, part, staged);
+      add_lower(staged, row, col, sum);
     }
   }
   std::int32_t beyond = 0;
-  lane.staging.download(lane.stream, outside.data(), sizeof beyond, &beyond, sizeof beyond, 1);
+  download<std::int32_t>(lane, outside.data(), std::span(&beyond, 1));
   if (beyond != 0) fail_outside_16_bits();
 }
 

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "../../quant/dither.hpp"
-#include "transform_on_device.hpp"
+#include "copies.hpp"
 
 #include "quip/core/error.hpp"
 #include "quip/quant/grid.hpp"
@@ -84,7 +84,7 @@ void LaneRounding::round() {
 
 std::vector<double> LaneRounding::losses() const {
   std::vector<double> losses(static_cast<std::size_t>(lanes_));
-  to_host(context_, loss_.data(), std::span(losses));
+  download<double>(context_.lane(), loss_.data(), losses);
   for (index_t r = 0; r < lanes_; ++r) {
     const double unit = grids_.unit(r);
     losses[static_cast<std::size_t>(r)] *= unit * unit;
@@ -209,7 +209,7 @@ void LaneRounding::round_optq() {
 /// Has no row changed in this pass?
 bool LaneRounding::settled() const {
   std::vector<double> changes(static_cast<std::size_t>(lanes_));
-  to_host(context_, loss_.data(), std::span(changes));
+  download<double>(context_.lane(), loss_.data(), changes);
   return std::all_of(changes.begin(), changes.end(), [](double count) { return count == 0; });
 }
 

@@ -1,7 +1,7 @@
 #include "panels_on_device.hpp"
 
+#include "copies.hpp"
 #include "kernels/quant_kernels.hpp"
-#include "transform_on_device.hpp"
 
 namespace quip::cuda {
 

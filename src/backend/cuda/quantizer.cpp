@@ -5,9 +5,11 @@
 #include <numeric>
 #include <optional>
 
+#include "copies.hpp"
 #include "kernels/kernels.hpp"
 #include "kernels/quant_kernels.hpp"
 #include "lane_rounding.hpp"
+#include "solver.hpp"
 #include "transform_on_device.hpp"
 
 #include "quip/core/error.hpp"
@@ -99,14 +101,10 @@ void RowsOnDevice::transform_columns(MatrixView<const float> weights,
   const TransformOnDevice<float> u(context_, *transforms.u);
   const index_t width =
       lanes_at_once(context_, n_, 2 * sizeof(float) * static_cast<std::size_t>(weights.rows));
-  Matrix<float> part(weights.rows, width);
   for (index_t first = 0; first < n_; first += width) {
     const index_t cols = std::min(width, n_ - first);
-    for (index_t i = 0; i < weights.rows; ++i) {
-      std::copy_n(weights.row(i) + first, cols, part.data() + i * cols);
-    }
-    auto slab = to_device(context_, std::span<const float>(part.data(), at(weights.rows * cols)),
-                          "columns of a layer");
+    auto slab = context_.buffer<float>(weights.rows * cols, "columns of a layer");
+    upload<float>(lane, weights.middle_cols(first, cols), slab.view(weights.rows, cols));
     scale_columns(lane.get(), slab.view(weights.rows, cols), factor.data() + first);
     auto scratch = context_.buffer<float>(slab.size(), "a transform of columns");
     u.apply(slab, scratch, cols, false);
@@ -121,7 +119,7 @@ float RowsOnDevice::largest() {
   QUIP_CUDA(cudaMemsetAsync(bits.data(), 0, bits.bytes(), context_.lane().get()));
   channel_maximum(context_.lane().get(), held(), bits.data());
   std::vector<std::int32_t> host(at(lanes()));
-  to_host(context_, bits.data(), std::span(host));
+  download<std::int32_t>(context_.lane(), bits.data(), host);
   return std::bit_cast<float>(*std::max_element(host.begin(), host.end()));
 }
 
@@ -201,7 +199,7 @@ std::vector<double> RowsOnDevice::references(MatrixView<const float> w) const {
   add_hessian_norm(context_, layer_.factor, w, norm.data());
   add_weighted_squares(context_.lane().get(), w, layer_.added.data(), -1.0, norm.data());
   std::vector<double> host(at(w.cols));
-  to_host(context_, norm.data(), std::span(host));
+  download<double>(context_.lane(), norm.data(), host);
   return host;
 }
 
@@ -235,8 +233,9 @@ void RowsOnDevice::store(Range chunk, const GridsOnDevice& grids, const LaneRoun
   const auto packed = context_.buffer<std::uint8_t>(chunk.count() * row_bytes, "packed codes");
   pack_codes(context_.lane().get(), rounding.levels(), layer_.places.position.data(),
              options().bits, packed.data(), row_bytes);
-  to_host(context_, packed.data(),
-          std::span(out.codes).subspan(at(chunk.first * row_bytes), at(packed.size())));
+  download<std::uint8_t>(
+      context_.lane(), packed.data(),
+      std::span(out.codes).subspan(at(chunk.first * row_bytes), at(packed.size())));
   const std::vector<double> losses = rounding.losses();
   for (index_t r = 0; r < chunk.count(); ++r) {
     out.losses[at(chunk.first + r)] = {losses[at(r)], references[at(r)]};
@@ -260,7 +259,8 @@ class CudaQuantizer final : public Quantizer {
   [[nodiscard]] PreparedLayer prepare(MatrixView<const float> weights, Matrix<double> hessian,
                                       const LayerOptions& options,
                                       const std::string& layer) override {
-    return prepare_layer(weights, std::move(hessian), options, layer);
+    return prepare_layer(weights, std::move(hessian), options, layer,
+                         HessianMathOnDevice(context_));
   }
   [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                 const PreparedLayer& layer,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "copies.hpp"
 #include "kernels/quant_kernels.hpp"
 
 namespace quip::cuda {

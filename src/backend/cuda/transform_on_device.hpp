@@ -37,27 +37,6 @@ class TransformOnDevice {
   std::vector<Step> steps_;
 };
 
-/// Copies host values to a new buffer on the device.
-template <typename T>
-[[nodiscard]] DeviceBuffer<T> to_device(Context& context, std::span<const T> values,
-                                        std::string_view what) {
-  const auto count = static_cast<index_t>(values.size());
-  auto buffer = context.buffer<T>(count, what);
-  if (count == 0) return buffer;
-  Lane& lane = context.lane();
-  lane.staging.upload(lane.stream, values.data(), buffer.data(), buffer.bytes(), buffer.bytes(), 1);
-  return buffer;
-}
-
-/// Copies the first elements of a buffer to the host.
-template <typename T>
-void to_host(Context& context, const T* from, std::span<T> values) {
-  if (values.empty()) return;
-  Lane& lane = context.lane();
-  lane.staging.download(lane.stream, from, values.size_bytes(), values.data(), values.size_bytes(),
-                        1);
-}
-
 extern template class TransformOnDevice<float>;
 extern template class TransformOnDevice<double>;
 

@@ -1,0 +1,24 @@
+// LDLᵀ on the device, by cuSOLVER, and the transforms of a Hessian.
+#pragma once
+
+#include "context.hpp"
+
+#include "quip/quant/factor.hpp"
+
+namespace quip::cuda {
+
+/// The costly steps of prepare_layer. What does not fit on the device is done on the host.
+class HessianMathOnDevice final : public HessianMath {
+ public:
+  explicit HessianMathOnDevice(Context& context) : context_(context) {}
+
+  /// Slab by slab: the device holds some columns at a time.
+  void transform(const Transform& v, MatrixView<double> x) const override;
+  /// Holds all of h on the device.
+  [[nodiscard]] index_t ldl_factor(MatrixView<double> h, std::span<double> d) const override;
+
+ private:
+  Context& context_;
+};
+
+}  // namespace quip::cuda
