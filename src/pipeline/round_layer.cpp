@@ -205,6 +205,13 @@ StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<co
 
 }  // namespace
 
+Range row_share(index_t rows, int rank, int size) {
+  const index_t units = (rows + RowTiles::lane_unit - 1) / RowTiles::lane_unit;
+  const Range share = share_of(units, rank, size);
+  return {std::min(rows, share.first * RowTiles::lane_unit),
+          std::min(rows, share.last * RowTiles::lane_unit)};
+}
+
 void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
   if (comm.size() == 1) return;
   broadcast_panels(comm, layer.factor, root);
