@@ -138,11 +138,18 @@ def test_report_has_a_timeline(run_at_two_bits):
     assert {rank for rank, _, _, _ in report["timeline"]} == {0, 1}
     layers = {text for _, text, _, _ in report["timeline"] if text.startswith("factor ")}
     assert layers == {"factor " + layer["name"] for layer in report["layers"]}
-    for rank in range(2):  # one after the other
-        times = [unit[2:] for unit in report["timeline"] if unit[0] == rank]
-        ends = [0, *(end for _, end in times)]
-        assert all(ends[i] <= start <= end for i, (start, end) in enumerate(times))
-        assert ends[-1] <= report["seconds"]
+    phases = [text for _, text, _, _ in report["timeline"] if text not in layers]
+    assert set(phases) == set(report["phases"]) - {"other"}
+    for rank in range(2):  # phases one after the other, and so the factors of a rank
+        for factors in (True, False):
+            times = [
+                unit[2:]
+                for unit in report["timeline"]
+                if unit[0] == rank and (unit[1] in layers) == factors
+            ]
+            ends = [0, *(end for _, end in times)]
+            assert all(ends[i] <= start <= end for i, (start, end) in enumerate(times))
+            assert ends[-1] <= report["seconds"]
 
 
 def test_inspect_verifies(run_at_two_bits):
