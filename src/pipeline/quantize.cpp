@@ -1,15 +1,13 @@
 #include "quip/pipeline/quantize.hpp"
 
-#include <algorithm>
-#include <map>
 #include <optional>
 #include <set>
 
 #include "job_inputs.hpp"
 #include "job_report.hpp"
+#include "layer_survey.hpp"
 
 #include "quip/core/error.hpp"
-#include "quip/core/memory.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/hidden_states.hpp"
 #include "quip/pipeline/loader.hpp"
@@ -18,16 +16,6 @@
 
 namespace quip {
 namespace {
-
-/// Everything that is not quantized goes to rest.h5 as it is.
-std::vector<std::string> remaining_tensors(const TensorSource& source,
-                                           const std::set<std::string>& quantized) {
-  std::vector<std::string> names;
-  for (const std::string& name : source.names()) {
-    if (!quantized.contains(name)) names.push_back(name);
-  }
-  return names;
-}
 
 // Blocks alike: what the timeline shows of the first says what the others do, the second how it
 // goes on from one to the next.
@@ -59,13 +47,7 @@ class Job {
           options_.true_sequential, phases_);
       quantizer_->dump_failing = options_.dump_failing;
       quantizer_->wide = options_.wide;
-      for (index_t b = 0; b < blocks_; ++b) look_at(quantizer_->selected(b));
-      if (options_.wide.process_grid && wide_.empty()) {
-        fail(
-            "--process-grid {}: no layer has the {} inputs of --wide; lower that or leave this out",
-            to_string(*options_.wide.process_grid), options_.wide.inputs);
-      }
-      if (quantized_.empty()) fail("--skip '{}' leaves nothing to quantize", options_.skip);
+      layers_ = survey_layers(comm_, *quantizer_, blocks_, options_);
     });
   }
 
@@ -89,12 +71,12 @@ class Job {
   }
 
   nlohmann::json report(const PackedWriter& writer) {
-    nlohmann::json report = model_report(source_, quantized_, writer.reports());
+    nlohmann::json report = model_report(source_, layers_.quantized, writer.reports());
     report.update({{"ranks", comm_.size()},
                    {"backend", backend_.describe()},
                    {"tokens", shape_.samples * shape_.length},
                    {"parameters", parameters(source_)},
-                   {"wide", wide_report(options_.wide, wide_, comm_.size())}});
+                   {"wide", wide_report(options_.wide, layers_.wide, comm_.size())}});
     report.update(usage_report(comm_, phases_));
     return report;
   }
@@ -102,27 +84,6 @@ class Job {
  private:
   [[nodiscard]] LayerOptions of(const std::string& layer) const {
     return options_.overrides.apply(options_.layer, layer);
-  }
-
-  /// Settings of one block's layers that cannot be had end here.
-  void look_at(const std::vector<LinearSpec>& linears) {
-    std::map<int, index_t> narrow;  // by tap
-    for (const LinearSpec& linear : linears) {
-      quantized_.insert(linear.name + ".weight");
-      const LayerOptions layer = of(linear.name);
-      if (options_.wide.covers(linear.cols)) {
-        options_.wide.check(linear.name, linear.cols, layer, comm_.size());
-        wide_.insert(linear.cols);
-      } else {
-        narrow[linear.tap] = linear.cols;
-      }
-    }
-    std::vector<index_t> orders;  // a block's Hessians, or with --true-sequential one at a time
-    for (const auto& [tap, order] : narrow) orders.push_back(order);
-    if (options_.true_sequential && !orders.empty()) {
-      orders = {*std::max_element(orders.begin(), orders.end())};
-    }
-    options_.wide.check_memory(std::move(orders), installed_memory(), comm_.place().size);
   }
 
   /// The first block of `range` that still has to be quantized.
@@ -157,7 +118,7 @@ class Job {
     if (writer.has_rest()) return;
     auto scope = phases_.measure("write");
     progress_.update(0, "copy tensors that stay");
-    writer.write_rest(source_, remaining_tensors(source_, quantized_));
+    writer.write_rest(source_, remaining_tensors(source_, layers_.quantized));
   }
 
   /// Embeds, or reads the most advanced hidden states that lead to block `target`.
@@ -264,9 +225,8 @@ class Job {
   index_t blocks_;
   Range range_;
   std::optional<BlockQuantizer> quantizer_;
-  std::set<std::string> quantized_;  ///< tensors
-  std::set<index_t> wide_;           ///< widths of layers that all ranks work on together
-  Tensor states_;                    ///< the input of block position_
+  LayerSurvey layers_;
+  Tensor states_;  ///< the input of block position_
   index_t position_ = 0;
   index_t blocks_made_ = 0;
   std::optional<Prefetch> prefetch_;  ///< of the next block to be loaded from the checkpoint

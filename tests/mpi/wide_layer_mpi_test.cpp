@@ -98,7 +98,7 @@ class WideLayerMpi : public testing::Test {
 };
 
 TEST_F(WideLayerMpi, SumsTheSameHessianIntoItsBlocks) {
-  const index_t n = 700;
+  const index_t n = 1300;  // two panels
   const Matrix<float> x = correlated(30 * length, n, 1);
   const Share all(self_, *backend_, x);
   const Matrix<double> whole = exact_hessian(self_, *backend_, all.inputs.x, 0, length, "test");
@@ -109,7 +109,7 @@ TEST_F(WideLayerMpi, SumsTheSameHessianIntoItsBlocks) {
   for (index_t j = 0; j < n; ++j) {
     ASSERT_EQ(diagonal[static_cast<std::size_t>(j)], whole(j, j)) << j;
   }
-  DistributedMatrix h(BlockCyclic(n, 128, choose_grid_shape(comm_.size(), 6)), comm_.rank());
+  DistributedMatrix h(BlockCyclic(n, 128, choose_grid_shape(comm_.size(), 11)), comm_.rank());
   distributed_hessian(comm_, *backend_, mine.inputs.x, scales, 1.0, h);
   BlockColumn<double> column(h.layout());
   for (index_t j = 0; j < h.layout().blocks(); ++j) {
@@ -246,11 +246,17 @@ TEST_F(WideLayerMpi, NamesALayerWithInputsThatAreNotFinite) {
   }
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr index_t large = 2048;  // instrumented code is slow
+#else
+constexpr index_t large = 8192;
+#endif
+
 // n²·8/P bytes for the blocks, a quarter more for everything small, and the panels: two of the sum.
 TEST_F(WideLayerMpi, HoldsItsShareOfTheHessianAndPanels) {
   const int ranks = comm_.size();
   if (ranks != 1 && ranks != 4) GTEST_SKIP() << "one large factorisation is enough";
-  const index_t n = ranks == 4 ? 8192 : 1024;
+  const index_t n = ranks == 4 ? large : 1024;
   const Matrix<float> x = random_matrix(8 * ranks * length, n, 14);
   const Matrix<float> w = random_matrix(64, n, 15);
   LayerOptions options;
