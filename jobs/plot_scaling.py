@@ -27,7 +27,7 @@ HEADER = (
 )
 WORK = {
     "strong": "Strong scaling: the same work on every number of ranks.",
-    "weak": "Weak scaling: work in proportion to the nodes; speed-up is that of work per second.",
+    "weak": "Weak scaling: work grows with nodes or ranks; speed-up is that of work per second.",
 }
 
 

@@ -1,7 +1,10 @@
 """slurm/job.sh on clusters that this machine is not: stand-ins for Slurm's commands say what they
 were called with. How Slurm itself takes it is test_slurm.py's."""
 
+import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 
@@ -142,3 +145,49 @@ def test_local_cluster_names_what_is_not_installed(tmp_path):
         "local-cluster: error: munged is not installed; run jobs/install-deps.sh --slurm\n"
     )
     assert os.listdir(tmp_path / "place") == []
+
+
+LLAMA_405B = {
+    "model_type": "llama",
+    "hidden_size": 16384,
+    "intermediate_size": 53248,
+    "num_hidden_layers": 126,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "bfloat16",
+}
+OPT_66B = {
+    "model_type": "opt",
+    "hidden_size": 9216,
+    "ffn_dim": 36864,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 72,
+    "vocab_size": 50272,
+    "max_position_embeddings": 2048,
+    "word_embed_proj_dim": 9216,
+    "torch_dtype": "float16",
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "config"), [("quantize-405b.sbatch", LLAMA_405B), ("quantize-opt-66b.sbatch", OPT_66B)]
+)
+def test_plans_in_the_examples_are_what_the_program_says(job, config, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    text = (cli.ROOT / "jobs" / job).read_text()
+    shown = re.search(r"^#   (quip plan .*?)^#$(.*?)^set ", text, re.DOTALL | re.MULTILINE)
+    words = shlex.split(re.sub(r"\\\n#", "", shown[1]))
+    words[words.index("--model") + 1] = str(tmp_path)
+    says = cli.run(*words[1:], ranks=0).stdout
+    lines = [line.removeprefix("#   ").removeprefix("#") for line in shown[2].split("\n")[1:-1]]
+    said = says[says.index(lines[0]) :].splitlines()
+    # "other" counts the bytes of config.json, which is shorter here.
+    assert [line for line in said if "  other " not in line] == [
+        line for line in lines if "  other " not in line
+    ]
+    ranks_per_node = int(re.search(r"^#SBATCH --ntasks-per-node=(\d+)$", text, re.MULTILINE)[1])
+    nodes = int(re.search(r"^#SBATCH --nodes=(\d+)$", text, re.MULTILINE)[1])
+    assert lines[0].startswith(f"{nodes * ranks_per_node} ranks on {nodes} nodes, ")
