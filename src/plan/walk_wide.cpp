@@ -2,17 +2,14 @@
 #include <algorithm>
 #include <vector>
 
+#include "walk_steps.hpp"
+
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/plan/walk.hpp"
 #include "quip/quant/work.hpp"
 
 namespace quip::plan {
 namespace {
-
-constexpr auto float_bytes = static_cast<index_t>(sizeof(float));
-constexpr auto double_bytes = static_cast<index_t>(sizeof(double));
-
-void do_nothing() {}
 
 /// Elements of the blocks on or below the diagonal in block columns [first, last), by rank.
 std::vector<index_t> panel_elements(const BlockCyclic& layout, index_t first, index_t last,
