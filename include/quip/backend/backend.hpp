@@ -130,9 +130,10 @@ class Backend {
   virtual void accumulate_hessian(ConstTensorView x, std::span<const float> scale,
                                   MatrixView<double> sum) = 0;
   /// A block column of the same sum: adds Σ_t z[t, first + i] z[t, first + j] to sum(i, j) for all
-  /// rows of `sum` [n − first × width]; the bits are those of accumulate_hessian. What lies above the
-  /// diagonal is of no use. `first` is a multiple of hessian_panel_unit, and so is `width` but for
-  /// the last columns. Throws like accumulate_hessian, and where the backend has no such operation.
+  /// rows of `sum` [n − first × width]; the bits are those of accumulate_hessian. What lies above
+  /// the diagonal is of no use. `first` is a multiple of hessian_panel_unit, and so is `width` but
+  /// for the last columns. Throws like accumulate_hessian, and where the backend has no such
+  /// operation.
   virtual void accumulate_hessian_panel(ConstTensorView x, std::span<const float> scale,
                                         index_t first, MatrixView<double> sum);
   static constexpr index_t hessian_panel_unit = 128;
