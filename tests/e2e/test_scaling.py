@@ -189,7 +189,7 @@ def test_a_sweep_as_an_array_of_jobs(cluster, quantized, tmp_path):
     rows = (*grid, "--", "--keep-states", "none")
     done = start("sweep.sbatch", *shape, *rows, environment=cluster)
     assert "runs rows 0,1,2" in done.stdout
-    assert state_at_end(cluster, submitted(done)) == "COMPLETED", logs_of(out)
+    assert state_at_end(cluster, submitted(done), 250) == "COMPLETED", logs_of(out)
     with (out / "sweep.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [(row["method"], row["bits"]) for row in table] == [
@@ -205,6 +205,6 @@ def test_a_sweep_as_an_array_of_jobs(cluster, quantized, tmp_path):
     (out / "sweep.csv").write_text(whole.rsplit("nearest", 1)[0])  # as if killed in the last line
     again = start("sweep.sbatch", *shape, *rows, environment=cluster)
     assert "runs rows 2;" in again.stdout
-    assert state_at_end(cluster, submitted(again)) == "COMPLETED", logs_of(out)
+    assert state_at_end(cluster, submitted(again), 250) == "COMPLETED", logs_of(out)
     digests = [line.split(",")[-1] for line in (out / "sweep.csv").read_text().splitlines()]
     assert digests == [line.split(",")[-1] for line in whole.splitlines()]
