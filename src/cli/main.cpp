@@ -3,6 +3,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <malloc.h>
 #include <memory>
 #include <string>
 #include <vector>
@@ -101,9 +102,19 @@ int dispatch(int argc, char** argv) {
   return asked ? EXIT_SUCCESS : usage_status();
 }
 
+/// Buffers go back to the system when they are freed. Left alone, the C library learns from the
+/// first large ones to keep such memory, and a run's peak creeps up by a tenth, block by block.
+void return_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 2 << 20);
+  mallopt(M_TRIM_THRESHOLD, 8 << 20);  // pages of smaller buffers, which come and go by the sample
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  return_freed_memory();
   // A file-size limit becomes a failed write with a message instead of a signal.
   std::signal(SIGXFSZ, SIG_IGN);
   quip::restart_with_fitting_blas_kernels(argv);

@@ -1,5 +1,6 @@
 """quip plan against the runs that it predicts: bytes exactly, memory, time; and its batch file."""
 
+import itertools
 import json
 import math
 import os
@@ -67,7 +68,8 @@ def sent(report):
 JOBS = {
     "as it comes": (MODEL, 128, ()),
     "given rho": (MODEL, 9, ("--rho", "1.6", "--bits", 4)),
-    "groups": ("opt-micro", 5, ("--processing", "baseline", "--group-size", 40, "--bits", 3)),
+    "groups": ("llama-nano", 5, ("--processing", "baseline", "--group-size", 40, "--bits", 3)),
+    "biases": ("opt-micro", 5, ("--rho", "2")),
     "optq": ("llama-nano", 3, ("--method", "optq", "--act-order", "--processing", "baseline")),
     "greedy": ("llama-nano", 3, ("--method", "ldlq-rg", "--rho", "2", "--passes", 2)),
     "some layers": ("llama-nano", 6, ("--skip", "up_proj|k_proj", "--keep-states", "none")),
@@ -76,8 +78,7 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize(("job", "ranks"), [("as it comes", 1), *itertools.product(JOBS, (2, 4))])
 def test_bytes_sent_are_predicted_exactly(job, ranks, tmp_path):
     """Rank by rank and phase by phase."""
     model, samples, options = JOBS[job]
@@ -95,7 +96,7 @@ def test_bytes_sent_are_predicted_exactly(job, ranks, tmp_path):
         assert sum(counted[0].values()) > 0
 
 
-@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("ranks", (1, 4))
 def test_flops_and_files_are_predicted(ranks, tmp_path):
     planned = predict(tmp_path / "plan.json", ranks, "--rho", "1.6")
     report = quantize(tmp_path / "out", ranks, "--rho", "1.6")
