@@ -9,6 +9,7 @@
 #include "stop_signals.hpp"
 #include <fmt/ranges.h>
 
+#include "quip/backend/cuda_backend.hpp"
 #include "quip/pipeline/report.hpp"
 
 namespace quip::cli {
