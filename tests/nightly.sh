@@ -18,6 +18,15 @@ cmake --preset release
 cmake --build --preset release --target quip
 bash tests/valgrind.sh build/release/bin/quip
 
+# Where there is a CUDA compiler, the whole program with it. Its tests run on a GPU, and say so where
+# there is none.
+if command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
+  export PATH=$PATH:/usr/local/cuda/bin
+  cmake --preset cuda -DQUIP_BENCHMARKS=OFF
+  cmake --build --preset cuda --target quip cuda_tests
+  ctest --test-dir build/cuda -L '^gpu$' --output-on-failure
+fi
+
 # Every file operation and 60 random instants of a kill; every method on every number of ranks; every
 # way to requeue a job.
 QUIP_THOROUGH=1 QUIP_BINARY=build/release/bin/quip .venv/bin/python -m pytest -q -p no:cacheprovider \

@@ -57,6 +57,16 @@ if step "configure with sanitizers" cmake --preset asan; then
   step "build with sanitizers" cmake --build --preset asan --target unit_tests
   suite "unit tests with sanitizers" build/asan unit
 fi
+# The device code, where there is a compiler for it. It runs above, on the host, and where there is a
+# GPU from a build with -DQUIP_CUDA=ON.
+if command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
+  export PATH=$PATH:/usr/local/cuda/bin
+  if step "configure with CUDA" cmake --preset cuda -DQUIP_BENCHMARKS=OFF; then
+    step "build the CUDA code" cmake --build --preset cuda --target quip_kernels quip_cuda
+  fi
+else
+  echo "build the CUDA code          skipped: no nvcc"
+fi
 # Readers of other people's files, against malformed ones.
 if step "configure fuzzing" cmake --preset fuzz && step "build fuzzing" cmake --build --preset fuzz; then
   suite "fuzzing" build/fuzz fuzz

@@ -1,6 +1,4 @@
 // Quantization on the host: the functions of quant/ behind the backends' interface.
-#include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "quip/backend/quantizer.hpp"
@@ -13,16 +11,7 @@ class HostRows final : public LayerRows {
   HostRows(RowTiles tiles, const PreparedLayer& layer, const LayerOptions& options)
       : tiles_(std::move(tiles)), layer_(layer), options_(options) {}
 
-  [[nodiscard]] float largest() override {
-    float largest = 0;
-    for (index_t t = 0; t < tiles_.count(); ++t) {
-      const MatrixView<float> tile = tiles_.tile(t);
-      for (index_t i = 0; i < tile.size(); ++i) {
-        largest = std::max(largest, std::abs(tile.data[i]));
-      }
-    }
-    return largest;
-  }
+  [[nodiscard]] float largest() override { return largest_element(tiles_); }
   [[nodiscard]] std::vector<double> evaluate(const RhoSearch& search) override {
     return search.evaluate(tiles_, layer_, options_);
   }

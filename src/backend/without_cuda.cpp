@@ -10,4 +10,9 @@ std::unique_ptr<Backend> make_cuda_backend(int /*threads*/, int /*local_rank*/) 
   fail("--backend cuda: this build has no CUDA backend (cmake --preset cuda); use cpu or auto");
 }
 
+std::unique_ptr<Collectives> make_device_collectives(Backend& /*backend*/, Collectives& /*host*/,
+                                                     double /*timeout*/) {
+  return nullptr;
+}
+
 }  // namespace quip

@@ -9,6 +9,7 @@
 #include "stop_signals.hpp"
 #include <fmt/ranges.h>
 
+#include "quip/backend/cuda_backend.hpp"
 #include "quip/pipeline/report.hpp"
 
 namespace quip::cli {
@@ -74,7 +75,9 @@ class QuantizeCommand final : public Command {
     job_.on_note = [&comm](const std::string& note) {
       if (comm.rank() == 0) fmt::print(stderr, "quip: {}\n", note);
     };
-    const QuantizeOutcome outcome = quantize(comm, *backend, job_, threads, progress);
+    const auto between_devices = make_device_collectives(*backend, comm, stall_timeout());
+    Collectives& fastest = between_devices ? *between_devices : comm;
+    const QuantizeOutcome outcome = quantize(fastest, *backend, job_, threads, progress);
     if (comm.rank() == 0) print_ending(outcome);
     return outcome.ending == Ending::stopped ? exit_stopped : EXIT_SUCCESS;
   }

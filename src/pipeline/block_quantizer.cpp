@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "quip/backend/quantizer.hpp"
 #include "quip/core/error.hpp"
 #include "quip/pipeline/capture.hpp"
 #include "quip/pipeline/loader.hpp"
@@ -93,12 +94,12 @@ PreparedLayer BlockQuantizer::prepare(const LinearSpec& linear, MatrixView<const
                                       Matrix<double> hessian) const {
   const LayerOptions options = options_(linear.name);
   if (dump_failing.empty()) {
-    return prepare_layer(weights, std::move(hessian), options, linear.name);
+    return backend_.quantizer().prepare(weights, std::move(hessian), options, linear.name);
   }
   Matrix<double> kept(hessian.rows(), hessian.cols());
   std::copy_n(hessian.data(), hessian.size(), kept.data());
   try {
-    return prepare_layer(weights, std::move(hessian), options, linear.name);
+    return backend_.quantizer().prepare(weights, std::move(hessian), options, linear.name);
   } catch (const Error& error) {
     const std::string file = (dump_failing / (linear.name + ".h5")).string();
     write_layer_problem(file, linear.name, weights, kept.cview());
@@ -158,7 +159,8 @@ void BlockQuantizer::round(const std::vector<LinearSpec>& linears,
       broadcast_prepared(comm_, prepared[i], owners[i]);
       Matrix<float> room;
       const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
-      stored.push_back(round_layer(comm_, linear.name, host, prepared[i], options_(linear.name)));
+      stored.push_back(round_layer(comm_, linear.name, host, prepared[i], options_(linear.name),
+                                   backend_.quantizer()));
       prepared[i] = {};
     }
     dequantize_into(weights, stored.back());

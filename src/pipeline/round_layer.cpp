@@ -48,37 +48,62 @@ std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_
 class RowRounding {
  public:
   RowRounding(Collectives& comm, const PreparedLayer& layer, const LayerOptions& options,
-              PanelSource* panels)
-      : comm_(comm), layer_(layer), options_(options), panels_(panels) {}
+              Quantizer* quantizer, PanelSource* panels)
+      : comm_(comm), layer_(layer), options_(options), quantizer_(quantizer), panels_(panels) {}
 
-  [[nodiscard]] std::vector<double> evaluate(const RhoSearch& search, const RowTiles& tiles) {
+  /// Makes `rows` of U W D̃ Vᵀ this rank's.
+  void transform(MatrixView<const float> weights, Range rows) {
+    agree(comm_, [&] {
+      if (panels_ == nullptr) {
+        rows_ = quantizer_->rows(weights, layer_, options_, rows);
+      } else {
+        tiles_ = transform_rows(weights, layer_, transforms_of(weights), rows);
+      }
+      UsageMeter::current().add_flops(transform_rows_flops(
+          options_.effective_transform(), weights.rows, weights.cols, rows.count()));
+    });
+  }
+
+  [[nodiscard]] std::vector<double> evaluate(const RhoSearch& search) {
     std::vector<double> losses;
     if (panels_ == nullptr) {
-      agree(comm_, [&] { losses = search.evaluate(tiles, layer_, options_); });
+      agree(comm_, [&] { losses = rows_->evaluate(search); });
       return losses;
     }
     std::unique_ptr<StreamedSearch> lanes;
     agree(comm_,
-          [&] { lanes = std::make_unique<StreamedSearch>(search, tiles, layer_, options_); });
+          [&] { lanes = std::make_unique<StreamedSearch>(search, tiles_, layer_, options_); });
     stream(*lanes);
     agree(comm_, [&] { losses = lanes->finish(); });
     return losses;
   }
 
-  [[nodiscard]] RoundedRows round(const RowTiles& tiles, double rho) {
+  [[nodiscard]] RoundedRows round(double rho) {
     RoundedRows out;
     if (panels_ == nullptr) {
-      agree(comm_, [&] { out = round_rows(tiles, layer_, options_, rho); });
+      agree(comm_, [&] { out = rows_->round(rho); });
       return out;
     }
     std::unique_ptr<StreamedRows> rows;
-    agree(comm_, [&] { rows = std::make_unique<StreamedRows>(tiles, layer_, options_, rho); });
+    agree(comm_, [&] { rows = std::make_unique<StreamedRows>(tiles_, layer_, options_, rho); });
     stream(*rows);
     agree(comm_, [&] { out = rows->finish(); });
     return out;
   }
 
+  /// max|w'| of this rank's rows.
+  [[nodiscard]] float largest_weight() {
+    float largest = 0;
+    agree(comm_, [&] { largest = rows_ ? rows_->largest() : largest_element(tiles_); });
+    return largest;
+  }
+
  private:
+  [[nodiscard]] LayerTransforms transforms_of(MatrixView<const float> weights) const {
+    return make_transforms(options_.effective_transform(), weights.rows, weights.cols,
+                           layer_.seed_u, layer_.seed_v);
+  }
+
   template <typename Taker>
   void stream(Taker& taker) {
     for (index_t b = layer_.factor.blocks() - 1; b >= 0; --b) taker.take(b, panels_->panel(b));
@@ -87,7 +112,10 @@ class RowRounding {
   Collectives& comm_;
   const PreparedLayer& layer_;
   const LayerOptions& options_;
+  Quantizer* quantizer_;
   PanelSource* panels_;
+  std::unique_ptr<LayerRows> rows_;  ///< where the factor is held
+  RowTiles tiles_{0, {0, 0}};        ///< where it passes by
 };
 
 struct FoundRho {
@@ -95,28 +123,18 @@ struct FoundRho {
   int rounds = 0;
 };
 
-FoundRho find_rho(Collectives& comm, const RowTiles& tiles, RowRounding& rounding,
-                  const LayerOptions& options, index_t rows) {
+FoundRho find_rho(Collectives& comm, RowRounding& rounding, const LayerOptions& options,
+                  index_t rows) {
   if (options.grid() == GridKind::minmax) return {};
   if (options.rho) return {*options.rho, 0};
   RhoSearch search(rows, options.bits);
   int rounds = 0;
   for (; !search.candidates().empty(); ++rounds) {
-    std::vector<double> losses = rounding.evaluate(search, tiles);
+    std::vector<double> losses = rounding.evaluate(search);
     comm.all_reduce_sum(losses);  // one rank's value and zeros: exact
     search.advance(losses);
   }
   return {search.result(), rounds};
-}
-
-/// max|w'| of this rank's rows.
-float largest_weight(const RowTiles& tiles) {
-  float largest = 0;
-  for (index_t t = 0; t < tiles.count(); ++t) {
-    const MatrixView<float> tile = tiles.tile(t);
-    for (index_t i = 0; i < tile.size(); ++i) largest = std::max(largest, std::abs(tile.data[i]));
-  }
-  return largest;
 }
 
 LayerStatistics summarise(const PreparedLayer& layer, const LayerOptions& options,
@@ -157,19 +175,12 @@ void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
 
 StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<const float> weights,
                        const PreparedLayer& layer, const LayerOptions& options,
-                       RowRounding rounding) {
+                       RowRounding& rounding) {
   const index_t rows = weights.rows;
   const Range share = row_share(rows, comm.rank(), comm.size());
-  RowTiles tiles(weights.cols, {0, 0});
-  agree(comm, [&] {
-    const LayerTransforms transforms = make_transforms(options.effective_transform(), rows,
-                                                       weights.cols, layer.seed_u, layer.seed_v);
-    tiles = transform_rows(weights, layer, transforms, share);
-    UsageMeter::current().add_flops(
-        transform_rows_flops(options.effective_transform(), rows, weights.cols, share.count()));
-  });
-  const auto [rho, rounds] = find_rho(comm, tiles, rounding, options, rows);
-  const RoundedRows mine = rounding.round(tiles, rho);
+  rounding.transform(weights, share);
+  const auto [rho, rounds] = find_rho(comm, rounding, options, rows);
+  const RoundedRows mine = rounding.round(rho);
 
   StoredLayer stored;
   stored.name = name;
@@ -194,7 +205,7 @@ StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<co
   } else {
     out.scale = {incoherent_scale(layer, rho)};
   }
-  std::array<float, 2> most{largest_weight(tiles), static_cast<float>(mine.passes)};
+  std::array<float, 2> most{rounding.largest_weight(), static_cast<float>(mine.passes)};
   comm.all_reduce_max(most);
   stored.statistics =
       summarise(layer, options, gather_rows(comm, mine.losses, rows, 1), rho, most[0]);
@@ -236,14 +247,17 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
 }
 
 StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
-                        const PreparedLayer& layer, const LayerOptions& options) {
-  return round_with(comm, name, weights, layer, options, {comm, layer, options, nullptr});
+                        const PreparedLayer& layer, const LayerOptions& options,
+                        Quantizer& quantizer) {
+  RowRounding rounding(comm, layer, options, &quantizer, nullptr);
+  return round_with(comm, name, weights, layer, options, rounding);
 }
 
 StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
                         const PreparedLayer& layer, const LayerOptions& options,
                         PanelSource& panels) {
-  return round_with(comm, name, weights, layer, options, {comm, layer, options, &panels});
+  RowRounding rounding(comm, layer, options, nullptr, &panels);
+  return round_with(comm, name, weights, layer, options, rounding);
 }
 
 }  // namespace quip

@@ -1,6 +1,7 @@
 #include "quip/quant/tiles.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include <omp.h>
@@ -52,6 +53,15 @@ Range RowTiles::rows_of(index_t t) const {
 
 MatrixView<float> RowTiles::tile(index_t t) const {
   return {data_.data() + n_ * t * height_, n_, round_up(rows_of(t).count(), lane_unit)};
+}
+
+float largest_element(const RowTiles& tiles) {
+  float largest = 0;
+  for (index_t t = 0; t < tiles.count(); ++t) {
+    const MatrixView<float> tile = tiles.tile(t);
+    for (index_t i = 0; i < tile.size(); ++i) largest = std::max(largest, std::abs(tile.data[i]));
+  }
+  return largest;
 }
 
 RowTiles transform_rows(MatrixView<const float> weights, const PreparedLayer& layer,

@@ -4,6 +4,9 @@
 # (label "unit").
 
 add_custom_target(cuda_tests)
+if(QUIP_SANITIZE)
+  return() # the sanitizers do not follow a thread from one stack to another
+endif()
 if(QUIP_CUDA)
   add_library(cuda_under_test INTERFACE)
   target_link_libraries(cuda_under_test INTERFACE CUDA::cudart CUDA::cublasLt CUDA::cusolver)
@@ -18,7 +21,11 @@ else()
   target_include_directories(cuda_under_test SYSTEM PUBLIC ${CMAKE_SOURCE_DIR}/tests/cuda_on_host/include)
   target_link_libraries(cuda_under_test PUBLIC quip_lib PRIVATE quip_flags OpenMP::OpenMP_CXX)
   set(QUIP_CUDA_TEST_LABEL unit)
+  # The whole program, whose --backend cuda runs on the host.
+  add_executable(quip_cuda_on_host ${CMAKE_SOURCE_DIR}/src/cli/main.cpp)
+  target_link_libraries(quip_cuda_on_host PRIVATE cuda_under_test quip_cli)
 endif()
+target_link_libraries(nccl_collectives_mpi_test PRIVATE cuda_under_test)
 
 file(GLOB cuda_test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/cuda/*_test.cpp)
 foreach(source IN LISTS cuda_test_sources)

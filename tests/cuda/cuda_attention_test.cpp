@@ -43,9 +43,9 @@ constexpr double tolerance = 0x1p-8;
 
 TEST_F(CudaTest, AttentionAtAwkwardSizes) {
   in_every_order([&] {
-    for (const index_t tokens : {1, 17, 65, 130}) {
-      for (const index_t dim : {6, 16, 40}) {
-        for (const index_t window : {0, 1, 5, 70}) {
+    for (const index_t tokens : {1, 65, 130}) {
+      for (const index_t dim : {6, 40}) {
+        for (const index_t window : {0, 1, 70}) {
           AttentionShape shape{
               .heads = 4, .kv_heads = 2, .head_dim = dim, .scale = 0.3F, .window = {}};
           if (window > 0) shape.window = window;

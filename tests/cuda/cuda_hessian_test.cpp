@@ -125,6 +125,22 @@ TEST_F(CudaTest, HessianInTilesHasTheSameBits) {
   expect_same(sum, summed(*cpu_, problem.x.cview(), problem));
 }
 
+// Activations that do not fit stay in host memory, with the same results.
+TEST_F(CudaTest, LargeMatricesSpillToTheHost) {
+  const index_t rows = 17'000;  // of 1000: 68 MB
+  const auto x = random_matrix(rows, 1000, 5);
+  const std::size_t before = cuda_on_host::memory_in_use();
+  cuda_on_host::set_memory(before + (80 << 20));  // enough, but not beside the work on it
+  const Tensor spilled = on_device(x);
+  EXPECT_EQ(cuda_on_host::memory_in_use(), before);
+  std::vector<float> expected(1000, 0.0F);
+  std::vector<float> maximum(1000, 0.0F);
+  cpu_->channel_maximum(x.cview(), expected);
+  cuda_->channel_maximum(spilled.cview(), maximum);
+  cuda_on_host::set_memory(std::size_t{8} << 30);
+  EXPECT_EQ(maximum, expected);
+}
+
 TEST_F(CudaTest, NoMemoryIsSaidWithWhatAndHowMuch) {
   cuda_on_host::set_memory(cuda_on_host::memory_in_use() + (1 << 20));
   try {

@@ -16,7 +16,12 @@ constexpr unsigned char poison = 0xff;
 
 std::atomic<std::size_t> limit = std::size_t{8} << 30;
 std::atomic<std::size_t> used = 0;
-std::atomic<int> devices = 1;
+int devices_of_environment() {
+  const char* text = std::getenv("CUDA_ON_HOST_DEVICES");
+  return text == nullptr ? 1 : std::atoi(text);
+}
+std::atomic<int> devices = devices_of_environment();
+std::atomic<bool> stalled = false;
 std::mutex mutex;
 std::unordered_map<void*, std::size_t>& blocks() {
   static auto* const map = new std::unordered_map<void*, std::size_t>;
@@ -34,6 +39,7 @@ namespace cuda_on_host {
 void set_memory(std::size_t bytes) { limit = bytes; }
 std::size_t memory_in_use() { return used; }
 void set_devices(int count) { devices = count; }
+void set_stalled(bool now) { stalled = now; }
 }  // namespace cuda_on_host
 
 const char* cudaGetErrorString(cudaError_t error) {
@@ -141,3 +147,17 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned /*flags*/) {
 cudaError_t cudaEventDestroy(cudaEvent_t /*event*/) { return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t /*event*/, cudaStream_t /*stream*/) { return cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t /*event*/) { return cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t /*event*/) {
+  return stalled ? cudaErrorNotReady : cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
+  const std::lock_guard lock(mutex);
+  const auto* address = static_cast<const unsigned char*>(pointer);
+  const bool device = std::any_of(blocks().begin(), blocks().end(), [&](const auto& block) {
+    const auto* first = static_cast<const unsigned char*>(block.first);
+    return address >= first && address < first + block.second;
+  });
+  attributes->type = device ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
+  return cudaSuccess;
+}

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "quip/backend/backend.hpp"
+#include "quip/comm/collectives.hpp"
 
 namespace quip {
 
@@ -13,5 +14,13 @@ namespace quip {
 /// The backend on GPU `local_rank mod cuda_device_count()`; `threads` are for the work that stays
 /// on the host. Throws Error where there is no GPU.
 [[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int threads, int local_rank);
+
+/// Collectives between the devices of the ranks of `host`, which has to outlive them (collective).
+/// An operation that makes no progress for `timeout` seconds (0: never) is aborted and throws
+/// Error. Null where there are none: a backend without devices, one rank, ranks that share a GPU,
+/// or a build without NCCL.
+[[nodiscard]] std::unique_ptr<Collectives> make_device_collectives(Backend& backend,
+                                                                   Collectives& host,
+                                                                   double timeout);
 
 }  // namespace quip

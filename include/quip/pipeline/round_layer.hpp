@@ -2,7 +2,7 @@
 // come together.
 #pragma once
 
-#include "quip/backend/backend.hpp"
+#include "quip/backend/quantizer.hpp"
 #include "quip/comm/collectives.hpp"
 #include "quip/quant/factor.hpp"
 #include "quip/quant/panel_source.hpp"
@@ -20,9 +20,10 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root);
 /// rank returns the same complete layer.
 [[nodiscard]] StoredLayer round_layer(Collectives& comm, const std::string& name,
                                       MatrixView<const float> weights, const PreparedLayer& layer,
-                                      const LayerOptions& options);
-/// The same with L from `panels`: layer.factor has its shape and diagonal. Methods ldlq and
-/// nearest.
+                                      const LayerOptions& options,
+                                      Quantizer& quantizer = host_quantizer());
+/// The same on the host, with L from `panels`: layer.factor has its shape and diagonal. Methods
+/// ldlq and nearest.
 [[nodiscard]] StoredLayer round_layer(Collectives& comm, const std::string& name,
                                       MatrixView<const float> weights, const PreparedLayer& layer,
                                       const LayerOptions& options, PanelSource& panels);

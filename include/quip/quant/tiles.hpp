@@ -32,6 +32,9 @@ class RowTiles {
   Buffer<float> data_;
 };
 
+/// The largest magnitude in them.
+[[nodiscard]] float largest_element(const RowTiles& tiles);
+
 /// Rows `rows` of U W D̃ Vᵀ (dead inputs zeroed). Every element comes out of the same sequence of
 /// operations whatever the range. Parallel over OpenMP threads.
 [[nodiscard]] RowTiles transform_rows(MatrixView<const float> weights, const PreparedLayer& layer,

@@ -13,8 +13,10 @@
 #include "copies.hpp"
 #include "hessian.hpp"
 #include "kernels/kernels.hpp"
+#include "nccl_collectives.hpp"
 #include "quantizer.hpp"
 #include "weight_copies.hpp"
+#include <spdlog/spdlog.h>
 
 #include "quip/core/error.hpp"
 
@@ -23,7 +25,8 @@ namespace cuda {
 namespace {
 
 constexpr int unit_lanes = 4;  // enough to hide launches and copies behind another unit's products
-constexpr index_t logits_at_once = index_t{64} << 20;  // 256 MiB
+constexpr std::size_t spilled_from = std::size_t{64} << 20;  // smaller ones are a unit's own
+constexpr index_t logits_at_once = index_t{64} << 20;        // 256 MiB
 
 /// What tensors refer to; the last of them to go takes it along.
 struct Shared {
@@ -37,6 +40,8 @@ class CudaBackend final : public Backend {
   CudaBackend(int threads, int device)
       : shared_(std::make_shared<Shared>(device, std::min(unit_lanes, std::max(threads, 1)))),
         quantizer_(make_quantizer(shared_->context)) {}
+
+  [[nodiscard]] Context& context() const { return shared_->context; }
 
   [[nodiscard]] std::string describe() const override {
     return "cuda, " + context().device().describe();
@@ -124,7 +129,6 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  [[nodiscard]] Context& context() const { return shared_->context; }
   [[nodiscard]] cudaStream_t stream() const { return context().lane().get(); }
 
   /// Every operation names what it writes: copies of it in bfloat16 are no longer true.
@@ -139,6 +143,7 @@ class CudaBackend final : public Backend {
     if (bias.size() != 0) require_shape(bias, 1, w.rows, "bias");
   }
   void multiply(ConstTensorView x, ConstTensorView w, bool add, TensorView y) const;
+  [[nodiscard]] Tensor spill(index_t rows, index_t cols, std::size_t bytes);
 
   std::shared_ptr<Shared> shared_;
   std::unique_ptr<Quantizer> quantizer_;
@@ -147,6 +152,7 @@ class CudaBackend final : public Backend {
 Tensor CudaBackend::allocate(index_t rows, index_t cols) {
   check_size(rows, cols);
   const auto bytes = static_cast<std::size_t>(std::max<index_t>(rows * cols, 1)) * sizeof(float);
+  if (bytes >= spilled_from && !context().device().has_room(bytes)) return spill(rows, cols, bytes);
   const std::string what = fmt::format("a [{} × {}] matrix", rows, cols);
   void* memory = context().device().allocate(bytes, what, context().lane().stream);
   const auto free = [shared = shared_, bytes](float* data) {
@@ -154,6 +160,22 @@ Tensor CudaBackend::allocate(index_t rows, index_t cols) {
     shared->context.device().free(data, bytes, shared->context.lane().get());
   };
   return {Tensor::Storage(static_cast<float*>(memory), free), rows, cols};
+}
+
+/// In page-locked host memory, which kernels read and write over the bus: the samples' activations
+/// where they do not fit on the device. Every operation streams through a unit's rows once.
+Tensor CudaBackend::spill(index_t rows, index_t cols, std::size_t bytes) {
+  spdlog::warn(
+      "{}: no room for a [{} × {}] matrix; {:.2f} GiB stay in host memory, which is slower "
+      "(more GPUs, or fewer --samples, keep them on the device)",
+      context().device().describe(), rows, cols, static_cast<double>(bytes) / (1 << 30));
+  auto memory = std::make_shared<PinnedBuffer>(bytes);
+  auto* data = reinterpret_cast<float*>(memory->data());
+  const auto free = [shared = shared_, owner = std::move(memory)](float* /*data*/) mutable {
+    shared->context.lane().stream.synchronize();  // it may still be in use
+    owner.reset();
+  };
+  return {Tensor::Storage(data, free), rows, cols};
 }
 
 Tensor CudaBackend::adopt(std::shared_ptr<float> host, index_t rows, index_t cols) {
@@ -266,6 +288,12 @@ std::unique_ptr<Backend> make_cuda_backend(int threads, int local_rank) {
     fail("--backend cuda: no GPU, or no driver for one, on this node; use cpu or auto");
   }
   return std::make_unique<cuda::CudaBackend>(threads, local_rank % devices);
+}
+
+std::unique_ptr<Collectives> make_device_collectives(Backend& backend, Collectives& host,
+                                                     double timeout) {
+  const auto* cuda = dynamic_cast<cuda::CudaBackend*>(&backend);
+  return cuda != nullptr ? cuda::make_nccl_collectives(cuda->context(), host, timeout) : nullptr;
 }
 
 }  // namespace quip

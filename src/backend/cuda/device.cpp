@@ -53,6 +53,11 @@ std::size_t Device::available() const {
   return free_bytes > kept ? free_bytes - kept : 0;
 }
 
+bool Device::has_room(std::size_t bytes) const {
+  return bytes + total_ / 8 <=
+         available();  // an eighth: tiles, slices and rows come in smaller pieces
+}
+
 void* Device::allocate(std::size_t bytes, std::string_view what, const Stream& stream) {
   void* pointer = nullptr;
   const cudaError_t code = cudaMallocAsync(&pointer, bytes, stream.get());

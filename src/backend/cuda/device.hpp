@@ -32,6 +32,7 @@ class Event {
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
+  [[nodiscard]] cudaEvent_t get() const noexcept { return event_; }
   void record(const Stream& stream) const;
   void synchronize() const;
 
@@ -60,6 +61,8 @@ class Device {
   /// it does not fit.
   [[nodiscard]] void* allocate(std::size_t bytes, std::string_view what, const Stream& stream);
   void free(void* pointer, std::size_t bytes, cudaStream_t stream) noexcept;
+  /// Whether so much fits beside what work on a unit and a layer takes.
+  [[nodiscard]] bool has_room(std::size_t bytes) const;
 
  private:
   int number_;

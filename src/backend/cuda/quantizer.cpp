@@ -13,7 +13,9 @@
 #include "transform_on_device.hpp"
 
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
 #include "quip/quant/grid.hpp"
+#include "quip/quant/work.hpp"
 
 namespace quip::cuda {
 namespace {
@@ -159,6 +161,8 @@ std::vector<double> RowsOnDevice::evaluate(const RhoSearch& search) {
   GridsOnDevice grids(context_, layer_.places, std::move(lane_grids));
   LaneRounding rounding(context_, layer_, grids, rows, std::move(x));
   rounding.round();
+  UsageMeter::current().add_flops(static_cast<double>(rows.size()) *
+                                  rounding_flops(n_, options(), rounding.passes()));
   const std::vector<double> found = rounding.losses();
   for (std::size_t i = 0; i < found.size(); ++i) losses[places[i]] = found[i];
   return losses;
@@ -224,6 +228,9 @@ void RowsOnDevice::round_chunk(Range chunk, double rho, RoundedRows& out) {
   std::iota(layer_rows.begin(), layer_rows.end(), rows_.first + chunk.first);
   LaneRounding rounding(context_, layer_, grids, layer_rows, std::move(x));
   rounding.round();
+  UsageMeter::current().add_flops(
+      static_cast<double>(count) *
+      (reference_flops(n_) + rounding_flops(n_, options(), rounding.passes())));
   store(chunk, grids, rounding, reference, out);
 }
 

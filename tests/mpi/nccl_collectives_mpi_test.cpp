@@ -1,0 +1,136 @@
+// Collectives between GPUs, one for each rank; without GPUs over a stand-in for NCCL.
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "../../src/backend/cuda/copies.hpp"
+#include "../../src/backend/cuda/nccl_collectives.hpp"
+#include <gtest/gtest.h>
+
+#include "quip/comm/mpi_collectives.hpp"
+#include "quip/core/error.hpp"
+#ifdef QUIP_CUDA_ON_HOST
+#include <nccl.h>
+#endif
+
+namespace quip::cuda {
+namespace {
+
+class NcclMpiTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    int devices = 0;
+#ifdef QUIP_CUDA_ON_HOST
+    cuda_on_host::set_devices(host_.size());
+#endif
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices < host_.place().size) {
+      GTEST_SKIP() << "fewer GPUs than ranks on this node";
+    }
+    if (host_.size() == 1) GTEST_SKIP() << "one rank has nobody to talk to";
+    context_ = std::make_unique<Context>(host_.place().rank, 1);
+    comm_ = make_nccl_collectives(*context_, host_, 0.2);
+    if (!comm_) GTEST_SKIP() << "a build without NCCL";
+  }
+
+  [[nodiscard]] std::vector<double> numbers(index_t count) const {
+    std::vector<double> values(static_cast<std::size_t>(count));
+    std::iota(values.begin(), values.end(), 1000.0 * comm_->rank());
+    return values;
+  }
+  /// Σ over ranks of numbers(…)[i].
+  [[nodiscard]] double expected(std::size_t i) const {
+    const int size = comm_->size();
+    return 500.0 * size * (size - 1) + static_cast<double>(i) * size;
+  }
+
+  MpiCollectives host_;
+  std::unique_ptr<Context> context_;
+  std::unique_ptr<Collectives> comm_;
+};
+
+TEST_F(NcclMpiTest, SumsOnTheDevice) {
+  auto values = numbers(1001);
+  const auto device = to_device(*context_, std::span<const double>(values), "values");
+  comm_->all_reduce_sum({device.data(), values.size()});
+  download<double>(context_->lane(), device.data(), values);
+  for (std::size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], expected(i));
+}
+
+TEST_F(NcclMpiTest, SumsOfHostMemorySmallAndThroughTheDevices) {
+  for (const index_t count : {7, 600'000}) {
+    auto values = numbers(count);
+    comm_->all_reduce_sum(values);
+    for (std::size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], expected(i));
+  }
+}
+
+TEST_F(NcclMpiTest, MaximaOnTheDevice) {
+  std::vector<float> values{static_cast<float>(comm_->rank()), -1.0F};
+  const auto device = to_device(*context_, std::span<const float>(values), "values");
+  comm_->all_reduce_max({device.data(), 2});
+  download<float>(context_->lane(), device.data(), values);
+  EXPECT_EQ(values, (std::vector<float>{static_cast<float>(comm_->size() - 1), -1.0F}));
+}
+
+TEST_F(NcclMpiTest, BroadcastsFromEveryRank) {
+  for (int root = 0; root < comm_->size(); ++root) {
+    for (const std::size_t count : {std::size_t{5}, std::size_t{5'000'000}}) {
+      std::vector<std::byte> bytes(count, static_cast<std::byte>(comm_->rank()));
+      comm_->broadcast_bytes(bytes, root);  // of host memory
+      ASSERT_EQ(bytes, std::vector<std::byte>(count, static_cast<std::byte>(root)));
+    }
+    std::vector<std::byte> few(9, static_cast<std::byte>(comm_->rank()));
+    const auto device = to_device(*context_, std::span<const std::byte>(few), "bytes");
+    comm_->broadcast_bytes({device.data(), few.size()}, root);
+    download<std::byte>(context_->lane(), device.data(), few);
+    EXPECT_EQ(few, std::vector<std::byte>(9, static_cast<std::byte>(root)));
+  }
+}
+
+TEST_F(NcclMpiTest, GathersUnevenSharesOnTheDevice) {
+  const auto offsets = share_offsets(101, comm_->size(), 3);
+  std::vector<std::byte> bytes(303, std::byte{255});
+  const auto mine = static_cast<std::size_t>(comm_->rank());
+  for (index_t i = offsets[mine]; i < offsets[mine + 1]; ++i) {
+    bytes[static_cast<std::size_t>(i)] = static_cast<std::byte>(i % 251);
+  }
+  const auto device = to_device(*context_, std::span<const std::byte>(bytes), "bytes");
+  comm_->all_gather_bytes({device.data(), bytes.size()}, offsets);
+  download<std::byte>(context_->lane(), device.data(), bytes);
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    ASSERT_EQ(bytes[i], static_cast<std::byte>(i % 251));
+}
+
+#ifdef QUIP_CUDA_ON_HOST
+TEST_F(NcclMpiTest, RanksThatShareAGpuStayWithMpi) {
+  cuda_on_host::set_devices(1);
+  EXPECT_EQ(make_nccl_collectives(*context_, host_, 0.0), nullptr);
+}
+
+TEST_F(NcclMpiTest, AStallIsAbortedAndSaid) {
+  const auto device = context_->buffer<double>(4, "values");
+  const int aborts = cuda_on_host::nccl_aborts();
+  cuda_on_host::set_stalled(true);
+  try {
+    comm_->all_reduce_sum({device.data(), 4});
+    ADD_FAILURE() << "no exception";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("all-reduce failed: no progress for 0.2 s"),
+              std::string::npos)
+        << error.what();
+  }
+  cuda_on_host::set_stalled(false);
+  EXPECT_EQ(cuda_on_host::nccl_aborts(), aborts + 1);
+  EXPECT_THROW(comm_->all_reduce_sum({device.data(), 4}), Error);  // it is gone
+}
+
+TEST_F(NcclMpiTest, AnErrorOfAnotherRankIsAbortedAndSaid) {
+  const auto device = context_->buffer<double>(4, "values");
+  cuda_on_host::set_nccl_state(ncclSystemError);
+  EXPECT_THROW(comm_->all_reduce_sum({device.data(), 4}), Error);
+  cuda_on_host::set_nccl_state(ncclSuccess);
+}
+#endif
+
+}  // namespace
+}  // namespace quip::cuda
