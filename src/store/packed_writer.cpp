@@ -154,6 +154,7 @@ void PackedWriter::write_block(index_t block, const std::vector<StoredLayer>& la
   });
   comm.broadcast(entry, writer);
   json finished = json::parse(entry);
+  finished["report"] = json::array();  // --skip may leave a block without any
   for (const StoredLayer& layer : layers) finished["report"].push_back(to_json(layer));
   const auto after = std::find_if(blocks.begin(), blocks.end(), [&](const json& other) {
     return other.at("block").get<index_t>() > block;

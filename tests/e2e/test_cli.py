@@ -186,6 +186,14 @@ def test_skip_leaves_layers_as_they_are(tmp_path):
     assert not any("down_proj" in name for name in names)
 
 
+def test_skip_may_leave_whole_blocks(tmp_path):
+    skip = ("--skip", "layers.[123]")
+    out = cli.quantize(cli.model("llama-nano"), tmp_path / "out", "--bits", 2, *skip, *SHORT)
+    names = [layer["name"] for layer in cli.inspect(out, "--verify")["layers"]]
+    assert len(names) == 7
+    assert all("layers.0." in name for name in names)
+
+
 def test_unknown_option_is_named():
     result = cli.run("quantize", "--bitz", 2, check=False)
     assert result.returncode != 0
