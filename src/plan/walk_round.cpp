@@ -84,7 +84,7 @@ void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOpti
   const auto rows =
       static_cast<double>(row_share(linear.rows, ledger.rank(), ledger.size()).count());
   const double each = rounding_flops(n, options, options.effective_passes());
-  agree(ledger, do_nothing);
+  agree(ledger, do_nothing);  // the rows' transform
   ledger.add_flops(transform_rows_flops(options.effective_transform(), linear.rows, n,
                                         static_cast<index_t>(rows)));
   if (options.grid() == GridKind::incoherent && !options.rho) {
@@ -104,11 +104,13 @@ void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOpti
     gather_rows(ledger, linear.rows, groups * float_bytes);
     if (!options.symmetric) gather_rows(ledger, linear.rows, groups);
   }
+  agree(ledger, do_nothing);  // the largest weight
   ledger.count_maximum(2 * float_bytes);
   gather_rows(ledger, linear.rows, sizeof(RowLoss));
 }
 
 void Walk::dequantize(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options) const {
+  agree(ledger, do_nothing);  // does the backend do it?
   allocate_on_node(ledger, linear.rows * linear.cols * float_bytes);
   agree(ledger, do_nothing);
   ledger.node_barrier();
