@@ -7,7 +7,10 @@ import cli
 ON_HOST = cli.QUIP.with_name("quip_cuda_on_host")
 OPTIONS = ("--bits", 2, "--samples", 2)
 
-pytestmark = pytest.mark.skipif(not ON_HOST.exists(), reason="built with QUIP_CUDA: no emulation")
+pytestmark = [
+    pytest.mark.skipif(not ON_HOST.exists(), reason="built with QUIP_CUDA: no emulation"),
+    pytest.mark.skipif(not cli.THOROUGH, reason="minutes: at night (tests/nightly.sh)"),
+]
 
 
 @pytest.fixture

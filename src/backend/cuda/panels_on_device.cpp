@@ -15,13 +15,13 @@ MatrixView<const float> PanelsOnDevice::panel(index_t b) const {
   return {panels_.data() + host_.panel_offset(b), host_.n - host_.first_column(b), host_.width(b)};
 }
 
-// As in quant/rounder.cpp: x (L+I) block by block, then Σₖ Dₖ (…)ₖ².
+// As in quant/rounder.cpp: x (L+I) block by block from the last on, and Σₖ Dₖ (…)ₖ².
 void add_hessian_norm(Context& context, const PanelsOnDevice& factor, MatrixView<const float> x,
                       double* norm) {
   if (x.size() == 0) return;
   const cudaStream_t stream = context.lane().get();
   const auto projected = context.buffer<float>(LowerPanels::block * x.cols, "projected rows");
-  for (index_t b = 0; b < factor.shape().blocks(); ++b) {
+  for (index_t b = factor.shape().blocks() - 1; b >= 0; --b) {
     const index_t first = factor.shape().first_column(b);
     const MatrixView<const float> panel = factor.panel(b);
     QUIP_CUDA(cudaMemcpyAsync(projected.data(), x.row(first),
