@@ -21,8 +21,8 @@ struct JobInputs {
 
 [[nodiscard]] JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options);
 
-/// All that the result depends on but the arithmetic: settings, the text of config.json, and digests
-/// of the other inputs.
+/// All that the result depends on but the arithmetic: settings, the text of config.json, and
+/// digests of the other inputs.
 [[nodiscard]] nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
                                              const std::string& config,
                                              const std::string& checkpoint,

@@ -65,7 +65,7 @@ RestFile write_rest_file(Collectives& comm, const fs::path& directory, const Ten
   std::vector<TensorInfo> tensors;
   std::vector<index_t> offsets(names.size());
   std::optional<PendingFile> pending;  // rank 0's: it removes the file after an error
-  std::string temporary;  // its name
+  std::string temporary;               // its name
   std::string frame;
   agree(comm, [&] {
     for (const std::string& name : names) tensors.push_back(source.info(name));
@@ -81,7 +81,8 @@ RestFile write_rest_file(Collectives& comm, const fs::path& directory, const Ten
 
   const std::vector<Chunk> chunks = chunks_of(tensors);
   std::vector<std::string> mine;
-  agree(comm, [&] { mine = copy_chunks(source, directory / temporary, tensors, offsets, chunks, comm); });
+  agree(comm,
+        [&] { mine = copy_chunks(source, directory / temporary, tensors, offsets, chunks, comm); });
   const std::vector<std::string> digests = gather_digests(comm, chunks.size(), mine);
   agree(comm, [&] {
     if (pending) pending->publish();

@@ -84,7 +84,7 @@ StateEntry write_state_file(Collectives& comm, const fs::path& directory, index_
   StateEntry entry{blocks, fmt::format("states/states_{:05}.h5", blocks), shape, 0, "", ""};
   const std::vector<TensorInfo> tensors{tensor_of(shape)};
   std::optional<PendingFile> pending;  // rank 0's: it removes the file after an error
-  std::string temporary;  // its name
+  std::string temporary;               // its name
   agree(comm, [&] {
     if (comm.rank() != 0) return;
     make_output_directory(directory / "states");
