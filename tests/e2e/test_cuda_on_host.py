@@ -40,51 +40,25 @@ def test_same_bits_for_any_number_of_ranks_and_close_to_the_cpu(tmp_path, monkey
         assert other == (digest, loss)
 
 
-def test_auto_takes_the_device(tmp_path, on_host):
-    result = cli.run(
-        "eval",
-        "--model",
-        cli.model("llama-nano"),
-        "--tokens",
-        cli.CALIBRATION,
-        "--samples",
-        1,
-        "--backend",
-        "auto",
-        "--json",
+def evaluate(*options, **how):
+    return cli.run(
+        *("eval", "--model", cli.model("llama-nano"), "--tokens", cli.CALIBRATION, *options),
         timeout=280,
+        **how,
     )
+
+
+def test_auto_takes_the_device(tmp_path, on_host):
+    result = evaluate("--samples", 1, "--backend", "auto", "--json")
     assert '"perplexity"' in result.stdout
-    nothing = cli.run(
-        "eval",
-        "--model",
-        cli.model("llama-nano"),
-        "--tokens",
-        cli.CALIBRATION,
-        "--backend",
-        "cuda",
-        check=False,
-        environment={"CUDA_ON_HOST_DEVICES": "0"},
-    )
+    nothing = evaluate("--backend", "cuda", check=False, environment={"CUDA_ON_HOST_DEVICES": "0"})
     assert nothing.returncode == 1
     assert "--backend cuda: no GPU" in nothing.stderr
 
 
 def test_perplexity_is_close_to_the_cpus(monkeypatch):
     def perplexity():
-        result = cli.run(
-            "eval",
-            "--model",
-            cli.model("llama-nano"),
-            "--tokens",
-            cli.CALIBRATION,
-            "--samples",
-            2,
-            "--backend",
-            "auto",
-            "--json",
-            timeout=280,
-        )
+        result = evaluate("--samples", 2, "--backend", "auto", "--json")
         return cli.json.loads(result.stdout)["perplexity"]
 
     expected = perplexity()
