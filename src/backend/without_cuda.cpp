@@ -6,7 +6,7 @@ namespace quip {
 
 int cuda_device_count() { return 0; }
 
-std::unique_ptr<Backend> make_cuda_backend(int /*threads*/, int /*local_rank*/) {
+std::unique_ptr<Backend> make_cuda_backend(int /*threads*/, int /*machine_rank*/) {
   fail("--backend cuda: this build has no CUDA backend (cmake --preset cuda); use cpu or auto");
 }
 

@@ -72,7 +72,7 @@ int RunArguments::use_threads(int node_size) const {
 
 std::unique_ptr<Backend> RunArguments::make_backend(Collectives& comm, int threads) const {
   std::unique_ptr<Backend> backend;
-  agree(comm, [&] { backend = quip::make_backend(backend_, threads, comm.place().rank); });
+  agree(comm, [&] { backend = quip::make_backend(backend_, threads, comm.place().machine_rank); });
   return backend;
 }
 

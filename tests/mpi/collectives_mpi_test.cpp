@@ -31,6 +31,15 @@ TEST_F(CollectivesMpiTest, SumsAndMaxima) {
   EXPECT_EQ(maximum[1], -1.0F);
 }
 
+// Devices are dealt out by machine, also where ranks have no memory in common.
+TEST_F(CollectivesMpiTest, NumbersRanksOfAMachineApartFromItsNodes) {
+  EXPECT_EQ(comm_.place().machine_rank, comm_.rank());
+  const MpiCollectives alone(MPI_COMM_WORLD, 1);
+  EXPECT_EQ(alone.place().rank, 0);
+  EXPECT_EQ(alone.place().node, comm_.rank());
+  EXPECT_EQ(alone.place().machine_rank, comm_.rank());
+}
+
 TEST_F(CollectivesMpiTest, GathersUnevenSharesInPlace) {
   for (const index_t count : {index_t{0}, index_t{1}, index_t{5}, index_t{1000}}) {
     std::vector<std::int32_t> all(static_cast<std::size_t>(count), -1);

@@ -150,9 +150,9 @@ class Backend {
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads);
 
 /// "auto", "cpu" or "cuda" → backend: the one place where that choice is made. "auto" is a GPU
-/// where there is one, else the CPU. `local_rank`, among the ranks of this node, chooses the GPU.
-/// Throws Error if "cuda" is asked for and this build or machine has none.
+/// where there is one, else the CPU. `machine_rank`, among the ranks of this machine, chooses the
+/// GPU. Throws Error if "cuda" is asked for and this build or machine has none.
 [[nodiscard]] std::unique_ptr<Backend> make_backend(std::string_view choice, int threads,
-                                                    int local_rank = 0);
+                                                    int machine_rank = 0);
 
 }  // namespace quip

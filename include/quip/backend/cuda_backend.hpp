@@ -11,9 +11,9 @@ namespace quip {
 /// GPUs that this process can use; 0 in a build without CUDA, or where there is no driver.
 [[nodiscard]] int cuda_device_count();
 
-/// The backend on GPU `local_rank mod cuda_device_count()`; `threads` are for the work that stays
+/// The backend on GPU `machine_rank mod cuda_device_count()`; `threads` are for the work that stays
 /// on the host. Throws Error where there is no GPU.
-[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int threads, int local_rank);
+[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int threads, int machine_rank);
 
 /// Collectives between the devices of the ranks of `host`, which has to outlive them (collective).
 /// An operation that makes no progress for `timeout` seconds (0: never) is aborted and throws

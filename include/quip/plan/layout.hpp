@@ -17,7 +17,8 @@ struct Layout {
   [[nodiscard]] int ranks() const { return nodes * ranks_per_node; }
   /// Ranks lie on nodes in blocks of consecutive numbers.
   [[nodiscard]] NodePlace place_of(int rank) const {
-    return {rank % ranks_per_node, ranks_per_node, rank / ranks_per_node, nodes};
+    const int on_node = rank % ranks_per_node;
+    return {on_node, ranks_per_node, rank / ranks_per_node, nodes, on_node};
   }
   /// What a rank has of its node's cores: threads beyond them take turns.
   [[nodiscard]] double cores_of_rank() const {

@@ -282,12 +282,12 @@ int cuda_device_count() {
   return 0;
 }
 
-std::unique_ptr<Backend> make_cuda_backend(int threads, int local_rank) {
+std::unique_ptr<Backend> make_cuda_backend(int threads, int machine_rank) {
   const int devices = cuda_device_count();
   if (devices == 0) {
     fail("--backend cuda: no GPU, or no driver for one, on this node; use cpu or auto");
   }
-  return std::make_unique<cuda::CudaBackend>(threads, local_rank % devices);
+  return std::make_unique<cuda::CudaBackend>(threads, machine_rank % devices);
 }
 
 std::unique_ptr<Collectives> make_device_collectives(Backend& backend, Collectives& host,
