@@ -4,9 +4,11 @@
 
 namespace quip {
 
+bool cuda_is_built() { return false; }
+
 int cuda_device_count() { return 0; }
 
-std::unique_ptr<Backend> make_cuda_backend(int /*threads*/, int /*machine_rank*/) {
+std::unique_ptr<Backend> make_cuda_backend(int /*threads*/, DeviceTurn /*turn*/) {
   fail("--backend cuda: this build has no CUDA backend (cmake --preset cuda); use cpu or auto");
 }
 

@@ -1,12 +1,16 @@
 #include "run_arguments.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <unistd.h>
 
 #include "command.hpp"
 #include <omp.h>
+
+#include "quip/backend/cuda_backend.hpp"
+#include "quip/core/error.hpp"
 
 namespace quip::cli {
 
@@ -71,8 +75,22 @@ int RunArguments::use_threads(int node_size) const {
 }
 
 std::unique_ptr<Backend> RunArguments::make_backend(Collectives& comm, int threads) const {
+  const NodePlace place = comm.place();
   std::unique_ptr<Backend> backend;
-  agree(comm, [&] { backend = quip::make_backend(backend_, threads, comm.place().machine_rank); });
+  agree(comm, [&] {
+    backend = quip::make_backend(backend_, threads, {place.machine_rank, place.machine_size});
+  });
+  const bool device = backend->memory().has_value();
+  std::array<float, 2> kinds{device ? 1.0F : 0.0F, device ? 0.0F : 1.0F};
+  comm.all_reduce_max(kinds);
+  agree(comm, [&] {
+    if (kinds[0] + kinds[1] < 2) return;
+    fail("--backend {}: some ranks have a GPU and others none; use nodes that are alike, or cpu",
+         backend_);
+  });
+  if (backend_ == "auto" && cuda_is_built() && !device && comm.rank() == 0) {
+    fmt::print(stderr, "quip: no GPU on this node: the CPU does everything\n");
+  }
   return backend;
 }
 

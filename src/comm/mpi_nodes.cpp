@@ -17,6 +17,7 @@ void MpiCollectives::find_nodes(int ranks_per_node) {
       Communicator::split(machine.get(), ranks_per_node > 0 ? machine.rank() / ranks_per_node : 0);
   place_.rank = node_.rank();
   place_.machine_rank = machine.rank();
+  place_.machine_size = machine.size();
   place_.size = node_.size();
   leaders_ = Communicator::split(comm_.get(), place_.rank == 0 ? 0 : 1);
   std::array<int, 2> of_node{leaders_.rank(), leaders_.size()};
@@ -31,7 +32,7 @@ void MpiCollectives::try_sharing() {
     static_cast<void>(allocate_on_node(*this, 1));
   } catch (const AgreedError& error) {
     why_not_shared_ = error.what();
-    place_ = {0, 1, rank_, size_, place_.machine_rank};
+    place_ = {0, 1, rank_, size_, place_.machine_rank, place_.machine_size};
     node_ = Communicator::split(comm_.get(), rank_);
     leaders_ = Communicator::duplicate(comm_.get());
   }

@@ -108,6 +108,11 @@ class Llama final : public Family {
     }
   }
 
+  [[nodiscard]] index_t scratch_width(int stage) const override {
+    if (stage == 1) return query_width() + 2 * key_width();
+    return stage == 3 ? config_.intermediate : 0;
+  }
+
   [[nodiscard]] Tensor finish(Backend& backend, const WeightSet& ends,
                               ConstTensorView residual) const override {
     Tensor result = backend.allocate(residual.rows, residual.cols);

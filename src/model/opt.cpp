@@ -106,6 +106,10 @@ class Opt final : public Family {
     }
   }
 
+  [[nodiscard]] index_t scratch_width(int stage) const override {
+    return stage == 1 ? 3 * config_.hidden : 0;
+  }
+
   [[nodiscard]] Tensor finish(Backend& backend, const WeightSet& ends,
                               ConstTensorView residual) const override {
     Tensor normed = backend.allocate(residual.rows, residual.cols);

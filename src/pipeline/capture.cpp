@@ -20,9 +20,9 @@ Capture::Capture(Collectives& comm, Backend& backend, const Family& family, inde
   index_t widest = 0;
   for (int tap = 0; tap < family.taps(); ++tap) widest = std::max(widest, family.tap_width(tap));
   agree(comm_, [&] {
-    residual_ = backend_.allocate(states.rows, states.cols);
+    residual_ = backend_.allocate_samples(states.rows, states.cols);
     backend_.copy(states, residual_.view());
-    captured_ = backend_.allocate(shard.tokens(), widest);
+    captured_ = backend_.allocate_samples(shard.tokens(), widest);
   });
 }
 

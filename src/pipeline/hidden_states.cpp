@@ -34,7 +34,7 @@ Tensor embed_shard(Collectives& comm, Backend& backend, const Family& family,
   const index_t width = table.shape[1];
   Tensor states;
   agree(comm, [&] {
-    states = backend.allocate(shard.tokens(), family.config().hidden);
+    states = backend.allocate_samples(shard.tokens(), family.config().hidden);
     Tensor rows = backend.allocate(shard.length, width);
     Matrix<float> host(shard.length, width);
     for (index_t s = 0; s < shard.samples.count(); ++s) {

@@ -9,6 +9,7 @@
 
 #include "quip/core/error.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
+#include "quip/pipeline/device_memory.hpp"
 #include "quip/pipeline/hidden_states.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/prefetch.hpp"
@@ -25,7 +26,7 @@ constexpr index_t charted_blocks = 2;
 class Job {
  public:
   Job(Collectives& comm, Backend& backend, const QuantizeOptions& options, const JobInputs& inputs,
-      Phases& phases, Progress& progress)
+      int threads, Phases& phases, Progress& progress)
       : comm_(comm),
         backend_(backend),
         options_(options),
@@ -49,6 +50,7 @@ class Job {
       quantizer_->wide = options_.wide;
       layers_ = survey_layers(comm_, *quantizer_, blocks_, options_);
     });
+    plan_device_memory(comm_, backend_, device_work(threads));
   }
 
   /// Quantizes what is left of the range.
@@ -77,13 +79,27 @@ class Job {
                    {"tokens", shape_.samples * shape_.length},
                    {"parameters", parameters(source_)},
                    {"wide", wide_report(options_.wide, layers_.wide, comm_.size())}});
-    report.update(usage_report(comm_, phases_));
+    report.update(usage_report(comm_, backend_, phases_));
     return report;
   }
 
  private:
   [[nodiscard]] LayerOptions of(const std::string& layer) const {
     return options_.overrides.apply(options_.layer, layer);
+  }
+
+  [[nodiscard]] DeviceWork device_work(int threads) const {
+    return {.family = family_,
+            .samples = shard_.samples.count(),
+            .length = shard_.length,
+            .rank = comm_.rank(),
+            .ranks = comm_.size(),
+            .threads = threads,
+            .linears = quantizer_->selected(0),
+            .options = [this](const std::string& layer) { return of(layer); },
+            .wide = options_.wide,
+            .true_sequential = options_.true_sequential,
+            .packed = false};
   }
 
   /// The first block of `range` that still has to be quantized.
@@ -139,7 +155,7 @@ class Job {
       if (damaged_.contains(*kept)) continue;
       try {
         Tensor read;
-        agree(comm_, [&] { read = backend_.allocate(shard_.tokens(), shape_.width); });
+        agree(comm_, [&] { read = backend_.allocate_samples(shard_.tokens(), shape_.width); });
         writer.read_states(*kept, shape_, shard_.samples, [&](index_t i, auto values) {
           backend_.upload(values, shard_.rows_of(read.view(), i - shard_.samples.first));
         });
@@ -247,7 +263,7 @@ QuantizeOutcome quantize(Collectives& comm, Backend& backend, const QuantizeOpti
   Phases phases;
   const JobInputs inputs = open_inputs(comm, options);
   const index_t blocks = inputs.family->config().blocks;
-  Job job(comm, backend, options, inputs, phases, progress);
+  Job job(comm, backend, options, inputs, threads, phases, progress);
   PackedWriter writer(comm, options.out, manifest_header(comm, options, inputs), options.start,
                       options.keep_states);
   for (const std::string& note : writer.notes()) options.on_note(note);

@@ -30,7 +30,7 @@ json phase_report(const Phase& phase) {
 }
 
 /// This rank's entry, and its part of the timeline.
-json rank_report(int rank, Phases& phases) {
+json rank_report(int rank, const Backend& backend, Phases& phases) {
   json by_name = json::object();
   double seconds = 0;
   Usage all;
@@ -43,14 +43,16 @@ json rank_report(int rank, Phases& phases) {
   for (const Timeline::Unit& unit : phases.timeline().units()) {
     units.push_back({rank, unit.what, unit.start, unit.end});
   }
-  return {{"rank", rank},
-          {"host", host_name()},
-          {"seconds", seconds},
-          {"communication_seconds", all.communication_seconds},
-          {"bytes_sent", all.bytes_sent},
-          {"peak_rss_bytes", peak_memory()},
-          {"phases", std::move(by_name)},
-          {"timeline", std::move(units)}};
+  json report = {{"rank", rank},
+                 {"host", host_name()},
+                 {"seconds", seconds},
+                 {"communication_seconds", all.communication_seconds},
+                 {"bytes_sent", all.bytes_sent},
+                 {"peak_rss_bytes", peak_memory()},
+                 {"phases", std::move(by_name)},
+                 {"timeline", std::move(units)}};
+  if (const auto memory = backend.memory()) report["peak_device_bytes"] = memory->most_used;
+  return report;
 }
 
 /// One phase over all ranks; a rank that never was in it did nothing there.
@@ -99,27 +101,31 @@ index_t peak_memory() {
   return static_cast<index_t>(usage.ru_maxrss) * 1024;
 }
 
-json usage_report(Collectives& comm, Phases& phases) {
-  const std::string mine =
-      rank_report(comm.rank(), phases).dump(-1, ' ', false, json::error_handler_t::replace);
+json usage_report(Collectives& comm, const Backend& backend, Phases& phases) {
+  const std::string mine = rank_report(comm.rank(), backend, phases)
+                               .dump(-1, ' ', false, json::error_handler_t::replace);
   std::vector<json> ranks;
   json timeline = json::array();
   json peaks = json::array();
+  json device_peaks = json::array();
   json merged = json::object();
   for (const std::string& text : comm.gather(mine)) {
     json rank = json::parse(text);
     for (json& unit : rank.at("timeline")) timeline.push_back(std::move(unit));
     rank.erase("timeline");
     peaks.push_back(rank.at("peak_rss_bytes"));
+    if (rank.contains("peak_device_bytes")) device_peaks.push_back(rank.at("peak_device_bytes"));
     for (const auto& item : rank.at("phases").items()) merged[item.key()] = nullptr;
     ranks.push_back(std::move(rank));
   }
   for (const auto& item : merged.items()) item.value() = merge_phase(ranks, item.key());
   add_idle_seconds(ranks, merged);
-  return {{"phases", std::move(merged)},
-          {"rank_reports", std::move(ranks)},
-          {"timeline", std::move(timeline)},
-          {"peak_rss_bytes", std::move(peaks)}};
+  json report = {{"phases", std::move(merged)},
+                 {"rank_reports", std::move(ranks)},
+                 {"timeline", std::move(timeline)},
+                 {"peak_rss_bytes", std::move(peaks)}};
+  if (!device_peaks.empty()) report["peak_device_bytes"] = std::move(device_peaks);
+  return report;
 }
 
 std::string human_bytes(double bytes) {

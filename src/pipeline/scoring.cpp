@@ -5,6 +5,9 @@
 #include <limits>
 #include <optional>
 
+#include <omp.h>
+
+#include "quip/pipeline/device_memory.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/prefetch.hpp"
 
@@ -20,7 +23,7 @@ Tensor finish_shard(Collectives& comm, Backend& backend, const Family& family,
   Tensor other;
   agree(comm, [&] {
     const bool in_place = states.cols() == width;
-    if (!in_place) other = backend.allocate(shard.tokens(), width);
+    if (!in_place) other = backend.allocate_samples(shard.tokens(), width);
     const TensorView finished = in_place ? states.view() : other.view();
     backend.for_each_unit(shard.samples.count(), [&](index_t s) {
       const Tensor out = family.finish(backend, ends, shard.rows_of(states.cview(), s));
@@ -92,6 +95,18 @@ std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& ba
                                                   std::span<const index_t> first_scored,
                                                   Progress& progress) {
   Family& family = *model.family;
+  plan_device_memory(comm, backend,
+                     {.family = family,
+                      .samples = shard.samples.count(),
+                      .length = shard.length,
+                      .rank = comm.rank(),
+                      .ranks = comm.size(),
+                      .threads = omp_get_max_threads(),
+                      .linears = {},
+                      .options = {},
+                      .wide = {},
+                      .true_sequential = false,
+                      .packed = model.packed != nullptr});
   agree(comm, [&] { family.prepare(backend, shard.length); });
   WeightSet ends;
   load_into(ends, comm, backend, model.source(), family.end_tensors());

@@ -23,7 +23,7 @@ std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 Tensor transform_inputs(Backend& backend, ConstTensorView x, const PreparedLayer& layer,
                         const Transform& v, double flops_each) {
   const index_t n = x.cols;
-  Tensor out = backend.allocate(x.rows, n);
+  Tensor out = backend.allocate_samples(x.rows, n);
   backend.for_each_unit((x.rows + tokens_at_once - 1) / tokens_at_once, [&](index_t unit) {
     const index_t first = unit * tokens_at_once;
     const index_t count = std::min(tokens_at_once, x.rows - first);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "quip/backend/device_work.hpp"
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/comm/schedule.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
@@ -13,7 +14,6 @@ namespace {
 
 constexpr index_t float_bytes = 4;
 constexpr index_t double_bytes = 8;
-constexpr index_t bf16_bytes = 2;
 constexpr index_t mib = index_t{1} << 20;
 // Of the processor's Hessian kernels: Int8Slices and tokens_at_once.
 constexpr index_t slice_bytes = 4;
@@ -47,7 +47,8 @@ class Sizes {
   [[nodiscard]] const std::vector<LinearSpec>& narrow() const { return narrow_; }
   [[nodiscard]] const WideOptions& wide() const { return job_.options.wide; }
   [[nodiscard]] index_t tokens() const { return samples_ * job_.length; }
-  [[nodiscard]] int threads() const { return layout_.threads; }
+  /// Samples that a rank works on side by side.
+  [[nodiscard]] index_t units() const { return std::min<index_t>(layout_.threads, samples_); }
   [[nodiscard]] index_t length() const { return job_.length; }
   [[nodiscard]] LayerOptions options(const LinearSpec& linear) const {
     return job_.options.overrides.apply(job_.options.layer, linear.name);
@@ -142,20 +143,6 @@ class Sizes {
   index_t samples_ = 0;
 };
 
-index_t panel_bytes(index_t n) {
-  LowerPanels shape;
-  shape.n = n;
-  return shape.panel_offset(shape.blocks()) * float_bytes + n * double_bytes;
-}
-
-/// What prepare_layer leaves for the rounding of a layer.
-index_t prepared_bytes(index_t n, const LayerOptions& options) {
-  index_t matrices = 1;
-  if (options.method == Method::optq || options.method == Method::ldl_admm) ++matrices;
-  if (options.effective_passes() > 0) ++matrices;
-  return matrices * panel_bytes(n);
-}
-
 /// Beyond H itself while it is factorised.
 index_t factor_work(index_t n, const LayerOptions& options) {
   if (options.method == Method::optq) return n * n * double_bytes;
@@ -209,7 +196,7 @@ Footprint capturing(const Sizes& sizes) {
                        {"captured inputs", tokens * n * float_bytes},
                        {"Hessians", sizes.hessian_bytes()},
                        // Both, although one follows the other: the allocator keeps small pieces.
-                       {"work", summing + sizes.threads() * sizes.stage_bytes()}}};
+                       {"work", summing + sizes.units() * sizes.stage_bytes()}}};
   if (wide > 0) footprint.items.emplace_back("wide layer", wide);
   return footprint;
 }
@@ -223,7 +210,7 @@ Footprint rounding(const Sizes& sizes) {
   for (std::size_t i = 0; i < owners.size(); ++i) {
     const LinearSpec& linear = sizes.narrow()[i];
     const LayerOptions options = sizes.options(linear);
-    const index_t bytes = prepared_bytes(linear.cols, options);
+    const index_t bytes = rounding_panel_bytes(linear.cols, options);
     const Range rows = row_share(linear.rows, sizes.rank(), sizes.ranks());
     const index_t tiles = rows.count() * linear.cols * float_bytes;
     visitor = std::max(visitor, bytes);
@@ -249,27 +236,23 @@ Footprint rounding(const Sizes& sizes) {
            {"work", work}}};
 }
 
-/// Where the block's arithmetic runs on a device, its samples live there and the Hessians come back
-/// to the host.
-Footprint on_device(const Sizes& sizes) {
-  const index_t n = sizes.widest_tap();
-  const index_t width = sizes.family().config().hidden;
-  return {
-      "capture, hessian",
-      {{"weights", sizes.block_elements() * bf16_bytes},
-       {"hidden states", 2 * sizes.tokens() * width * float_bytes},
-       {"captured inputs", sizes.tokens() * n * float_bytes},
-       {"Hessian", sizes.wide().covers(n) ? n * hessian_panel_width(n, sizes.ranks()) * double_bytes
-                                          : n * n * double_bytes},
-       {"work", 2 * sizes.stage_bytes() + fewest_tokens * n * double_bytes}}};
-}
-
 }  // namespace
 
-index_t Footprint::total() const {
-  index_t bytes = 0;
-  for (const auto& item : items) bytes += item.second;
-  return bytes;
+DeviceWork device_work(const PlannedJob& job, const Layout& layout, int rank) {
+  return {.family = *job.model.family,
+          .samples = share_of(job.samples, rank, layout.ranks()).count(),
+          .length = job.length,
+          .rank = rank,
+          .ranks = layout.ranks(),
+          .threads = layout.threads,
+          .linears = selected_linears(job, 0),
+          .options =
+              [&job](const std::string& layer) {
+                return job.options.overrides.apply(job.options.layer, layer);
+              },
+          .wide = job.options.wide,
+          .true_sequential = job.options.true_sequential,
+          .packed = false};
 }
 
 Memory memory_of(const PlannedJob& job, const Layout& layout, int rank, index_t baseline) {
@@ -277,7 +260,10 @@ Memory memory_of(const PlannedJob& job, const Layout& layout, int rank, index_t 
   Memory memory;
   Footprint capture = capturing(sizes);
   if (layout.gpus_per_node > 0) {
-    memory.device = on_device(sizes);
+    memory.device = device_needs(device_work(job, layout, rank));
+    const index_t share = layout.gpu_memory_of_rank();
+    const index_t in_host = share > 0 ? memory.device.overflow(share) : 0;
+    if (in_host > 0) capture.items.emplace_back("activations", in_host);
     std::erase_if(capture.items, [](const auto& item) {
       return item.first == "hidden states" || item.first == "running residual" ||
              item.first == "captured inputs";

@@ -159,15 +159,20 @@ void check_memory(const PlannedJob& job, index_t baseline, Prediction& predictio
                                               remedy(job, layout, baseline)));
   }
   if (layout.gpus_per_node == 0 || layout.gpu_memory == 0) return;
-  const double sharers =
-      std::max(1.0, static_cast<double>(layout.ranks_per_node) / layout.gpus_per_node);
-  const auto needed = static_cast<index_t>(
-      sharers * static_cast<double>(prediction.ranks[0].memory.device.total()));
-  if (needed <= layout.gpu_memory) return;
-  prediction.problems.push_back(fmt::format(
-      "a GPU needs {:.1f} GiB and has {:.1f}: {}", gib(needed), gib(layout.gpu_memory),
-      sharers > 1 ? "use fewer ranks per node"
-                  : "use more nodes or fewer samples, so that a rank has fewer tokens"));
+  const index_t share = layout.gpu_memory_of_rank();
+  const DeviceNeeds& needs = prediction.ranks[0].memory.device;
+  if (needs.fixed > share) {
+    prediction.problems.push_back(fmt::format(
+        "a rank needs {:.1f} GiB of its GPU for the weights of a block and the work on them, and "
+        "has {:.1f}: {}",
+        gib(needs.fixed), gib(share),
+        share < layout.gpu_memory ? "use fewer ranks per node" : "use GPUs with more memory"));
+  } else if (needs.overflow(share) > 0) {
+    prediction.notes.push_back(fmt::format(
+        "{:.1f} GiB of a rank's activations do not fit on its GPU of {:.1f} and stay in host "
+        "memory, which is slower: more nodes or fewer samples keep them there",
+        gib(needs.overflow(share)), gib(share)));
+  }
 }
 
 }  // namespace

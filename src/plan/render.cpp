@@ -136,10 +136,11 @@ std::string describe(const Prediction& prediction) {
                      memory.rank.moment, bytes(static_cast<double>(memory.shared)));
   out += describe_footprint(memory.rank);
   if (layout.gpus_per_node > 0) {
-    out += fmt::format("\n  memory of its GPU: {}\n",
-                       bytes(static_cast<double>(memory.device.total())));
-    out += describe_footprint(memory.device);
+    out += fmt::format("\n  memory of its GPU in {}: {}\n", memory.device.fullest.moment,
+                       bytes(static_cast<double>(memory.device.fullest.total())));
+    out += describe_footprint(memory.device.fullest);
   }
+  for (const std::string& note : prediction.notes) out += fmt::format("\n  note: {}\n", note);
   for (const std::string& problem : prediction.problems) {
     out += fmt::format("\n  does not fit: {}\n", problem);
   }
@@ -156,6 +157,7 @@ json to_json(const PlannedJob& job, const Prediction& prediction) {
               {"parameters", job.model.parameters()},
               {"tokens", job.samples * job.length},
               {"node_bytes", prediction.node_bytes},
+              {"notes", prediction.notes},
               {"problems", prediction.problems}};
   if (prediction.timed) out["seconds"] = prediction.seconds;
   for (const auto& [name, phase] : prediction.phases) {
@@ -171,7 +173,8 @@ json to_json(const PlannedJob& job, const Prediction& prediction) {
     const RankPrediction& rank = prediction.ranks[r];
     json entry = {{"rank", r}, {"memory", footprint_json(rank.memory.rank)}};
     entry["shared_bytes"] = rank.memory.shared;
-    if (layout.gpus_per_node > 0) entry["device_memory"] = footprint_json(rank.memory.device);
+    if (layout.gpus_per_node > 0)
+      entry["device_memory"] = footprint_json(rank.memory.device.fullest);
     for (const auto& [name, usage] : rank.phases) entry["phases"][name] = usage_json(usage);
     out["rank_reports"].push_back(std::move(entry));
   }

@@ -101,18 +101,6 @@ TEST_F(CudaTest, ChannelMaximumSeesEveryTokenAndNaN) {
   });
 }
 
-TEST(HessianPlan, FitsAndIsAsLargeAsItMay) {
-  const auto whole = cuda::plan_hessian(5000, 100'000, std::size_t{64} << 30);
-  EXPECT_EQ(whole.edge, 5056);
-  EXPECT_EQ(whole.tokens, 8192);
-  for (const std::size_t mib : {4, 20, 100, 1000}) {
-    const auto plan = cuda::plan_hessian(50'000, 100'000, mib << 20);
-    EXPECT_LE(cuda::hessian_bytes(plan), mib << 20);
-    EXPECT_GT(cuda::hessian_bytes(plan), (mib << 20) / 8);
-  }
-  EXPECT_THROW((void)cuda::plan_hessian(50'000, 100'000, 1 << 20), Error);
-}
-
 #ifdef QUIP_CUDA_ON_HOST
 // Little memory: several tiles, several chunks of tokens.
 TEST_F(CudaTest, HessianInTilesHasTheSameBits) {
@@ -125,20 +113,46 @@ TEST_F(CudaTest, HessianInTilesHasTheSameBits) {
   expect_same(sum, summed(*cpu_, problem.x.cview(), problem));
 }
 
-// Activations that do not fit stay in host memory, with the same results.
-TEST_F(CudaTest, LargeMatricesSpillToTheHost) {
-  const index_t rows = 17'000;  // of 1000: 68 MB
-  const auto x = random_matrix(rows, 1000, 5);
-  const std::size_t before = cuda_on_host::memory_in_use();
-  cuda_on_host::set_memory(before + (80 << 20));  // enough, but not beside the work on it
-  const Tensor spilled = on_device(x);
-  EXPECT_EQ(cuda_on_host::memory_in_use(), before);
-  std::vector<float> expected(1000, 0.0F);
-  std::vector<float> maximum(1000, 0.0F);
-  cpu_->channel_maximum(x.cview(), expected);
-  cuda_->channel_maximum(spilled.cview(), maximum);
-  cuda_on_host::set_memory(std::size_t{8} << 30);
-  EXPECT_EQ(maximum, expected);
+// Activations that do not fit beside the work on them stay in host memory, with the same results.
+TEST_F(CudaTest, SamplesGiveWayToWork) {
+  constexpr index_t mib = index_t{1} << 20;
+  const auto x = random_matrix(1024, 1024, 5);  // 4 MiB
+  const auto in_use = [] { return static_cast<index_t>(cuda_on_host::memory_in_use()); };
+  const index_t free = cuda_->memory()->available;
+  const auto taken_by_samples = [&] {
+    const index_t before = in_use();
+    const Tensor samples = cuda_->allocate_samples(x.rows(), x.cols());
+    const index_t taken = in_use() - before;
+    cuda_->upload(x.span(), samples.view());
+    std::vector<float> expected(1024, 0.0F);
+    std::vector<float> maximum(1024, 0.0F);
+    cpu_->channel_maximum(x.cview(), expected);
+    cuda_->channel_maximum(samples.cview(), maximum);
+    EXPECT_EQ(maximum, expected);
+    return taken;
+  };
+  const index_t begun = cuda_->memory()->most_used;  // workspaces of libraries: work, too
+  cuda_->keep_for_work(begun + free);
+  EXPECT_EQ(taken_by_samples(), 0);
+  cuda_->keep_for_work(begun);
+  EXPECT_EQ(taken_by_samples(), 4 * mib);
+  // Work takes what is kept for it, and leaves the samples' part alone.
+  cuda_->keep_for_work(begun + free - 4 * mib);
+  EXPECT_EQ(taken_by_samples(), 4 * mib);
+  cuda_->keep_for_work(begun + free - 3 * mib);
+  EXPECT_EQ(taken_by_samples(), 0);
+  cuda_->keep_for_work(begun + free - 4 * mib);
+  const Tensor work = cuda_->allocate(256, 1024);
+  EXPECT_EQ(cuda_->memory()->available, free - mib);
+  EXPECT_EQ(taken_by_samples(), 4 * mib);
+}
+
+// Each of two ranks on one GPU has half of it.
+TEST_F(CudaTest, RanksOnOneDeviceShareIt) {
+  const auto half = make_cuda_backend(2, {1, 2});
+  EXPECT_EQ(half->memory()->total, cuda_->memory()->total / 2);
+  EXPECT_LE(half->memory()->available, half->memory()->total);
+  EXPECT_GT(half->memory()->available, half->memory()->total * 3 / 4);
 }
 
 TEST_F(CudaTest, NoMemoryIsSaidWithWhatAndHowMuch) {

@@ -21,7 +21,7 @@ class CudaTest : public testing::Test {
  protected:
   void SetUp() override {
     if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU here";
-    cuda_ = make_cuda_backend(2, 0);
+    cuda_ = make_cuda_backend(2, {});
     cpu_ = make_cpu_backend(2);
   }
 

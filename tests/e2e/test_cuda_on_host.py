@@ -1,16 +1,19 @@
 """The program with --backend cuda, whose device is emulated on the host (tests/cuda_on_host)."""
 
+import json
+
 import pytest
+import torch
+from transformers import LlamaForCausalLM
 
 import cli
+import hf_models
 
 ON_HOST = cli.QUIP.with_name("quip_cuda_on_host")
 OPTIONS = ("--bits", 2, "--samples", 2)
 
-pytestmark = [
-    pytest.mark.skipif(not ON_HOST.exists(), reason="built with QUIP_CUDA: no emulation"),
-    pytest.mark.skipif(not cli.THOROUGH, reason="minutes: at night (tests/nightly.sh)"),
-]
+pytestmark = pytest.mark.skipif(not ON_HOST.exists(), reason="built with QUIP_CUDA: no emulation")
+at_night = pytest.mark.skipif(not cli.THOROUGH, reason="minutes: at night (tests/nightly.sh)")
 
 
 @pytest.fixture
@@ -23,6 +26,7 @@ def digest_and_loss(out, *options, **how):
     return cli.inspect(out)["digest"], cli.mean_relative_proxy(out)
 
 
+@at_night
 def test_same_bits_for_any_number_of_ranks_and_close_to_the_cpu(tmp_path, monkeypatch):
     _, expected = digest_and_loss(tmp_path / "cpu")
     monkeypatch.setattr(cli, "QUIP", ON_HOST)
@@ -48,6 +52,7 @@ def evaluate(*options, **how):
     )
 
 
+@at_night
 def test_auto_takes_the_device(tmp_path, on_host):
     result = evaluate("--samples", 1, "--backend", "auto", "--json")
     assert '"perplexity"' in result.stdout
@@ -56,11 +61,40 @@ def test_auto_takes_the_device(tmp_path, on_host):
     assert "--backend cuda: no GPU" in nothing.stderr
 
 
+def test_auto_without_a_device_says_so(on_host):
+    result = evaluate("--samples", 1, environment={"CUDA_ON_HOST_DEVICES": "0"})
+    assert "no GPU on this node" in result.stderr
+
+
+@at_night
 def test_perplexity_is_close_to_the_cpus(monkeypatch):
     def perplexity():
         result = evaluate("--samples", 2, "--backend", "auto", "--json")
-        return cli.json.loads(result.stdout)["perplexity"]
+        return json.loads(result.stdout)["perplexity"]
 
     expected = perplexity()
     monkeypatch.setattr(cli, "QUIP", ON_HOST)
     assert perplexity() == pytest.approx(expected, rel=0.01)
+
+
+def test_device_memory_is_known_beforehand(tmp_path, on_host):
+    small = hf_models.llama(hidden_size=128, intermediate_size=352, num_hidden_layers=2)
+    model = LlamaForCausalLM(small())
+    hf_models.randomise(model, seed=3)
+    checkpoint = tmp_path / "model"
+    model.to(torch.bfloat16).save_pretrained(checkpoint, safe_serialization=True)
+    ids = hf_models.random_tokens(samples=8, length=64)
+    tokens = hf_models.write_tokens(tmp_path / "tokens.h5", ids)
+    job = ("--model", checkpoint, "--tokens", tokens, "--bits", 2, "--threads", 1)
+
+    file = tmp_path / "plan.json"
+    cli.run("plan", *job, "--gpus-per-node", 1, "--ranks-per-node", 1, "--json", file)
+    planned = json.loads(file.read_text())["rank_reports"][0]["device_memory"]
+    # What a library gets in any case is left out of the comparison.
+    workspaces = planned["items"]["workspaces of libraries"]
+    assert workspaces == 2 * 32 * 2**20  # one lane of units, and the thread that hands them out
+
+    out = tmp_path / "out"
+    cli.run("quantize", *job, "--out", out, "--backend", "cuda", "--progress", "none", timeout=200)
+    (peak,) = json.loads((out / "report.json").read_text())["peak_device_bytes"]
+    assert peak - workspaces == pytest.approx(planned["bytes"] - workspaces, rel=0.05)

@@ -27,7 +27,7 @@ class NcclMpiTest : public testing::Test {
       GTEST_SKIP() << "fewer GPUs than ranks on this node";
     }
     if (host_.size() == 1) GTEST_SKIP() << "one rank has nobody to talk to";
-    context_ = std::make_unique<Context>(host_.place().rank, 1);
+    context_ = std::make_unique<Context>(host_.place().machine_rank, 1, 1);
     comm_ = make_nccl_collectives(*context_, host_, 0.2);
     if (!comm_) GTEST_SKIP() << "a build without NCCL";
   }

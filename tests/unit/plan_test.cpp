@@ -207,7 +207,14 @@ TEST(Memory, WhatDoesNotFitComesWithAWayOut) {
   layout.gpu_memory = static_cast<index_t>(4 * gib);
   const Prediction device = predict(job_of(model, 128, 2048), layout, nullptr);
   ASSERT_FALSE(device.fits());
-  EXPECT_NE(device.problems[0].find("a GPU needs"), std::string::npos);
+  EXPECT_NE(device.problems[0].find("of its GPU for the weights of a block"), std::string::npos);
+  layout.gpu_memory = static_cast<index_t>(30 * gib);
+  const Prediction tight = predict(job_of(model, 128, 2048), layout, nullptr);
+  EXPECT_TRUE(tight.fits());
+  ASSERT_EQ(tight.notes.size(), 1U);
+  EXPECT_NE(tight.notes[0].find("stay in host memory"), std::string::npos) << tight.notes[0];
+  layout.gpu_memory = static_cast<index_t>(141 * gib);
+  EXPECT_TRUE(predict(job_of(model, 128, 2048), layout, nullptr).notes.empty());
 }
 
 TEST(Layouts, ShareOutCoresOrDevices) {

@@ -52,6 +52,20 @@ struct AttentionShape {
   std::optional<index_t> window;  ///< keys i-window < j ≤ i only (sliding window)
 };
 
+/// The memory of a backend that has its own, in bytes, as far as it is this rank's to use.
+struct BackendMemory {
+  std::string where;  ///< "GPU 0: …"
+  index_t total = 0;
+  index_t available = 0;
+  index_t most_used = 0;  ///< since the start
+};
+
+/// A rank among those of its machine, which take the devices there in turn.
+struct DeviceTurn {
+  int rank = 0;
+  int ranks = 1;
+};
+
 /// One unit of work (a sample) calls these operations from one thread; units run
 /// side by side through `for_each_unit`. Every operation gives the same bits for
 /// the same arguments, whatever the number of threads or ranks. All views are
@@ -68,6 +82,15 @@ class Backend {
 
   /// Uninitialised storage; throws Error naming the size if there is none.
   [[nodiscard]] virtual Tensor allocate(index_t rows, index_t cols) = 0;
+  /// The same for the activations of all of a rank's samples: host memory that the device reads,
+  /// where its own has no room for them beside what `keep_for_work` keeps.
+  [[nodiscard]] virtual Tensor allocate_samples(index_t rows, index_t cols) {
+    return allocate(rows, cols);
+  }
+  /// Nothing for a backend that works in the host's memory.
+  [[nodiscard]] virtual std::optional<BackendMemory> memory() const { return std::nullopt; }
+  /// So many bytes of it are for everything that is not allocate_samples.
+  virtual void keep_for_work(index_t /*bytes*/) {}
   /// A tensor of what `host` holds, row by row. A backend that works in host memory takes it as it
   /// is, to be read only: other processes may share it.
   [[nodiscard]] virtual Tensor adopt(std::shared_ptr<float> host, index_t rows, index_t cols) = 0;
@@ -150,9 +173,9 @@ class Backend {
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads);
 
 /// "auto", "cpu" or "cuda" → backend: the one place where that choice is made. "auto" is a GPU
-/// where there is one, else the CPU. `machine_rank`, among the ranks of this machine, chooses the
-/// GPU. Throws Error if "cuda" is asked for and this build or machine has none.
+/// where there is one, else the CPU. Throws Error if "cuda" is asked for and this build or machine
+/// has none.
 [[nodiscard]] std::unique_ptr<Backend> make_backend(std::string_view choice, int threads,
-                                                    int machine_rank = 0);
+                                                    DeviceTurn turn = {});
 
 }  // namespace quip

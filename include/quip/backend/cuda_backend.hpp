@@ -8,12 +8,15 @@
 
 namespace quip {
 
+/// Whether this build has the CUDA backend.
+[[nodiscard]] bool cuda_is_built();
+
 /// GPUs that this process can use; 0 in a build without CUDA, or where there is no driver.
 [[nodiscard]] int cuda_device_count();
 
-/// The backend on GPU `machine_rank mod cuda_device_count()`; `threads` are for the work that stays
-/// on the host. Throws Error where there is no GPU.
-[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int threads, int machine_rank);
+/// The backend on GPU `turn.rank mod cuda_device_count()`, which it shares fairly with the others
+/// on it; `threads` are for the work that stays on the host. Throws Error where there is no GPU.
+[[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int threads, DeviceTurn turn);
 
 /// Collectives between the devices of the ranks of `host`, which has to outlive them (collective).
 /// An operation that makes no progress for `timeout` seconds (0: never) is aborted and throws

@@ -19,9 +19,9 @@ struct NodePlace {
   int size = 1;   ///< ranks of its node
   int node = 0;   ///< nodes are numbered in the order of their lowest ranks
   int nodes = 1;  ///< that have ranks
-  /// Among the ranks on the same machine, be its memory common to them or not: what devices are
-  /// dealt out by.
+  // Of those on the same machine, be its memory common to them or not: devices are dealt out so.
   int machine_rank = 0;
+  int machine_size = 1;
 };
 
 /// Collective operations over a fixed group of ranks. Every call is collective:
@@ -53,7 +53,7 @@ class Collectives {
   virtual void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) = 0;
 
   /// Every rank on a node of its own unless it is known to share memory with others.
-  [[nodiscard]] virtual NodePlace place() const noexcept { return {0, 1, rank(), size(), 0}; }
+  [[nodiscard]] virtual NodePlace place() const noexcept { return {0, 1, rank(), size(), 0, 1}; }
   /// Among the ranks of each node. What they wrote to common memory before it, all see after it.
   virtual void node_barrier() {}
   /// From the first rank of each node to the others of that node.

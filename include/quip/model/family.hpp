@@ -85,6 +85,8 @@ class Family {
   /// stage). `residual` is the block's input before stage 0 and its output after the last.
   virtual void advance(int stage, index_t block, Backend& backend, const WeightSet& weights,
                        TensorView residual, ConstTensorView input, TensorView output) const = 0;
+  /// What `advance` allocates in between, in floats a token.
+  [[nodiscard]] virtual index_t scratch_width(int stage) const = 0;
   /// What the head multiplies: final norm and projection. Returns [length × embedding width].
   [[nodiscard]] virtual Tensor finish(Backend& backend, const WeightSet& ends,
                                       ConstTensorView residual) const = 0;

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
 #include "quip/core/phases.hpp"
 
@@ -21,8 +22,9 @@ namespace quip {
 ///                 those that a rank spent in collectives beyond the rank that spent the fewest,
 ///                 phase by phase
 ///   timeline      [rank, unit, start, end] of the units that ranks recorded
-///   peak_rss_bytes of every rank
-[[nodiscard]] nlohmann::json usage_report(Collectives& comm, Phases& phases);
+///   peak_rss_bytes of every rank; peak_device_bytes if the backend has memory of its own
+[[nodiscard]] nlohmann::json usage_report(Collectives& comm, const Backend& backend,
+                                          Phases& phases);
 
 /// The summary that people read at the end: losses by layer type, seconds by phase, sizes.
 [[nodiscard]] std::string summary_table(const nlohmann::json& report);

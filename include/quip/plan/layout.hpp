@@ -18,12 +18,17 @@ struct Layout {
   /// Ranks lie on nodes in blocks of consecutive numbers.
   [[nodiscard]] NodePlace place_of(int rank) const {
     const int on_node = rank % ranks_per_node;
-    return {on_node, ranks_per_node, rank / ranks_per_node, nodes, on_node};
+    return {on_node, ranks_per_node, rank / ranks_per_node, nodes, on_node, ranks_per_node};
   }
   /// What a rank has of its node's cores: threads beyond them take turns.
   [[nodiscard]] double cores_of_rank() const {
     const double share = static_cast<double>(cores_per_node) / ranks_per_node;
     return share < threads ? share : threads;
+  }
+  /// Bytes of its device that a rank may use; 0: not known.
+  [[nodiscard]] index_t gpu_memory_of_rank() const {
+    return ranks_per_node > gpus_per_node ? gpu_memory * gpus_per_node / ranks_per_node
+                                          : gpu_memory;
   }
   /// Devices a rank computes on: less than one if ranks share.
   [[nodiscard]] double gpus_of_rank() const {

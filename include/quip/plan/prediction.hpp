@@ -32,7 +32,8 @@ struct Prediction {
   index_t node_bytes = 0;  ///< host memory of the fullest node
   bool timed = false;
   double seconds = 0;
-  double block_seconds = 0;  ///< for one block: what a warning before a time limit must leave
+  double block_seconds = 0;        ///< for one block: what a warning before a time limit must leave
+  std::vector<std::string> notes;  ///< what it could be slower for
   std::vector<std::string> problems;  ///< what would not fit, and what to change; empty: it fits
 
   [[nodiscard]] bool fits() const { return problems.empty(); }

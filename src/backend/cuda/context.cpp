@@ -12,7 +12,7 @@ thread_local std::size_t current_lane = 0;
 
 }  // namespace
 
-Context::Context(int device, int lanes) : device_(device) {
+Context::Context(int device, int sharers, int lanes) : device_(device, sharers) {
   for (int i = 0; i <= lanes; ++i) lanes_.push_back(std::make_unique<Lane>(device_));
 }
 

@@ -22,8 +22,9 @@ struct Lane {
 
 class Context {
  public:
-  /// `lanes`: units of work side by side, besides the thread that hands them out.
-  Context(int device, int lanes);
+  /// `lanes`: units of work side by side, besides the thread that hands them out. So many
+  /// processes share the device.
+  Context(int device, int sharers, int lanes);
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;

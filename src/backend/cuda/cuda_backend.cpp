@@ -16,29 +16,27 @@
 #include "nccl_collectives.hpp"
 #include "quantizer.hpp"
 #include "weight_copies.hpp"
-#include <spdlog/spdlog.h>
 
+#include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip {
 namespace cuda {
 namespace {
 
-constexpr int unit_lanes = 4;  // enough to hide launches and copies behind another unit's products
-constexpr std::size_t spilled_from = std::size_t{64} << 20;  // smaller ones are a unit's own
-constexpr index_t logits_at_once = index_t{64} << 20;        // 256 MiB
+constexpr index_t logits_at_once = index_t{64} << 20;  // 256 MiB
 
 /// What tensors refer to; the last of them to go takes it along.
 struct Shared {
   Context context;
   WeightCopies copies;
-  Shared(int device, int lanes) : context(device, lanes), copies(context) {}
+  Shared(int device, int sharers, int lanes) : context(device, sharers, lanes), copies(context) {}
 };
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int threads, int device)
-      : shared_(std::make_shared<Shared>(device, std::min(unit_lanes, std::max(threads, 1)))),
+  CudaBackend(int threads, int device, int sharers)
+      : shared_(std::make_shared<Shared>(device, sharers, device_lanes(threads))),
         quantizer_(make_quantizer(shared_->context)) {}
 
   [[nodiscard]] Context& context() const { return shared_->context; }
@@ -48,6 +46,16 @@ class CudaBackend final : public Backend {
   }
 
   [[nodiscard]] Tensor allocate(index_t rows, index_t cols) override;
+  [[nodiscard]] Tensor allocate_samples(index_t rows, index_t cols) override;
+  [[nodiscard]] std::optional<BackendMemory> memory() const override {
+    const Device& device = context().device();
+    const auto bytes = [](std::size_t count) { return static_cast<index_t>(count); };
+    return BackendMemory{device.describe(), bytes(device.total()), bytes(device.available()),
+                         bytes(device.most_used())};
+  }
+  void keep_for_work(index_t bytes) override {
+    context().device().keep_for_work(static_cast<std::size_t>(bytes));
+  }
   [[nodiscard]] Tensor adopt(std::shared_ptr<float> host, index_t rows, index_t cols) override;
   [[nodiscard]] ConstTensorView on_host(ConstTensorView x, Matrix<float>& room) override;
   void upload(std::span<const float> host, TensorView device) override;
@@ -143,7 +151,10 @@ class CudaBackend final : public Backend {
     if (bias.size() != 0) require_shape(bias, 1, w.rows, "bias");
   }
   void multiply(ConstTensorView x, ConstTensorView w, bool add, TensorView y) const;
-  [[nodiscard]] Tensor spill(index_t rows, index_t cols, std::size_t bytes);
+  [[nodiscard]] static std::size_t bytes_of(index_t rows, index_t cols) {
+    return static_cast<std::size_t>(std::max<index_t>(rows * cols, 1)) * sizeof(float);
+  }
+  [[nodiscard]] Tensor make_tensor(index_t rows, index_t cols, Device::Use use);
 
   std::shared_ptr<Shared> shared_;
   std::unique_ptr<Quantizer> quantizer_;
@@ -151,24 +162,17 @@ class CudaBackend final : public Backend {
 
 Tensor CudaBackend::allocate(index_t rows, index_t cols) {
   check_size(rows, cols);
-  const auto bytes = static_cast<std::size_t>(std::max<index_t>(rows * cols, 1)) * sizeof(float);
-  if (bytes >= spilled_from && !context().device().has_room(bytes)) return spill(rows, cols, bytes);
-  const std::string what = fmt::format("a [{} × {}] matrix", rows, cols);
-  void* memory = context().device().allocate(bytes, what, context().lane().stream);
-  const auto free = [shared = shared_, bytes](float* data) {
-    shared->copies.forget(data, data + bytes / sizeof(float));
-    shared->context.device().free(data, bytes, shared->context.lane().get());
-  };
-  return {Tensor::Storage(static_cast<float*>(memory), free), rows, cols};
+  return make_tensor(rows, cols, Device::Use::work);
 }
 
-/// In page-locked host memory, which kernels read and write over the bus: the samples' activations
-/// where they do not fit on the device. Every operation streams through a unit's rows once.
-Tensor CudaBackend::spill(index_t rows, index_t cols, std::size_t bytes) {
-  spdlog::warn(
-      "{}: no room for a [{} × {}] matrix; {:.2f} GiB stay in host memory, which is slower "
-      "(more GPUs, or fewer --samples, keep them on the device)",
-      context().device().describe(), rows, cols, static_cast<double>(bytes) / (1 << 30));
+/// Where there is no room, in page-locked host memory, which kernels read and write over the bus:
+/// every operation streams through the rows of a sample once.
+Tensor CudaBackend::allocate_samples(index_t rows, index_t cols) {
+  check_size(rows, cols);
+  const std::size_t bytes = bytes_of(rows, cols);
+  if (context().device().has_room_for_samples(bytes)) {
+    return make_tensor(rows, cols, Device::Use::samples);
+  }
   auto memory = std::make_shared<PinnedBuffer>(bytes);
   auto* data = reinterpret_cast<float*>(memory->data());
   const auto free = [shared = shared_, owner = std::move(memory)](float* /*data*/) mutable {
@@ -176,6 +180,17 @@ Tensor CudaBackend::spill(index_t rows, index_t cols, std::size_t bytes) {
     owner.reset();
   };
   return {Tensor::Storage(data, free), rows, cols};
+}
+
+Tensor CudaBackend::make_tensor(index_t rows, index_t cols, Device::Use use) {
+  const std::size_t bytes = bytes_of(rows, cols);
+  const std::string what = fmt::format("a [{} × {}] matrix", rows, cols);
+  void* memory = context().device().allocate(bytes, what, context().lane().stream, use);
+  const auto free = [shared = shared_, bytes, use](float* data) {
+    shared->copies.forget(data, data + bytes / sizeof(float));
+    shared->context.device().free(data, bytes, shared->context.lane().get(), use);
+  };
+  return {Tensor::Storage(static_cast<float*>(memory), free), rows, cols};
 }
 
 Tensor CudaBackend::adopt(std::shared_ptr<float> host, index_t rows, index_t cols) {
@@ -274,6 +289,8 @@ void CudaBackend::channel_maximum(ConstTensorView x, std::span<float> maximum) {
 }  // namespace
 }  // namespace cuda
 
+bool cuda_is_built() { return true; }
+
 int cuda_device_count() {
   int count = 0;
   // Without a driver this is an error, and there is no device.
@@ -282,12 +299,13 @@ int cuda_device_count() {
   return 0;
 }
 
-std::unique_ptr<Backend> make_cuda_backend(int threads, int machine_rank) {
+std::unique_ptr<Backend> make_cuda_backend(int threads, DeviceTurn turn) {
   const int devices = cuda_device_count();
   if (devices == 0) {
     fail("--backend cuda: no GPU, or no driver for one, on this node; use cpu or auto");
   }
-  return std::make_unique<cuda::CudaBackend>(threads, machine_rank % devices);
+  const int sharers = (turn.ranks + devices - 1) / devices;
+  return std::make_unique<cuda::CudaBackend>(threads, turn.rank % devices, sharers);
 }
 
 std::unique_ptr<Collectives> make_device_collectives(Backend& backend, Collectives& host,

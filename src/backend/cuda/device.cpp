@@ -27,7 +27,8 @@ Event::~Event() { static_cast<void>(cudaEventDestroy(event_)); }
 void Event::record(const Stream& stream) const { QUIP_CUDA(cudaEventRecord(event_, stream.get())); }
 void Event::synchronize() const { QUIP_CUDA(cudaEventSynchronize(event_)); }
 
-Device::Device(int number) : number_(number) {
+Device::Device(int number, int sharers)
+    : number_(number), sharers_(static_cast<std::size_t>(sharers)) {
   use();
   cudaDeviceProp properties{};
   QUIP_CUDA(cudaGetDeviceProperties(&properties, number));
@@ -37,6 +38,7 @@ Device::Device(int number) : number_(number) {
   int shared = 0;
   QUIP_CUDA(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, number));
   shared_memory_ = static_cast<std::size_t>(shared);
+  kept_ = total() / 8;
 }
 
 void Device::use() const { QUIP_CUDA(cudaSetDevice(number_)); }
@@ -50,15 +52,17 @@ std::size_t Device::available() const {
   std::size_t total = 0;
   QUIP_CUDA(cudaMemGetInfo(&free_bytes, &total));
   const std::size_t kept = std::min(reserve, total / 16);
-  return free_bytes > kept ? free_bytes - kept : 0;
+  const std::size_t part = (total - kept) / sharers_;  // a fair one: the others will want theirs
+  const std::size_t free_part = free_bytes > kept ? free_bytes - kept : 0;
+  return std::min(free_part, part > used_ ? part - used_ : 0);
 }
 
-bool Device::has_room(std::size_t bytes) const {
-  return bytes + total_ / 8 <=
-         available();  // an eighth: tiles, slices and rows come in smaller pieces
+bool Device::has_room_for_samples(std::size_t bytes) const {
+  const std::size_t work = used_ - samples_;
+  return bytes + (kept_ > work ? kept_ - work : 0) <= available();
 }
 
-void* Device::allocate(std::size_t bytes, std::string_view what, const Stream& stream) {
+void* Device::allocate(std::size_t bytes, std::string_view what, const Stream& stream, Use use) {
   void* pointer = nullptr;
   const cudaError_t code = cudaMallocAsync(&pointer, bytes, stream.get());
   if (code == cudaErrorMemoryAllocation) {
@@ -70,6 +74,7 @@ void* Device::allocate(std::size_t bytes, std::string_view what, const Stream& s
         number_, gib(bytes), what, gib(used_), gib(total_));
   }
   check(code, "cudaMallocAsync", __FILE__, __LINE__);
+  if (use == Use::samples) samples_ += bytes;
   const std::size_t now = used_ += bytes;
   std::size_t most = most_used_;
   while (now > most && !most_used_.compare_exchange_weak(most, now)) {
@@ -77,8 +82,9 @@ void* Device::allocate(std::size_t bytes, std::string_view what, const Stream& s
   return pointer;
 }
 
-void Device::free(void* pointer, std::size_t bytes, cudaStream_t stream) noexcept {
+void Device::free(void* pointer, std::size_t bytes, cudaStream_t stream, Use use) noexcept {
   static_cast<void>(cudaFreeAsync(pointer, stream));
+  if (use == Use::samples) samples_ -= bytes;
   used_ -= bytes;
 }
 

@@ -43,8 +43,11 @@ class Event {
 /// The GPU of this process, and what is taken of its memory. All sizes in bytes.
 class Device {
  public:
-  /// GPU `number` becomes the calling thread's.
-  explicit Device(int number);
+  /// What memory is for: activations of all samples, which could also lie in the host's, or else.
+  enum class Use { work, samples };
+
+  /// GPU `number` becomes the calling thread's; so many processes share its memory.
+  Device(int number, int sharers);
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
@@ -52,24 +55,31 @@ class Device {
   void use() const;
   [[nodiscard]] std::string describe() const;
   [[nodiscard]] std::size_t shared_memory_of_block() const { return shared_memory_; }
+  [[nodiscard]] std::size_t total() const { return total_ / sharers_; }
   [[nodiscard]] std::size_t used() const { return used_; }
   [[nodiscard]] std::size_t most_used() const { return most_used_; }
-  /// What can still be had: of the device's free memory, less a reserve for the libraries.
+  /// What can still be had of this process's part of the device: less a reserve for the libraries.
   [[nodiscard]] std::size_t available() const;
+  /// So much is for work, what it has already taken included. An eighth of the device to begin
+  /// with.
+  void keep_for_work(std::size_t bytes) { kept_ = bytes; }
+  [[nodiscard]] bool has_room_for_samples(std::size_t bytes) const;
 
   /// Ordered on `stream`: may be used by what comes after it there. Throws Error naming `what` if
   /// it does not fit.
-  [[nodiscard]] void* allocate(std::size_t bytes, std::string_view what, const Stream& stream);
-  void free(void* pointer, std::size_t bytes, cudaStream_t stream) noexcept;
-  /// Whether so much fits beside what work on a unit and a layer takes.
-  [[nodiscard]] bool has_room(std::size_t bytes) const;
+  [[nodiscard]] void* allocate(std::size_t bytes, std::string_view what, const Stream& stream,
+                               Use use = Use::work);
+  void free(void* pointer, std::size_t bytes, cudaStream_t stream, Use use = Use::work) noexcept;
 
  private:
   int number_;
   std::string name_;
+  std::size_t sharers_;
   std::size_t total_ = 0;
   std::size_t shared_memory_ = 0;
+  std::size_t kept_ = 0;
   std::atomic<std::size_t> used_ = 0;
+  std::atomic<std::size_t> samples_ = 0;
   std::atomic<std::size_t> most_used_ = 0;
 };
 

@@ -11,14 +11,13 @@
 #include "copies.hpp"
 #include "kernels/kernels.hpp"
 
+#include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip::cuda {
 namespace {
 
-constexpr index_t unit = 64;           // channels and tokens come in multiples of it
-constexpr index_t most_tokens = 8192;  // |Σ h l + Σ l h| ≤ 2·2¹⁴·2¹³: fits in 32 bits
-constexpr index_t most_edge = 16384;
+constexpr index_t unit = hessian_piece_unit;
 
 index_t round_up(index_t value, index_t to) { return (value + to - 1) / to * to; }
 
@@ -30,12 +29,12 @@ struct Slices {
   DeviceBuffer<std::int8_t> low;
   DeviceBuffer<std::int64_t> sums;
 
-  Slices(Context& context, const HessianPlan& plan)
+  Slices(Context& context, const HessianPieces& pieces)
       : channels(0),
-        ld(plan.tokens),
-        high(context.buffer<std::int8_t>(plan.edge * ld, "slices of activations")),
-        low(context.buffer<std::int8_t>(plan.edge * ld, "slices of activations")),
-        sums(context.buffer<std::int64_t>(plan.edge, "sums of activations")) {}
+        ld(pieces.tokens),
+        high(context.buffer<std::int8_t>(pieces.edge * ld, "slices of activations")),
+        low(context.buffer<std::int8_t>(pieces.edge * ld, "slices of activations")),
+        sums(context.buffer<std::int64_t>(pieces.edge, "sums of activations")) {}
 
   void fill(cudaStream_t stream, ConstTensorView x, const float* scale, std::int32_t* outside) {
     channels = x.cols;
@@ -90,51 +89,29 @@ void add_lower(MatrixView<const double> tile, index_t row, index_t col, MatrixVi
 
 }  // namespace
 
-std::size_t hessian_bytes(const HessianPlan& plan) {
-  const index_t sum_and_products = plan.edge * plan.edge * (8 + 3 * 4);
-  const index_t slices = 2 * plan.edge * (2 * plan.tokens + 8);
-  return static_cast<std::size_t>(sum_and_products + slices);
-}
-
-HessianPlan plan_hessian(index_t channels, index_t tokens, std::size_t bytes) {
-  HessianPlan plan{std::min(most_edge, round_up(channels, unit)),
-                   std::min(most_tokens, round_up(tokens, unit))};
-  while (hessian_bytes(plan) > bytes) {
-    if (plan.edge <= 4 * unit && plan.tokens <= 4 * unit) {
-      fail(
-          "GPU: no {:.1f} MiB for the smallest piece of a Hessian of {} channels; use more GPUs or "
-          "nodes (more ranks), or fewer --samples",
-          static_cast<double>(hessian_bytes(plan)) / (1 << 20), channels);
-    }
-    index_t& larger = plan.tokens > plan.edge / 2 ? plan.tokens : plan.edge;
-    larger = round_up(larger / 2, unit);
-  }
-  return plan;
-}
-
 void accumulate_hessian(Context& context, ConstTensorView x, std::span<const float> scale,
                         MatrixView<double> sum) {
   check_hessian(x, scale, sum);
   if (x.size() == 0) return;
-  const HessianPlan plan = plan_hessian(x.cols, x.rows, context.device().available());
+  const HessianPieces pieces = pieces_within(x.cols, x.rows, context.device().available());
   Lane& lane = context.lane();
   const auto scales = to_device(context, scale, "scales of channels");
   const auto outside = context.buffer<std::int32_t>(1, "a flag");
   QUIP_CUDA(cudaMemsetAsync(outside.data(), 0, outside.bytes(), lane.get()));
-  Slices rows(context, plan);
-  Slices cols(context, plan);
-  const Products products(context, plan.edge);
-  const auto tile = context.buffer<double>(plan.edge * plan.edge, "a tile of a Hessian");
-  Buffer<double> host(std::min(plan.edge, x.cols) * std::min(plan.edge, x.cols));
+  Slices rows(context, pieces);
+  Slices cols(context, pieces);
+  const Products products(context, pieces.edge);
+  const auto tile = context.buffer<double>(pieces.edge * pieces.edge, "a tile of a Hessian");
+  Buffer<double> host(std::min(pieces.edge, x.cols) * std::min(pieces.edge, x.cols));
 
-  for (index_t row = 0; row < x.cols; row += plan.edge) {
-    const index_t height = std::min(plan.edge, x.cols - row);
-    for (index_t col = 0; col <= row && col < sum.cols; col += plan.edge) {
-      const index_t width = std::min(plan.edge, sum.cols - col);
+  for (index_t row = 0; row < x.cols; row += pieces.edge) {
+    const index_t height = std::min(pieces.edge, x.cols - row);
+    for (index_t col = 0; col <= row && col < sum.cols; col += pieces.edge) {
+      const index_t width = std::min(pieces.edge, sum.cols - col);
       const MatrixView<double> part = tile.view(height, width);
       QUIP_CUDA(cudaMemsetAsync(tile.data(), 0, tile.bytes(), lane.get()));
-      for (index_t first = 0; first < x.rows; first += plan.tokens) {
-        const index_t tokens = std::min(plan.tokens, x.rows - first);
+      for (index_t first = 0; first < x.rows; first += pieces.tokens) {
+        const index_t tokens = std::min(pieces.tokens, x.rows - first);
         const ConstTensorView chunk = x.middle_rows(first, tokens);
         rows.fill(lane.get(), chunk.middle_cols(row, height), scales.data() + row, outside.data());
         if (row != col) {

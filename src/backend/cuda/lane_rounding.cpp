@@ -29,16 +29,6 @@ LayerOnDevice::LayerOnDevice(Context& context, const PreparedLayer& layer,
       added(to_device(context, std::span<const double>(layer.added), "what damping added")),
       places(context, layer.factor.n, layer.order, layer_options.group_size) {}
 
-std::size_t bytes_of_lane(index_t n, const LayerOptions& options) {
-  index_t matrices = 2;                                          // levels, errors
-  matrices += options.clamp == Clamp::pre ? 1 : 0;               // what the rounder sees
-  matrices += options.rounding == Rounding::stochastic ? 1 : 0;  // offsets
-  matrices += options.effective_passes() > 0 ? 2 : 0;            // base and differences
-  matrices += options.method == Method::optq ? 1 : 0;            // weights as they change
-  const index_t elements = matrices * n + 2 * LowerPanels::block;
-  return static_cast<std::size_t>(elements) * sizeof(float) + sizeof(double);
-}
-
 LaneRounding::LaneRounding(Context& context, const LayerOnDevice& layer, GridsOnDevice& grids,
                            const std::vector<index_t>& rows, DeviceBuffer<float> coordinates)
     : context_(context),

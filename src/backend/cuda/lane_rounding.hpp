@@ -79,7 +79,4 @@ class LaneRounding {
   int passes_ = 0;
 };
 
-/// Bytes on the device for each lane of a layer of n columns, besides its coordinates.
-[[nodiscard]] std::size_t bytes_of_lane(index_t n, const LayerOptions& options);
-
 }  // namespace quip::cuda

@@ -3,12 +3,12 @@
 // is. That is also the one form in which it multiplies bytes.
 #include "matmul.hpp"
 
+#include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip::cuda {
 namespace {
 
-constexpr index_t workspace_bytes = index_t{32} << 20;  // what the documentation advises for Hopper
 constexpr std::uint32_t operand_alignment = 16;
 
 std::uint32_t alignment_of(const void* pointer, index_t row_bytes) {
@@ -53,7 +53,7 @@ class Preference {
   /// `alignment` of C in bytes.
   explicit Preference(std::uint32_t alignment) {
     QUIP_CUDA(cublasLtMatmulPreferenceCreate(&preference_));
-    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::size_t>(workspace_bytes));
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::size_t>(matmul_workspace_bytes));
     // It takes 256 bytes for granted, which the middle of a matrix does not have.
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, operand_alignment);
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, operand_alignment);
@@ -93,7 +93,8 @@ struct Matmul::Plan {
 };
 
 Matmul::Matmul(Device& device, const Stream& stream)
-    : stream_(stream), workspace_(device, stream, workspace_bytes, "the workspace of cublasLt") {
+    : stream_(stream),
+      workspace_(device, stream, matmul_workspace_bytes, "the workspace of cublasLt") {
   QUIP_CUDA(cublasLtCreate(&handle_));
 }
 

@@ -156,8 +156,8 @@ std::unique_ptr<Collectives> make_nccl_collectives(Context& context, Collectives
                                                    double timeout) {
   int devices = 0;
   QUIP_CUDA(cudaGetDeviceCount(&devices));
-  // The ranks of a node have a GPU each, on all nodes; a sum of shortages is zero then.
-  double shared = host.place().size > devices ? 1 : 0;
+  // The ranks of a machine have a GPU each, on all machines; a sum of shortages is zero then.
+  double shared = host.place().machine_size > devices ? 1 : 0;
   host.all_reduce_sum(std::span(&shared, 1));
   if (host.size() == 1 || shared > 0) return nullptr;
   return std::make_unique<NcclCollectives>(context, host, timeout);

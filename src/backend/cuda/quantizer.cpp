@@ -12,6 +12,7 @@
 #include "solver.hpp"
 #include "transform_on_device.hpp"
 
+#include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/quant/grid.hpp"
@@ -178,9 +179,9 @@ RoundedRows RowsOnDevice::round(double rho) {
   out.zero.resize(minmax && !options().symmetric ? at(grids) : 0);
   out.losses.resize(at(lanes()));
   if (lanes() == 0) return out;
-  const index_t chunk = lanes_at_once(
-      context_, lanes(),
-      bytes_of_lane(n_, options()) + 2 * sizeof(float) * static_cast<std::size_t>(n_));
+  const index_t chunk = lanes_at_once(context_, lanes(),
+                                      static_cast<std::size_t>(rounding_lane_bytes(n_, options()) +
+                                                               2 * n_ * index_t{sizeof(float)}));
   for (index_t first = 0; first < lanes(); first += chunk) {
     round_chunk({first, std::min(first + chunk, lanes())}, rho, out);
   }

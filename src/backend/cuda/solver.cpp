@@ -7,6 +7,7 @@
 #include "copies.hpp"
 #include "transform_on_device.hpp"
 
+#include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip::cuda {
@@ -100,9 +101,7 @@ void HessianMathOnDevice::transform(const Transform& v, MatrixView<double> x) co
 
 index_t HessianMathOnDevice::ldl_factor(MatrixView<double> h, std::span<double> d) const {
   const index_t n = h.rows;
-  // cuSOLVER wants a workspace, too; an eighth of the matrix is more than it has asked for so far.
-  const auto bytes = static_cast<std::size_t>(n * n) * sizeof(double);
-  if (n == 0 || bytes + bytes / 8 > context_.device().available()) {
+  if (n == 0 || static_cast<std::size_t>(factor_bytes(n)) > context_.device().available()) {
     return HessianMath::ldl_factor(h, d);
   }
   const auto a = context_.buffer<double>(n * n, "a Hessian");

@@ -8,6 +8,7 @@
 #include <cuda_bf16.h>
 
 #include "quip/backend/backend.hpp"
+#include "quip/backend/device_work.hpp"
 
 namespace quip::cuda {
 
@@ -31,8 +32,5 @@ class WeightCopies {
   std::mutex mutex_;
   std::map<const float*, Copy> copies_;  ///< by first element
 };
-
-/// Elements from row to row of a matrix in bfloat16: rows start at multiples of 16 bytes.
-[[nodiscard]] inline index_t bf16_ld(index_t cols) { return (cols + 7) / 8 * 8; }
 
 }  // namespace quip::cuda

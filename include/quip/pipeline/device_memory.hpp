@@ -1,0 +1,59 @@
+// The memory that a rank's work takes of its device: known before the work begins.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "quip/backend/backend.hpp"
+#include "quip/comm/collectives.hpp"
+#include "quip/core/footprint.hpp"
+#include "quip/model/family.hpp"
+#include "quip/pipeline/wide_options.hpp"
+#include "quip/quant/options.hpp"
+
+namespace quip {
+
+/// A rank's part of a job.
+struct DeviceWork {
+  const Family& family;
+  index_t samples = 0;
+  index_t length = 0;  ///< tokens of the longest
+  int rank = 0;
+  int ranks = 1;
+  int threads = 1;
+  /// The linears of a block that are quantized; none: the samples are forwarded only.
+  std::vector<LinearSpec> linears;
+  std::function<LayerOptions(const std::string& layer)> options;
+  WideOptions wide;
+  bool true_sequential = false;  ///< what was captured stays while layers are rounded
+  bool packed = false;           ///< the weights come as codes
+};
+
+struct DeviceNeeds {
+  Footprint fullest;    ///< the fullest moment, with every piece as large as is of use
+  index_t fixed = 0;    ///< what cannot be cut: a block's weights and the work in hand
+  index_t pieces = 0;   ///< what comes in smaller pieces where room is short
+  index_t samples = 0;  ///< activations of all samples: they may lie in host memory
+
+  /// What the backend should keep for the work, of `total` bytes: pieces down to an eighth of the
+  /// device are cut without much loss.
+  [[nodiscard]] index_t kept(index_t total) const {
+    return fixed + (pieces < total / 8 ? pieces : total / 8);
+  }
+  /// Bytes of activations for which a device of `total` bytes has no room.
+  [[nodiscard]] index_t overflow(index_t total) const {
+    const index_t beyond = kept(total) + samples - total;
+    if (beyond <= 0) return 0;
+    return beyond < samples ? beyond : samples;
+  }
+};
+
+[[nodiscard]] DeviceNeeds device_needs(const DeviceWork& work);
+
+/// Holds every rank's needs against the memory of its device, and has the backend keep room for the
+/// work. Throws AgreedError naming what does not fit, and how much; warns of activations that have
+/// to stay in host memory (collective). Nothing on a backend that works in the host's.
+void plan_device_memory(Collectives& comm, Backend& backend, const DeviceWork& work);
+
+}  // namespace quip

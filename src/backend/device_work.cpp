@@ -1,0 +1,76 @@
+#include "quip/backend/device_work.hpp"
+
+#include <algorithm>
+
+#include "quip/core/error.hpp"
+#include "quip/quant/lower_panels.hpp"
+
+namespace quip {
+namespace {
+
+constexpr index_t most_tokens = 8192;  // |Σ h l + Σ l h| ≤ 2·2¹⁴·2¹³: fits in 32 bits
+constexpr index_t most_edge = 16384;
+constexpr index_t smallest = 4 * hessian_piece_unit;
+
+index_t round_up(index_t value, index_t to) { return (value + to - 1) / to * to; }
+
+}  // namespace
+
+int device_lanes(int threads) { return std::clamp(threads, 1, device_unit_lanes); }
+
+index_t workspace_bytes(int threads) {
+  return (device_lanes(threads) + 1) * matmul_workspace_bytes;
+}
+
+index_t HessianPieces::bytes() const {
+  const index_t sum_and_products = edge * edge * (8 + 3 * 4);
+  const index_t slices = 2 * edge * (2 * tokens + 8);
+  return sum_and_products + slices;
+}
+
+HessianPieces largest_pieces(index_t channels, index_t tokens) {
+  return {std::min(most_edge, round_up(channels, hessian_piece_unit)),
+          std::min(most_tokens, round_up(tokens, hessian_piece_unit))};
+}
+
+HessianPieces pieces_within(index_t channels, index_t tokens, std::size_t bytes) {
+  HessianPieces pieces = largest_pieces(channels, tokens);
+  while (static_cast<std::size_t>(pieces.bytes()) > bytes) {
+    if (pieces.edge <= smallest && pieces.tokens <= smallest) {
+      fail(
+          "GPU: no {:.1f} MiB for the smallest piece of a Hessian of {} channels; use more GPUs or "
+          "nodes (more ranks), or fewer --samples",
+          static_cast<double>(pieces.bytes()) / (1 << 20), channels);
+    }
+    index_t& larger = pieces.tokens > pieces.edge / 2 ? pieces.tokens : pieces.edge;
+    larger = round_up(larger / 2, hessian_piece_unit);
+  }
+  return pieces;
+}
+
+index_t rounding_panel_bytes(index_t n, const LayerOptions& options) {
+  index_t matrices = 1;
+  if (options.method == Method::optq || options.method == Method::ldl_admm) ++matrices;
+  if (options.effective_passes() > 0) ++matrices;
+  const LowerPanels shape = LowerPanels::outline(n);
+  return matrices * (shape.panel_offset(shape.blocks()) * index_t{sizeof(float)} +
+                     n * index_t{sizeof(double)});
+}
+
+index_t rounding_lane_bytes(index_t n, const LayerOptions& options) {
+  index_t matrices = 2;                                          // levels, errors
+  matrices += options.clamp == Clamp::pre ? 1 : 0;               // what the rounder sees
+  matrices += options.rounding == Rounding::stochastic ? 1 : 0;  // offsets
+  matrices += options.effective_passes() > 0 ? 2 : 0;            // base and differences
+  matrices += options.method == Method::optq ? 1 : 0;            // weights as they change
+  const index_t elements = matrices * n + 2 * LowerPanels::block;
+  return elements * index_t{sizeof(float)} + index_t{sizeof(double)};
+}
+
+// cuSOLVER wants a workspace, too; an eighth of the matrix is more than it has asked for so far.
+index_t factor_bytes(index_t n) {
+  const index_t matrix = n * n * index_t{sizeof(double)};
+  return matrix + matrix / 8;
+}
+
+}  // namespace quip

@@ -1,0 +1,51 @@
+#include "quip/backend/device_work.hpp"
+
+#include <gtest/gtest.h>
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+constexpr index_t mib = index_t{1} << 20;
+
+TEST(HessianPieces, FitAndAreAsLargeAsTheyMay) {
+  const HessianPieces whole = pieces_within(5000, 100'000, std::size_t{64} << 30);
+  EXPECT_EQ(whole.edge, 5056);  // the next multiple of 64
+  EXPECT_EQ(whole.tokens, 8192);
+  for (const index_t room : {4 * mib, 20 * mib, 100 * mib, 1000 * mib}) {
+    const HessianPieces pieces = pieces_within(50'000, 100'000, static_cast<std::size_t>(room));
+    EXPECT_LE(pieces.bytes(), room);
+    EXPECT_GT(pieces.bytes(), room / 8);
+  }
+  EXPECT_THROW((void)pieces_within(50'000, 100'000, std::size_t{mib}), Error);
+}
+
+// By hand: 256² sums of 8 bytes and three products of 4; two sides of two slices of 256 tokens and
+// a sum of 8 bytes.
+TEST(HessianPieces, TakeWhatTheyHold) {
+  EXPECT_EQ((HessianPieces{256, 256}.bytes()), 256 * 256 * 20 + 2 * 256 * (2 * 256 + 8));
+}
+
+// n = 300: block columns of 128, 128 and 44, with 300, 172 and 44 rows.
+TEST(RoundingBytes, CountThePanelsOfAMethod) {
+  constexpr index_t panels = (300 * 128 + 172 * 128 + 44 * 44) * 4 + 300 * 8;
+  LayerOptions options;
+  options.method = Method::ldlq;
+  options.passes = 0;
+  EXPECT_EQ(rounding_panel_bytes(300, options), panels);
+  options.method = Method::optq;
+  EXPECT_EQ(rounding_panel_bytes(300, options), 2 * panels);
+  options.method = Method::ldlq;
+  options.passes = 2;
+  EXPECT_EQ(rounding_panel_bytes(300, options), 2 * panels);
+}
+
+TEST(Bf16, RowsBeginAtSixteenBytes) {
+  EXPECT_EQ(bf16_ld(1), 8);
+  EXPECT_EQ(bf16_ld(64), 64);
+  EXPECT_EQ(bf16_bytes(3, 65), 3 * 72 * 2);
+}
+
+}  // namespace
+}  // namespace quip
