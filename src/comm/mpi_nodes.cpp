@@ -75,6 +75,7 @@ void MpiCollectives::all_gather_over_nodes(std::span<std::byte> buffer,
   const auto at = [&](int node) { return offsets[static_cast<std::size_t>(node)]; };
   if (at(place_.nodes) <= piece_bytes) {
     std::vector<int> counts;
+    counts.reserve(static_cast<std::size_t>(place_.nodes));
     for (int k = 0; k < place_.nodes; ++k) counts.push_back(static_cast<int>(at(k + 1) - at(k)));
     const std::vector<int> first(offsets.begin(), offsets.end() - 1);
     complete_among(leads, "all-gather over nodes", [&](MPI_Request* request) {

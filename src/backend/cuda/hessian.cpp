@@ -23,15 +23,14 @@ index_t round_up(index_t value, index_t to) { return (value + to - 1) / to * to;
 
 /// The two slices of some channels and their sums.
 struct Slices {
-  index_t channels;  ///< in use
+  index_t channels = 0;  ///< in use
   index_t ld;
   DeviceBuffer<std::int8_t> high;
   DeviceBuffer<std::int8_t> low;
   DeviceBuffer<std::int64_t> sums;
 
   Slices(Context& context, const HessianPieces& pieces)
-      : channels(0),
-        ld(pieces.tokens),
+      : ld(pieces.tokens),
         high(context.buffer<std::int8_t>(pieces.edge * ld, "slices of activations")),
         low(context.buffer<std::int8_t>(pieces.edge * ld, "slices of activations")),
         sums(context.buffer<std::int64_t>(pieces.edge, "sums of activations")) {}
