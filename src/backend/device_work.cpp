@@ -67,6 +67,12 @@ index_t rounding_lane_bytes(index_t n, const LayerOptions& options) {
   return elements * index_t{sizeof(float)} + index_t{sizeof(double)};
 }
 
+index_t rounding_bytes(index_t n, const LayerOptions& options, index_t rows, index_t tried) {
+  const index_t row = n * index_t{sizeof(float)};
+  return rounding_panel_bytes(n, options) + 2 * rows * row +
+         tried * (row + rounding_lane_bytes(n, options));
+}
+
 // cuSOLVER wants a workspace, too; an eighth of the matrix is more than it has asked for so far.
 index_t factor_bytes(index_t n) {
   const index_t matrix = n * n * index_t{sizeof(double)};

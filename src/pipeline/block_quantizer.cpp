@@ -182,7 +182,7 @@ StoredLayer BlockQuantizer::quantize_wide(const LinearSpec& linear, const LayerI
       prepare_wide_layer(comm_, backend_, inputs, host, options, wide, linear.name, phases_);
   on_step("round " + linear.type);
   auto scope = phases_.measure("round");
-  return round_wide_layer(comm_, linear.name, host, layer, options);
+  return round_wide_layer(comm_, linear.name, host, layer, options, backend_.quantizer());
 }
 
 std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weights,

@@ -63,7 +63,7 @@ LayerNeeds rounding_needs(const DeviceWork& work, const LinearSpec& linear) {
   const RhoSearch search(linear.rows, options.bits);
   const index_t tried = std::min<index_t>(search.sampled(), rows) * std::ssize(search.candidates());
   LayerNeeds needs;
-  needs.fixed = rounding_panel_bytes(n, options) + 2 * rows * n * float_bytes + tried * lane;
+  needs.fixed = rounding_bytes(n, options, rows, tried);
   needs.pieces = rows * (lane + n * float_bytes);
   return needs;
 }
@@ -77,6 +77,7 @@ index_t dequantizing_bytes(const LinearSpec& linear, bool replaces) {
 struct Work {
   index_t rounding = 0;  ///< what cannot be cut
   index_t pieces = 0;
+  index_t wide = 0;  ///< rounding of wide layers, which the host does where there is no room
   index_t dequantizing = 0;
 };
 
@@ -84,8 +85,11 @@ Work quantizing_needs(const DeviceWork& work) {
   Work most;
   for (const LinearSpec& linear : work.linears) {
     most.dequantizing = std::max(most.dequantizing, dequantizing_bytes(linear, true));
-    if (work.wide.covers(linear.cols)) continue;  // on the host where the device has no room
     const LayerNeeds needs = rounding_needs(work, linear);
+    if (work.wide.covers(linear.cols)) {
+      most.wide = std::max(most.wide, needs.fixed);
+      continue;
+    }
     most.rounding = std::max(most.rounding, needs.fixed);
     most.pieces = std::max({most.pieces, needs.pieces, factor_bytes(linear.cols)});
   }
@@ -126,9 +130,9 @@ DeviceNeeds device_needs(const DeviceWork& work) {
   capture.moment = "capture, hessian";
   capture.items.insert(capture.items.begin() + 3,
                        {{"running residual", states}, {"captured inputs", captured}});
-  capture.items.back().second = std::max(units, tile);
-
   const Work work_bytes = quantizing_needs(work);
+  capture.items.back().second = std::max({units, tile, work_bytes.wide});
+
   Footprint round = work.true_sequential ? capture : forward;
   round.moment = "factor, round";
   round.items.back().second =
@@ -137,7 +141,7 @@ DeviceNeeds device_needs(const DeviceWork& work) {
   needs.samples += states + captured;
   needs.fixed =
       weights + libraries + std::max({units, work_bytes.rounding, work_bytes.dequantizing});
-  needs.pieces = std::max(tile, work_bytes.pieces);
+  needs.pieces = std::max({tile, work_bytes.pieces, work_bytes.wide});
   for (const Footprint& moment : {capture, round}) {
     if (moment.total() > needs.fullest.total()) needs.fullest = moment;
   }

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <memory>
+
+#include "gather_factor.hpp"
 
 #include "quip/core/usage.hpp"
 #include "quip/quant/layer.hpp"
@@ -47,15 +50,21 @@ std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_
 /// collective.
 class RowRounding {
  public:
+  /// The rows of a range, by what holds the factor.
+  using MakeRows = std::function<std::unique_ptr<LayerRows>(Range rows)>;
+
   RowRounding(Collectives& comm, const PreparedLayer& layer, const LayerOptions& options,
-              Quantizer* quantizer, PanelSource* panels)
-      : comm_(comm), layer_(layer), options_(options), quantizer_(quantizer), panels_(panels) {}
+              MakeRows make_rows)
+      : comm_(comm), layer_(layer), options_(options), make_rows_(std::move(make_rows)) {}
+  RowRounding(Collectives& comm, const PreparedLayer& layer, const LayerOptions& options,
+              PanelSource& panels)
+      : comm_(comm), layer_(layer), options_(options), panels_(&panels) {}
 
   /// Makes `rows` of U W D̃ Vᵀ this rank's.
   void transform(MatrixView<const float> weights, Range rows) {
     agree(comm_, [&] {
       if (panels_ == nullptr) {
-        rows_ = quantizer_->rows(weights, layer_, options_, rows);
+        rows_ = make_rows_(rows);
       } else {
         tiles_ = transform_rows(weights, layer_, transforms_of(weights), rows);
       }
@@ -112,9 +121,9 @@ class RowRounding {
   Collectives& comm_;
   const PreparedLayer& layer_;
   const LayerOptions& options_;
-  Quantizer* quantizer_;
-  PanelSource* panels_;
-  std::unique_ptr<LayerRows> rows_;  ///< where the factor is held
+  MakeRows make_rows_;
+  PanelSource* panels_ = nullptr;    ///< if the factor passes by
+  std::unique_ptr<LayerRows> rows_;  ///< where it is held
   RowTiles tiles_{0, {0, 0}};        ///< where it passes by
 };
 
@@ -249,14 +258,19 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
 StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
                         const PreparedLayer& layer, const LayerOptions& options,
                         Quantizer& quantizer) {
-  RowRounding rounding(comm, layer, options, &quantizer, nullptr);
+  RowRounding rounding(comm, layer, options,
+                       [&](Range rows) { return quantizer.rows(weights, layer, options, rows); });
   return round_with(comm, name, weights, layer, options, rounding);
 }
 
 StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
                         const PreparedLayer& layer, const LayerOptions& options,
-                        PanelSource& panels) {
-  RowRounding rounding(comm, layer, options, nullptr, &panels);
+                        PanelSource& panels, Quantizer& quantizer) {
+  const index_t rows = row_share(weights.rows, comm.rank(), comm.size()).count();
+  const auto held = gather_factor(comm, quantizer, layer, options, rows, panels);
+  RowRounding rounding = held ? RowRounding(comm, layer, options,
+                                            [&](Range mine) { return held->rows(weights, mine); })
+                              : RowRounding(comm, layer, options, panels);
   return round_with(comm, name, weights, layer, options, rounding);
 }
 

@@ -161,10 +161,10 @@ WideLayer prepare_wide_layer(Collectives& comm, Backend& backend, const LayerInp
 
 StoredLayer round_wide_layer(Collectives& comm, const std::string& name,
                              MatrixView<const float> weights, const WideLayer& wide,
-                             const LayerOptions& options) {
+                             const LayerOptions& options, Quantizer& quantizer) {
   std::unique_ptr<GatheredPanels> panels;
   agree(comm, [&] { panels = std::make_unique<GatheredPanels>(comm, wide.factor); });
-  return round_layer(comm, name, weights, wide.layer, options, *panels);
+  return round_layer(comm, name, weights, wide.layer, options, *panels, quantizer);
 }
 
 }  // namespace quip

@@ -41,6 +41,13 @@ TEST(RoundingBytes, CountThePanelsOfAMethod) {
   EXPECT_EQ(rounding_panel_bytes(300, options), 2 * panels);
 }
 
+// Seven rows, moved once, and 20 lanes of coordinates, levels, errors and two blocks of 128.
+TEST(RoundingBytes, CountWhatIsHeldWhole) {
+  const LayerOptions options;
+  EXPECT_EQ(rounding_bytes(300, options, 7, 20) - rounding_panel_bytes(300, options),
+            2 * 7 * 300 * 4 + 20 * ((3 * 300 + 2 * 128) * 4 + 8));
+}
+
 TEST(Bf16, RowsBeginAtSixteenBytes) {
   EXPECT_EQ(bf16_ld(1), 8);
   EXPECT_EQ(bf16_ld(64), 64);

@@ -41,6 +41,10 @@ constexpr index_t hessian_piece_unit = 64;  ///< channels and tokens come in mul
 [[nodiscard]] index_t rounding_panel_bytes(index_t n, const LayerOptions& options);
 /// For each row of it that is being rounded, besides its coordinates.
 [[nodiscard]] index_t rounding_lane_bytes(index_t n, const LayerOptions& options);
+/// What rounding `rows` rows holds whole: those matrices, the rows twice while they are moved, and
+/// `tried` lanes side by side for the search for ρ.
+[[nodiscard]] index_t rounding_bytes(index_t n, const LayerOptions& options, index_t rows,
+                                     index_t tried);
 /// For a Hessian of order n that is factorised there.
 [[nodiscard]] index_t factor_bytes(index_t n);
 

@@ -26,6 +26,22 @@ class LayerRows {
   [[nodiscard]] virtual RoundedRows round(double rho) = 0;
 };
 
+/// What was made of a layer's Hessian, in the backend's memory, where L arrives panel by panel.
+class HeldFactor {
+ public:
+  HeldFactor() = default;
+  HeldFactor(const HeldFactor&) = delete;
+  HeldFactor& operator=(const HeldFactor&) = delete;
+  virtual ~HeldFactor() = default;
+
+  /// Panel b as PanelSource has it; each comes once, in any order. Returns when `panel` may be
+  /// overwritten.
+  virtual void take(index_t b, MatrixView<const float> panel) = 0;
+  /// Quantizer::rows with this factor, all of whose panels have come.
+  [[nodiscard]] virtual std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
+                                                        Range rows) = 0;
+};
+
 /// Serial, in the sense of Backend: one call at a time. The bits do not depend on which rows a call
 /// is asked for.
 class Quantizer {
@@ -45,6 +61,16 @@ class Quantizer {
                                                         const PreparedLayer& layer,
                                                         const LayerOptions& options,
                                                         Range rows) = 0;
+
+  /// Can factors that no rank has be held at all? The same on all ranks of a job: what follows from
+  /// it may be collective.
+  [[nodiscard]] virtual bool holds_factors() const { return false; }
+  /// Room for the L of a layer whose `factor` has its shape and diagonal only; null if so much is
+  /// not free beside what rounding `rows` of its rows takes. Methods ldlq and nearest. The result
+  /// refers to `layer` and `options`.
+  [[nodiscard]] virtual std::unique_ptr<HeldFactor> hold_factor(const PreparedLayer& layer,
+                                                                const LayerOptions& options,
+                                                                index_t rows);
 };
 
 /// Quantization on the host, over its OpenMP threads.

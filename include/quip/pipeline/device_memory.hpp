@@ -33,7 +33,7 @@ struct DeviceWork {
 struct DeviceNeeds {
   Footprint fullest;    ///< the fullest moment, with every piece as large as is of use
   index_t fixed = 0;    ///< what cannot be cut: a block's weights and the work in hand
-  index_t pieces = 0;   ///< what comes in smaller pieces where room is short
+  index_t pieces = 0;   ///< what comes in smaller pieces, or on the host, where room is short
   index_t samples = 0;  ///< activations of all samples: they may lie in host memory
 
   /// What the backend should keep for the work, of `total` bytes: pieces down to an eighth of the

@@ -22,10 +22,12 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root);
                                       MatrixView<const float> weights, const PreparedLayer& layer,
                                       const LayerOptions& options,
                                       Quantizer& quantizer = host_quantizer());
-/// The same on the host, with L from `panels`: layer.factor has its shape and diagonal. Methods
-/// ldlq and nearest.
+/// The same with L from `panels`: layer.factor has its shape and diagonal. They come once and stay
+/// with `quantizer` if it holds them on all ranks; else they come for every step of the search for
+/// ρ and for the rounding, and pass by on the host. Methods ldlq and nearest.
 [[nodiscard]] StoredLayer round_layer(Collectives& comm, const std::string& name,
                                       MatrixView<const float> weights, const PreparedLayer& layer,
-                                      const LayerOptions& options, PanelSource& panels);
+                                      const LayerOptions& options, PanelSource& panels,
+                                      Quantizer& quantizer = host_quantizer());
 
 }  // namespace quip

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "quip/backend/quantizer.hpp"
 #include "quip/core/phases.hpp"
 #include "quip/pipeline/wide_options.hpp"
 #include "quip/quant/factor.hpp"
@@ -35,9 +36,11 @@ struct LayerInputs {
                                            const LayerOptions& options, const WideOptions& wide,
                                            const std::string& name, Phases& phases);
 
-/// Rounds it (collective), L passing by panel by panel. Every rank returns the same complete layer.
+/// Rounds it (collective), L coming panel by panel as round_layer takes it. Every rank returns the
+/// same complete layer.
 [[nodiscard]] StoredLayer round_wide_layer(Collectives& comm, const std::string& name,
                                            MatrixView<const float> weights, const WideLayer& wide,
-                                           const LayerOptions& options);
+                                           const LayerOptions& options,
+                                           Quantizer& quantizer = host_quantizer());
 
 }  // namespace quip

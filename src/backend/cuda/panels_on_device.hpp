@@ -9,8 +9,11 @@ namespace quip::cuda {
 
 class PanelsOnDevice {
  public:
-  /// `host` is referred to for its shape.
+  /// `host` is referred to for its shape. Of an outline only the diagonal is there: the panels are
+  /// to come.
   PanelsOnDevice(Context& context, const LowerPanels& host);
+  /// Panel b from the host. Returns when it may be overwritten there.
+  void take(Context& context, index_t b, MatrixView<const float> panel);
 
   [[nodiscard]] const LowerPanels& shape() const { return host_; }
   [[nodiscard]] MatrixView<const float> panel(index_t b) const;
@@ -20,6 +23,8 @@ class PanelsOnDevice {
   }
 
  private:
+  [[nodiscard]] MatrixView<float> place(index_t b) const;
+
   const LowerPanels& host_;
   DeviceBuffer<float> panels_;
   DeviceBuffer<double> diagonal_;

@@ -1,0 +1,188 @@
+// A factor that comes panel by panel and stays on the device, beside one that passes by on the
+// host: the same codes, grids, losses and ρ, bit for bit. (Those of the host are held to a factor
+// that is there as a whole, and that to its definition, in tests/mpi and tests/unit.)
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "cuda/cuda_support.hpp"
+#include "support/one_layer.hpp"
+
+#include "quip/backend/quantizer.hpp"
+#include "quip/pipeline/round_layer.hpp"
+
+namespace quip {
+namespace {
+
+constexpr index_t n = 300;  // three panels, the last of 44 columns
+constexpr index_t m = 70;
+
+struct Case {
+  const char* name;
+  LayerOptions options;
+};
+
+LayerOptions with(Method method, Processing processing, Clamp clamp = Clamp::feedback) {
+  LayerOptions options;
+  options.method = method;
+  options.processing = processing;
+  options.clamp = clamp;
+  options.seed = 7;
+  return options;
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all{
+      {"ldlq", with(Method::ldlq, Processing::incoherence)},
+      {"ldlq_minmax", with(Method::ldlq, Processing::baseline)},
+      {"nearest", with(Method::nearest, Processing::incoherence)},
+      {"nearest_minmax", with(Method::nearest, Processing::baseline)},
+      {"ldlq_pre_stochastic", with(Method::ldlq, Processing::incoherence, Clamp::pre)},
+      {"nearest_pre", with(Method::nearest, Processing::incoherence, Clamp::pre)},
+      {"ldlq_groups_forward", with(Method::ldlq, Processing::baseline)},
+  };
+  all[4].options.rounding = Rounding::stochastic;
+  all[5].options.bits = 4;
+  all[6].options.group_size = 64;
+  all[6].options.order = ColumnOrder::forward;
+  return all;
+}
+
+/// A prepared layer whose L is elsewhere.
+struct WideLayer {
+  Matrix<float> w = random_weights(m, n, 1);
+  PreparedLayer layer;
+  LowerPanels factor;
+
+  explicit WideLayer(const LayerOptions& options)
+      : layer(prepare_layer(w.cview(), random_hessian(n, 700, 2), options, "test")),
+        factor(std::move(layer.factor)) {
+    layer.factor = LowerPanels::outline(n);
+    layer.factor.diagonal = factor.diagonal;
+  }
+  [[nodiscard]] RowTiles tiles(const LayerOptions& options, Range rows) const {
+    const LayerTransforms transforms =
+        make_transforms(options.effective_transform(), m, n, layer.seed_u, layer.seed_v);
+    return transform_rows(w.cview(), layer, transforms, rows);
+  }
+  template <typename Taker>
+  void stream(Taker& taker) const {
+    for (index_t b = factor.blocks() - 1; b >= 0; --b) taker.take(b, factor.panel(b));
+  }
+};
+
+void expect_same(const RoundedRows& a, const RoundedRows& b) {
+  EXPECT_EQ(a.codes, b.codes);
+  EXPECT_EQ(a.scale, b.scale);
+  EXPECT_EQ(a.zero, b.zero);
+  ASSERT_EQ(a.losses.size(), b.losses.size());
+  for (std::size_t i = 0; i < a.losses.size(); ++i) {
+    ASSERT_EQ(a.losses[i].loss, b.losses[i].loss) << "row " << i;
+    ASSERT_EQ(a.losses[i].reference, b.losses[i].reference) << "row " << i;
+  }
+}
+
+class CudaHeldFactor : public CudaTest, public testing::WithParamInterface<Case> {
+ protected:
+  void compare(const WideLayer& wide, HeldFactor& held, Range range) const {
+    const LayerOptions& options = GetParam().options;
+    const RowTiles tiles = wide.tiles(options, range);
+    const auto rows = held.rows(wide.w.cview(), range);
+    EXPECT_EQ(rows->largest(), largest_element(tiles));
+    StreamedRows streamed(tiles, wide.layer, options, 2.1);
+    wide.stream(streamed);
+    expect_same(rows->round(2.1), streamed.finish());
+    if (options.grid() == GridKind::minmax) return;
+    const auto on_host = [&](RhoSearch& search) {
+      StreamedSearch lanes(search, tiles, wide.layer, options);
+      wide.stream(lanes);
+      return lanes.finish();
+    };
+    RhoSearch search(m, options.bits);
+    do {  // all the way to ρ with all rows
+      const std::vector<double> losses = rows->evaluate(search);
+      EXPECT_EQ(losses, on_host(search));
+      search.advance(losses);
+    } while (range.count() == m && !search.candidates().empty());
+  }
+};
+
+TEST_P(CudaHeldFactor, RoundsToTheBitsOfAStreamedOne) {
+  const LayerOptions& options = GetParam().options;
+  const WideLayer wide(options);
+  in_every_order([&] {
+    ASSERT_TRUE(cuda_->quantizer().holds_factors());
+    const auto held = cuda_->quantizer().hold_factor(wide.layer, options, m);
+    ASSERT_TRUE(held);
+    Matrix<float> passing(n, LowerPanels::block);  // overwritten by the next panel, as in a run
+    for (index_t b = wide.factor.blocks() - 1; b >= 0; --b) {
+      const MatrixView<const float> panel = wide.factor.panel(b);
+      std::copy_n(panel.data, panel.size(), passing.data());
+      held->take(b, {passing.data(), panel.rows, panel.cols});
+    }
+    for (const Range range : {Range{0, m}, Range{13, 41}, Range{m, m}}) {
+      compare(wide, *held, range);
+    }
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Options, CudaHeldFactor, testing::ValuesIn(cases()),
+                         [](const auto& one) { return std::string(one.param.name); });
+
+TEST(HeldFactor, IsNoneOnTheHost) {
+  const LayerOptions options;
+  const WideLayer wide(options);
+  EXPECT_FALSE(host_quantizer().holds_factors());
+  EXPECT_EQ(host_quantizer().hold_factor(wide.layer, options, m), nullptr);
+}
+
+#ifdef QUIP_CUDA_ON_HOST
+/// The panels of a layer, counted.
+class CountedPanels final : public PanelSource {
+ public:
+  explicit CountedPanels(const LowerPanels& factor) : factor_(factor) {}
+  MatrixView<const float> panel(index_t b) override {
+    ++handed_out;
+    return factor_.panel(b);
+  }
+  int handed_out = 0;
+
+ private:
+  const LowerPanels& factor_;
+};
+
+// The panels of 300 columns have 300·128 + 172·128 + 44² elements, the rows 70·300 twice, and
+// each of 32 rows with five candidates coordinates, levels, errors and two blocks of 128. A
+// sixteenth of the memory is the libraries'.
+TEST_F(CudaTest, WithoutRoomForAFactorTheHostRoundsTheSame) {
+  const LayerOptions options;
+  const WideLayer wide(options);
+  constexpr std::size_t slack = 16 << 10;  // for what is small
+  const std::size_t elements =
+      300 * 128 + 172 * 128 + 44 * 44 + 2 * 70 * 300 + 5 * 32 * (3 * 300 + 2 * 128);
+  const std::size_t needed = cuda_on_host::memory_in_use() + elements * sizeof(float);
+  SelfCollectives self;
+  const auto round = [&](std::size_t memory, int& panels) {
+    CountedPanels source(wide.factor);
+    cuda_on_host::set_memory(memory / 15 * 16);
+    StoredLayer stored =
+        round_layer(self, "test", wide.w.cview(), wide.layer, options, source, cuda_->quantizer());
+    cuda_on_host::set_memory(std::size_t{8} << 30);
+    panels = source.handed_out;
+    return stored;
+  };
+  int once = 0;
+  int every_time = 0;
+  const StoredLayer held = round(needed + slack, once);
+  const StoredLayer streamed = round(needed - slack, every_time);
+  EXPECT_EQ(once, 3);
+  EXPECT_EQ(every_time, 3 * (held.statistics.rho_rounds + 1));
+  EXPECT_GE(held.statistics.rho_rounds, 1);
+  EXPECT_EQ(digest_of(held.layer), digest_of(streamed.layer));
+  EXPECT_EQ(held.statistics.proxy_loss, streamed.statistics.proxy_loss);
+  EXPECT_EQ(held.statistics.rho, streamed.statistics.rho);
+}
+#endif
+
+}  // namespace
+}  // namespace quip
