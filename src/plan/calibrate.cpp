@@ -16,7 +16,8 @@ namespace {
 
 constexpr int repeats = 3;
 /// What Backend and Quantizer do; the rest is done by the processor.
-const std::set<std::string> device_phases{"capture", "hessian", "factor", "round", "forward"};
+const std::set<std::string> device_phases{"capture", "hessian",    "factor",
+                                          "round",   "dequantize", "forward"};
 constexpr index_t most_samples = 32;  // of a rank: enough to drive caches as a run does
 
 /// Seconds and flops of the phases of one block.

@@ -50,6 +50,8 @@ class Sizes {
   /// Samples that a rank works on side by side.
   [[nodiscard]] index_t units() const { return std::min<index_t>(layout_.threads, samples_); }
   [[nodiscard]] index_t length() const { return job_.length; }
+  /// Samples, and rows that are rounded, lie there.
+  [[nodiscard]] bool on_device() const { return layout_.gpus_per_node > 0; }
   [[nodiscard]] LayerOptions options(const LinearSpec& linear) const {
     return job_.options.overrides.apply(job_.options.layer, linear.name);
   }
@@ -169,10 +171,10 @@ index_t wide_work(const Sizes& sizes, const LinearSpec& linear) {
     spread = layout.rows.extent_of(layout.grid.row_of(sizes.rank())) *
              layout.cols.extent_of(layout.grid.col_of(sizes.rank())) * double_bytes;
   }
-  const index_t transformed = sizes.tokens() * n * float_bytes;
+  const index_t transformed = sizes.on_device() ? 0 : sizes.tokens() * n * float_bytes;
   const index_t panels = 2 * n * hessian_panel_width(n, sizes.ranks()) * double_bytes;
   const Range rows = row_share(linear.rows, sizes.rank(), sizes.ranks());
-  const index_t tiles = 3 * rows.count() * n * float_bytes;
+  const index_t tiles = sizes.on_device() ? 0 : 3 * rows.count() * n * float_bytes;
   const index_t passing = 2 * n * LowerPanels::block * float_bytes;
   return spread + std::max(transformed + panels, tiles + passing);
 }

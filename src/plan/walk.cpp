@@ -101,6 +101,10 @@ void Walk::start(Ledger& ledger) const {
   ledger.add_read(samples_of(ledger).count() * job_.length * index_t{sizeof(std::int32_t)});
   for (int digest = 0; digest < 2; ++digest) ledger.count_text(std::ssize(a_digest), 0);
   agree(ledger, do_nothing);
+  if (layout_.gpus_per_node > 0) {  // pipeline/device_memory
+    agree(ledger, do_nothing);
+    ledger.count_maximum(sizeof(float));
+  }
   ledger.count_text(std::ssize(manifest_), 0);
   ledger.count_text(std::ssize(std::string("[]")), 0);  // no notes
   save_manifest(ledger);

@@ -14,6 +14,7 @@ namespace quip::plan {
 
 void Walk::round(Ledger& ledger, const std::vector<LinearSpec>& linears) {
   std::vector<index_t> orders;
+  orders.reserve(linears.size());
   for (const LinearSpec& linear : linears) orders.push_back(linear.cols);
   const std::vector<int> owners = assign_owners(orders, ledger.size());
   ledger.enter("factor");
@@ -84,6 +85,8 @@ void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOpti
   const auto rows =
       static_cast<double>(row_share(linear.rows, ledger.rank(), ledger.size()).count());
   const double each = rounding_flops(n, options, options.effective_passes());
+  const bool held = wide == nullptr || layout_.gpus_per_node > 0;
+  if (wide != nullptr && held) gather_factor(ledger, *wide);
   agree(ledger, do_nothing);  // the rows' transform
   ledger.add_flops(transform_rows_flops(options.effective_transform(), linear.rows, n,
                                         static_cast<index_t>(rows)));
@@ -91,12 +94,12 @@ void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOpti
     const RhoSearch search(linear.rows, options.bits);
     const auto pairs = search.sampled() * std::ssize(search.candidates());
     agree(ledger, do_nothing);
-    if (wide != nullptr) stream_panels(ledger, *wide);
+    if (!held) stream_panels(ledger, *wide);
     ledger.count_sum(pairs);
     ledger.add_flops(each * static_cast<double>(pairs) * rows / static_cast<double>(linear.rows));
   }
   agree(ledger, do_nothing);
-  if (wide != nullptr) stream_panels(ledger, *wide);
+  if (!held) stream_panels(ledger, *wide);
   ledger.add_flops(rows * (each + reference_flops(n)));
   gather_rows(ledger, linear.rows, (n * options.bits + 7) / 8);
   if (options.grid() == GridKind::minmax) {
@@ -110,7 +113,12 @@ void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOpti
 }
 
 void Walk::dequantize(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options) const {
+  const TransformKind kind = options.effective_transform();
   agree(ledger, do_nothing);  // does the backend do it?
+  if (layout_.gpus_per_node > 0) {
+    ledger.add_flops(transform_rows_flops(kind, linear.rows, linear.cols, linear.rows));
+    return;
+  }
   allocate_on_node(ledger, linear.rows * linear.cols * float_bytes);
   agree(ledger, do_nothing);
   ledger.node_barrier();
@@ -118,7 +126,6 @@ void Walk::dequantize(Ledger& ledger, const LinearSpec& linear, const LayerOptio
   ledger.node_barrier();
   agree(ledger, do_nothing);
   const NodePlace place = ledger.place();
-  const TransformKind kind = options.effective_transform();
   const auto part = [&](index_t count) {
     return static_cast<double>(share_of(count, place.rank, place.size).count());
   };

@@ -112,6 +112,13 @@ void Walk::block_cholesky(Ledger& ledger, const BlockCyclic& layout) const {
   }
 }
 
+/// Into the devices' memory: pipeline/gather_factor.
+void Walk::gather_factor(Ledger& ledger, const BlockCyclic& layout) {
+  agree(ledger, do_nothing);
+  ledger.count_maximum(sizeof(float));  // has everyone room?
+  stream_panels(ledger, layout);
+}
+
 /// Every panel of the factor comes by, from the last.
 void Walk::stream_panels(Ledger& ledger, const BlockCyclic& layout) {
   once(wide_panels_, ledger, layout.n(), [&](Ledger& books) {

@@ -77,15 +77,20 @@ def test_perplexity_is_close_to_the_cpus(monkeypatch):
     assert perplexity() == pytest.approx(expected, rel=0.01)
 
 
-def test_device_memory_is_known_beforehand(tmp_path, on_host):
+def small_job(folder, samples, length):
+    """Two blocks, random, for `quip plan` and `quip quantize`."""
     small = hf_models.llama(hidden_size=128, intermediate_size=352, num_hidden_layers=2)
     model = LlamaForCausalLM(small())
     hf_models.randomise(model, seed=3)
-    checkpoint = tmp_path / "model"
+    checkpoint = folder / "model"
     model.to(torch.bfloat16).save_pretrained(checkpoint, safe_serialization=True)
-    ids = hf_models.random_tokens(samples=8, length=64)
-    tokens = hf_models.write_tokens(tmp_path / "tokens.h5", ids)
-    job = ("--model", checkpoint, "--tokens", tokens, "--bits", 2, "--threads", 1)
+    ids = hf_models.random_tokens(samples=samples, length=length)
+    tokens = hf_models.write_tokens(folder / "tokens.h5", ids)
+    return ("--model", checkpoint, "--tokens", tokens, "--bits", 2, "--threads", 1)
+
+
+def test_device_memory_is_known_beforehand(tmp_path, on_host):
+    job = small_job(tmp_path, samples=8, length=64)
 
     file = tmp_path / "plan.json"
     cli.run("plan", *job, "--gpus-per-node", 1, "--ranks-per-node", 1, "--json", file)
@@ -98,3 +103,24 @@ def test_device_memory_is_known_beforehand(tmp_path, on_host):
     cli.run("quantize", *job, "--out", out, "--backend", "cuda", "--progress", "none", timeout=200)
     (peak,) = json.loads((out / "report.json").read_text())["peak_device_bytes"]
     assert peak - workspaces == pytest.approx(planned["bytes"] - workspaces, rel=0.05)
+
+
+def test_wide_layers_stay_on_their_devices(tmp_path, on_host):
+    """One digest on any number of ranks; each factor is sent once, as the plan has it."""
+    job = (*small_job(tmp_path, samples=2, length=32), "--wide", 100, "--rho", 1.9)
+    digests = set()
+    for ranks in (1, 2):
+        out = tmp_path / f"{ranks}"
+        cli.run("quantize", *job, "--out", out, "--backend", "cuda", ranks=ranks, timeout=200)
+        digests.add(cli.inspect(out)["digest"])
+    assert len(digests) == 1
+    file = tmp_path / "plan.json"
+    cli.run("plan", *job, "--gpus-per-node", 1, "--ranks-per-node", 2, "--json", file)
+    plan, report = (
+        json.loads(path.read_text())["rank_reports"]
+        for path in (file, tmp_path / "2" / "report.json")
+    )
+    for planned, done in zip(plan, report, strict=True):
+        for name, phase in done["phases"].items():
+            assert planned["phases"][name]["bytes_sent"] == phase["bytes_sent"], name
+            assert planned["phases"][name]["flops"] == pytest.approx(phase["flops"]), name

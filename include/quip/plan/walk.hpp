@@ -26,8 +26,8 @@ struct PlannedJob {
 
 /// Walks a fresh run of a job from its start to the gathering of its report. Every share is taken
 /// from the function that the run itself takes it from, so that bytes sent come out exactly, with
-/// three assumptions: the search for ρ ends in its first round, no input channel is dead, no
-/// file system lacks locks.
+/// four assumptions: the search for ρ ends in its first round, no input channel is dead, no file
+/// system lacks locks, devices have room for the factor of a wide layer.
 class Walk {
  public:
   /// Throws Error if the job has nothing to quantize or asks for what the model cannot do.
@@ -53,6 +53,7 @@ class Walk {
   /// `wide`: how the factor is spread, if no rank holds it.
   void round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options,
                    const BlockCyclic* wide);
+  void gather_factor(Ledger& ledger, const BlockCyclic& layout);
   void stream_panels(Ledger& ledger, const BlockCyclic& layout);
   void dequantize(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options) const;
   void write_block(Ledger& ledger, index_t b, const std::vector<LinearSpec>& linears) const;
