@@ -85,12 +85,12 @@ void RowsOnDevice::transform(MatrixView<const float> weights, const LayerTransfo
   transform_columns(weights, transforms);
   if (!transforms.v->is_identity()) {  // … Vᵀ: V on the left of the transposed rows
     auto scratch = context_.buffer<float>(n_ * lanes(), "a transform of rows");
-    TransformOnDevice<float>(context_, *transforms.v).apply(w_, scratch, lanes(), false);
+    TransformOnDevice<float>(context_, *transforms.v).apply(w_, scratch, lanes());
   }
   if (!layer_.host.order.empty()) {
     const auto order = to_device(context_, std::span<const index_t>(layer_.host.order), "an order");
     auto moved = context_.buffer<float>(n_ * lanes(), "reordered rows");
-    gather_rows<float>(context_.lane().get(), held(), order.data(), moved.view(n_, lanes()));
+    gather_rows(context_.lane().get(), held(), order.data(), moved.view(n_, lanes()));
     w_ = std::move(moved);
   }
 }
@@ -110,7 +110,7 @@ void RowsOnDevice::transform_columns(MatrixView<const float> weights,
     upload<float>(lane, weights.middle_cols(first, cols), slab.view(weights.rows, cols));
     scale_columns(lane.get(), slab.view(weights.rows, cols), factor.data() + first);
     auto scratch = context_.buffer<float>(slab.size(), "a transform of columns");
-    u.apply(slab, scratch, cols, false);
+    u.apply(slab, scratch, cols);
     transpose(lane.get(), slab.cview(weights.rows, cols).middle_rows(rows_.first, lanes()),
               w_.view(n_, lanes()).middle_rows(first, cols));
   }
@@ -280,55 +280,10 @@ class CudaQuantizer final : public Quantizer {
   Context& context_;
 };
 
-/// Steps and offsets as the kernel reads them.
-void grids_of(const QuantizedLinear& layer, std::vector<float>& step, std::vector<float>& offset) {
-  if (layer.grid == GridKind::incoherent) {
-    const RowGrid grid = incoherent_grid(layer.scale[0], layer.bits);
-    step = {grid.step};
-    offset = {grid.offset};
-    return;
-  }
-  for (std::size_t i = 0; i < layer.scale.size(); ++i) {
-    const std::uint8_t zero = layer.symmetric ? middle_level(layer.bits) : layer.zero[i];
-    const RowGrid grid = minmax_grid(layer.scale[i], zero);
-    step.push_back(grid.step);
-    offset.push_back(grid.offset);
-  }
-}
-
 }  // namespace
 
 std::unique_ptr<Quantizer> make_quantizer(Context& context) {
   return std::make_unique<CudaQuantizer>(context);
-}
-
-void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
-  const cudaStream_t stream = context.lane().get();
-  const LayerTransforms transforms =
-      make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u, layer.seed_v);
-  std::vector<float> steps;
-  std::vector<float> offsets;
-  grids_of(layer, steps, offsets);
-  const auto codes = to_device(context, std::span<const std::uint8_t>(layer.codes), "packed codes");
-  const auto step = to_device(context, std::span<const float>(steps), "grids");
-  const auto offset = to_device(context, std::span<const float>(offsets), "grids");
-  auto w = context.buffer<float>(layer.rows * layer.cols, "weights being dequantized");
-  auto scratch = context.buffer<float>(w.size(), "weights being dequantized");
-  const CodeGrid grid{step.data(), offset.data(), layer.groups(), layer.group_size,
-                      layer.grid == GridKind::incoherent};
-  unpack_codes(stream, codes.data(), layer.row_bytes(), layer.bits, grid,
-               w.view(layer.cols, layer.rows));
-  TransformOnDevice<float>(context, *transforms.v).apply(w, scratch, layer.rows, true);  // w' V
-  transpose(stream, w.cview(layer.cols, layer.rows), scratch.view(layer.rows, layer.cols));
-  std::swap(w, scratch);
-  TransformOnDevice<float>(context, *transforms.u).apply(w, scratch, layer.cols, true);  // Uᵀ …
-  if (!layer.rescale.empty()) {  // … D̃⁻¹
-    const auto rescale = to_device(context, std::span<const float>(layer.rescale), "D̃");
-    divide_columns(stream, w.view(layer.rows, layer.cols), rescale.data());
-  }
-  QUIP_CUDA(cudaMemcpy2DAsync(out.data, static_cast<std::size_t>(out.ld) * sizeof(float), w.data(),
-                              at(layer.cols) * sizeof(float), at(layer.cols) * sizeof(float),
-                              at(layer.rows), cudaMemcpyDeviceToDevice, stream));
 }
 
 }  // namespace quip::cuda
