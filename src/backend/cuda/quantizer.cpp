@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <numeric>
-#include <optional>
 
 #include "copies.hpp"
 #include "kernels/kernels.hpp"
