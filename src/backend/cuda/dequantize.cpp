@@ -96,6 +96,29 @@ std::vector<Link> links(const TransformOnDevice<float>& v, const TransformOnDevi
   return all;
 }
 
+/// From codes through all links into `out`. Whoever writes first, the last one writes there.
+void run(Context& context, const CodeMatrix& codes, const std::vector<Link>& chain,
+         const float* divisor, TensorView out) {
+  const auto moves = std::count_if(chain.begin() + 1, chain.end(),
+                                   [](const Link& link) { return !link.in_place(); });
+  const auto spare = context.buffer<float>(moves > 0 ? out.size() : 0, "weights being dequantized");
+  float* here = moves % 2 == 0 ? out.data : spare.data();
+  float* there = moves % 2 == 0 ? spare.data() : out.data;
+  for (const Link& link : chain) {
+    const cudaStream_t stream = context.lane().get();
+    const bool first = &link == &chain.front();
+    const float* by = &link == &chain.back() ? divisor : nullptr;
+    const StridedMatrix<const float> from{here, link.in.row, link.in.col};
+    if (!first && !link.in_place()) std::swap(here, there);
+    const StridedMatrix<float> to{here, link.out.row, link.out.col};
+    if (first) {
+      link.pass->run(stream, codes, to, link.cols, by);
+    } else {
+      link.pass->run(stream, from, to, link.cols, by);
+    }
+  }
+}
+
 /// What U (without output permutation) or V of order n keeps on the device.
 std::size_t transform_bytes(TransformKind kind, index_t n, Side side) {
   const index_t permutations = side == Side::input ? 2 * n : n;
@@ -138,7 +161,6 @@ bool takes_turns(TransformKind kind, index_t rows) {
 }  // namespace
 
 void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
-  const cudaStream_t stream = context.lane().get();
   const Codes codes(context, layer);
   const auto rescale = to_device(context, std::span<const float>(layer.rescale), "D̃");
   const LayerTransforms transforms =
@@ -149,27 +171,9 @@ void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) 
   const std::vector<Link> chain = links(v, u, layer);
   if (chain.empty()) {
     const StepOutput<float> weights{{out.data, layer.cols, 1}, nullptr, nullptr, rescale.data()};
-    return unpack_codes(stream, codes.matrix(), weights, layer.rows, layer.cols);
+    return unpack_codes(context.lane().get(), codes.matrix(), weights, layer.rows, layer.cols);
   }
-  const auto moves = std::count_if(chain.begin() + 1, chain.end(),
-                                   [](const Link& link) { return !link.in_place(); });
-  const auto spare =
-      context.buffer<float>(moves > 0 ? layer.rows * layer.cols : 0, "weights being dequantized");
-  // Whoever writes first, the last one writes to `out`.
-  float* here = moves % 2 == 0 ? out.data : spare.data();
-  float* there = moves % 2 == 0 ? spare.data() : out.data;
-  for (const Link& link : chain) {
-    const float* divisor = &link == &chain.back() ? rescale.data() : nullptr;
-    if (&link == &chain.front()) {
-      const StridedMatrix<float> to{here, link.out.row, link.out.col};
-      link.pass->run(stream, codes.matrix(), to, link.cols, divisor);
-      continue;
-    }
-    const StridedMatrix<const float> from{here, link.in.row, link.in.col};
-    if (!link.in_place()) std::swap(here, there);
-    link.pass->run(stream, from, StridedMatrix<float>{here, link.out.row, link.out.col}, link.cols,
-                   divisor);
-  }
+  run(context, codes.matrix(), chain, rescale.data(), out);
 }
 
 std::size_t dequantize_bytes(index_t rows, index_t cols, const LayerOptions& options) {
