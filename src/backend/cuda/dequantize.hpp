@@ -9,8 +9,8 @@
 
 namespace quip::cuda {
 
-/// Ŵ = Uᵀ w' V D̃⁻¹ into `out` [rows × cols], contiguous, on the device; `out` is working memory
-/// until then. Codes are read by the first kernel and D̃ by the last.
+/// Ŵ = Uᵀ w' V D̃⁻¹ into `out` [rows × cols], contiguous, which kernels may use as working memory
+/// before. The first kernel reads the codes, the last divides by D̃.
 void dequantize(Context& context, const QuantizedLinear& layer, TensorView out);
 
 /// Device memory that dequantize takes besides `out`, at most, for a layer that was quantized with
