@@ -146,7 +146,7 @@ INSTANTIATE_TEST_SUITE_P(
 // What is promised is enough, and not a byte too much.
 TEST_P(CudaDequantize, TakesTheMemoryThatItNames) {
   const auto& [transform, grid] = GetParam();
-  cuda::Context context(0, 1);
+  cuda::Context context(0, 1, 1);
   for (const Shape shape : {Shape{52, 76}, {64, 90}}) {
     for (const bool rescale : {false, true}) {
       LayerOptions options;

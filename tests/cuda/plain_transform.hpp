@@ -149,7 +149,7 @@ class CudaSteps : public CudaTest {
  protected:
   void SetUp() override {
     CudaTest::SetUp();
-    if (!IsSkipped()) context_ = std::make_unique<Context>(0, 1);
+    if (!IsSkipped()) context_ = std::make_unique<Context>(0, 1, 1);
   }
   [[nodiscard]] cudaStream_t stream() const { return context_->lane().get(); }
   template <typename T>
