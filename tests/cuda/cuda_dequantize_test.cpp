@@ -7,6 +7,7 @@
 #include "../../src/backend/cuda/dequantize.hpp"
 #include "cuda/cuda_support.hpp"
 
+#include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
 #include "quip/core/rng.hpp"
 #include "quip/quant/dequantize.hpp"
@@ -158,7 +159,7 @@ TEST_P(CudaDequantize, TakesTheMemoryThatItNames) {
       options.rescaling = rescale;
       const auto layer = random_layer(shape, options.bits, transform, grid, rescale);
       const auto out = context.buffer<float>(shape.rows * shape.cols, "weights");
-      const std::size_t room = cuda::dequantize_bytes(shape.rows, shape.cols, options);
+      const auto room = static_cast<std::size_t>(dequantize_bytes(shape.rows, shape.cols, options));
       cuda_on_host::set_memory(cuda_on_host::memory_in_use() + room);
       EXPECT_NO_THROW(cuda::dequantize(context, layer, out.view(shape.rows, shape.cols)));
       cuda_on_host::set_memory(cuda_on_host::memory_in_use() + room - 1);

@@ -8,14 +8,10 @@
 #include "transform_on_device.hpp"
 
 #include "quip/quant/grid.hpp"
-#include "quip/quant/hadamard.hpp"
-#include "quip/quant/random_orthogonal.hpp"
 #include "quip/quant/transform.hpp"
 
 namespace quip::cuda {
 namespace {
-
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
 /// A layer's codes and grids on the device.
 class Codes {
@@ -119,45 +115,6 @@ void run(Context& context, const CodeMatrix& codes, const std::vector<Link>& cha
   }
 }
 
-/// What U (without output permutation) or V of order n keeps on the device.
-std::size_t transform_bytes(TransformKind kind, index_t n, Side side) {
-  const index_t permutations = side == Side::input ? 2 * n : n;
-  const auto [p, q] = balanced_factors(n);
-  index_t floats = 0;
-  index_t indices = 0;
-  switch (kind) {
-    case TransformKind::none:
-      break;
-    case TransformKind::kronecker:
-      floats = p * p + q * q;
-      indices = permutations;
-      break;
-    case TransformKind::kronecker_nopermute:
-      floats = p * p + q * q;
-      break;
-    case TransformKind::kronecker_blocked:
-      floats = n * (p + q);
-      indices = permutations;
-      break;
-    case TransformKind::hadamard: {
-      const index_t order = hadamard_shape(n).order;
-      floats = n + (order > 1 ? order * order : 0);
-      break;
-    }
-    case TransformKind::dense:
-      floats = n * n;
-      break;
-  }
-  return at(floats) * sizeof(float) + at(indices) * sizeof(index_t);
-}
-
-/// Whether weights have to change places besides `out`. A Walsh–Hadamard transform works where they
-/// lie, and the first kernel of all reads codes.
-bool takes_turns(TransformKind kind, index_t rows) {
-  if (kind == TransformKind::hadamard) return hadamard_shape(rows).order > 1;
-  return kind != TransformKind::none;
-}
-
 }  // namespace
 
 void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
@@ -174,17 +131,6 @@ void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) 
     return unpack_codes(context.lane().get(), codes.matrix(), weights, layer.rows, layer.cols);
   }
   run(context, codes.matrix(), chain, rescale.data(), out);
-}
-
-std::size_t dequantize_bytes(index_t rows, index_t cols, const LayerOptions& options) {
-  const TransformKind kind = options.effective_transform();
-  const index_t row_bytes = (cols * options.bits + 7) / 8;
-  const bool minmax = options.grid() == GridKind::minmax;
-  const index_t grids = minmax ? rows * groups_of(cols, options.group_size) : 1;
-  const index_t floats =
-      2 * grids + (options.rescale() ? cols : 0) + (takes_turns(kind, rows) ? rows * cols : 0);
-  return at(rows * row_bytes) + at(floats) * sizeof(float) +
-         transform_bytes(kind, rows, Side::output) + transform_bytes(kind, cols, Side::input);
 }
 
 }  // namespace quip::cuda
