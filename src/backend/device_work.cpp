@@ -3,7 +3,10 @@
 #include <algorithm>
 
 #include "quip/core/error.hpp"
+#include "quip/quant/hadamard.hpp"
 #include "quip/quant/lower_panels.hpp"
+#include "quip/quant/random_orthogonal.hpp"
+#include "quip/quant/transform.hpp"
 
 namespace quip {
 namespace {
@@ -13,6 +16,45 @@ constexpr index_t most_edge = 16384;
 constexpr index_t smallest = 4 * hessian_piece_unit;
 
 index_t round_up(index_t value, index_t to) { return (value + to - 1) / to * to; }
+
+/// What U (without output permutation) or V of order n keeps on the device.
+index_t transform_bytes(TransformKind kind, index_t n, Side side) {
+  const index_t permutations = side == Side::input ? 2 * n : n;
+  const auto [p, q] = balanced_factors(n);
+  index_t floats = 0;
+  index_t indices = 0;
+  switch (kind) {
+    case TransformKind::none:
+      break;
+    case TransformKind::kronecker:
+      floats = p * p + q * q;
+      indices = permutations;
+      break;
+    case TransformKind::kronecker_nopermute:
+      floats = p * p + q * q;
+      break;
+    case TransformKind::kronecker_blocked:
+      floats = n * (p + q);
+      indices = permutations;
+      break;
+    case TransformKind::hadamard: {
+      const index_t order = hadamard_shape(n).order;
+      floats = n + (order > 1 ? order * order : 0);
+      break;
+    }
+    case TransformKind::dense:
+      floats = n * n;
+      break;
+  }
+  return floats * index_t{sizeof(float)} + indices * index_t{sizeof(index_t)};
+}
+
+/// Whether weights have to change places beside the result. A Walsh–Hadamard transform works where
+/// they lie, and the first kernel of all reads codes.
+bool takes_turns(TransformKind kind, index_t rows) {
+  if (kind == TransformKind::hadamard) return hadamard_shape(rows).order > 1;
+  return kind != TransformKind::none;
+}
 
 }  // namespace
 
@@ -77,6 +119,17 @@ index_t rounding_bytes(index_t n, const LayerOptions& options, index_t rows, ind
 index_t factor_bytes(index_t n) {
   const index_t matrix = n * n * index_t{sizeof(double)};
   return matrix + matrix / 8;
+}
+
+index_t dequantize_bytes(index_t rows, index_t cols, const LayerOptions& options) {
+  const TransformKind kind = options.effective_transform();
+  const index_t row_bytes = (cols * options.bits + 7) / 8;
+  const bool minmax = options.grid() == GridKind::minmax;
+  const index_t grids = minmax ? rows * groups_of(cols, options.group_size) : 1;
+  const index_t floats =
+      2 * grids + (options.rescale() ? cols : 0) + (takes_turns(kind, rows) ? rows * cols : 0);
+  return rows * row_bytes + floats * index_t{sizeof(float)} +
+         transform_bytes(kind, rows, Side::output) + transform_bytes(kind, cols, Side::input);
 }
 
 }  // namespace quip

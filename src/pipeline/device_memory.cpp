@@ -68,12 +68,6 @@ LayerNeeds rounding_needs(const DeviceWork& work, const LinearSpec& linear) {
   return needs;
 }
 
-/// Codes turned into weights again, beside the weights that they replace.
-index_t dequantizing_bytes(const LinearSpec& linear, bool replaces) {
-  const index_t weights = linear.rows * linear.cols * float_bytes;
-  return (replaces ? 3 : 2) * weights;
-}
-
 struct Work {
   index_t rounding = 0;  ///< what cannot be cut
   index_t pieces = 0;
@@ -84,7 +78,11 @@ struct Work {
 Work quantizing_needs(const DeviceWork& work) {
   Work most;
   for (const LinearSpec& linear : work.linears) {
-    most.dequantizing = std::max(most.dequantizing, dequantizing_bytes(linear, true));
+    // The weights come beside those that they replace.
+    const index_t weights = linear.rows * linear.cols * float_bytes;
+    most.dequantizing =
+        std::max(most.dequantizing,
+                 weights + dequantize_bytes(linear.rows, linear.cols, work.options(linear.name)));
     const LayerNeeds needs = rounding_needs(work, linear);
     if (work.wide.covers(linear.cols)) {
       most.wide = std::max(most.wide, needs.fixed);
@@ -116,7 +114,9 @@ DeviceNeeds device_needs(const DeviceWork& work) {
   needs.fullest = forward;
   if (work.packed) {
     for (const LinearSpec& linear : family.linears(0)) {
-      needs.fixed = std::max(needs.fixed, weights + libraries + dequantizing_bytes(linear, false));
+      // As by default: the options are the packed model's.
+      const index_t bytes = dequantize_bytes(linear.rows, linear.cols, LayerOptions{});
+      needs.fixed = std::max(needs.fixed, weights + libraries + bytes);
     }
   }
   if (work.linears.empty()) return needs;

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <bit>
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <type_traits>
 
 #include "unit/cpu_support.hpp"
 #include <gtest/gtest.h>
@@ -62,6 +64,21 @@ inline Matrix<float> rounded_to_bf16(const Matrix<float>& x) {
   Matrix<float> rounded(x.rows(), x.cols());
   for (index_t i = 0; i < x.size(); ++i) rounded.data()[i] = rounded_to_bf16(x.data()[i]);
   return rounded;
+}
+
+/// Zeros of different signs are different.
+template <typename T>
+void expect_same_bits(const Matrix<T>& actual, const Matrix<T>& expected) {
+  ASSERT_EQ(actual.rows(), expected.rows());
+  ASSERT_EQ(actual.cols(), expected.cols());
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  for (index_t i = 0; i < actual.rows(); ++i) {
+    for (index_t j = 0; j < actual.cols(); ++j) {
+      ASSERT_EQ(std::bit_cast<Bits>(actual(i, j)), std::bit_cast<Bits>(expected(i, j)))
+          << actual(i, j) << " for " << expected(i, j) << " at " << i << ", " << j << " of ["
+          << actual.rows() << " x " << actual.cols() << "]";
+    }
+  }
 }
 
 inline void expect_near(const Matrix<float>& actual, const Matrix<float>& expected,

@@ -48,6 +48,18 @@ TEST(RoundingBytes, CountWhatIsHeldWhole) {
             2 * 7 * 300 * 4 + 20 * ((3 * 300 + 2 * 128) * 4 + 8));
 }
 
+// By hand, 6 × 12 at 3 bits: rows of 5 bytes; one grid of two floats; D̃. U is of 2 · 3 with one
+// permutation, V of 3 · 4 with two; weights take turns.
+TEST(DequantizeBytes, CountCodesFactorsAndTheSecondMatrix) {
+  LayerOptions options;
+  options.bits = 3;
+  EXPECT_EQ(dequantize_bytes(6, 12, options),
+            6 * 5 + 2 * 4 + 12 * 4 + 6 * 12 * 4 + (4 + 9) * 4 + 6 * 8 + (9 + 16) * 4 + 2 * 12 * 8);
+  options.processing = Processing::baseline;  // a grid for each row and four columns, nothing else
+  options.group_size = 4;
+  EXPECT_EQ(dequantize_bytes(6, 12, options), 6 * 5 + 6 * 3 * 2 * 4);
+}
+
 TEST(Bf16, RowsBeginAtSixteenBytes) {
   EXPECT_EQ(bf16_ld(1), 8);
   EXPECT_EQ(bf16_ld(64), 64);

@@ -208,7 +208,7 @@ TEST(Memory, WhatDoesNotFitComesWithAWayOut) {
   const Prediction device = predict(job_of(model, 128, 2048), layout, nullptr);
   ASSERT_FALSE(device.fits());
   EXPECT_NE(device.problems[0].find("of its GPU for the weights of a block"), std::string::npos);
-  layout.gpu_memory = static_cast<index_t>(30 * gib);
+  layout.gpu_memory = static_cast<index_t>(27 * gib);
   const Prediction tight = predict(job_of(model, 128, 2048), layout, nullptr);
   EXPECT_TRUE(tight.fits());
   ASSERT_EQ(tight.notes.size(), 1U);

@@ -47,5 +47,8 @@ constexpr index_t hessian_piece_unit = 64;  ///< channels and tokens come in mul
                                      index_t tried);
 /// For a Hessian of order n that is factorised there.
 [[nodiscard]] index_t factor_bytes(index_t n);
+/// For turning the codes of a layer into weights, besides these: codes, grids, D̃, the factors of U
+/// and V, and where two matrices have to take turns, one float per weight.
+[[nodiscard]] index_t dequantize_bytes(index_t rows, index_t cols, const LayerOptions& options);
 
 }  // namespace quip

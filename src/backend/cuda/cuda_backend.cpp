@@ -11,6 +11,7 @@
 #include "../checks.hpp"
 #include "context.hpp"
 #include "copies.hpp"
+#include "dequantize.hpp"
 #include "hessian.hpp"
 #include "kernels/kernels.hpp"
 #include "nccl_collectives.hpp"

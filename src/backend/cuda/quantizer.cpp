@@ -2,23 +2,14 @@
 
 #include <utility>
 
-#include "copies.hpp"
-#include "kernels/kernels.hpp"
-#include "kernels/quant_kernels.hpp"
 #include "rows_on_device.hpp"
 #include "solver.hpp"
-#include "transform_on_device.hpp"
 #include <spdlog/spdlog.h>
 
 #include "quip/backend/device_work.hpp"
-#include "quip/core/usage.hpp"
-#include "quip/quant/grid.hpp"
-#include "quip/quant/work.hpp"
 
 namespace quip::cuda {
 namespace {
-
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
 /// A factor that comes panel by panel, and with it what else is known of the layer.
 class FactorOnDevice final : public HeldFactor {
@@ -76,57 +67,10 @@ class CudaQuantizer final : public Quantizer {
   Context& context_;
 };
 
-/// Steps and offsets as the kernel reads them.
-void grids_of(const QuantizedLinear& layer, std::vector<float>& step, std::vector<float>& offset) {
-  if (layer.grid == GridKind::incoherent) {
-    const RowGrid grid = incoherent_grid(layer.scale[0], layer.bits);
-    step = {grid.step};
-    offset = {grid.offset};
-    return;
-  }
-  for (std::size_t i = 0; i < layer.scale.size(); ++i) {
-    const std::uint8_t zero = layer.symmetric ? middle_level(layer.bits) : layer.zero[i];
-    const RowGrid grid = minmax_grid(layer.scale[i], zero);
-    step.push_back(grid.step);
-    offset.push_back(grid.offset);
-  }
-}
-
 }  // namespace
 
 std::unique_ptr<Quantizer> make_quantizer(Context& context) {
   return std::make_unique<CudaQuantizer>(context);
-}
-
-void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
-  const cudaStream_t stream = context.lane().get();
-  const LayerTransforms transforms =
-      make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u, layer.seed_v);
-  std::vector<float> steps;
-  std::vector<float> offsets;
-  grids_of(layer, steps, offsets);
-  const auto codes = to_device(context, std::span<const std::uint8_t>(layer.codes), "packed codes");
-  const auto step = to_device(context, std::span<const float>(steps), "grids");
-  const auto offset = to_device(context, std::span<const float>(offsets), "grids");
-  auto w = context.buffer<float>(layer.rows * layer.cols, "weights being dequantized");
-  auto scratch = context.buffer<float>(w.size(), "weights being dequantized");
-  const CodeGrid grid{step.data(), offset.data(), layer.groups(), layer.group_size,
-                      layer.grid == GridKind::incoherent};
-  unpack_codes(stream, codes.data(), layer.row_bytes(), layer.bits, grid,
-               w.view(layer.cols, layer.rows));
-  TransformOnDevice<float>(context, *transforms.v).apply(w, scratch, layer.rows, true);  // w' V
-  transpose(stream, w.cview(layer.cols, layer.rows), scratch.view(layer.rows, layer.cols));
-  std::swap(w, scratch);
-  TransformOnDevice<float>(context, *transforms.u).apply(w, scratch, layer.cols, true);  // Uᵀ …
-  if (!layer.rescale.empty()) {  // … D̃⁻¹
-    const auto rescale = to_device(context, std::span<const float>(layer.rescale), "D̃");
-    divide_columns(stream, w.view(layer.rows, layer.cols), rescale.data());
-  }
-  QUIP_CUDA(cudaMemcpy2DAsync(out.data, static_cast<std::size_t>(out.ld) * sizeof(float), w.data(),
-                              at(layer.cols) * sizeof(float), at(layer.cols) * sizeof(float),
-                              at(layer.rows), cudaMemcpyDeviceToDevice, stream));
-  UsageMeter::current().add_flops(
-      transform_rows_flops(layer.transform, layer.rows, layer.cols, layer.rows));
 }
 
 }  // namespace quip::cuda

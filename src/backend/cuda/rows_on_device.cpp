@@ -85,12 +85,12 @@ void RowsOnDevice::transform(MatrixView<const float> weights, const LayerTransfo
   transform_columns(weights, transforms);
   if (!transforms.v->is_identity()) {  // … Vᵀ: V on the left of the transposed rows
     auto scratch = context_.buffer<float>(n_ * lanes(), "a transform of rows");
-    TransformOnDevice<float>(context_, *transforms.v).apply(w_, scratch, lanes(), false);
+    TransformOnDevice<float>(context_, *transforms.v).apply(w_, scratch, lanes());
   }
   if (!layer_.host.order.empty()) {
     const auto order = to_device(context_, std::span<const index_t>(layer_.host.order), "an order");
     auto moved = context_.buffer<float>(n_ * lanes(), "reordered rows");
-    gather_rows<float>(context_.lane().get(), held(), order.data(), moved.view(n_, lanes()));
+    gather_rows(context_.lane().get(), held(), order.data(), moved.view(n_, lanes()));
     w_ = std::move(moved);
   }
 }
@@ -110,7 +110,7 @@ void RowsOnDevice::transform_columns(MatrixView<const float> weights,
     upload<float>(lane, weights.middle_cols(first, cols), slab.view(weights.rows, cols));
     scale_columns(lane.get(), slab.view(weights.rows, cols), factor.data() + first);
     auto scratch = context_.buffer<float>(slab.size(), "a transform of columns");
-    u.apply(slab, scratch, cols, false);
+    u.apply(slab, scratch, cols);
     transpose(lane.get(), slab.cview(weights.rows, cols).middle_rows(rows_.first, lanes()),
               w_.view(n_, lanes()).middle_rows(first, cols));
   }

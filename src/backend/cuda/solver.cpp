@@ -94,7 +94,7 @@ void HessianMathOnDevice::transform(const Transform& v, MatrixView<double> x) co
     const index_t count = std::min(width, x.cols - first);
     const MatrixView<double> part = x.middle_cols(first, count);
     upload<double>(context_.lane(), part, slab.view(x.rows, count));
-    steps.apply(slab, scratch, count, false);
+    steps.apply(slab, scratch, count);
     download<double>(context_.lane(), slab.cview(x.rows, count), part);
   }
 }

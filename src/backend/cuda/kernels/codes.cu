@@ -1,7 +1,7 @@
 // Levels to packed codes and back. Eight codes fill a whole number of bytes for every width: they
-// are one thread's.
-#include "../kernel.hpp"
+// are one thread's to pack.
 #include "quant_kernels.hpp"
+#include "step_access.hpp"
 
 namespace quip::cuda {
 namespace {
@@ -25,22 +25,12 @@ __global__ void pack(DeviceView<const float> q, const std::int32_t* position, in
   for (index_t i = 0; i < bytes; ++i) to[i] = static_cast<std::uint8_t>(codes >> (8 * i));
 }
 
-__global__ void unpack(const std::uint8_t* packed, index_t row_bytes, int bits, CodeGrid grid,
-                       DeviceView<float> w) {
-  const index_t row = global_thread();
-  if (row >= w.cols) return;
-  const index_t first = static_cast<index_t>(blockIdx.y) * run;
-  const index_t last = first + run < w.rows ? first + run : w.rows;
-  const std::uint8_t* from = packed + row * row_bytes + first * bits / 8;
-  const index_t bytes = ((last - first) * bits + 7) / 8;
-  std::uint64_t codes = 0;
-  for (index_t i = 0; i < bytes; ++i) codes |= static_cast<std::uint64_t>(from[i]) << (8 * i);
-  const std::uint64_t mask = (1U << bits) - 1U;
-  for (index_t j = first; j < last; ++j) {
-    const auto level = static_cast<float>(codes >> (bits * (j - first)) & mask);
-    const index_t group = grid.group_size == 0 ? 0 : j / grid.group_size;
-    const index_t at = grid.single ? 0 : row * grid.groups + group;
-    w(j, row) = __fmul_rn(__fsub_rn(level, grid.offset[at]), grid.step[at]);
+/// Threads along the columns of W, blockIdx.y along its rows.
+__global__ void unpack(CodeMatrix codes, StepOutput<float> out, index_t rows, index_t cols) {
+  const index_t col = global_thread();
+  if (col >= cols) return;
+  for (index_t row = blockIdx.y; row < rows; row += gridDim.y) {
+    put(out, row, col, element_of(codes, col, row));
   }
 }
 
@@ -53,11 +43,13 @@ void pack_codes(cudaStream_t stream, MatrixView<const float> q, const std::int32
   launch("pack_codes", pack, grid, threads, 0, stream, q, position, bits, packed, row_bytes);
 }
 
-void unpack_codes(cudaStream_t stream, const std::uint8_t* packed, index_t row_bytes, int bits,
-                  const CodeGrid& codes, MatrixView<float> w) {
-  if (w.size() == 0) return;
-  const dim3 grid(blocks_for(w.cols, threads), blocks_for(w.rows, run));
-  launch("unpack_codes", unpack, grid, threads, 0, stream, packed, row_bytes, bits, codes, w);
+void unpack_codes(cudaStream_t stream, const CodeMatrix& codes, const StepOutput<float>& out,
+                  index_t rows, index_t cols) {
+  if (rows * cols == 0) return;
+  constexpr index_t most_rows = 65535;  // what a grid can have
+  const auto blocks_of_rows = static_cast<unsigned>(rows < most_rows ? rows : most_rows);
+  launch("unpack_codes", unpack, dim3(blocks_for(cols, threads), blocks_of_rows), threads, 0,
+         stream, codes, out, rows, cols);
 }
 
 }  // namespace quip::cuda

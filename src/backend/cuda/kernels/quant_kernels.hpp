@@ -11,18 +11,16 @@
 
 namespace quip::cuda {
 
-/// A(i, k) = data[i·row_stride + k·col_stride], the next of a batch `step` elements on.
+/// A(i, k) = data[i·row_stride + k·col_stride].
 template <typename T>
 struct StridedOperand {
   const T* data;
   index_t row_stride;
   index_t col_stride;
-  index_t step = 0;
 };
 
 /// C += A B, or = without `add`: each element one chain of multiply-adds in ascending k, as in
-/// linalg/ordered_gemm. A [m × k], B [k × n] and C [m × n] with rows `ld` apart; `batches` of them,
-/// those of B and C `step` elements apart.
+/// linalg/ordered_gemm. A [m × k], B [k × n] and C [m × n] with rows `ld` apart.
 template <typename T>
 struct OrderedProduct {
   index_t m = 0;
@@ -34,29 +32,16 @@ struct OrderedProduct {
   T* c = nullptr;
   index_t ldc = 0;
   bool add = false;
-  index_t batches = 1;
-  index_t step = 0;
 };
 void ordered_product(cudaStream_t stream, const OrderedProduct<float>& product);
-void ordered_product(cudaStream_t stream, const OrderedProduct<double>& product);
 
-/// y.row(i) = x.row(order[i]); or y.row(order[i]) = x.row(i).
-template <typename T>
-void gather_rows(cudaStream_t stream, MatrixView<const T> x, const index_t* order, MatrixView<T> y);
-template <typename T>
-void scatter_rows(cudaStream_t stream, MatrixView<const T> x, const index_t* order,
-                  MatrixView<T> y);
-/// x.row(i) *= factor[i].
-template <typename T>
-void scale_rows(cudaStream_t stream, MatrixView<T> x, const T* factor);
-/// x(i, j) *= factor[j]; x(i, j) /= divisor[j].
+/// y.row(i) = x.row(order[i]).
+void gather_rows(cudaStream_t stream, MatrixView<const float> x, const index_t* order,
+                 MatrixView<float> y);
+/// x(i, j) *= factor[j].
 void scale_columns(cudaStream_t stream, MatrixView<float> x, const float* factor);
-void divide_columns(cudaStream_t stream, MatrixView<float> x, const float* divisor);
 /// y = xᵀ.
 void transpose(cudaStream_t stream, MatrixView<const float> x, MatrixView<float> y);
-/// Walsh–Hadamard over `size` rows `stride` apart, for every set of such rows.
-template <typename T>
-void walsh_hadamard(cudaStream_t stream, MatrixView<T> x, index_t size, index_t stride);
 
 /// The grid of every element: group[k] (null: 0) chooses the row of `step`, `inverse` and `offset`
 /// [groups × lanes] for position k. Null step and inverse: 1 throughout.
@@ -123,17 +108,5 @@ void descend(cudaStream_t stream, const ColumnBlock& block, float low);
 /// Levels [n × lanes], position[j] that of column j, as codes: row r at packed + r·row_bytes.
 void pack_codes(cudaStream_t stream, MatrixView<const float> q, const std::int32_t* position,
                 int bits, std::uint8_t* packed, index_t row_bytes);
-/// The inverse, to w' = (level − offset)·step: column r of `w` [n × lanes] is row r of the codes;
-/// step and offset [lanes × groups], groups of `group_size` columns, or one pair for all where
-/// `single`.
-struct CodeGrid {
-  const float* step;
-  const float* offset;
-  index_t groups;
-  index_t group_size;
-  bool single;
-};
-void unpack_codes(cudaStream_t stream, const std::uint8_t* packed, index_t row_bytes, int bits,
-                  const CodeGrid& grid, MatrixView<float> w);
 
 }  // namespace quip::cuda

@@ -1,0 +1,140 @@
+#include "dequantize.hpp"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "copies.hpp"
+#include "transform_on_device.hpp"
+
+#include "quip/core/usage.hpp"
+#include "quip/quant/grid.hpp"
+#include "quip/quant/transform.hpp"
+#include "quip/quant/work.hpp"
+
+namespace quip::cuda {
+namespace {
+
+/// A layer's codes and grids on the device.
+class Codes {
+ public:
+  Codes(Context& context, const QuantizedLinear& layer) {
+    std::vector<float> steps;
+    std::vector<float> offsets;
+    fill_grids(layer, steps, offsets);
+    packed_ = to_device(context, std::span<const std::uint8_t>(layer.codes), "packed codes");
+    step_ = to_device(context, std::span<const float>(steps), "grids");
+    offset_ = to_device(context, std::span<const float>(offsets), "grids");
+    matrix_ = {packed_.data(), layer.row_bytes(),
+               layer.bits,     layer.grid == GridKind::incoherent,
+               step_.data(),   offset_.data(),
+               layer.groups(), static_cast<std::uint32_t>(layer.group_size)};
+  }
+  [[nodiscard]] const CodeMatrix& matrix() const { return matrix_; }
+
+ private:
+  static void fill_grids(const QuantizedLinear& layer, std::vector<float>& step,
+                         std::vector<float>& offset) {
+    if (layer.grid == GridKind::incoherent) {
+      const RowGrid grid = incoherent_grid(layer.scale[0], layer.bits);
+      step = {grid.step};
+      offset = {grid.offset};
+      return;
+    }
+    for (std::size_t i = 0; i < layer.scale.size(); ++i) {
+      const std::uint8_t zero = layer.symmetric ? middle_level(layer.bits) : layer.zero[i];
+      const RowGrid grid = minmax_grid(layer.scale[i], zero);
+      step.push_back(grid.step);
+      offset.push_back(grid.offset);
+    }
+  }
+
+  DeviceBuffer<std::uint8_t> packed_;
+  DeviceBuffer<float> step_;
+  DeviceBuffer<float> offset_;
+  CodeMatrix matrix_;
+};
+
+/// From row to row and from column to column.
+struct Strides {
+  index_t row = 0;
+  index_t col = 0;
+  bool operator==(const Strides&) const = default;
+};
+
+/// One kernel on the way from codes to weights, and how its two ends lie in memory.
+struct Link {
+  const TransformPass<float>* pass;
+  index_t cols;  ///< of what it transforms
+  Strides in;
+  Strides out;
+
+  [[nodiscard]] bool in_place() const { return pass->in_place() && in == out; }
+};
+
+/// V acts on w' transposed, [cols × rows]. A Walsh–Hadamard transform runs along the rows of W as
+/// they lie in the end; small products run across them, so that permutations move runs of elements.
+Layout layout_for(TransformKind kind) {
+  return kind == TransformKind::hadamard ? Layout::down : Layout::across;
+}
+
+/// Vᵀ w'ᵀ and, of its transpose [rows × cols], Uᵀ. The first kernel of Uᵀ finds it transposed.
+std::vector<Link> links(const TransformOnDevice<float>& v, const TransformOnDevice<float>& u,
+                        const QuantizedLinear& layer) {
+  const bool down = layout_for(layer.transform) == Layout::down;
+  const Strides between = down ? Strides{1, layer.cols} : Strides{layer.rows, 1};
+  const Strides weights{layer.cols, 1};
+  std::vector<Link> all;
+  for (const auto& pass : v.passes()) all.push_back({&pass, layer.rows, between, between});
+  Strides in{between.col, between.row};
+  for (const auto& pass : u.passes()) {
+    all.push_back({&pass, layer.cols, in, weights});
+    in = weights;
+  }
+  return all;
+}
+
+/// From codes through all links into `out`. Whoever writes first, the last one writes there.
+void run(Context& context, const CodeMatrix& codes, const std::vector<Link>& chain,
+         const float* divisor, TensorView out) {
+  const auto moves = std::count_if(chain.begin() + 1, chain.end(),
+                                   [](const Link& link) { return !link.in_place(); });
+  const auto spare = context.buffer<float>(moves > 0 ? out.size() : 0, "weights being dequantized");
+  float* here = moves % 2 == 0 ? out.data : spare.data();
+  float* there = moves % 2 == 0 ? spare.data() : out.data;
+  for (const Link& link : chain) {
+    const cudaStream_t stream = context.lane().get();
+    const bool first = &link == &chain.front();
+    const float* by = &link == &chain.back() ? divisor : nullptr;
+    const StridedMatrix<const float> from{here, link.in.row, link.in.col};
+    if (!first && !link.in_place()) std::swap(here, there);
+    const StridedMatrix<float> to{here, link.out.row, link.out.col};
+    if (first) {
+      link.pass->run(stream, codes, to, link.cols, by);
+    } else {
+      link.pass->run(stream, from, to, link.cols, by);
+    }
+  }
+}
+
+}  // namespace
+
+void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
+  const Codes codes(context, layer);
+  const auto rescale = to_device(context, std::span<const float>(layer.rescale), "D̃");
+  const LayerTransforms transforms =
+      make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u, layer.seed_v);
+  const TransformOnDevice<float> v(context, *transforms.v, Direction::transposed,
+                                   layout_for(layer.transform));
+  const TransformOnDevice<float> u(context, *transforms.u, Direction::transposed);
+  const std::vector<Link> chain = links(v, u, layer);
+  UsageMeter::current().add_flops(
+      transform_rows_flops(layer.transform, layer.rows, layer.cols, layer.rows));
+  if (chain.empty()) {
+    const StepOutput<float> weights{{out.data, layer.cols, 1}, nullptr, nullptr, rescale.data()};
+    return unpack_codes(context.lane().get(), codes.matrix(), weights, layer.rows, layer.cols);
+  }
+  run(context, codes.matrix(), chain, rescale.data(), out);
+}
+
+}  // namespace quip::cuda

@@ -1,0 +1,15 @@
+// From codes back to weights on the device.
+#pragma once
+
+#include "context.hpp"
+
+#include "quip/backend/backend.hpp"
+#include "quip/quant/quantized_linear.hpp"
+
+namespace quip::cuda {
+
+/// Ŵ = Uᵀ w' V D̃⁻¹ into `out` [rows × cols], contiguous, which kernels may use as working memory
+/// before. The first kernel reads the codes, the last divides by D̃. Takes dequantize_bytes besides.
+void dequantize(Context& context, const QuantizedLinear& layer, TensorView out);
+
+}  // namespace quip::cuda
