@@ -35,9 +35,11 @@ class QuantizeCommand final : public Command {
     options_.add_options()(
         "wide", po::value(&job_.wide.inputs)->default_value(default_wide_inputs)->value_name("N"),
         "from N inputs on, spread a layer's Hessian over all ranks; 0: always");
-    options_.add_options()("process-grid", po::value(&process_grid_)->value_name("PxQ"),
-                           "factorise those with ScaLAPACK on this grid of ranks; last bits belong "
-                           "to the grid (default: own factorisation, same bits on any ranks)");
+    options_.add_options()(
+        "process-grid", po::value(&process_grid_)->value_name("PxQ"),
+        "factorise those with ScaLAPACK, or cuSOLVERMp between GPUs, on this grid "
+        "of ranks; last bits belong to the grid (default: own factorisation, same bits on any "
+        "ranks)");
     options_.add_options()("dump-failing", po::value(&dump_failing_)->value_name("DIR"),
                            "keep weights and Hessian of a layer that cannot be factorised, for "
                            "quip quantize-layer");

@@ -46,6 +46,8 @@ void MpiCollectives::set_stall_timeout(double seconds) {
   if (watch_) watch_->set_timeout(seconds);
 }
 
+double MpiCollectives::stall_timeout() const noexcept { return watch_ ? watch_->timeout() : 0; }
+
 bool MpiCollectives::speaks_for_failure() { return !watch_ || watch_->speaks_for_failure(); }
 
 void MpiCollectives::complete(const char* collective, const Start& start) {
@@ -228,7 +230,7 @@ void MpiCollectives::all_gather_bytes(std::span<std::byte> buffer,
 }
 
 MPI_Comm communicator_of(const Collectives& comm) {
-  const auto* over_mpi = dynamic_cast<const MpiCollectives*>(&comm);
+  const auto* over_mpi = dynamic_cast<const MpiCollectives*>(&comm.host());
   return over_mpi != nullptr ? over_mpi->get() : MPI_COMM_SELF;
 }
 

@@ -158,12 +158,11 @@ index_t block_cholesky(Collectives& comm, DistributedMatrix& h) {
   return 0;
 }
 
-index_t distributed_ldl(Collectives& comm, DistributedMatrix& h, DistributedCholesky how,
-                        std::span<double> d) {
+index_t distributed_ldl(Collectives& comm, DistributedMatrix& h,
+                        const DistributedCholesky& cholesky, std::span<double> d) {
   const auto n = static_cast<double>(h.layout().n());
   if (h.in_grid()) UsageMeter::current().add_flops(n * n * n / 3 / h.layout().grid.size());
-  const index_t minor =
-      how == DistributedCholesky::blocks ? block_cholesky(comm, h) : scalapack_cholesky(comm, h);
+  const index_t minor = cholesky(comm, h);
   if (minor != 0) return minor;
   std::vector<double> inverse = h.diagonal(comm);  // Cholesky → LDLᵀ: L = C diag(C)⁻¹, D = diag(C)²
   for (std::size_t j = 0; j < inverse.size(); ++j) {

@@ -180,6 +180,7 @@ StoredLayer BlockQuantizer::quantize_wide(const LinearSpec& linear, const LayerI
   on_step("Hessian and factor of " + linear.type);
   const WideLayer layer =
       prepare_wide_layer(comm_, backend_, inputs, host, options, wide, linear.name, phases_);
+  factorisers_[linear.cols].insert(layer.cholesky);
   on_step("round " + linear.type);
   auto scope = phases_.measure("round");
   return round_wide_layer(comm_, linear.name, host, layer, options, backend_.quantizer());

@@ -1,5 +1,8 @@
 #include "job_report.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 namespace quip {
 namespace {
 
@@ -52,14 +55,15 @@ nlohmann::json model_report(const TensorSource& source, const std::set<std::stri
           {"layers", std::move(tally.layers)}};
 }
 
-nlohmann::json wide_report(const WideOptions& options, const std::set<index_t>& widths, int ranks) {
+nlohmann::json wide_report(const WideOptions& options, const WideFactorisers& factorisers,
+                           int ranks) {
   nlohmann::json out = nlohmann::json::array();
-  for (const index_t width : widths) {
+  for (const auto& [width, names] : factorisers) {
     const BlockCyclic layout = options.layout(width, ranks);
     out.push_back({{"inputs", width},
                    {"grid", to_string(layout.grid)},
                    {"block", layout.rows.block},
-                   {"cholesky", options.process_grid ? "scalapack" : "blocks"}});
+                   {"cholesky", fmt::format("{}", fmt::join(names, ", "))}});
   }
   return out;
 }

@@ -21,8 +21,9 @@ namespace quip {
                                           const std::set<std::string>& quantized,
                                           const std::vector<nlohmann::json>& reports);
 
-/// For each width of wide layers: how their Hessians were spread and factorised.
+/// For each width of wide layers that this run factorised: how their Hessians were spread, and by
+/// whom they were factorised (if by several, all their names).
 [[nodiscard]] nlohmann::json wide_report(const WideOptions& options,
-                                         const std::set<index_t>& widths, int ranks);
+                                         const WideFactorisers& factorisers, int ranks);
 
 }  // namespace quip

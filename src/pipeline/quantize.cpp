@@ -78,7 +78,7 @@ class Job {
                    {"backend", backend_.describe()},
                    {"tokens", shape_.samples * shape_.length},
                    {"parameters", parameters(source_)},
-                   {"wide", wide_report(options_.wide, layers_.wide, comm_.size())}});
+                   {"wide", wide_report(options_.wide, quantizer_->factorisers(), comm_.size())}});
     report.update(usage_report(comm_, backend_, phases_));
     return report;
   }

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/core/usage.hpp"
+#include "quip/linalg/distributed_ldl.hpp"
 #include "quip/pipeline/round_layer.hpp"
 #include "quip/quant/damping.hpp"
 #include "quip/quant/panel_source.hpp"
@@ -83,9 +85,23 @@ std::vector<double> undamped_diagonal(Collectives& comm, const DistributedMatrix
   return diagonal;
 }
 
+/// The program's own; on a grid that was named, the devices' if they can, else ScaLAPACK's.
+index_t cholesky(Collectives& comm, Quantizer& quantizer, bool named_grid, DistributedMatrix& h,
+                 std::string& how) {
+  how = "blocks";
+  if (!named_grid) return block_cholesky(comm, h);
+  how = "cusolvermp";
+  if (const std::optional<index_t> minor = quantizer.grid_cholesky(comm, h)) return *minor;
+  how = "scalapack";
+  return scalapack_cholesky(comm, h);
+}
+
 /// Damps and factorises; a Hessian that was overwritten in vain is summed again.
-void factorise(Collectives& comm, const WideHessian& hessian, DistributedCholesky how,
+void factorise(Collectives& comm, const WideHessian& hessian, Quantizer& quantizer, bool named_grid,
                const LayerOptions& options, const std::string& name, WideLayer& wide) {
+  const DistributedCholesky how = [&](Collectives& ranks, DistributedMatrix& h) {
+    return cholesky(ranks, quantizer, named_grid, h, wide.cholesky);
+  };
   PreparedLayer& layer = wide.layer;
   Damping damping(undamped_diagonal(comm, wide.factor, layer), options.damping);
   for (;;) {
@@ -155,7 +171,7 @@ WideLayer prepare_wide_layer(Collectives& comm, Backend& backend, const LayerInp
   const auto unit = phases.timeline().record("factor " + name);
   out.layer = std::move(outline.layer);
   out.layer.factor = LowerPanels::outline(n);
-  factorise(comm, *hessian, wide.cholesky(), options, name, out);
+  factorise(comm, *hessian, backend.quantizer(), wide.process_grid.has_value(), options, name, out);
   return out;
 }
 

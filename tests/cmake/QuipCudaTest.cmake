@@ -26,6 +26,7 @@ else()
   target_link_libraries(quip_cuda_on_host PRIVATE cuda_under_test quip_cli)
 endif()
 target_link_libraries(nccl_collectives_mpi_test PRIVATE cuda_under_test)
+target_link_libraries(nccl_grid_cholesky_mpi_test PRIVATE cuda_under_test)
 
 file(GLOB cuda_test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/cuda/*_test.cpp)
 foreach(source IN LISTS cuda_test_sources)

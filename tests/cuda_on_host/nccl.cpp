@@ -1,12 +1,14 @@
-// NCCL over MPI_COMM_WORLD: a call is complete when it returns, but says at first that it is not.
+// NCCL over the first ranks of MPI_COMM_WORLD: a call is complete when it returns, but says at
+// first that it is not, unless the communicator's calls are to block.
 #include "nccl.h"
 
 #include <cstring>
-
-#include <mpi.h>
+#include <numeric>
+#include <vector>
 
 struct NcclOnHost {
   MPI_Comm comm;
+  bool blocking;
   int polls_to_go;  ///< until the last call admits to be complete
 };
 
@@ -22,8 +24,23 @@ MPI_Datatype type_of(ncclDataType_t type) {
 
 ncclResult_t issued(ncclComm_t comm, int code) {
   if (code != MPI_SUCCESS) return ncclSystemError;
+  if (comm->blocking) return ncclSuccess;
   comm->polls_to_go = 3;
   return ncclInProgress;
+}
+
+/// Of the first `count`: a collective of these alone.
+int communicator_of_first(int count, MPI_Comm* comm) {
+  std::vector<int> ranks(static_cast<std::size_t>(count));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  MPI_Group world = MPI_GROUP_NULL;
+  MPI_Group first = MPI_GROUP_NULL;
+  MPI_Comm_group(MPI_COMM_WORLD, &world);
+  MPI_Group_incl(world, count, ranks.data(), &first);
+  const int code = MPI_Comm_create_group(MPI_COMM_WORLD, first, 0, comm);
+  MPI_Group_free(&first);
+  MPI_Group_free(&world);
+  return code;
 }
 
 }  // namespace
@@ -31,6 +48,9 @@ ncclResult_t issued(ncclComm_t comm, int code) {
 namespace cuda_on_host {
 void set_nccl_state(ncclResult_t state) { next_state = state; }
 int nccl_aborts() { return aborts; }
+MPI_Comm communicator_of_blocking(ncclComm_t comm) {
+  return comm->blocking ? comm->comm : MPI_COMM_NULL;
+}
 }  // namespace cuda_on_host
 
 const char* ncclGetErrorString(ncclResult_t result) {
@@ -47,11 +67,11 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id
   int self = 0;
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   MPI_Comm_rank(MPI_COMM_WORLD, &self);
-  if (ranks != size || rank != self || id.internal[127] != 42 || config->blocking != 0) {
+  if (ranks > size || rank != self || rank >= ranks || id.internal[127] != 42) {
     return ncclInvalidArgument;
   }
-  *comm = new NcclOnHost{MPI_COMM_NULL, 0};
-  return issued(*comm, MPI_Comm_dup(MPI_COMM_WORLD, &(*comm)->comm));
+  *comm = new NcclOnHost{MPI_COMM_NULL, config->blocking != 0, 0};
+  return issued(*comm, communicator_of_first(ranks, &(*comm)->comm));
 }
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* state) {
   *state = next_state;

@@ -1,136 +1,28 @@
 // The factorisation of a matrix that no rank holds: against H itself, on every grid.
-#include <cmath>
 #include <vector>
 
+#include "support/distributed_matrices.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/comm/mpi_collectives.hpp"
-#include "quip/core/rng.hpp"
-#include "quip/linalg/blas.hpp"
-#include "quip/linalg/distributed_ldl.hpp"
 
 namespace quip {
 namespace {
 
-constexpr index_t block = 128;
-
-/// A positive definite H, by index alone: s_i s_j k(i − j) with a positive definite function k.
-class TestMatrix {
- public:
-  explicit TestMatrix(index_t n) : n_(n) {
-    const RandomStream random(17);
-    for (index_t i = 0; i < n; ++i) {
-      scale_.push_back(0.5 + random.uniform(static_cast<std::uint64_t>(i)));
-    }
-  }
-  [[nodiscard]] double operator()(index_t i, index_t j) const {
-    const auto d = static_cast<double>(i - j);
-    const double kernel = std::exp(-std::abs(d) / 20) * std::cos(0.3 * d) + (i == j ? 0.1 : 0.0);
-    return kernel * scale_[static_cast<std::size_t>(i)] * scale_[static_cast<std::size_t>(j)];
-  }
-  [[nodiscard]] index_t n() const { return n_; }
-
-  [[nodiscard]] DistributedMatrix over(const GridShape& grid, int rank) const {
-    DistributedMatrix h(BlockCyclic(n_, block, grid), rank);
-    const BlockCyclic& layout = h.layout();
-    for (index_t j = 0; j < layout.blocks(); ++j) {
-      for (index_t i = 0; i < layout.blocks(); ++i) {
-        if (!h.owns(i, j)) continue;
-        for (index_t c = 0; c < layout.cols.width(j); ++c) {
-          for (index_t r = 0; r < layout.rows.width(i); ++r) {
-            h.block(i, j)[c * h.ld() + r] =
-                i < j ? std::nan("") : (*this)(i * block + r, j * block + c);
-          }
-        }
-      }
-    }
-    return h;
-  }
-
- private:
-  index_t n_;
-  std::vector<double> scale_;
-};
-
-/// L + I of a factorised matrix, whole.
-Matrix<double> gather_lower(Collectives& comm, const DistributedMatrix& h) {
-  const BlockCyclic& layout = h.layout();
-  Matrix<double> lower(layout.n(), layout.n(), 0.0);
-  BlockColumn<double> column(layout);
-  for (index_t j = 0; j < layout.blocks(); ++j) {
-    column.gather(comm, h, j, j);
-    const index_t width = layout.cols.width(j);
-    for (index_t i = j; i < layout.blocks(); ++i) {
-      for (index_t r = 0; r < layout.rows.width(i); ++r) {
-        for (index_t c = 0; c < width && (i > j || c < r); ++c) {
-          lower(i * block + r, j * block + c) = column.block(i)[r * width + c];
-        }
-      }
-    }
-  }
-  for (index_t i = 0; i < layout.n(); ++i) lower(i, i) = 1.0;
-  return lower;
-}
-
-struct Factors {
-  Matrix<double> lower;
-  std::vector<double> d;
-};
-
-Factors factorise(Collectives& comm, const TestMatrix& matrix, const GridShape& grid,
-                  DistributedCholesky how) {
-  DistributedMatrix h = matrix.over(grid, comm.rank());
-  Factors factors;
-  factors.d.resize(static_cast<std::size_t>(matrix.n()));
-  EXPECT_EQ(distributed_ldl(comm, h, how, factors.d), 0);
-  factors.lower = gather_lower(comm, h);
-  return factors;
-}
-
-/// ‖H − (L+I) D (L+I)ᵀ‖ / ‖H‖, Frobenius.
-double residual(const TestMatrix& matrix, const Factors& factors) {
-  const index_t n = matrix.n();
-  Matrix<double> scaled(n, n);
-  for (index_t i = 0; i < n; ++i) {
-    for (index_t j = 0; j < n; ++j) {
-      scaled(i, j) = factors.lower(i, j) * factors.d[static_cast<std::size_t>(j)];
-    }
-  }
-  Matrix<double> product(n, n);
-  gemm(Transpose::no, Transpose::yes, 1.0, scaled.cview(), factors.lower.cview(), 0.0,
-       product.view());
-  double error = 0;
-  double norm = 0;
-  for (index_t i = 0; i < n; ++i) {
-    for (index_t j = 0; j < n; ++j) {
-      const double value = matrix(i, j);
-      error += (product(i, j) - value) * (product(i, j) - value);
-      norm += value * value;
-    }
-  }
-  return std::sqrt(error / norm);
-}
+using namespace test;
 
 class DistributedLdlMpi : public testing::Test {
  protected:
   DistributedLdlMpi() { use_one_blas_thread(); }
 
-  /// Those of the issue that this job has ranks for.
-  [[nodiscard]] std::vector<GridShape> grids() const {
-    std::vector<GridShape> fitting;
-    for (const GridShape grid : {GridShape{1, 1}, {2, 1}, {1, 2}, {2, 2}, {3, 2}, {2, 3}}) {
-      if (grid.size() <= comm_.size()) fitting.push_back(grid);
-    }
-    return fitting;
-  }
   MpiCollectives comm_;
 };
 
 TEST_F(DistributedLdlMpi, LeavesNoResidualOnAnyGrid) {
   for (const index_t n : {1, 100, 512, 700}) {
     const TestMatrix matrix(n);
-    for (const GridShape& grid : grids()) {
-      for (const auto how : {DistributedCholesky::blocks, DistributedCholesky::scalapack}) {
+    for (const GridShape& grid : grids(comm_.size())) {
+      for (const auto how : {block_cholesky, scalapack_cholesky}) {
         const Factors factors = factorise(comm_, matrix, grid, how);
         EXPECT_LE(residual(matrix, factors), 1e-12) << n << " on " << to_string(grid);
       }
@@ -141,9 +33,9 @@ TEST_F(DistributedLdlMpi, LeavesNoResidualOnAnyGrid) {
 TEST_F(DistributedLdlMpi, BlocksGiveTheSameBitsOnAnyGrid) {
   const TestMatrix matrix(700);
   SelfCollectives self;
-  const Factors alone = factorise(self, matrix, {1, 1}, DistributedCholesky::blocks);
-  for (const GridShape& grid : grids()) {
-    const Factors factors = factorise(comm_, matrix, grid, DistributedCholesky::blocks);
+  const Factors alone = factorise(self, matrix, {1, 1}, block_cholesky);
+  for (const GridShape& grid : grids(comm_.size())) {
+    const Factors factors = factorise(comm_, matrix, grid, block_cholesky);
     EXPECT_EQ(factors.d, alone.d) << to_string(grid);
     for (index_t i = 0; i < alone.lower.size(); ++i) {
       ASSERT_EQ(factors.lower.data()[i], alone.lower.data()[i]) << to_string(grid) << ' ' << i;
@@ -152,14 +44,9 @@ TEST_F(DistributedLdlMpi, BlocksGiveTheSameBitsOnAnyGrid) {
 }
 
 TEST_F(DistributedLdlMpi, AllRanksKnowTheLeadingMinorThatFails) {
-  const TestMatrix matrix(400);
-  std::vector<double> diagonal;
-  for (index_t i = 0; i < matrix.n(); ++i) diagonal.push_back(matrix(i, i));
-  diagonal[200] = -1.0;  // minors up to 200 are those of a positive definite matrix
-  for (const GridShape& grid : grids()) {
-    for (const auto how : {DistributedCholesky::blocks, DistributedCholesky::scalapack}) {
-      DistributedMatrix h = matrix.over(grid, comm_.rank());
-      h.set_diagonal(diagonal);
+  for (const GridShape& grid : grids(comm_.size())) {
+    for (const auto how : {block_cholesky, scalapack_cholesky}) {
+      DistributedMatrix h = indefinite(grid, comm_.rank());
       std::vector<double> d(400);
       EXPECT_EQ(distributed_ldl(comm_, h, how, d), 201) << to_string(grid);
     }
@@ -168,7 +55,7 @@ TEST_F(DistributedLdlMpi, AllRanksKnowTheLeadingMinorThatFails) {
 
 TEST_F(DistributedLdlMpi, DiagonalsComeAndGo) {
   const TestMatrix matrix(300);
-  for (const GridShape& grid : grids()) {
+  for (const GridShape& grid : grids(comm_.size())) {
     DistributedMatrix h = matrix.over(grid, comm_.rank());
     std::vector<double> values = h.diagonal(comm_);
     for (index_t i = 0; i < 300; ++i) {

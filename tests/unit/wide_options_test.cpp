@@ -91,10 +91,8 @@ TEST(WideOptions, SpreadOverTheRanksThereAre) {
   EXPECT_FALSE(wide.covers(28672));
   EXPECT_TRUE(wide.covers(53248));
   EXPECT_EQ(to_string(wide.layout(53248, 12).grid), "4x3");
-  EXPECT_EQ(wide.cholesky(), DistributedCholesky::blocks);
   wide.process_grid = GridShape{2, 1};
   EXPECT_EQ(to_string(wide.layout(53248, 12).grid), "2x1");
-  EXPECT_EQ(wide.cholesky(), DistributedCholesky::scalapack);
 }
 
 }  // namespace

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "quip/comm/collectives.hpp"
+#include "quip/linalg/distributed_matrix.hpp"
 #include "quip/quant/layer.hpp"
 
 namespace quip {
@@ -71,6 +73,13 @@ class Quantizer {
   [[nodiscard]] virtual std::unique_ptr<HeldFactor> hold_factor(const PreparedLayer& layer,
                                                                 const LayerOptions& options,
                                                                 index_t rows);
+
+  /// A DistributedCholesky by the devices of the grid's ranks (cuSOLVERMp). Nothing on any rank,
+  /// and `h` as it was, if this build or some rank's device cannot; collective where a build can.
+  [[nodiscard]] virtual std::optional<index_t> grid_cholesky(Collectives& /*comm*/,
+                                                             DistributedMatrix& /*h*/) {
+    return std::nullopt;
+  }
 };
 
 /// Quantization on the host, over its OpenMP threads.

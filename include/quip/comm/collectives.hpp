@@ -36,6 +36,10 @@ class Collectives {
 
   [[nodiscard]] virtual int rank() const noexcept = 0;
   [[nodiscard]] virtual int size() const noexcept = 0;
+  /// Seconds without progress after which an operation gives up; 0: never.
+  [[nodiscard]] virtual double stall_timeout() const noexcept { return 0; }
+  /// The same group in host memory alone: these collectives, or those under them.
+  [[nodiscard]] virtual const Collectives& host() const noexcept { return *this; }
 
   virtual void barrier() = 0;
   /// Element-wise sum in place. Exact (hence independent of the order) when the

@@ -43,6 +43,7 @@ class MpiCollectives final : public Collectives {
   /// The same on all ranks: the job ends with exit_stalled when a collective makes no progress for
   /// so many seconds; 0: never.
   void set_stall_timeout(double seconds);
+  [[nodiscard]] double stall_timeout() const noexcept override;
   /// See StallWatch.
   [[nodiscard]] bool speaks_for_failure();
 

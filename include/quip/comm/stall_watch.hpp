@@ -33,6 +33,7 @@ class StallWatch {
 
   /// The same on all ranks; 0: wait for ever.
   void set_timeout(double seconds) { timeout_ = seconds; }
+  [[nodiscard]] double timeout() const noexcept { return timeout_; }
 
   /// Completes `request`, which belongs to the collective of that name. Gives way to other
   /// processes while it waits. Throws Error if MPI reports one; ends the job if it stalls.

@@ -38,6 +38,8 @@ class BlockQuantizer {
   /// Reports what is being worked on.
   std::function<void(const std::string&)> on_step = [](const std::string&) {};
 
+  /// Of the wide layers so far.
+  [[nodiscard]] const WideFactorisers& factorisers() const { return factorisers_; }
   /// The linears of `block` that get quantized: all but those that --skip matches.
   [[nodiscard]] std::vector<LinearSpec> selected(index_t block) const;
 
@@ -67,6 +69,7 @@ class BlockQuantizer {
   bool skips_;
   bool true_sequential_;
   Phases& phases_;
+  WideFactorisers factorisers_;
 };
 
 }  // namespace quip

@@ -5,6 +5,7 @@
 
 #include "quip/backend/quantizer.hpp"
 #include "quip/core/phases.hpp"
+#include "quip/linalg/distributed_matrix.hpp"
 #include "quip/pipeline/wide_options.hpp"
 #include "quip/quant/factor.hpp"
 #include "quip/store/packed_model.hpp"
@@ -18,6 +19,7 @@ class Collectives;
 struct WideLayer {
   PreparedLayer layer;
   DistributedMatrix factor;
+  std::string cholesky;  ///< who made it: "blocks" (this program), "scalapack" or "cusolvermp"
 };
 
 /// This rank's inputs of a layer.

@@ -1,11 +1,13 @@
 // Which layers are too wide for the Hessian of one rank.
 #pragma once
 
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
-#include "quip/linalg/distributed_ldl.hpp"
+#include "quip/linalg/distribution.hpp"
 #include "quip/quant/options.hpp"
 
 namespace quip {
@@ -14,16 +16,16 @@ namespace quip {
 /// not a share of some machine's memory, because the choice changes last bits.
 constexpr index_t default_wide_inputs = 32768;
 
+/// By width: who factorised such layers (WideLayer::cholesky).
+using WideFactorisers = std::map<index_t, std::set<std::string>>;
+
 struct WideOptions {
   index_t inputs = default_wide_inputs;  ///< layers with so many and more are wide
-  /// ScaLAPACK on this grid; none: the program's own factorisation, on a grid made for the ranks
-  /// there are. The bits depend on the former, not on the latter.
+  /// cuSOLVERMp or ScaLAPACK on this grid; none: the program's own factorisation, on a grid made
+  /// for the ranks there are. The bits depend on the former, not on the latter.
   std::optional<GridShape> process_grid;
 
   [[nodiscard]] bool covers(index_t cols) const { return cols >= inputs; }
-  [[nodiscard]] DistributedCholesky cholesky() const {
-    return process_grid ? DistributedCholesky::scalapack : DistributedCholesky::blocks;
-  }
   /// How the H of a layer with `cols` inputs is spread over `ranks`.
   [[nodiscard]] BlockCyclic layout(index_t cols, int ranks) const;
   /// Throws Error naming `layer` and the options for a wide layer that cannot be had with

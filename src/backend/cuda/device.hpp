@@ -53,6 +53,7 @@ class Device {
 
   /// Makes it the current GPU of the calling thread.
   void use() const;
+  [[nodiscard]] int number() const { return number_; }
   [[nodiscard]] std::string describe() const;
   [[nodiscard]] std::size_t shared_memory_of_block() const { return shared_memory_; }
   [[nodiscard]] std::size_t total() const { return total_ / sharers_; }

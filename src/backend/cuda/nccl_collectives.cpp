@@ -27,11 +27,15 @@ bool on_device(const void* pointer) {
 class NcclCollectives final : public Collectives {
  public:
   NcclCollectives(Context& context, Collectives& host, double timeout)
-      : context_(context), host_(host), comm_(host, timeout) {}
+      : context_(context),
+        host_(host),
+        comm_(host, host.size(), NcclCommunicator::Calls::polled, timeout) {}
 
   [[nodiscard]] int rank() const noexcept override { return host_.rank(); }
   [[nodiscard]] int size() const noexcept override { return host_.size(); }
   [[nodiscard]] NodePlace place() const noexcept override { return host_.place(); }
+  [[nodiscard]] double stall_timeout() const noexcept override { return comm_.timeout(); }
+  [[nodiscard]] const Collectives& host() const noexcept override { return host_.host(); }
   void barrier() override { host_.barrier(); }
   void node_barrier() override { host_.node_barrier(); }
   void node_broadcast(std::span<std::byte> bytes) override { host_.node_broadcast(bytes); }
@@ -154,12 +158,7 @@ void NcclCollectives::all_gather_bytes(std::span<std::byte> buffer,
 
 std::unique_ptr<Collectives> make_nccl_collectives(Context& context, Collectives& host,
                                                    double timeout) {
-  int devices = 0;
-  QUIP_CUDA(cudaGetDeviceCount(&devices));
-  // The ranks of a machine have a GPU each, on all machines; a sum of shortages is zero then.
-  double shared = host.place().machine_size > devices ? 1 : 0;
-  host.all_reduce_sum(std::span(&shared, 1));
-  if (host.size() == 1 || shared > 0) return nullptr;
+  if (ranks_share_gpus(host) || host.size() == 1) return nullptr;
   return std::make_unique<NcclCollectives>(context, host, timeout);
 }
 

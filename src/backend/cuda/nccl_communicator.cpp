@@ -10,7 +10,16 @@
 
 namespace quip::cuda {
 
-NcclCommunicator::NcclCommunicator(Collectives& host, double timeout) : timeout_(timeout) {
+bool ranks_share_gpus(Collectives& host) {
+  int devices = 0;
+  QUIP_CUDA(cudaGetDeviceCount(&devices));
+  double sharing = host.place().machine_size > devices ? 1 : 0;  // of any machine
+  host.all_reduce_sum(std::span(&sharing, 1));
+  return sharing > 0;
+}
+
+NcclCommunicator::NcclCommunicator(Collectives& host, int ranks, Calls calls, double timeout)
+    : timeout_(timeout) {
   ncclUniqueId id{};
   agree(host, [&] {
     if (host.rank() == 0 && ncclGetUniqueId(&id) != ncclSuccess) {
@@ -18,10 +27,10 @@ NcclCommunicator::NcclCommunicator(Collectives& host, double timeout) : timeout_
     }
   });
   host.broadcast(std::span(&id, 1), 0);
+  if (host.rank() >= ranks) return;
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
-  settle("connecting the GPUs",
-         ncclCommInitRankConfig(&comm_, host.size(), id, host.rank(), &config));
+  config.blocking = calls == Calls::blocking ? 1 : 0;
+  settle("connecting the GPUs", ncclCommInitRankConfig(&comm_, ranks, id, host.rank(), &config));
 }
 
 NcclCommunicator::~NcclCommunicator() {

@@ -11,13 +11,21 @@
 
 namespace quip::cuda {
 
+/// Does a GPU serve several ranks of `host`? NCCL refuses that. The same on all ranks (collective).
+[[nodiscard]] bool ranks_share_gpus(Collectives& host);
+
 /// NCCL starts operations without blocking and is polled: a rank that died, a broken link or a
 /// time-out ends in an Error naming the operation, after the communicator has been aborted (as
 /// NCCL wants it: nothing else gets a kernel off the device that waits for others).
 class NcclCommunicator {
  public:
-  /// Collective over `host`, which carries the identifier. `timeout` in seconds; 0: none.
-  NcclCommunicator(Collectives& host, double timeout);
+  /// Whether calls return at once and are polled, or when NCCL has taken them up, as a library must
+  /// have it that does not know of calls still under way. What is done on streams is polled anyway.
+  enum class Calls { polled, blocking };
+
+  /// The first `ranks` ranks of `host`, which carries the identifier (collective over all of it;
+  /// the others get nothing that runs). `timeout` in seconds; 0: none.
+  NcclCommunicator(Collectives& host, int ranks, Calls calls, double timeout);
   ~NcclCommunicator();
   NcclCommunicator(const NcclCommunicator&) = delete;
   NcclCommunicator& operator=(const NcclCommunicator&) = delete;
@@ -26,6 +34,9 @@ class NcclCommunicator {
   /// done.
   void run(const char* what, const Stream& stream,
            const std::function<ncclResult_t(ncclComm_t)>& start);
+  [[nodiscard]] double timeout() const noexcept { return timeout_; }
+  /// For libraries that communicate themselves; null after a failure.
+  [[nodiscard]] ncclComm_t get() const noexcept { return comm_; }
 
  private:
   void settle(const char* what, ncclResult_t code);

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "grid_cholesky.hpp"
 #include "rows_on_device.hpp"
 #include "solver.hpp"
 #include <spdlog/spdlog.h>
@@ -32,7 +33,8 @@ class FactorOnDevice final : public HeldFactor {
 
 class CudaQuantizer final : public Quantizer {
  public:
-  explicit CudaQuantizer(Context& context) : context_(context) {}
+  explicit CudaQuantizer(Context& context)
+      : context_(context), grid_cholesky_(make_grid_cholesky(context)) {}
 
   [[nodiscard]] PreparedLayer prepare(MatrixView<const float> weights, Matrix<double> hessian,
                                       const LayerOptions& options,
@@ -62,9 +64,14 @@ class CudaQuantizer final : public Quantizer {
         context_.device().describe(), static_cast<double>(bytes) / (1 << 30), rows, layer.factor.n);
     return nullptr;
   }
+  [[nodiscard]] std::optional<index_t> grid_cholesky(Collectives& comm,
+                                                     DistributedMatrix& h) override {
+    return grid_cholesky_ ? grid_cholesky_->factor(comm, h) : std::nullopt;
+  }
 
  private:
   Context& context_;
+  std::unique_ptr<GridCholesky> grid_cholesky_;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "cuda_runtime.h"
+#include <mpi.h>
 
 enum ncclResult_t {
   ncclSuccess = 0,
@@ -26,6 +27,8 @@ using ncclComm_t = struct NcclOnHost*;
 namespace cuda_on_host {
 /// The next calls report this, as after the death of another rank.
 void set_nccl_state(ncclResult_t state);
+/// The MPI_Comm behind one whose calls are blocking; MPI_COMM_NULL for any other.
+[[nodiscard]] MPI_Comm communicator_of_blocking(ncclComm_t comm);
 /// Communicators that were aborted.
 [[nodiscard]] int nccl_aborts();
 }  // namespace cuda_on_host
