@@ -124,3 +124,23 @@ def test_wide_layers_stay_on_their_devices(tmp_path, on_host):
         for name, phase in done["phases"].items():
             assert planned["phases"][name]["bytes_sent"] == phase["bytes_sent"], name
             assert planned["phases"][name]["flops"] == pytest.approx(phase["flops"]), name
+
+
+def test_a_named_grid_is_the_devices_where_ranks_have_their_own(tmp_path, on_host):
+    """The stand-in for cuSOLVERMp has ScaLAPACK's bits: the digest shows what it was given."""
+    job = (*small_job(tmp_path, samples=2, length=32), "--wide", 300, "--rho", 1.9)
+    digests = []
+    for devices, who in (("1", "scalapack"), ("2", "cusolvermp")):
+        out = tmp_path / devices
+        result = cli.run(
+            *("quantize", *job, "--out", out, "--backend", "cuda", "--process-grid", "2x1"),
+            ranks=2,
+            timeout=200,
+            environment={"CUDA_ON_HOST_DEVICES": devices},
+        )
+        (wide,) = json.loads((out / "report.json").read_text())["wide"]
+        assert wide == {"inputs": 352, "grid": "2x1", "block": 128, "cholesky": who}
+        said = result.stdout.count("--process-grid 2x1: ranks share GPUs")
+        assert said == (1 if who == "scalapack" else 0)
+        digests.append(cli.inspect(out)["digest"])
+    assert digests[0] == digests[1]
