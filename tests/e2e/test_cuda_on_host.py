@@ -144,3 +144,17 @@ def test_a_named_grid_is_the_devices_where_ranks_have_their_own(tmp_path, on_hos
         assert said == (1 if who == "scalapack" else 0)
         digests.append(cli.inspect(out)["digest"])
     assert digests[0] == digests[1]
+
+
+def test_a_factorisation_that_stalls_ends_the_job(tmp_path, on_host):
+    result = cli.run(
+        *("quantize", *small_job(tmp_path, samples=2, length=32), "--wide", 300),
+        *("--out", tmp_path / "out", "--backend", "cuda", "--process-grid", "2x1"),
+        *("--stall-timeout", 10),
+        ranks=2,
+        timeout=100,
+        check=False,
+        environment={"CUDA_ON_HOST_DEVICES": "2", "CUSOLVERMP_ON_HOST_STALLS": "1"},
+    )
+    assert result.returncode == 1
+    assert "quip: error: NCCL: the factorisation by cuSOLVERMp failed: no progress" in result.stderr

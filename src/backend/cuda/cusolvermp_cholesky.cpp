@@ -4,6 +4,7 @@
 #include <cusolverMp.h>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -12,6 +13,7 @@
 #include "nccl_communicator.hpp"
 #include <spdlog/spdlog.h>
 
+#include "quip/comm/job.hpp"
 #include "quip/core/error.hpp"
 
 namespace quip::cuda {
@@ -90,11 +92,10 @@ class LocalBlocks {
     std::vector<std::byte> host_workspace(host_bytes_);
     const auto info = context_.buffer<int>(1, "the outcome of cuSOLVERMp");
     QUIP_CUDA(cudaMemsetAsync(info.data(), 0, sizeof(int), lane.get()));
-    grid_.nccl().run("the factorisation by cuSOLVERMp", lane.stream, [&](ncclComm_t /*comm*/) {
+    run([&] {
       QUIP_CUDA(cusolverMpPotrf(grid_.handle(), CUBLAS_FILL_MODE_LOWER, n_, a_.data(), 1, 1,
                                 descriptor_.get(), CUDA_R_64F, workspace.data(), device_bytes_,
                                 host_workspace.data(), host_bytes_, info.data()));
-      return ncclSuccess;
     });
     int outcome = 0;
     download<int>(lane, info.data(), std::span(&outcome, 1));
@@ -106,6 +107,21 @@ class LocalBlocks {
   void store(DistributedMatrix& h) { download<double>(context_.lane(), a_.data(), local(h)); }
 
  private:
+  /// Ends the job on an error: the library has made communicators of its own, whose kernels nothing
+  /// takes off the device, and every other way out waits for the device.
+  template <typename Call>
+  void run(const Call& call) {
+    try {
+      grid_.nccl().run("the factorisation by cuSOLVERMp", context_.lane().stream,
+                       [&](ncclComm_t /*comm*/) {
+                         call();
+                         return ncclSuccess;
+                       });
+    } catch (const Error& error) {
+      report_error(error.what());
+      abort_job(exit_failure);
+    }
+  }
   static std::span<double> local(DistributedMatrix& h) {
     return {h.data(), static_cast<std::size_t>(h.local_size())};
   }

@@ -35,7 +35,8 @@ cusolverStatus_t cusolverMpPotrf_bufferSize(cusolverMpHandle_t handle, cublasFil
                                             std::int64_t ja, cusolverMpMatrixDescriptor_t desc,
                                             cudaDataType compute, std::size_t* device_bytes,
                                             std::size_t* host_bytes);
-/// Matrix, workspace and `info` are in device memory.
+/// Matrix, workspace and `info` are in device memory. Never ends where CUSOLVERMP_ON_HOST_STALLS is
+/// set in the environment.
 cusolverStatus_t cusolverMpPotrf(cusolverMpHandle_t handle, cublasFillMode_t uplo, std::int64_t n,
                                  void* a, std::int64_t ia, std::int64_t ja,
                                  cusolverMpMatrixDescriptor_t desc, cudaDataType compute,
