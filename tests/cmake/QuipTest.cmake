@@ -13,7 +13,7 @@ function(quip_add_unit_test name)
   target_compile_definitions(${name} PRIVATE QUIP_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data")
   add_dependencies(unit_tests ${name})
   add_test(NAME unit.${name} COMMAND ${name})
-  set_tests_properties(unit.${name} PROPERTIES LABELS unit TIMEOUT 120)
+  set_tests_properties(unit.${name} PROPERTIES LABELS unit TIMEOUT ${QUIP_UNIT_TEST_TIMEOUT})
 endfunction()
 
 # quip_add_mpi_test(name RANKS 1 2 3 ...): tests/mpi/<name>.cpp under mpirun at each rank count,
@@ -40,11 +40,13 @@ set(QUIP_MPI_TEST_ENVIRONMENT
     OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
     OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1)
 set(QUIP_MPI_TEST_RANKS 1 2 3 4 6)
+set(QUIP_UNIT_TEST_TIMEOUT 120)
 set(QUIP_MPI_TEST_TIMEOUT 120)
 if(QUIP_SANITIZE)
   # Third-party leaks are known by name; six instrumented ranks show nothing that four do not.
   list(APPEND QUIP_MPI_TEST_ENVIRONMENT
        LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/lsan.supp:print_suppressions=0)
   set(QUIP_MPI_TEST_RANKS 1 2 3 4)
+  set(QUIP_UNIT_TEST_TIMEOUT 600)
   set(QUIP_MPI_TEST_TIMEOUT 300)
 endif()
