@@ -2,7 +2,9 @@
 // once.
 #include "quip/linalg/distributed_ldl.hpp"
 
+#include <array>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "gemm_rate.hpp"
@@ -34,14 +36,14 @@ void fill(DistributedMatrix& h) {
 }
 
 /// Seconds of the slowest rank, the best of three.
-double seconds(Collectives& comm, DistributedMatrix& h, DistributedCholesky how) {
+double seconds(Collectives& comm, DistributedMatrix& h, const DistributedCholesky& cholesky) {
   std::vector<double> d(static_cast<std::size_t>(h.layout().n()));
   auto best = std::numeric_limits<float>::infinity();
   for (int repeat = 0; repeat < 3; ++repeat) {
     fill(h);
     comm.barrier();
     auto slowest = static_cast<float>(
-        best_seconds(1, [&] { static_cast<void>(distributed_ldl(comm, h, how, d)); }));
+        best_seconds(1, [&] { static_cast<void>(distributed_ldl(comm, h, cholesky, d)); }));
     comm.all_reduce_max(std::span(&slowest, 1));
     best = std::min(best, slowest);
   }
@@ -55,12 +57,14 @@ void measure(Collectives& comm, Backend& backend, index_t n) {
   comm.barrier();
   std::vector<double> rate{gemm_rate<double>(backend, 1)};
   comm.all_reduce_sum(rate);
-  for (const auto how : {DistributedCholesky::blocks, DistributedCholesky::scalapack}) {
-    const double time = seconds(comm, h, how);
+  const std::array<std::pair<const char*, DistributedCholesky>, 2> both{
+      {{"blocks", block_cholesky}, {"scalapack", scalapack_cholesky}}};
+  for (const auto& [name, cholesky] : both) {
+    const double time = seconds(comm, h, cholesky);
     if (comm.rank() != 0) continue;
     fmt::print("n = {}, grid {}, {:9}: {:.2f} s, {:.1f} GFLOP/s, {:.2f} of dgemm ({:.1f})\n", n,
-               to_string(layout.grid), how == DistributedCholesky::blocks ? "blocks" : "scalapack",
-               time, flops / time / 1e9, flops / time / rate[0], rate[0] / 1e9);
+               to_string(layout.grid), name, time, flops / time / 1e9, flops / time / rate[0],
+               rate[0] / 1e9);
   }
 }
 
