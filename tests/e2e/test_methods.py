@@ -15,7 +15,7 @@ BITS = [2, 3, 4]
 SAME_AS_THEIRS = {"optq": (), "ldlq-rg": ("--passes", 0), "greedy": ()}
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", BITS if cli.THOROUGH else [2, 4])
 @pytest.mark.parametrize("method", SAME_AS_THEIRS)
 def test_baseline_is_the_authors(method, bits, quantized):
     """Nothing is random here; the authors' fp16 rounding is what differs, most at 2 bits."""
