@@ -145,13 +145,20 @@ def test_requeue_to_other_nodes(cluster, undisturbed, tmp_path):
     assert f"nodes: {now} (before the restart: {before}; " in (tmp_path / "log").read_text()
 
 
+def bring_back(cluster, node):
+    """A node that registers in the meantime is back by itself, and Slurm refuses to resume it."""
+    command = ["scontrol", "update", f"nodename={node}", "state=resume"]
+    subprocess.run(command, env=cluster, capture_output=True, check=False)
+    wait_for(lambda: "State=DOWN" not in slurm(cluster, "scontrol", "show", "node", node))
+
+
 @pytest.mark.skipif(not cli.THOROUGH, reason="half a minute; QUIP_THOROUGH=1 runs it")
 def test_a_node_that_goes_down(cluster, undisturbed, tmp_path):
     job = start(cluster, tmp_path, options=("--nodes=2", "--nodelist=n0,n1"))
     slurm(cluster, "scontrol", "update", "nodename=n1", "state=down", "reason=test")
     slurm(cluster, "scontrol", "update", f"jobid={job}", "reqnodelist=")
     wait_for(lambda: "Restarts=1" in record(cluster, job))
-    slurm(cluster, "scontrol", "update", "nodename=n1", "state=resume")
+    bring_back(cluster, "n1")
     assert wait_to_end(cluster, job, tmp_path) == 1
     assert cli.inspect(tmp_path / "out", "--verify")["digest"] == undisturbed
 
