@@ -13,12 +13,12 @@ namespace quip {
 /// Wall seconds of one call, the best of `repeats`.
 template <typename Work>
 double best_seconds(int repeats, const Work& work) {
-  using clock = std::chrono::steady_clock;
+  using Clock = std::chrono::steady_clock;
   double best = std::numeric_limits<double>::infinity();
   for (int i = 0; i < repeats; ++i) {
-    const auto start = clock::now();
+    const auto start = Clock::now();
     work();
-    best = std::min(best, std::chrono::duration<double>(clock::now() - start).count());
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
   }
   return best;
 }

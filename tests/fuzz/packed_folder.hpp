@@ -20,7 +20,8 @@ inline ssize_t open_hdf5_objects() { return H5Fget_obj_count(H5F_OBJ_ALL, H5F_OB
 /// HDF5 keeps half a megabyte an open file for the next one, instead of giving it back: four
 /// times the speed.
 inline void keep_hdf5_memory() {
-  constexpr int most = 32 << 20;  // bytes; without a limit, a million inputs leave a gigabyte behind
+  constexpr int most =
+      32 << 20;  // bytes; without a limit, a million inputs leave a gigabyte behind
   static const herr_t done = H5set_free_list_limits(most, most, most, most, most, most);
   static_cast<void>(done);
 }
