@@ -118,12 +118,14 @@ Block together(Collectives& comm, BlockTrial& trial, index_t samples) {
 /// The median of some trials, phase by phase.
 Block typical(Collectives& comm, BlockTrial& trial, index_t samples) {
   std::vector<Block> blocks;
+  blocks.reserve(static_cast<std::size_t>(repeats));
   for (int repeat = 0; repeat < repeats; ++repeat) {
     blocks.push_back(together(comm, trial, samples));
   }
   Block median = blocks.front();
   for (const std::string& name : computing_phases) {
     std::vector<double> seconds;
+    seconds.reserve(blocks.size());
     for (Block& block : blocks) seconds.push_back(block[name].seconds);
     std::sort(seconds.begin(), seconds.end());
     median[name].seconds = seconds[seconds.size() / 2];
