@@ -1,24 +1,13 @@
-// ScaLAPACK and the BLACS under it. They come without C headers.
+// The factorisation by ScaLAPACK.
 #include <algorithm>
 #include <array>
 #include <limits>
 
+#include "scalapack_functions.hpp"
+
 #include "quip/comm/mpi_collectives.hpp"
 #include "quip/core/error.hpp"
 #include "quip/linalg/distributed_ldl.hpp"
-
-extern "C" {
-int Csys2blacs_handle(MPI_Comm comm);
-void Cfree_blacs_system_handle(int handle);
-void Cblacs_gridinit(int* context, const char* order, int rows, int cols);
-void Cblacs_gridinfo(int context, int* rows, int* cols, int* row, int* col);
-void Cblacs_gridexit(int context);
-void descinit_(int* descriptor, const int* m, const int* n, const int* row_block,
-               const int* col_block, const int* first_row, const int* first_col, const int* context,
-               const int* ld, int* info);
-void pdpotrf_(const char* triangle, const int* n, double* a, const int* row, const int* col,
-              const int* descriptor, int* info);
-}
 
 namespace quip {
 namespace {

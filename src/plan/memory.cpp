@@ -49,7 +49,6 @@ class Sizes {
   [[nodiscard]] index_t tokens() const { return samples_ * job_.length; }
   /// Samples that a rank works on side by side.
   [[nodiscard]] index_t units() const { return std::min<index_t>(layout_.threads, samples_); }
-  [[nodiscard]] index_t length() const { return job_.length; }
   /// Samples, and rows that are rounded, lie there.
   [[nodiscard]] bool on_device() const { return layout_.gpus_per_node > 0; }
   [[nodiscard]] LayerOptions options(const LinearSpec& linear) const {

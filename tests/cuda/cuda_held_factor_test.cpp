@@ -71,17 +71,6 @@ struct WideLayer {
   }
 };
 
-void expect_same(const RoundedRows& a, const RoundedRows& b) {
-  EXPECT_EQ(a.codes, b.codes);
-  EXPECT_EQ(a.scale, b.scale);
-  EXPECT_EQ(a.zero, b.zero);
-  ASSERT_EQ(a.losses.size(), b.losses.size());
-  for (std::size_t i = 0; i < a.losses.size(); ++i) {
-    ASSERT_EQ(a.losses[i].loss, b.losses[i].loss) << "row " << i;
-    ASSERT_EQ(a.losses[i].reference, b.losses[i].reference) << "row " << i;
-  }
-}
-
 class CudaHeldFactor : public CudaTest, public testing::WithParamInterface<Case> {
  protected:
   void compare(const WideLayer& wide, HeldFactor& held, Range range) const {

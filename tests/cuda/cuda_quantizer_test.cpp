@@ -55,18 +55,6 @@ void expect_same(const std::vector<double>& a, const std::vector<double>& b, con
   for (std::size_t i = 0; i < a.size(); ++i) ASSERT_EQ(a[i], b[i]) << what << " " << i;
 }
 
-void expect_same(const RoundedRows& a, const RoundedRows& b) {
-  EXPECT_EQ(a.codes, b.codes);
-  EXPECT_EQ(a.scale, b.scale);
-  EXPECT_EQ(a.zero, b.zero);
-  EXPECT_EQ(a.passes, b.passes);
-  ASSERT_EQ(a.losses.size(), b.losses.size());
-  for (std::size_t i = 0; i < a.losses.size(); ++i) {
-    ASSERT_EQ(a.losses[i].loss, b.losses[i].loss) << "row " << i;
-    ASSERT_EQ(a.losses[i].reference, b.losses[i].reference) << "row " << i;
-  }
-}
-
 TEST_P(CudaQuantizer, RoundsToTheHostsBits) {
   const LayerOptions options = options_of(GetParam());
   const index_t n = 160;  // more than one block of columns, and not a multiple of it

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "quip/backend/cuda_backend.hpp"
+#include "quip/backend/quantizer.hpp"
 #ifdef QUIP_CUDA_ON_HOST
 #include <cuda_runtime.h>
 #endif
@@ -91,6 +92,18 @@ inline void expect_near(const Matrix<float>& actual, const Matrix<float>& expect
     worst = difference <= worst ? worst : difference;  // NaN stays
   }
   EXPECT_LE(worst, tolerance) << "[" << actual.rows() << " x " << actual.cols() << "]";
+}
+
+inline void expect_same(const RoundedRows& a, const RoundedRows& b) {
+  EXPECT_EQ(a.codes, b.codes);
+  EXPECT_EQ(a.scale, b.scale);
+  EXPECT_EQ(a.zero, b.zero);
+  EXPECT_EQ(a.passes, b.passes);
+  ASSERT_EQ(a.losses.size(), b.losses.size());
+  for (std::size_t i = 0; i < a.losses.size(); ++i) {
+    ASSERT_EQ(a.losses[i].loss, b.losses[i].loss) << "row " << i;
+    ASSERT_EQ(a.losses[i].reference, b.losses[i].reference) << "row " << i;
+  }
 }
 
 }  // namespace quip

@@ -5,6 +5,7 @@
 
 #include "../../src/backend/cuda/copies.hpp"
 #include "../../src/backend/cuda/nccl_collectives.hpp"
+#include "support/rank_devices.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/comm/mpi_collectives.hpp"
@@ -19,15 +20,9 @@ namespace {
 class NcclMpiTest : public testing::Test {
  protected:
   void SetUp() override {
-    int devices = 0;
-#ifdef QUIP_CUDA_ON_HOST
-    cuda_on_host::set_devices(host_.size());
-#endif
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices < host_.place().size) {
-      GTEST_SKIP() << "fewer GPUs than ranks on this node";
-    }
+    context_ = test::own_device(host_);
+    if (!context_) GTEST_SKIP() << "fewer GPUs than ranks on this machine";
     if (host_.size() == 1) GTEST_SKIP() << "one rank has nobody to talk to";
-    context_ = std::make_unique<Context>(host_.place().machine_rank, 1, 1);
     comm_ = make_nccl_collectives(*context_, host_, 0.2);
     if (!comm_) GTEST_SKIP() << "a build without NCCL";
   }

@@ -7,6 +7,7 @@
 #include "../../src/backend/cuda/grid_cholesky.hpp"
 #include "../../src/backend/cuda/nccl_collectives.hpp"
 #include "support/distributed_matrices.hpp"
+#include "support/rank_devices.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/comm/mpi_collectives.hpp"
@@ -19,14 +20,8 @@ using namespace test;
 class GridCholeskyMpi : public testing::Test {
  protected:
   void SetUp() override {
-    int devices = 0;
-#ifdef QUIP_CUDA_ON_HOST
-    cuda_on_host::set_devices(comm_.size());
-#endif
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices < comm_.place().machine_size) {
-      GTEST_SKIP() << "fewer GPUs than ranks on this machine";
-    }
-    context_ = std::make_unique<Context>(comm_.place().machine_rank, 1, 1);
+    context_ = own_device(comm_);
+    if (!context_) GTEST_SKIP() << "fewer GPUs than ranks on this machine";
     devices_ = make_grid_cholesky(*context_);
     if (!devices_) GTEST_SKIP() << "a build without cuSOLVERMp";
   }

@@ -57,7 +57,6 @@ class Device {
   [[nodiscard]] std::string describe() const;
   [[nodiscard]] std::size_t shared_memory_of_block() const { return shared_memory_; }
   [[nodiscard]] std::size_t total() const { return total_ / sharers_; }
-  [[nodiscard]] std::size_t used() const { return used_; }
   [[nodiscard]] std::size_t most_used() const { return most_used_; }
   /// What can still be had of this process's part of the device: less a reserve for the libraries.
   [[nodiscard]] std::size_t available() const;
