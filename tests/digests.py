@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Digests of a fixed list of runs: every method, grid, transform and way through the program.
+
+A change that is to leave the bits alone leaves this list alone:
+    tests/digests.py > before; (change, build) tests/digests.py | diff before -
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "e2e"))
+import cli
+
+METHODS = ("nearest", "ldlq", "optq", "ldlq-rg", "greedy", "ldl-admm")
+TRANSFORMS = (
+    "kronecker",
+    "kronecker-blocked",
+    "kronecker-nopermute",
+    "hadamard",
+    "dense",
+    "none",
+)
+
+# Options of a run; llama-nano unless --model names another.
+RUNS = [
+    *(
+        f"--method {method} --processing {p}"
+        for method in METHODS
+        for p in ("incoherence", "baseline")
+    ),
+    *(f"--method {method} --paper --bits 3" for method in METHODS),
+    *(f"--transform {transform} --bits 4" for transform in TRANSFORMS),
+    *(f"--bits {bits}" for bits in (2, 3, 4, 8)),
+    *(f"--processing baseline --group-size {size} --bits 3" for size in (8, 40, 128)),
+    "--processing baseline --group-size 32 --symmetric --bits 3",
+    "--processing baseline --symmetric",
+    "--processing baseline --method optq --group-size 32",
+    "--processing baseline --method optq --group-size 32 --groups static",
+    "--processing baseline --method optq --group-size 32 --act-order --bits 3",
+    "--rescale off",
+    "--grid minmax",
+    "--processing baseline --grid incoherent --rho 2",
+    "--order forward",
+    "--clamp pre",
+    "--rounding stochastic",
+    "--method ldlq --passes 2",
+    "--method ldl-admm --passes 2",
+    "--damp 0.1 --seed 7",
+    "--true-sequential",
+    "--wide 0",
+    "--wide 0 --method nearest --clamp pre",
+    "--wide 0 --processing baseline --group-size 32 --symmetric",
+    "--wide 200 --true-sequential",
+    "--process-grid 1x1 --wide 0",
+    "--skip v_proj",
+    "--override down_proj:bits=4,method=optq --override q_proj:transform=hadamard,rho=2.2",
+    "--override blocks:bits=3,grid=minmax,transform=none,rescale=off,group-size=16",
+    *(
+        f"--model {model} --bits {bits}"
+        for model in ("opt-micro", "llama-micro")
+        for bits in (2, 4)
+    ),
+    "--model opt-micro --method optq --processing baseline --bits 3",
+    "--model opt-micro --wide 300 --bits 3",
+    "--model llama-micro --transform hadamard --true-sequential --bits 3",
+]
+
+
+def digest(arguments: list[str], ranks: int, folder: Path) -> str:
+    options = list(arguments)
+    model = "llama-nano"
+    if "--model" in options:
+        at = options.index("--model")
+        model = options[at + 1]
+        del options[at : at + 2]
+    out = folder / "out"
+    subprocess.run(["rm", "-rf", str(out)], check=True)
+    cli.quantize(
+        cli.model(model),
+        out,
+        *("--samples", 3, "--progress", "none", "--keep-states", "none"),
+        *options,
+        ranks=ranks,
+        timeout=600,
+    )
+    return cli.inspect(out)["digest"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--options", default="", help="added to every run, e.g. '--backend cuda'")
+    parser.add_argument("--only", default="", help="only runs whose options hold this text")
+    arguments = parser.parse_args()
+    root = os.environ.get("TMPDIR", "/dev/shm" if Path("/dev/shm").is_dir() else None)
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        for run in RUNS:
+            if arguments.only not in run:
+                continue
+            options = [*run.split(), *arguments.options.split()]
+            print(digest(options, arguments.ranks, Path(folder)), run, flush=True)
+
+
+if __name__ == "__main__":
+    main()
