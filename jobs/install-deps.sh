@@ -17,7 +17,7 @@ TEXT
 packages=(
   build-essential cmake ninja-build pkg-config git
   libopenmpi-dev openmpi-bin libscalapack-openmpi-dev libopenblas-dev
-  libhdf5-openmpi-dev hdf5-tools libboost-program-options-dev
+  libhdf5-dev hdf5-tools libboost-program-options-dev
   libgtest-dev nlohmann-json3-dev libspdlog-dev libfmt-dev
   libxxhash-dev librandom123-dev libbenchmark-dev
   python3 python3-venv python3-numpy python3-h5py python3-matplotlib

@@ -109,6 +109,7 @@ ruff=ruff
 [[ -x .venv/bin/ruff ]] && ruff=.venv/bin/ruff
 
 check "clang-format" formatted
+check "floors" python3 tests/floors.py
 check "file length" short_enough
 check "shellcheck" shell_clean
 check "ruff check" "$ruff" check .

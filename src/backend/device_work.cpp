@@ -3,10 +3,10 @@
 #include <algorithm>
 
 #include "quip/core/error.hpp"
-#include "quip/quant/hadamard.hpp"
-#include "quip/quant/lower_panels.hpp"
-#include "quip/quant/random_orthogonal.hpp"
-#include "quip/quant/transform.hpp"
+#include "quip/quant/factor/lower_panels.hpp"
+#include "quip/quant/transform/hadamard.hpp"
+#include "quip/quant/transform/random_orthogonal.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "quip/calib/channel_scales.hpp"
 #include "quip/core/usage.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/factor/work.hpp"
 
 namespace quip {
 namespace {

@@ -1,6 +1,6 @@
 #include "quip/calib/token_set.hpp"
 
-#include "../store/hdf5.hpp"
+#include "io/hdf5.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
@@ -8,8 +8,6 @@
 
 namespace quip {
 namespace {
-
-using namespace store;
 
 constexpr const char* kDataset = "input_ids";
 constexpr index_t kDigestTokens = index_t{1} << 20;  // read at a time

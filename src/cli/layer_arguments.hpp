@@ -8,7 +8,7 @@
 #include "command.hpp"
 #include <boost/program_options.hpp>
 
-#include "quip/quant/options.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip::cli {
 

@@ -6,10 +6,10 @@
 #include "run_arguments.hpp"
 #include <nlohmann/json.hpp>
 
+#include "quip/io/matrix_file.hpp"
 #include "quip/linalg/blas.hpp"
 #include "quip/pipeline/report.hpp"
 #include "quip/pipeline/round_layer.hpp"
-#include "quip/store/matrix_file.hpp"
 #include "quip/store/packed_writer.hpp"
 
 namespace quip::cli {

@@ -13,7 +13,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 constexpr auto kPatience = std::chrono::seconds(5);
@@ -82,4 +82,4 @@ DirectoryLock::~DirectoryLock() {
   ::close(descriptor_);
 }
 
-}  // namespace quip::store
+}  // namespace quip

@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string>
 
-namespace quip::store {
+namespace quip {
 
 /// The right to write a directory, as a lock of the operating system on `.lock` in it: it ends
 /// with the process, however that ends, so that a crash leaves nothing to clear away.
@@ -30,4 +30,4 @@ class DirectoryLock {
 
 inline constexpr const char* kLockFile = ".lock";
 
-}  // namespace quip::store
+}  // namespace quip

@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 struct Fault {
@@ -44,4 +44,4 @@ int injected_fault(std::string_view operation, const std::filesystem::path& path
   return 0;
 }
 
-}  // namespace quip::store
+}  // namespace quip

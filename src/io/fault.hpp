@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <string_view>
 
-namespace quip::store {
+namespace quip {
 
 /// Called before every operation that changes the file system. Returns 0, or the errno with which
 /// the operation is to fail. Always 0 unless the environment asks for a fault in this process:
@@ -14,4 +14,4 @@ namespace quip::store {
 ///   QUIP_FAULT=trace:FILE every operation appends a line to FILE
 [[nodiscard]] int injected_fault(std::string_view operation, const std::filesystem::path& path);
 
-}  // namespace quip::store
+}  // namespace quip

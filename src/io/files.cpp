@@ -13,7 +13,7 @@
 #include "quip/core/error.hpp"
 #include "quip/core/usage.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 namespace fs = std::filesystem;
@@ -220,4 +220,4 @@ void make_empty_directory(const fs::path& directory) {
   }
 }
 
-}  // namespace quip::store
+}  // namespace quip

@@ -10,7 +10,7 @@
 #include "quip/core/digest.hpp"
 #include "quip/core/matrix.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// An open file descriptor, read and written at explicit offsets. Move-only.
 class File {
@@ -87,4 +87,4 @@ void make_output_directory(const std::filesystem::path& directory);
 /// The same. Throws Error also if there is anything in it.
 void make_empty_directory(const std::filesystem::path& directory);
 
-}  // namespace quip::store
+}  // namespace quip

@@ -4,7 +4,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 herr_t take_innermost(unsigned depth, const H5E_error2_t* error, void* text) {
@@ -193,4 +193,4 @@ std::string read_attribute(hid_t object, const char* name, const std::string& wh
   return value;
 }
 
-}  // namespace quip::store
+}  // namespace quip

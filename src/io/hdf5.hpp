@@ -13,7 +13,7 @@
 
 #include "quip/core/matrix.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// Throws Error: "<where>: <call> failed: <HDF5's innermost text>".
 [[noreturn]] void fail_hdf5(const char* call, const std::string& where);
@@ -94,4 +94,4 @@ void write_attribute(hid_t object, const char* name, const std::string& value,
 template <typename T>
 [[nodiscard]] T read_attribute(hid_t object, const char* name, const std::string& where);
 
-}  // namespace quip::store
+}  // namespace quip

@@ -1,4 +1,4 @@
-#include "layout.hpp"
+#include "hdf5_layout.hpp"
 
 #include <algorithm>
 #include <cstring>
@@ -9,7 +9,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 /// An HDF5 file driver that keeps what is written in a SparseBytes: the library's core
@@ -186,4 +186,4 @@ void Layout::write() {
   }
 }
 
-}  // namespace quip::store
+}  // namespace quip

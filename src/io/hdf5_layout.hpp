@@ -14,7 +14,7 @@
 
 #include "hdf5.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// Bytes [begin, end) of a file.
 struct Extent {
@@ -60,4 +60,4 @@ class Layout {
   std::vector<Extent> data_;
 };
 
-}  // namespace quip::store
+}  // namespace quip

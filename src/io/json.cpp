@@ -1,4 +1,4 @@
-#include "quip/core/json.hpp"
+#include "quip/io/json.hpp"
 
 #include <cstdint>
 #include <limits>

@@ -1,4 +1,4 @@
-#include "quip/store/matrix_file.hpp"
+#include "quip/io/matrix_file.hpp"
 
 #include <array>
 #include <cmath>
@@ -15,7 +15,6 @@ namespace quip {
 namespace {
 
 namespace fs = std::filesystem;
-using store::check;
 
 constexpr std::array<unsigned char, 6> npy_magic{0x93, 'N', 'U', 'M', 'P', 'Y'};
 
@@ -25,7 +24,7 @@ struct NpyHeader {
   index_t data_offset = 0;
 };
 
-NpyHeader read_npy_header(const store::File& file, const std::string& path) {
+NpyHeader read_npy_header(const File& file, const std::string& path) {
   std::array<std::byte, 12> head{};
   const index_t size = file.size();
   if (size < static_cast<index_t>(head.size())) fail("{}: too short for a .npy file", path);
@@ -46,7 +45,7 @@ NpyHeader read_npy_header(const store::File& file, const std::string& path) {
 }
 
 Matrix<double> read_npy(const fs::path& path) {
-  const store::File file = store::File::open_read(path);
+  const File file = File::open_read(path);
   const NpyHeader header = read_npy_header(file, path.string());
   std::smatch shape;
   std::smatch type;
@@ -76,13 +75,13 @@ Matrix<double> read_npy(const fs::path& path) {
 
 Matrix<double> read_dataset(const fs::path& path, const std::string& name) {
   const std::string where = path.string() + ":" + name;
-  const store::H5File file = store::open_hdf5(path);
-  if (!store::has_link(file.get(), name, where)) {
+  const H5File file = open_hdf5(path);
+  if (!has_link(file.get(), name, where)) {
     fail("{}: there is no dataset '{}'", path.string(), name);
   }
-  const store::H5Dataset dataset = store::open_dataset(file.get(), name, where);
-  const std::vector<index_t> shape = store::shape_of(dataset, where);
-  const store::H5Type type(H5Dget_type(dataset.get()), "H5Dget_type", where);
+  const H5Dataset dataset = open_dataset(file.get(), name, where);
+  const std::vector<index_t> shape = shape_of(dataset, where);
+  const H5Type type(H5Dget_type(dataset.get()), "H5Dget_type", where);
   if (shape.size() != 2 || H5Tget_class(type.get()) != H5T_FLOAT) {
     fail("{}: must be a 2-D dataset of floats", where);
   }
@@ -94,8 +93,8 @@ Matrix<double> read_dataset(const fs::path& path, const std::string& name) {
 
 void write_dataset(hid_t file, const char* name, hid_t memory_type, const void* data,
                    std::array<hsize_t, 2> shape, const std::string& where) {
-  const store::H5Space space(H5Screate_simple(2, shape.data(), nullptr), "H5Screate_simple", where);
-  const store::H5Dataset dataset(
+  const H5Space space(H5Screate_simple(2, shape.data(), nullptr), "H5Screate_simple", where);
+  const H5Dataset dataset(
       H5Dcreate2(file, name, memory_type, space.get(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
       "H5Dcreate2", where);
   check(H5Dwrite(dataset.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), "H5Dwrite",
@@ -133,15 +132,14 @@ void write_layer_problem(const fs::path& file, const std::string& layer,
     for (index_t j = 0; j <= i; ++j) full(i, j) = full(j, i) = hessian(i, j);
   }
   const std::string where = file.string();
-  store::H5File out(
-      H5Fcreate(where.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, store::file_access(where).get()),
-      "H5Fcreate", where);
+  H5File out(H5Fcreate(where.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, file_access(where).get()),
+             "H5Fcreate", where);
   const auto extent = [](index_t n) { return static_cast<hsize_t>(n); };
   write_dataset(out.get(), "weights", H5T_NATIVE_FLOAT, weights.data,
                 {extent(weights.rows), extent(weights.cols)}, where);
   write_dataset(out.get(), "hessian", H5T_NATIVE_DOUBLE, full.data(),
                 {extent(full.rows()), extent(full.cols())}, where);
-  store::write_attribute(out.get(), "layer", layer, where);
+  write_attribute(out.get(), "layer", layer, where);
   out.close("H5Fclose", where);
 }
 

@@ -1,4 +1,4 @@
-#include "quip/model/safetensors.hpp"
+#include "quip/io/safetensors.hpp"
 
 #include <cstring>
 #include <map>
@@ -11,8 +11,8 @@
 #include "safetensors_header.hpp"
 
 #include "quip/core/error.hpp"
-#include "quip/core/json.hpp"
 #include "quip/core/usage.hpp"
+#include "quip/io/json.hpp"
 
 namespace quip {
 namespace {

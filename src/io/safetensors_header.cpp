@@ -9,7 +9,7 @@
 #include <string_view>
 
 #include "quip/core/error.hpp"
-#include "quip/core/json.hpp"
+#include "quip/io/json.hpp"
 
 namespace quip {
 namespace {

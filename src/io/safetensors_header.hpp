@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "quip/core/matrix.hpp"
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 
 namespace quip {
 

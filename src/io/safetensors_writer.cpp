@@ -7,7 +7,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip::store {
+namespace quip {
 
 static_assert(std::endian::native == std::endian::little, "safetensors and our files are");
 
@@ -44,4 +44,4 @@ void SafetensorsWriter::publish() {
   pending_.publish();
 }
 
-}  // namespace quip::store
+}  // namespace quip

@@ -6,9 +6,9 @@
 
 #include "files.hpp"
 
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// The header goes out first; elements follow by `append`, in the order of `tensors`.
 class SafetensorsWriter {
@@ -26,4 +26,4 @@ class SafetensorsWriter {
   index_t end_ = 0;
 };
 
-}  // namespace quip::store
+}  // namespace quip

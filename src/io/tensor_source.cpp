@@ -1,4 +1,4 @@
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 
 #include <algorithm>
 

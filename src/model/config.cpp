@@ -8,7 +8,7 @@
 #include "config_fields.hpp"
 
 #include "quip/core/error.hpp"
-#include "quip/core/json.hpp"
+#include "quip/io/json.hpp"
 
 namespace quip {
 namespace {

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "quip/core/json.hpp"
+#include "quip/io/json.hpp"
 
 namespace quip {
 

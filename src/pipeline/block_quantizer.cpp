@@ -7,10 +7,10 @@
 
 #include "quip/backend/quantizer.hpp"
 #include "quip/core/error.hpp"
+#include "quip/io/matrix_file.hpp"
 #include "quip/pipeline/capture.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/round_layer.hpp"
-#include "quip/store/matrix_file.hpp"
 
 namespace quip {
 namespace {

@@ -4,11 +4,11 @@
 #include <array>
 #include <map>
 
-#include "../store/files.hpp"
-#include "../store/safetensors_writer.hpp"
+#include "io/files.hpp"
+#include "io/safetensors_writer.hpp"
 
 #include "quip/core/error.hpp"
-#include "quip/quant/dequantize.hpp"
+#include "quip/quant/code/dequantize.hpp"
 
 namespace quip {
 namespace {
@@ -16,7 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using nlohmann::ordered_json;
-using namespace store;
 
 constexpr index_t kPieceElements = index_t{4} << 20;
 

@@ -5,7 +5,7 @@
 
 #include "quip/backend/quantizer.hpp"
 #include "quip/comm/collectives.hpp"
-#include "quip/quant/panel_source.hpp"
+#include "quip/quant/factor/panel_source.hpp"
 
 namespace quip {
 

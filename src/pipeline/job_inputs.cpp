@@ -5,7 +5,7 @@
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
-#include "quip/model/safetensors.hpp"
+#include "quip/io/safetensors.hpp"
 
 namespace quip {
 namespace {

@@ -7,7 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 #include "quip/pipeline/wide_options.hpp"
 
 namespace quip {

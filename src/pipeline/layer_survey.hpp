@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "quip/comm/collectives.hpp"
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/quantize.hpp"
 

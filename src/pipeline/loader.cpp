@@ -7,7 +7,7 @@
 
 #include "quip/comm/node_memory.hpp"
 #include "quip/core/error.hpp"
-#include "quip/quant/dequantize.hpp"
+#include "quip/quant/code/dequantize.hpp"
 
 namespace quip {
 namespace {

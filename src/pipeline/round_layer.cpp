@@ -9,8 +9,9 @@
 #include "gather_factor.hpp"
 
 #include "quip/core/usage.hpp"
+#include "quip/quant/factor/layer_statistics.hpp"
 #include "quip/quant/layer.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {

@@ -8,10 +8,9 @@
 #include "quip/core/usage.hpp"
 #include "quip/linalg/distributed_ldl.hpp"
 #include "quip/pipeline/round_layer.hpp"
-#include "quip/quant/damping.hpp"
-#include "quip/quant/panel_source.hpp"
-#include "quip/quant/transform.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/factor/damping.hpp"
+#include "quip/quant/factor/panel_source.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "quip/core/error.hpp"
 #include "quip/pipeline/report.hpp"
-#include "quip/quant/lower_panels.hpp"
+#include "quip/quant/factor/lower_panels.hpp"
 
 namespace quip {
 

@@ -10,9 +10,9 @@
 #include <unistd.h>
 #include <vector>
 
-#include "../store/files.hpp"
-#include "../store/rest_file.hpp"
-#include "../store/state_file.hpp"
+#include "io/files.hpp"
+#include "store/rest_file.hpp"
+#include "store/state_file.hpp"
 
 #include "quip/core/dtype.hpp"
 #include "quip/core/error.hpp"
@@ -57,9 +57,7 @@ Link measure_link(Collectives& comm, Exchange kind, const std::function<void()>&
 /// A folder of the job's own that goes away with everything in it. For rank 0.
 class ScratchFolder {
  public:
-  explicit ScratchFolder(fs::path path) : path_(std::move(path)) {
-    store::make_output_directory(path_);
-  }
+  explicit ScratchFolder(fs::path path) : path_(std::move(path)) { make_output_directory(path_); }
   ScratchFolder(const ScratchFolder&) = delete;
   ScratchFolder& operator=(const ScratchFolder&) = delete;
   ~ScratchFolder() {
@@ -105,7 +103,7 @@ index_t measure_baseline(Collectives& comm, const PlannedJob& job, int threads,
   const auto folder = make_scratch(comm, folder_in(scratch));
   agree(comm, [&] {
     const auto name = fmt::format("rank_{}.h5", comm.rank());
-    static_cast<void>(store::create_rest_file(folder_in(scratch) / name, {{"x", DType::f32, {1}}}));
+    static_cast<void>(create_rest_file(folder_in(scratch) / name, {{"x", DType::f32, {1}}}));
     // Each thread's BLAS keeps room for the pieces of a product.
     const index_t hidden = job.model.family->config().hidden;
     const index_t wide = std::min<index_t>(job.model.family->config().intermediate, 4096);
@@ -146,7 +144,7 @@ void measure_files(Collectives& comm, const PlannedJob& job, const fs::path& scr
   const auto made = make_scratch(comm, folder);
   rates.durable_seconds = seconds_of(comm, 1, [&] {
     agree(comm, [&] {
-      if (comm.rank() == 0) store::write_text(folder / "small", std::string(4096, 'x'));
+      if (comm.rank() == 0) write_text(folder / "small", std::string(4096, 'x'));
     });
   });
   const index_t width = job.model.family->config().hidden;
@@ -154,19 +152,19 @@ void measure_files(Collectives& comm, const PlannedJob& job, const fs::path& scr
   const index_t each = std::max<index_t>(1, state_bytes / sample);
   const StateShape shape{each * comm.size(), job.length, width};
   const std::vector<float> values(static_cast<std::size_t>(job.length * width), 1.0F);
-  store::StateEntry entry;
+  StateEntry entry;
   const double writing = seconds_of(comm, 1, [&] {
-    entry = store::write_state_file(comm, folder, 1, shape,
-                                    share_of(shape.samples, comm.rank(), comm.size()),
-                                    [&](index_t /*i*/, std::span<float> out) {
-                                      std::copy(values.begin(), values.end(), out.begin());
-                                    });
+    entry =
+        write_state_file(comm, folder, 1, shape, share_of(shape.samples, comm.rank(), comm.size()),
+                         [&](index_t /*i*/, std::span<float> out) {
+                           std::copy(values.begin(), values.end(), out.begin());
+                         });
   });
   const auto bytes = static_cast<double>(each * sample);
   rates.write_bandwidth = bytes / std::max(writing - rates.durable_seconds, 0.1 * writing);
   const double reading = seconds_of(comm, 1, [&] {
     agree(comm, [&] {
-      const store::File file = store::File::open_read(folder / entry.file);
+      const File file = File::open_read(folder / entry.file);
       std::vector<std::byte> raw(static_cast<std::size_t>(sample));
       std::vector<float> out(raw.size() / 2);
       for (index_t i = 0; i < each; ++i) {

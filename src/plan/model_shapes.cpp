@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "quip/core/error.hpp"
-#include "quip/core/json.hpp"
-#include "quip/model/safetensors.hpp"
+#include "quip/io/json.hpp"
+#include "quip/io/safetensors.hpp"
 
 namespace quip::plan {
 namespace {

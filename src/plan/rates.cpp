@@ -4,7 +4,7 @@
 #include <sstream>
 
 #include "quip/core/error.hpp"
-#include "quip/core/json.hpp"
+#include "quip/io/json.hpp"
 
 namespace quip::plan {
 namespace {

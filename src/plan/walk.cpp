@@ -3,16 +3,16 @@
 #include <regex>
 #include <set>
 
-#include "../pipeline/job_inputs.hpp"
-#include "../store/manifest.hpp"
-#include "../store/run_start.hpp"
+#include "pipeline/job_inputs.hpp"
+#include "store/manifest.hpp"
+#include "store/run_start.hpp"
 #include "walk_steps.hpp"
 
 #include "quip/calib/hessian.hpp"
 #include "quip/core/error.hpp"
 #include "quip/model/work.hpp"
 #include "quip/pipeline/loader.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/factor/work.hpp"
 
 namespace quip::plan {
 namespace {
@@ -28,7 +28,7 @@ std::string entry_of(index_t block, const std::vector<LinearSpec>& linears) {
     entry.digests.push_back(a_digest);
     entry.shapes.push_back({linear.rows, linear.cols});
   }
-  return store::json_text(store::to_json(entry));
+  return json_text(to_json(entry));
 }
 
 }  // namespace
@@ -64,8 +64,8 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
   for (const std::string& name : job.model.source->names()) {
     if (!quantized.contains(name)) rest_.push_back(job.model.source->info(name));
   }
-  manifest_ = store::new_manifest(manifest_header(job.options, job.samples, family.config().text,
-                                                  a_digest, a_digest))
+  manifest_ = new_manifest(manifest_header(job.options, job.samples, family.config().text, a_digest,
+                                           a_digest))
                   .dump();
 }
 

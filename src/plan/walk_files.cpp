@@ -1,5 +1,5 @@
 // The part of the walk that writes: the manifest, what stays as it is, blocks, hidden states.
-#include "../store/rest_file.hpp"
+#include "store/rest_file.hpp"
 #include "walk_steps.hpp"
 
 #include "quip/plan/walk.hpp"
@@ -28,7 +28,7 @@ void Walk::save_manifest(Ledger& ledger) const {
 void Walk::write_rest(Ledger& ledger) const {
   ledger.enter("write");
   const auto tensors = static_cast<index_t>(rest_.size());
-  const std::vector<store::Chunk> chunks = store::chunks_of(rest_);
+  const std::vector<Chunk> chunks = chunks_of(rest_);
   agree(ledger, do_nothing);
   ledger.count_text(std::ssize(std::string(".rest.h5.tmp.0000000")), 0);
   ledger.count_text(std::ssize(a_digest), 0);

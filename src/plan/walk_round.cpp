@@ -6,9 +6,10 @@
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/round_layer.hpp"
 #include "quip/plan/walk.hpp"
-#include "quip/quant/factor.hpp"
+#include "quip/quant/factor/factor.hpp"
+#include "quip/quant/factor/work.hpp"
 #include "quip/quant/layer.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip::plan {
 

@@ -6,7 +6,8 @@
 
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/plan/walk.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/factor/work.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip::plan {
 namespace {

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <numeric>
 
-#include "tile_rounding.hpp"
+#include "quant/round/tile_rounding.hpp"
 
 #include "quip/core/usage.hpp"
-#include "quip/quant/grid.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/code/grid.hpp"
+#include "quip/quant/factor/work.hpp"
 
 namespace quip {
 namespace {

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <memory>
 
-#include "tile_rounding.hpp"
+#include "quant/round/tile_rounding.hpp"
 
-#include "quip/quant/grid.hpp"
+#include "quip/quant/code/grid.hpp"
 #include "quip/quant/layer.hpp"
 
 namespace quip {

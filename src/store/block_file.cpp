@@ -1,13 +1,13 @@
 #include "block_file.hpp"
 
-#include "files.hpp"
-#include "layout.hpp"
+#include "io/files.hpp"
+#include "io/hdf5_layout.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
 #include "quip/core/usage.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 /// No layer is longer on any side: keeps products of damaged sizes from overflowing.
@@ -239,4 +239,4 @@ StoredLayer read_block_layer(const std::filesystem::path& file, const std::strin
   return stored;
 }
 
-}  // namespace quip::store
+}  // namespace quip

@@ -7,7 +7,7 @@
 
 #include "quip/store/packed_model.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// Writes all layers of a block to `file` (a temporary name: no renaming here, but the file
 /// is complete on return). Per layer: codes [rows, row_bytes] uint8, scale [1 or rows]
@@ -22,4 +22,4 @@ void write_block_file(const std::filesystem::path& file, const std::vector<Store
 [[nodiscard]] StoredLayer read_block_layer(const std::filesystem::path& file,
                                            const std::string& name, const std::string& expected);
 
-}  // namespace quip::store
+}  // namespace quip

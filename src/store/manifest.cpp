@@ -2,13 +2,13 @@
 
 #include <limits>
 
-#include "files.hpp"
+#include "io/files.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
-#include "quip/core/json.hpp"
+#include "quip/io/json.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 namespace fs = std::filesystem;
@@ -172,4 +172,4 @@ std::string model_digest(const std::vector<BlockEntry>& blocks) {
   return digest.hex();
 }
 
-}  // namespace quip::store
+}  // namespace quip

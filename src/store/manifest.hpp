@@ -11,7 +11,7 @@
 
 #include "quip/store/packed_model.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// Of the packed model. 2: the manifest says where the tensors of rest.h5 lie.
 inline constexpr int kFormatVersion = 2;
@@ -69,4 +69,4 @@ void require_complete(const Manifest& manifest, const std::filesystem::path& dir
 /// The digest of a model: over the digests of its layers, in order.
 [[nodiscard]] std::string model_digest(const std::vector<BlockEntry>& blocks);
 
-}  // namespace quip::store
+}  // namespace quip

@@ -8,7 +8,6 @@
 namespace quip {
 
 namespace fs = std::filesystem;
-using namespace store;
 
 const File& PackedModel::State::rest() {
   std::call_once(opened_, [&] {

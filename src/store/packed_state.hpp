@@ -7,13 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "files.hpp"
+#include "io/files.hpp"
 #include "manifest.hpp"
 #include "rest_file.hpp"
 
 namespace quip {
-
-namespace store {
 
 /// Where a layer is listed in the manifest.
 struct LayerPlace {
@@ -21,26 +19,24 @@ struct LayerPlace {
   std::size_t index = 0;
 };
 
-}  // namespace store
-
 struct PackedModel::State {
-  State(std::filesystem::path where, store::Manifest parsed)
+  State(std::filesystem::path where, Manifest parsed)
       : directory(std::move(where)), manifest(std::move(parsed)), whole_(manifest.blocks.size()) {}
 
   std::filesystem::path directory;
-  store::Manifest manifest;
-  std::map<std::string, store::LayerPlace> places;
+  Manifest manifest;
+  std::map<std::string, LayerPlace> places;
 
   /// rest.h5, for plain reads: the manifest knows where each tensor lies. Opened on first
   /// use, so that a model with a damaged one can still be verified.
-  [[nodiscard]] const store::File& rest();
+  [[nodiscard]] const File& rest();
   /// The file of block number `block` in the manifest, after its digest was found right,
   /// once: HDF5 is not to be trusted with bytes that nobody has vouched for.
   [[nodiscard]] std::filesystem::path whole_block_file(std::size_t block);
 
  private:
   std::once_flag opened_;
-  std::optional<store::File> rest_;
+  std::optional<File> rest_;
   std::vector<std::once_flag> whole_;
 };
 

@@ -4,9 +4,9 @@
 #include <optional>
 
 #include "block_file.hpp"
-#include "directory_lock.hpp"
-#include "files.hpp"
-#include "layout.hpp"
+#include "io/directory_lock.hpp"
+#include "io/files.hpp"
+#include "io/hdf5_layout.hpp"
 #include "manifest.hpp"
 #include "rest_writer.hpp"
 #include "run_start.hpp"
@@ -19,7 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using namespace store;
 
 std::string block_file_name(index_t block) { return fmt::format("blocks/block_{:05}.h5", block); }
 
@@ -170,7 +169,7 @@ void PackedWriter::write_states(index_t blocks, const StateShape& shape, Range m
   Collectives& comm = state_->comm;
   const StateEntry entry = write_state_file(comm, state_->directory, blocks, shape, mine, fetch);
   if (state_->keep == KeepStates::last) state_->states() = json::array();
-  state_->states().push_back(store::to_json(entry));
+  state_->states().push_back(to_json(entry));
   state_->save_manifest();
   agree(comm, [&] {
     if (comm.rank() == 0) remove_unlisted_states(state_->directory, state_->manifest);
@@ -198,7 +197,7 @@ void PackedWriter::write_rest(const TensorSource& source, const std::vector<std:
   const RestFile rest = write_rest_file(state_->comm, state_->directory, source, names);
   state_->manifest["rest"] = json::object();
   for (const RestEntry& entry : rest.tensors) {
-    state_->manifest["rest"][entry.info.name] = store::to_json(entry);
+    state_->manifest["rest"][entry.info.name] = to_json(entry);
   }
   state_->manifest["rest_frame"] = rest.frame;
   state_->save_manifest();

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 
-#include "files.hpp"
-#include "layout.hpp"
+#include "io/files.hpp"
+#include "io/hdf5_layout.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 /// IEEE half, described exactly as h5py describes numpy's float16.
@@ -112,4 +112,4 @@ void require_rest_datasets(const std::filesystem::path& file, const Manifest& ma
   }
 }
 
-}  // namespace quip::store
+}  // namespace quip

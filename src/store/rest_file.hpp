@@ -8,9 +8,9 @@
 
 #include "manifest.hpp"
 
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// The unit in which tensors are copied and digested, whatever the number of ranks.
 inline constexpr index_t kChunkBytes = index_t{16} << 20;
@@ -47,4 +47,4 @@ void require_rest_frame(const std::filesystem::path& file, const Manifest& manif
 /// bytes are known to be right.
 void require_rest_datasets(const std::filesystem::path& file, const Manifest& manifest);
 
-}  // namespace quip::store
+}  // namespace quip

@@ -2,13 +2,13 @@
 
 #include <optional>
 
-#include "files.hpp"
+#include "io/files.hpp"
 #include "rest_file.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 namespace fs = std::filesystem;
@@ -99,4 +99,4 @@ RestFile write_rest_file(Collectives& comm, const fs::path& directory, const Ten
   return rest;
 }
 
-}  // namespace quip::store
+}  // namespace quip

@@ -8,9 +8,9 @@
 #include "manifest.hpp"
 
 #include "quip/comm/collectives.hpp"
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 
-namespace quip::store {
+namespace quip {
 
 struct RestFile {
   std::vector<RestEntry> tensors;
@@ -22,4 +22,4 @@ struct RestFile {
                                        const TensorSource& source,
                                        const std::vector<std::string>& names);
 
-}  // namespace quip::store
+}  // namespace quip

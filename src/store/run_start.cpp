@@ -3,15 +3,15 @@
 #include <algorithm>
 #include <set>
 
-#include "directory_lock.hpp"
-#include "files.hpp"
+#include "io/directory_lock.hpp"
+#include "io/files.hpp"
 #include "manifest.hpp"
 #include "verify.hpp"
 
 #include "quip/core/error.hpp"
-#include "quip/core/json.hpp"
+#include "quip/io/json.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 namespace fs = std::filesystem;
@@ -234,4 +234,4 @@ void remove_unlisted_states(const fs::path& directory, const json& manifest) {
   }
 }
 
-}  // namespace quip::store
+}  // namespace quip

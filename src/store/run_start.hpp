@@ -9,7 +9,7 @@
 
 #include "quip/store/packed_writer.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// What a fresh run begins with.
 [[nodiscard]] nlohmann::json new_manifest(const nlohmann::json& header);
@@ -29,4 +29,4 @@ void drop_damaged(Collectives& comm, const std::filesystem::path& directory,
 /// Removes hidden states that the manifest does not list, and their folder if it is empty then.
 void remove_unlisted_states(const std::filesystem::path& directory, const nlohmann::json& manifest);
 
-}  // namespace quip::store
+}  // namespace quip

@@ -2,14 +2,14 @@
 
 #include <optional>
 
-#include "files.hpp"
+#include "io/files.hpp"
 #include "rest_file.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
-#include "quip/core/json.hpp"
+#include "quip/io/json.hpp"
 
-namespace quip::store {
+namespace quip {
 namespace {
 
 namespace fs = std::filesystem;
@@ -146,4 +146,4 @@ void read_state_file(Collectives& comm, const fs::path& directory, const StateEn
   });
 }
 
-}  // namespace quip::store
+}  // namespace quip

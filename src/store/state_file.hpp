@@ -12,7 +12,7 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/store/hidden_state.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// The manifest's entry of a file with one dataset, `hidden_states` fp32 [samples, length, width].
 struct StateEntry {
@@ -37,4 +37,4 @@ struct StateEntry {
 void read_state_file(Collectives& comm, const std::filesystem::path& directory,
                      const StateEntry& entry, Range mine, const PutSample& put);
 
-}  // namespace quip::store
+}  // namespace quip

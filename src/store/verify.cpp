@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "block_file.hpp"
-#include "hdf5.hpp"
+#include "io/hdf5.hpp"
 #include "packed_state.hpp"
 
 #include "quip/core/digest.hpp"
@@ -16,7 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using namespace store;
 
 /// Collects one line per thing that is wrong.
 class Findings {
@@ -136,8 +135,6 @@ void verify_state(Findings& findings, const fs::path& directory, const StateEntr
 
 }  // namespace
 
-namespace store {
-
 std::vector<std::string> check_block(const fs::path& directory, const BlockEntry& block,
                                      json* report) {
   Findings findings;
@@ -162,8 +159,6 @@ std::vector<std::string> check_summaries(const fs::path& directory, const Manife
   verify_summaries(findings, directory, manifest, {});
   return findings.take();
 }
-
-}  // namespace store
 
 std::vector<std::string> PackedModel::verify() const {
   const fs::path& directory = state_->directory;

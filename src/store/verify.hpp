@@ -8,7 +8,7 @@
 
 #include "manifest.hpp"
 
-namespace quip::store {
+namespace quip {
 
 /// `report`, unless null, receives the entries of the layers for reports.
 [[nodiscard]] std::vector<std::string> check_block(const std::filesystem::path& directory,
@@ -22,4 +22,4 @@ namespace quip::store {
 [[nodiscard]] std::vector<std::string> check_summaries(const std::filesystem::path& directory,
                                                        const Manifest& manifest);
 
-}  // namespace quip::store
+}  // namespace quip

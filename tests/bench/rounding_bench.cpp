@@ -10,9 +10,9 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/core/rng.hpp"
 #include "quip/pipeline/round_layer.hpp"
-#include "quip/quant/dequantize.hpp"
+#include "quip/quant/code/dequantize.hpp"
 #include "quip/quant/layer.hpp"
-#include "quip/quant/random_orthogonal.hpp"
+#include "quip/quant/transform/random_orthogonal.hpp"
 
 namespace quip {
 namespace {

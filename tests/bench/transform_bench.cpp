@@ -7,9 +7,9 @@
 #include <benchmark/benchmark.h>
 #include <omp.h>
 
-#include "quip/quant/hadamard.hpp"
-#include "quip/quant/random_orthogonal.hpp"
-#include "quip/quant/transform.hpp"
+#include "quip/quant/transform/hadamard.hpp"
+#include "quip/quant/transform/random_orthogonal.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {

@@ -4,13 +4,13 @@
 #include <tuple>
 #include <vector>
 
-#include "../../src/backend/cuda/dequantize.hpp"
+#include "backend/cuda/dequantize.hpp"
 #include "cuda/cuda_support.hpp"
 
 #include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
 #include "quip/core/rng.hpp"
-#include "quip/quant/dequantize.hpp"
+#include "quip/quant/code/dequantize.hpp"
 
 namespace quip {
 namespace {

@@ -3,7 +3,7 @@
 #include <limits>
 #include <vector>
 
-#include "../../src/backend/cuda/hessian.hpp"
+#include "backend/cuda/hessian.hpp"
 #include "cuda/cuda_support.hpp"
 
 #include "quip/core/error.hpp"

@@ -3,7 +3,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../../src/backend/cuda/transform_on_device.hpp"
+#include "backend/cuda/transform_on_device.hpp"
 #include "cuda/plain_transform.hpp"
 
 #include "quip/core/error.hpp"

@@ -2,7 +2,7 @@
 // loops.
 #include <vector>
 
-#include "../../src/backend/cuda/kernels/transform_kernels.hpp"
+#include "backend/cuda/kernels/transform_kernels.hpp"
 #include "cuda/plain_transform.hpp"
 #include <fmt/format.h>
 

@@ -7,11 +7,11 @@
 #include <utility>
 #include <vector>
 
-#include "../../src/backend/cuda/copies.hpp"
+#include "backend/cuda/copies.hpp"
 #include "cuda/cuda_support.hpp"
 
 #include "quip/core/rng.hpp"
-#include "quip/quant/transform.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip::cuda {
 inline std::size_t at(index_t i) { return static_cast<std::size_t>(i); }

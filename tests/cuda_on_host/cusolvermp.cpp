@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdlib>
 
-#include "../../src/linalg/scalapack_functions.hpp"
+#include "linalg/scalapack_functions.hpp"
 
 struct CusolverMpOnHost {};
 struct CusolverMpGridOnHost {

@@ -51,12 +51,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   keep_hdf5_memory();
   FuzzedDataProvider input(data, size);
   const StoredLayer stored = chosen_layer(input);
-  store::write_block_file(path, {stored});
+  write_block_file(path, {stored});
   disturb(path, input);
   require(open_hdf5_objects() == 0);
   const std::string expected = digest_of(stored.layer);
   succeeds([&] {
-    const StoredLayer read = store::read_block_layer(path, "layer", expected);
+    const StoredLayer read = read_block_layer(path, "layer", expected);
     require(digest_of(read.layer) == expected);
   });
   require(open_hdf5_objects() == 0);

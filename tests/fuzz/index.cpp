@@ -3,7 +3,7 @@
 
 #include "answers.hpp"
 
-#include "quip/model/safetensors.hpp"
+#include "quip/io/safetensors.hpp"
 
 namespace {
 

@@ -9,8 +9,6 @@
 namespace quip::fuzz {
 namespace {
 
-using namespace store;
-
 constexpr std::array<const char*, 10> kAttributes = {
     "bits",      "rows",       "cols",      "method", "grid",
     "transform", "group_size", "symmetric", "seed_u", "digest"};

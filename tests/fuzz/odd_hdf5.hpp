@@ -6,7 +6,7 @@
 #include <fuzzer/FuzzedDataProvider.h>
 #include <string>
 
-#include "store/hdf5.hpp"
+#include "io/hdf5.hpp"
 
 namespace quip::fuzz {
 
@@ -24,8 +24,8 @@ class OddFile {
   void add_dataset(const char* name, FuzzedDataProvider& input) const;
 
   std::string where_;
-  store::H5File file_;
-  store::H5Group group_;
+  H5File file_;
+  H5Group group_;
 };
 
 }  // namespace quip::fuzz

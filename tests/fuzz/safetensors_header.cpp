@@ -1,7 +1,7 @@
 // The header of a safetensors file. The first byte says whether the rest is a whole file, or
 // the header's JSON to which the target adds a fitting length and as many bytes of data as the
 // next two bytes say: mutations of a length alone would rarely get past it.
-#include "model/safetensors_header.hpp"
+#include "io/safetensors_header.hpp"
 
 #include <cstring>
 

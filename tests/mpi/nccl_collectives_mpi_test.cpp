@@ -3,8 +3,8 @@
 #include <numeric>
 #include <vector>
 
-#include "../../src/backend/cuda/copies.hpp"
-#include "../../src/backend/cuda/nccl_collectives.hpp"
+#include "backend/cuda/copies.hpp"
+#include "backend/cuda/nccl_collectives.hpp"
 #include "support/rank_devices.hpp"
 #include <gtest/gtest.h>
 

@@ -4,8 +4,8 @@
 #include <optional>
 #include <vector>
 
-#include "../../src/backend/cuda/grid_cholesky.hpp"
-#include "../../src/backend/cuda/nccl_collectives.hpp"
+#include "backend/cuda/grid_cholesky.hpp"
+#include "backend/cuda/nccl_collectives.hpp"
 #include "support/distributed_matrices.hpp"
 #include "support/rank_devices.hpp"
 #include <gtest/gtest.h>

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "quip/core/error.hpp"
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 
 namespace quip::test {
 

@@ -5,7 +5,7 @@
 
 #include "support/hessians.hpp"
 
-#include "quip/quant/options.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip::test {
 

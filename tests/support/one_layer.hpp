@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "quip/core/rng.hpp"
-#include "quip/quant/dequantize.hpp"
+#include "quip/quant/code/dequantize.hpp"
 #include "quip/quant/layer.hpp"
 
 namespace quip {

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "../../src/backend/cuda/context.hpp"
+#include "backend/cuda/context.hpp"
 
 #include "quip/comm/collectives.hpp"
 

@@ -14,7 +14,7 @@
 #include <fmt/format.h>
 
 #include "quip/core/error.hpp"
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 #include "quip/store/packed_model.hpp"
 #include "quip/store/packed_writer.hpp"
 

@@ -6,7 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "quip/model/safetensors.hpp"
+#include "quip/io/safetensors.hpp"
 
 namespace quip::test {
 namespace {

@@ -7,7 +7,7 @@
 #include "support/store_fixture.hpp"
 #include <gtest/gtest.h>
 
-#include "quip/quant/overrides.hpp"
+#include "quip/quant/options/overrides.hpp"
 
 namespace quip {
 namespace {

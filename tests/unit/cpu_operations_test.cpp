@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "../../src/backend/cpu/vector_math.hpp"
+#include "backend/cpu/vector_math.hpp"
 #include "unit/cpu_support.hpp"
 
 #include "quip/core/error.hpp"

@@ -5,7 +5,7 @@
 #include "support/store_fixture.hpp"
 #include <gtest/gtest.h>
 
-#include "quip/model/safetensors.hpp"
+#include "quip/io/safetensors.hpp"
 
 namespace quip {
 namespace {

@@ -1,5 +1,5 @@
 // Grids and codes: by hand, and LDLQ on them against its definition.
-#include "quip/quant/grid.hpp"
+#include "quip/quant/code/grid.hpp"
 
 #include <cmath>
 #include <vector>

@@ -1,5 +1,5 @@
 // Hadamard matrices and the transform made of them.
-#include "quip/quant/hadamard.hpp"
+#include "quip/quant/transform/hadamard.hpp"
 
 #include <bit>
 #include <cmath>
@@ -8,8 +8,8 @@
 #include <gtest/gtest.h>
 
 #include "quip/core/rng.hpp"
-#include "quip/quant/random_orthogonal.hpp"
-#include "quip/quant/transform.hpp"
+#include "quip/quant/transform/random_orthogonal.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {

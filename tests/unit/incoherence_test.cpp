@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include "quip/quant/tiles.hpp"
-#include "quip/quant/transform.hpp"
+#include "quip/quant/round/tiles.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {

@@ -1,5 +1,5 @@
 // JSON that others wrote.
-#include "quip/core/json.hpp"
+#include "quip/io/json.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

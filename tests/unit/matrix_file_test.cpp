@@ -1,5 +1,5 @@
 // What a failing layer leaves behind is what quantize-layer reads.
-#include "quip/store/matrix_file.hpp"
+#include "quip/io/matrix_file.hpp"
 
 #include "support/store_fixture.hpp"
 #include <gtest/gtest.h>

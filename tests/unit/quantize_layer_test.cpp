@@ -8,7 +8,7 @@
 #include <omp.h>
 
 #include "quip/core/error.hpp"
-#include "quip/quant/grid.hpp"
+#include "quip/quant/code/grid.hpp"
 
 namespace quip {
 namespace {

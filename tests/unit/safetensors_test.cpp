@@ -1,4 +1,4 @@
-#include "quip/model/safetensors.hpp"
+#include "quip/io/safetensors.hpp"
 
 #include <algorithm>
 #include <fcntl.h>

@@ -3,8 +3,8 @@
 #include "support/naive_rounders.hpp"
 #include <gtest/gtest.h>
 
-#include "quip/quant/rounder.hpp"
-#include "quip/quant/tiles.hpp"
+#include "quip/quant/round/rounder.hpp"
+#include "quip/quant/round/tiles.hpp"
 
 namespace quip {
 namespace {

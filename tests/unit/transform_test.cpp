@@ -1,6 +1,6 @@
 // Random orthogonal transforms of every kind: orthogonal, invertible, and the same however they
 // are cut.
-#include "quip/quant/transform.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@
 
 #include "quip/core/error.hpp"
 #include "quip/core/rng.hpp"
-#include "quip/quant/random_orthogonal.hpp"
+#include "quip/quant/transform/random_orthogonal.hpp"
 
 namespace quip {
 namespace {

@@ -6,7 +6,8 @@
 
 #include "quip/core/phases.hpp"
 #include "quip/model/work.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/factor/work.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {

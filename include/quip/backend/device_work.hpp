@@ -5,7 +5,7 @@
 #include <cstddef>
 
 #include "quip/core/matrix.hpp"
-#include "quip/quant/options.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip {
 

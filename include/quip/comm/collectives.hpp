@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "quip/core/matrix.hpp"
+#include "quip/core/range.hpp"
 
 namespace quip {
 
@@ -103,16 +104,5 @@ class SelfCollectives final : public Collectives {
 /// outcome: if it threw anywhere, every rank throws AgreedError with the message
 /// of the lowest rank that failed. Nobody is left waiting in a collective.
 void agree(Collectives& comm, const std::function<void()>& work);
-
-/// [first, last) of `count` units for `rank` of `size`: contiguous and balanced.
-struct Range {
-  index_t first = 0;
-  index_t last = 0;
-  [[nodiscard]] index_t count() const { return last - first; }
-};
-[[nodiscard]] Range share_of(index_t count, int rank, int size);
-
-/// The size+1 boundaries of `share_of` over all ranks, times `scale`.
-[[nodiscard]] std::vector<index_t> share_offsets(index_t count, int size, index_t scale = 1);
 
 }  // namespace quip

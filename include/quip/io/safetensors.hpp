@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <memory>
 
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 
 namespace quip {
 

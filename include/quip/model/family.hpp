@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "quip/backend/backend.hpp"
+#include "quip/io/tensor_source.hpp"
 #include "quip/model/config.hpp"
-#include "quip/model/tensor_source.hpp"
 
 namespace quip {
 

@@ -10,7 +10,7 @@
 #include "quip/core/phases.hpp"
 #include "quip/pipeline/hidden_states.hpp"
 #include "quip/pipeline/wide_layer.hpp"
-#include "quip/quant/factor.hpp"
+#include "quip/quant/factor/factor.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {

@@ -10,7 +10,7 @@
 #include "quip/core/footprint.hpp"
 #include "quip/model/family.hpp"
 #include "quip/pipeline/wide_options.hpp"
-#include "quip/quant/options.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip {
 

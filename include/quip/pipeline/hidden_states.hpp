@@ -8,8 +8,8 @@
 #include "quip/backend/backend.hpp"
 #include "quip/calib/token_set.hpp"
 #include "quip/comm/collectives.hpp"
+#include "quip/io/tensor_source.hpp"
 #include "quip/model/family.hpp"
-#include "quip/model/tensor_source.hpp"
 
 namespace quip {
 

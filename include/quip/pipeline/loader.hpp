@@ -6,9 +6,9 @@
 
 #include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
+#include "quip/io/tensor_source.hpp"
 #include "quip/model/family.hpp"
-#include "quip/model/tensor_source.hpp"
-#include "quip/quant/quantized_linear.hpp"
+#include "quip/quant/code/quantized_linear.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {

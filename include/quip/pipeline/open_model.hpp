@@ -6,8 +6,8 @@
 
 #include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
+#include "quip/io/tensor_source.hpp"
 #include "quip/model/family.hpp"
-#include "quip/model/tensor_source.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {

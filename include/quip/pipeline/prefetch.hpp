@@ -5,8 +5,8 @@
 #include <thread>
 
 #include "quip/comm/collectives.hpp"
+#include "quip/io/tensor_source.hpp"
 #include "quip/model/family.hpp"
-#include "quip/model/tensor_source.hpp"
 
 namespace quip {
 

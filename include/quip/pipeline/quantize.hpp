@@ -12,8 +12,8 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/pipeline/progress.hpp"
 #include "quip/pipeline/wide_options.hpp"
-#include "quip/quant/options.hpp"
-#include "quip/quant/overrides.hpp"
+#include "quip/quant/options/options.hpp"
+#include "quip/quant/options/overrides.hpp"
 #include "quip/store/packed_writer.hpp"
 
 namespace quip {

@@ -4,8 +4,8 @@
 
 #include "quip/backend/quantizer.hpp"
 #include "quip/comm/collectives.hpp"
-#include "quip/quant/factor.hpp"
-#include "quip/quant/panel_source.hpp"
+#include "quip/quant/factor/factor.hpp"
+#include "quip/quant/factor/panel_source.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {

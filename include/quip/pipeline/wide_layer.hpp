@@ -7,7 +7,7 @@
 #include "quip/core/phases.hpp"
 #include "quip/linalg/distributed_matrix.hpp"
 #include "quip/pipeline/wide_options.hpp"
-#include "quip/quant/factor.hpp"
+#include "quip/quant/factor/factor.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "quip/linalg/distribution.hpp"
-#include "quip/quant/options.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip {
 

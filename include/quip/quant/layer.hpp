@@ -7,9 +7,9 @@
 #include <span>
 #include <vector>
 
-#include "quip/quant/options.hpp"
-#include "quip/quant/rounder.hpp"
-#include "quip/quant/tiles.hpp"
+#include "quip/quant/options/options.hpp"
+#include "quip/quant/round/rounder.hpp"
+#include "quip/quant/round/tiles.hpp"
 
 namespace quip {
 

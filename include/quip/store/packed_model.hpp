@@ -16,8 +16,9 @@
 #include <nlohmann/json.hpp>
 
 #include "quip/comm/collectives.hpp"
-#include "quip/model/tensor_source.hpp"
-#include "quip/quant/quantized_linear.hpp"
+#include "quip/io/tensor_source.hpp"
+#include "quip/quant/code/quantized_linear.hpp"
+#include "quip/quant/factor/layer_statistics.hpp"
 #include "quip/store/hidden_state.hpp"
 
 namespace quip {

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "quip/comm/collectives.hpp"
-#include "quip/model/tensor_source.hpp"
+#include "quip/io/tensor_source.hpp"
 #include "quip/store/hidden_state.hpp"
 #include "quip/store/packed_model.hpp"
 

@@ -1,8 +1,8 @@
 // Activation functions, in place.
 #include <cmath>
 
+#include "core/simd.hpp"
 #include "operations.hpp"
-#include "simd.hpp"
 #include "vector_math.hpp"
 
 namespace quip::cpu {

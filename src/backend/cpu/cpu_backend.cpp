@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <new>
 
-#include "../checks.hpp"
-#include "../units.hpp"
+#include "backend/checks.hpp"
+#include "backend/units.hpp"
 #include "hessian.hpp"
 #include "operations.hpp"
 

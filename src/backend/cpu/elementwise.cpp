@@ -3,8 +3,8 @@
 #include <bit>
 #include <limits>
 
+#include "core/simd.hpp"
 #include "operations.hpp"
-#include "simd.hpp"
 
 namespace quip::cpu {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "../checks.hpp"
+#include "backend/checks.hpp"
 #include "int8_kernels.hpp"
 
 #include "quip/core/error.hpp"

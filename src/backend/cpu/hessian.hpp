@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "../fixed_point.hpp"
-#include "simd.hpp"
+#include "backend/fixed_point.hpp"
+#include "core/simd.hpp"
 
 #include "quip/backend/cpu_backend.hpp"
 

@@ -1,8 +1,8 @@
 // Normalisation, row by row. One pass of a row stays in the first-level cache for the next.
 #include <cmath>
 
+#include "core/simd.hpp"
 #include "operations.hpp"
-#include "simd.hpp"
 
 namespace quip::cpu {
 namespace {

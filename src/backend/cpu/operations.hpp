@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "../checks.hpp"
+#include "backend/checks.hpp"
 
 #include "quip/backend/backend.hpp"
 

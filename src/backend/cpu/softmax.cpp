@@ -3,7 +3,7 @@
 #include <array>
 #include <limits>
 
-#include "simd.hpp"
+#include "core/simd.hpp"
 #include "vector_math.hpp"
 
 namespace quip::cpu {

@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstdint>
 
-#include "simd.hpp"
+#include "core/simd.hpp"
 
 namespace quip::cpu {
 

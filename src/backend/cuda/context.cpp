@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "../units.hpp"
+#include "backend/units.hpp"
 #include <omp.h>
 
 namespace quip::cuda {

@@ -8,12 +8,12 @@
 #include <memory>
 #include <vector>
 
-#include "../checks.hpp"
+#include "backend/checks.hpp"
+#include "backend/cuda/kernels/kernels.hpp"
 #include "context.hpp"
 #include "copies.hpp"
 #include "dequantize.hpp"
 #include "hessian.hpp"
-#include "kernels/kernels.hpp"
 #include "nccl_collectives.hpp"
 #include "quantizer.hpp"
 #include "weight_copies.hpp"

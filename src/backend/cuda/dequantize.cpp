@@ -8,9 +8,8 @@
 #include "transform_on_device.hpp"
 
 #include "quip/core/usage.hpp"
-#include "quip/quant/grid.hpp"
-#include "quip/quant/transform.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/code/grid.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip::cuda {
 namespace {

@@ -4,7 +4,7 @@
 #include "context.hpp"
 
 #include "quip/backend/backend.hpp"
-#include "quip/quant/quantized_linear.hpp"
+#include "quip/quant/code/quantized_linear.hpp"
 
 namespace quip::cuda {
 

@@ -5,7 +5,7 @@
 
 #include "copies.hpp"
 
-#include "quip/quant/quantized_linear.hpp"
+#include "quip/quant/code/quantized_linear.hpp"
 
 namespace quip::cuda {
 namespace {

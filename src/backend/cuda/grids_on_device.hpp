@@ -3,11 +3,11 @@
 
 #include <vector>
 
+#include "backend/cuda/kernels/quant_kernels.hpp"
 #include "context.hpp"
-#include "kernels/quant_kernels.hpp"
 
-#include "quip/quant/grid.hpp"
-#include "quip/quant/options.hpp"
+#include "quip/quant/code/grid.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip::cuda {
 

@@ -7,9 +7,9 @@
 
 #include <algorithm>
 
-#include "../checks.hpp"
+#include "backend/checks.hpp"
+#include "backend/cuda/kernels/kernels.hpp"
 #include "copies.hpp"
-#include "kernels/kernels.hpp"
 
 #include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <limits>
 
-#include "../../quant/dither.hpp"
 #include "copies.hpp"
+#include "quant/round/dither.hpp"
 
 #include "quip/core/error.hpp"
-#include "quip/quant/grid.hpp"
+#include "quip/quant/code/grid.hpp"
 
 namespace quip::cuda {
 namespace {

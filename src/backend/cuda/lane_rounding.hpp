@@ -8,8 +8,8 @@
 #include "grids_on_device.hpp"
 #include "panels_on_device.hpp"
 
-#include "quip/quant/factor.hpp"
-#include "quip/quant/options.hpp"
+#include "quip/quant/factor/factor.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip::cuda {
 

@@ -1,7 +1,7 @@
 #include "panels_on_device.hpp"
 
+#include "backend/cuda/kernels/quant_kernels.hpp"
 #include "copies.hpp"
-#include "kernels/quant_kernels.hpp"
 
 namespace quip::cuda {
 

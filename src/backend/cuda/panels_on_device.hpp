@@ -3,7 +3,7 @@
 
 #include "context.hpp"
 
-#include "quip/quant/lower_panels.hpp"
+#include "quip/quant/factor/lower_panels.hpp"
 
 namespace quip::cuda {
 

@@ -5,16 +5,16 @@
 #include <numeric>
 #include <utility>
 
+#include "backend/cuda/kernels/kernels.hpp"
+#include "backend/cuda/kernels/quant_kernels.hpp"
 #include "copies.hpp"
-#include "kernels/kernels.hpp"
-#include "kernels/quant_kernels.hpp"
 #include "transform_on_device.hpp"
 
 #include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
 #include "quip/core/usage.hpp"
-#include "quip/quant/grid.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/code/grid.hpp"
+#include "quip/quant/factor/work.hpp"
 
 namespace quip::cuda {
 namespace {

@@ -3,7 +3,7 @@
 
 #include "context.hpp"
 
-#include "quip/quant/factor.hpp"
+#include "quip/quant/factor/factor.hpp"
 
 namespace quip::cuda {
 

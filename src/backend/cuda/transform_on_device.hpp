@@ -4,10 +4,10 @@
 
 #include <vector>
 
+#include "backend/cuda/kernels/transform_kernels.hpp"
 #include "context.hpp"
-#include "kernels/transform_kernels.hpp"
 
-#include "quip/quant/transform.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip::cuda {
 

@@ -1,6 +1,6 @@
 #include "weight_copies.hpp"
 
-#include "kernels/kernels.hpp"
+#include "backend/cuda/kernels/kernels.hpp"
 
 namespace quip::cuda {
 namespace {

@@ -1,12 +1,11 @@
-#include "quip/quant/dequantize.hpp"
+#include "quip/quant/code/dequantize.hpp"
 
 #include <algorithm>
 #include <vector>
 
 #include "quip/core/usage.hpp"
-#include "quip/quant/grid.hpp"
-#include "quip/quant/transform.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/code/grid.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {

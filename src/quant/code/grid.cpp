@@ -1,4 +1,4 @@
-#include "quip/quant/grid.hpp"
+#include "quip/quant/code/grid.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,11 +1,11 @@
-#include "quip/quant/quantized_linear.hpp"
+#include "quip/quant/code/quantized_linear.hpp"
 
 #include <algorithm>
 #include <array>
 #include <span>
 #include <utility>
 
-#include "names.hpp"
+#include "core/names.hpp"
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
@@ -15,13 +15,6 @@ namespace {
 
 constexpr Names<GridKind, 2> grid_names{
     {{GridKind::minmax, "minmax"}, {GridKind::incoherent, "incoherent"}}};
-constexpr Names<TransformKind, 6> transform_names{
-    {{TransformKind::none, "none"},
-     {TransformKind::kronecker, "kronecker"},
-     {TransformKind::kronecker_blocked, "kronecker-blocked"},
-     {TransformKind::kronecker_nopermute, "kronecker-nopermute"},
-     {TransformKind::hadamard, "hadamard"},
-     {TransformKind::dense, "dense"}}};
 
 template <typename T>
 void feed(Digest& digest, const T& value) {
@@ -38,11 +31,7 @@ void feed(Digest& digest, const std::vector<T>& values) {
 }  // namespace
 
 std::string to_string(GridKind kind) { return name_of(kind, grid_names); }
-std::string to_string(TransformKind kind) { return name_of(kind, transform_names); }
 GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names, "--grid"); }
-TransformKind parse_transform(const std::string& text) {
-  return parse_name(text, transform_names, "--transform");
-}
 
 void pack_row(const std::uint8_t* codes, index_t cols, int bits, std::uint8_t* packed) {
   std::uint32_t pending = 0;

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "quip/core/matrix.hpp"
-#include "quip/quant/lower_panels.hpp"
+#include "quip/quant/factor/lower_panels.hpp"
 
 namespace quip {
 

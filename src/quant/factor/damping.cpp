@@ -1,4 +1,4 @@
-#include "quip/quant/damping.hpp"
+#include "quip/quant/factor/damping.hpp"
 
 #include <cmath>
 #include <numeric>

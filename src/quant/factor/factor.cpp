@@ -1,4 +1,4 @@
-#include "quip/quant/factor.hpp"
+#include "quip/quant/factor/factor.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -10,8 +10,8 @@
 #include "quip/core/rng.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/linalg/ldl.hpp"
-#include "quip/quant/damping.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/factor/damping.hpp"
+#include "quip/quant/factor/work.hpp"
 
 namespace quip {
 namespace {

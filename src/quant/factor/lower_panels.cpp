@@ -1,4 +1,4 @@
-#include "quip/quant/lower_panels.hpp"
+#include "quip/quant/factor/lower_panels.hpp"
 
 #include <algorithm>
 

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "quip/quant/factor.hpp"
+#include "quip/quant/factor/factor.hpp"
 
 namespace quip {
 

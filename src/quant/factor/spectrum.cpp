@@ -1,4 +1,4 @@
-#include "quip/quant/spectrum.hpp"
+#include "quip/quant/factor/spectrum.hpp"
 
 #include <algorithm>
 #include <cmath>

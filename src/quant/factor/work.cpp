@@ -1,11 +1,8 @@
-#include "quip/quant/work.hpp"
-
-#include <bit>
+#include "quip/quant/factor/work.hpp"
 
 #include "constrained_feedback.hpp"
 
-#include "quip/quant/hadamard.hpp"
-#include "quip/quant/random_orthogonal.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {
@@ -16,27 +13,6 @@ double real(index_t n) { return static_cast<double>(n); }
 double cubic_flops(index_t n) { return real(n) * real(n) * real(n) / 3; }
 
 }  // namespace
-
-double transform_flops(TransformKind kind, index_t n) {
-  switch (kind) {
-    case TransformKind::none:
-      return 0;
-    case TransformKind::kronecker:
-    case TransformKind::kronecker_blocked:
-    case TransformKind::kronecker_nopermute: {
-      const auto [p, q] = balanced_factors(n);
-      return 2 * real(n) * real(p + q);
-    }
-    case TransformKind::hadamard: {
-      const HadamardShape shape = hadamard_shape(n);
-      const int butterflies = std::countr_zero(static_cast<std::uint64_t>(shape.walsh));
-      return real(n) * (butterflies + (shape.order > 1 ? 2 * real(shape.order) : 0));
-    }
-    case TransformKind::dense:
-      return 2 * real(n) * real(n);
-  }
-  return 0;
-}
 
 double factor_flops(index_t n, const LayerOptions& options, int tries) {
   const double transforms = 2 * real(n) * transform_flops(options.effective_transform(), n);
@@ -62,14 +38,6 @@ double rounding_flops(index_t n, const LayerOptions& options, int passes) {
 }
 
 double reference_flops(index_t n) { return real(n) * real(n); }
-
-double transform_rows_flops(TransformKind kind, index_t layer_rows, index_t cols, index_t rows) {
-  if (layer_rows == 0) return 0;
-  // U acts on columns: these rows are their part of it.
-  const double share = real(rows) / real(layer_rows);
-  return real(cols) * transform_flops(kind, layer_rows) * share +
-         real(rows) * transform_flops(kind, cols);
-}
 
 double hessian_flops(index_t n, index_t tokens) { return real(tokens) * real(n) * real(n + 1); }
 

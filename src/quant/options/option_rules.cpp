@@ -1,6 +1,6 @@
 // Which options go together. One list for the command line, configuration files and --override.
 #include "quip/core/error.hpp"
-#include "quip/quant/options.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip {
 namespace {

@@ -1,9 +1,9 @@
-#include "quip/quant/options.hpp"
+#include "quip/quant/options/options.hpp"
 
 #include <array>
 #include <utility>
 
-#include "names.hpp"
+#include "core/names.hpp"
 
 namespace quip {
 namespace {

@@ -1,4 +1,4 @@
-#include "quip/quant/overrides.hpp"
+#include "quip/quant/options/overrides.hpp"
 
 #include <functional>
 #include <map>

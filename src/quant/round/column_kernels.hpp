@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "simd.hpp"
+#include "core/simd.hpp"
 
-#include "quip/quant/rounder.hpp"
-#include "quip/quant/tiles.hpp"
+#include "quip/quant/round/rounder.hpp"
+#include "quip/quant/round/tiles.hpp"
 
 namespace quip {
 

@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "quip/quant/factor.hpp"
+#include "quip/quant/factor/factor.hpp"
 
 namespace quip {
 

@@ -37,12 +37,12 @@ template <index_t Groups>
   }
 }
 
-QUIP_MULTIARCH void inside_one_group(const BlockView& block) { descend<1>(block, 0.0F); }
-QUIP_MULTIARCH void inside_four_groups(const BlockView& block) { descend<4>(block, 0.0F); }
-QUIP_MULTIARCH void free_one_group(const BlockView& block) {
+QUIP_SIMD void inside_one_group(const BlockView& block) { descend<1>(block, 0.0F); }
+QUIP_SIMD void inside_four_groups(const BlockView& block) { descend<4>(block, 0.0F); }
+QUIP_SIMD void free_one_group(const BlockView& block) {
   descend<1>(block, -std::numeric_limits<float>::infinity());
 }
-QUIP_MULTIARCH void free_four_groups(const BlockView& block) {
+QUIP_SIMD void free_four_groups(const BlockView& block) {
   descend<4>(block, -std::numeric_limits<float>::infinity());
 }
 

@@ -1,7 +1,7 @@
 // Coordinate descent on the proxy loss: the passes of Greedy and of LDLQ-RG.
 #pragma once
 
-#include "quip/quant/rounder.hpp"
+#include "quip/quant/round/rounder.hpp"
 
 namespace quip {
 

@@ -31,8 +31,8 @@ template <index_t Groups>
   }
 }
 
-QUIP_MULTIARCH void round_one_group(const BlockView& block) { round_columns<1>(block); }
-QUIP_MULTIARCH void round_four_groups(const BlockView& block) { round_columns<4>(block); }
+QUIP_SIMD void round_one_group(const BlockView& block) { round_columns<1>(block); }
+QUIP_SIMD void round_four_groups(const BlockView& block) { round_columns<4>(block); }
 
 }  // namespace
 

@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "quip/quant/rounder.hpp"
+#include "quip/quant/round/rounder.hpp"
 
 namespace quip {
 

@@ -1,11 +1,11 @@
-#include "quip/quant/rounder.hpp"
+#include "quip/quant/round/rounder.hpp"
 
 #include <algorithm>
 #include <array>
 
 #include "quip/core/error.hpp"
 #include "quip/linalg/ordered_gemm.hpp"
-#include "quip/quant/tiles.hpp"
+#include "quip/quant/round/tiles.hpp"
 
 namespace quip {
 namespace {

@@ -3,9 +3,9 @@
 
 #include <vector>
 
-#include "quip/quant/grid.hpp"
-#include "quip/quant/options.hpp"
-#include "quip/quant/rounder.hpp"
+#include "quip/quant/code/grid.hpp"
+#include "quip/quant/options/options.hpp"
+#include "quip/quant/round/rounder.hpp"
 
 namespace quip {
 

@@ -7,8 +7,8 @@
 #include "linear_feedback.hpp"
 
 #include "quip/core/usage.hpp"
-#include "quip/quant/grid.hpp"
-#include "quip/quant/work.hpp"
+#include "quip/quant/code/grid.hpp"
+#include "quip/quant/factor/work.hpp"
 
 namespace quip {
 namespace {

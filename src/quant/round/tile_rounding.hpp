@@ -5,7 +5,7 @@
 
 #include "tile_grids.hpp"
 
-#include "quip/quant/rounder.hpp"
+#include "quip/quant/round/rounder.hpp"
 
 namespace quip {
 

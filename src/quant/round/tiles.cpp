@@ -1,4 +1,4 @@
-#include "quip/quant/tiles.hpp"
+#include "quip/quant/round/tiles.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 // Q = (H ⊗ M)·diag(±1)/√n: random signs, a fast Walsh–Hadamard transform H over 2^k and a fixed
 // Hadamard matrix M of order b, n = 2^k·b. Where b has none, M is random orthogonal.
 // n·c·(k + 2b) flops on n × c.
-#include "quip/quant/hadamard.hpp"
+#include "quip/quant/transform/hadamard.hpp"
 
 #include <algorithm>
 #include <cmath>

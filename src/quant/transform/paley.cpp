@@ -1,7 +1,7 @@
 // Paley's Hadamard matrices from the quadratic residues modulo a prime q.
 #include <vector>
 
-#include "quip/quant/hadamard.hpp"
+#include "quip/quant/transform/hadamard.hpp"
 
 namespace quip {
 namespace {

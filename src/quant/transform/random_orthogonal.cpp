@@ -1,4 +1,4 @@
-#include "quip/quant/random_orthogonal.hpp"
+#include "quip/quant/transform/random_orthogonal.hpp"
 
 #include <algorithm>
 #include <vector>

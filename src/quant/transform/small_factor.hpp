@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "quip/linalg/ordered_gemm.hpp"
-#include "quip/quant/random_orthogonal.hpp"
-#include "quip/quant/transform.hpp"
+#include "quip/quant/transform/random_orthogonal.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 

@@ -1,13 +1,18 @@
-#include "quip/quant/transform.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "transforms.hpp"
 
 #include "quip/core/error.hpp"
+#include "quip/quant/transform/hadamard.hpp"
+#include "quip/quant/transform/random_orthogonal.hpp"
 
 namespace quip {
 namespace {
+
+double real(index_t n) { return static_cast<double>(n); }
 
 class Identity final : public Transform {
  public:
@@ -49,6 +54,35 @@ LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
                                 std::uint64_t seed_u, std::uint64_t seed_v) {
   return {make_transform(kind, rows, seed_u, Side::output),
           make_transform(kind, cols, seed_v, Side::input)};
+}
+
+double transform_flops(TransformKind kind, index_t n) {
+  switch (kind) {
+    case TransformKind::none:
+      return 0;
+    case TransformKind::kronecker:
+    case TransformKind::kronecker_blocked:
+    case TransformKind::kronecker_nopermute: {
+      const auto [p, q] = balanced_factors(n);
+      return 2 * real(n) * real(p + q);
+    }
+    case TransformKind::hadamard: {
+      const HadamardShape shape = hadamard_shape(n);
+      const int butterflies = std::countr_zero(static_cast<std::uint64_t>(shape.walsh));
+      return real(n) * (butterflies + (shape.order > 1 ? 2 * real(shape.order) : 0));
+    }
+    case TransformKind::dense:
+      return 2 * real(n) * real(n);
+  }
+  return 0;
+}
+
+double transform_rows_flops(TransformKind kind, index_t layer_rows, index_t cols, index_t rows) {
+  if (layer_rows == 0) return 0;
+  // U acts on columns: these rows are their part of it.
+  const double share = real(rows) / real(layer_rows);
+  return real(cols) * transform_flops(kind, layer_rows) * share +
+         real(rows) * transform_flops(kind, cols);
 }
 
 template <typename T>

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "quip/core/error.hpp"
-#include "quip/quant/transform.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 

@@ -2,7 +2,7 @@
 // clone or in the vectors only.
 #include "walsh_hadamard.hpp"
 
-#include "simd.hpp"
+#include "core/simd.hpp"
 
 namespace quip {
 namespace {
@@ -116,7 +116,7 @@ template <typename T>
 
 }  // namespace
 
-QUIP_MULTIARCH void run_pass(const WalshPass<float>& pass) { run(pass); }
-QUIP_MULTIARCH void run_pass(const WalshPass<double>& pass) { run(pass); }
+QUIP_SIMD void run_pass(const WalshPass<float>& pass) { run(pass); }
+QUIP_SIMD void run_pass(const WalshPass<double>& pass) { run(pass); }
 
 }  // namespace quip

@@ -13,7 +13,7 @@
 #include "quip/core/activity.hpp"
 #include "quip/core/error.hpp"
 #include "quip/core/phases.hpp"
-#include "quip/quant/factor.hpp"
+#include "quip/quant/factor/factor.hpp"
 
 namespace quip {
 namespace {

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "quip/core/matrix.hpp"
-#include "quip/quant/quantized_linear.hpp"
-#include "quip/quant/transform.hpp"
+#include "quip/quant/code/quantized_linear.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 

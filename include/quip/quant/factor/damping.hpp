@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "quip/quant/factor.hpp"
+#include "quip/quant/factor/factor.hpp"
 
 namespace quip {
 

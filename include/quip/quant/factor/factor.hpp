@@ -7,9 +7,10 @@
 #include <vector>
 
 #include "quip/core/matrix.hpp"
-#include "quip/quant/lower_panels.hpp"
-#include "quip/quant/options.hpp"
-#include "quip/quant/transform.hpp"
+#include "quip/quant/factor/layer_statistics.hpp"
+#include "quip/quant/factor/lower_panels.hpp"
+#include "quip/quant/options/options.hpp"
+#include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 

@@ -3,13 +3,10 @@
 // elementwise steps, and the making of random factors.
 #pragma once
 
-#include "quip/quant/options.hpp"
-#include "quip/quant/quantized_linear.hpp"
+#include "quip/core/matrix.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip {
-
-/// Q x for one vector of n elements.
-[[nodiscard]] double transform_flops(TransformKind kind, index_t n);
 
 /// What prepare_layer does to a Hessian of order n: the transform on both sides, `tries`
 /// factorisations, and what else the method makes of H. Without options.spectra.
@@ -20,10 +17,6 @@ namespace quip {
 
 /// The loss of an unrounded row, to which that of the rounded one is compared.
 [[nodiscard]] double reference_flops(index_t n);
-
-/// U W D̃ Vᵀ for `rows` rows of a layer, or Ŵ from its codes.
-[[nodiscard]] double transform_rows_flops(TransformKind kind, index_t layer_rows, index_t cols,
-                                          index_t rows);
 
 /// Σ x xᵀ over `tokens` inputs of n channels: the lower triangle.
 [[nodiscard]] double hessian_flops(index_t n, index_t tokens);

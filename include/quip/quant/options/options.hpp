@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "quip/quant/quantized_linear.hpp"
+#include "quip/quant/code/quantized_linear.hpp"
 
 namespace quip {
 

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "quip/quant/options.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip {
 

@@ -6,8 +6,8 @@
 #include <span>
 
 #include "quip/core/matrix.hpp"
-#include "quip/quant/factor.hpp"
-#include "quip/quant/options.hpp"
+#include "quip/quant/factor/factor.hpp"
+#include "quip/quant/options/options.hpp"
 
 namespace quip {
 

@@ -1,9 +1,9 @@
 // Rows of W' = U W D̃ Vᵀ in the layout in which they are rounded.
 #pragma once
 
-#include "quip/comm/collectives.hpp"
 #include "quip/core/matrix.hpp"
-#include "quip/quant/factor.hpp"
+#include "quip/core/range.hpp"
+#include "quip/quant/factor/factor.hpp"
 
 namespace quip {
 

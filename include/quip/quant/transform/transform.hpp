@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "quip/core/matrix.hpp"
-#include "quip/quant/quantized_linear.hpp"
+#include "quip/quant/transform/transform_kind.hpp"
 
 namespace quip {
 
@@ -82,6 +82,12 @@ struct LayerTransforms {
 };
 [[nodiscard]] LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
                                               std::uint64_t seed_u, std::uint64_t seed_v);
+
+/// Flops of Q x for one vector of n elements. A multiply-add is two.
+[[nodiscard]] double transform_flops(TransformKind kind, index_t n);
+/// Flops of U W D̃ Vᵀ for `rows` rows of a layer, or of Ŵ from its codes.
+[[nodiscard]] double transform_rows_flops(TransformKind kind, index_t layer_rows, index_t cols,
+                                          index_t rows);
 
 /// Q X (or Qᵀ X) for all columns of X, in slabs over OpenMP threads.
 template <typename T>

@@ -1,5 +1,5 @@
 // Activation functions, plain and gated; the definitions are those of backend/cpu/activation.cpp.
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

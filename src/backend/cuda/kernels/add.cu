@@ -1,5 +1,5 @@
 // Sums of matrices, and of rows with one row.
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

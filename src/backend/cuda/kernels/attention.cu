@@ -8,7 +8,7 @@
 // Everything but K and V belongs to one warp, so that only loading them concerns the whole block.
 #include <mma.h>
 
-#include "../reduce.hpp"
+#include "backend/cuda/reduce.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

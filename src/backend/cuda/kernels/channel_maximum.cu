@@ -1,6 +1,6 @@
 // The largest magnitude in each column. Bit patterns of non-negative floats are ordered as the
 // floats are, so that a maximum of integers does, in any order.
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

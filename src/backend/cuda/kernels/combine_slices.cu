@@ -1,6 +1,6 @@
 // Σ z zᵀ from the products of its slices; every term and every sum is an integer below 2⁵³, so that
 // doubles hold it exactly.
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

@@ -1,7 +1,7 @@
 // How kernels look up the grid of an element.
 #pragma once
 
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "quant_kernels.hpp"
 
 namespace quip::cuda {

@@ -1,5 +1,5 @@
 // Permutations of rows and scalings of columns.
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "quant_kernels.hpp"
 
 namespace quip::cuda {

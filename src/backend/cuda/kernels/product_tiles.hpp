@@ -2,7 +2,7 @@
 // keeps 4 × 4 in registers and adds to them in ascending k. How C is cut changes nothing.
 #pragma once
 
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 
 namespace quip::cuda {
 

@@ -1,5 +1,5 @@
 // y = x / rms(x) · gain: a block of threads for each row.
-#include "../reduce.hpp"
+#include "backend/cuda/reduce.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

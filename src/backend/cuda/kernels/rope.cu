@@ -1,5 +1,5 @@
 // Rotary positions: a thread turns one pair.
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

@@ -1,7 +1,7 @@
 // Activations as 16-bit integers in two slices of bytes, transposed: the byte products of the
 // tensor cores want the tokens of a channel side by side.
-#include "../../fixed_point.hpp"
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
+#include "backend/fixed_point.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

@@ -1,7 +1,7 @@
 // How the kernels of a transform read and write an element.
 #pragma once
 
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "transform_kernels.hpp"
 
 namespace quip::cuda {

@@ -1,5 +1,5 @@
 // What the language-model head keeps of its logits: a block of threads for each row.
-#include "../reduce.hpp"
+#include "backend/cuda/reduce.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

@@ -1,5 +1,5 @@
 // fp32 to bfloat16, padded with zeros: what the tensor cores read.
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {

@@ -1,5 +1,5 @@
 // Transposes through tiles in shared memory, so that reading and writing both run along rows.
-#include "../kernel.hpp"
+#include "backend/cuda/kernel.hpp"
 #include "quant_kernels.hpp"
 
 namespace quip::cuda {

@@ -1,0 +1,23 @@
+// Contiguous ranges of units, and how they are shared out.
+#pragma once
+
+#include <vector>
+
+#include "quip/core/matrix.hpp"
+
+namespace quip {
+
+/// [first, last).
+struct Range {
+  index_t first = 0;
+  index_t last = 0;
+  [[nodiscard]] index_t count() const { return last - first; }
+};
+
+/// The part of `count` units that `rank` of `size` takes: contiguous and balanced.
+[[nodiscard]] Range share_of(index_t count, int rank, int size);
+
+/// The size+1 boundaries of `share_of` over all ranks, times `scale`.
+[[nodiscard]] std::vector<index_t> share_offsets(index_t count, int size, index_t scale = 1);
+
+}  // namespace quip

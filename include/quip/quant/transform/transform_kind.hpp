@@ -1,0 +1,21 @@
+// The kinds of orthogonal transforms, and their names.
+#pragma once
+
+#include <string>
+
+namespace quip {
+
+enum class TransformKind {
+  none,
+  kronecker,            ///< P₁ (O₁ ⊗ O₂) P₂
+  kronecker_blocked,    ///< a different small factor for every block
+  kronecker_nopermute,  ///< O₁ ⊗ O₂
+  hadamard,             ///< random signs, fast Walsh–Hadamard
+  dense                 ///< Haar-distributed as a whole; small layers only
+};
+
+/// As users write it ("kronecker-blocked"). The parser throws Error listing the choices.
+[[nodiscard]] std::string to_string(TransformKind kind);
+[[nodiscard]] TransformKind parse_transform(const std::string& text);
+
+}  // namespace quip
