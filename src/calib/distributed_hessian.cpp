@@ -15,8 +15,6 @@ constexpr index_t rows_at_once = 64;
 constexpr index_t narrowest_panel = 1024;
 constexpr index_t widest_panel = 2048;
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 /// Blocks of H on or below the diagonal in columns [first, last) of blocks.
 template <typename Visit>
 void for_lower_blocks(const BlockCyclic& layout, index_t first, index_t last, int rank,

@@ -17,8 +17,6 @@ namespace {
 
 constexpr index_t tokens_at_once = 64;
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 /// x' = V D̃⁻¹ x of every token (`flops_each`), its channels in the order in which the layer's
 /// columns are rounded.
 Tensor transform_inputs(Backend& backend, ConstTensorView x, const PreparedLayer& layer,

@@ -11,8 +11,6 @@
 namespace quip {
 namespace {
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 constexpr index_t fewest_samples = 32;
 constexpr index_t most_samples = 128;
 constexpr int most_rounds = 4;

@@ -14,7 +14,6 @@
 #include "quip/quant/transform/transform.hpp"
 
 namespace quip::cuda {
-inline std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
 template <typename T>
 Matrix<T> random_elements(index_t rows, index_t cols, std::uint64_t seed) {

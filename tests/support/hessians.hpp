@@ -15,8 +15,6 @@
 
 namespace quip::test {
 
-inline std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 template <typename T>
 Matrix<T> copy_of(const Matrix<T>& a) {
   Matrix<T> out(a.rows(), a.cols());

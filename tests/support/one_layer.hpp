@@ -11,8 +11,6 @@
 
 namespace quip {
 
-inline std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 inline Matrix<float> random_weights(index_t m, index_t n, std::uint64_t key) {
   const RandomStream random(key);
   Matrix<float> w(m, n);

@@ -9,8 +9,6 @@
 namespace quip {
 namespace {
 
-using test::at;
-
 constexpr float top = 7.0F;
 constexpr Method methods[] = {Method::nearest, Method::ldlq,   Method::optq,
                               Method::ldlq_rg, Method::greedy, Method::ldl_admm};

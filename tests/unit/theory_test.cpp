@@ -9,8 +9,6 @@
 namespace quip {
 namespace {
 
-using test::at;
-
 // The integers without an end: levels reach to 255 and weights lie around 128, farther from both
 // ends than feedback ever carries them.
 constexpr float no_end = 255.0F;

@@ -17,6 +17,9 @@ namespace quip {
 /// Every size and index: 64 bits, signed, so that differences are safe.
 using index_t = std::int64_t;
 
+/// Returns an index that containers of the standard library take.
+[[nodiscard]] constexpr std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
 /// Rows × cols elements, row-major, `ld` elements from one row to the next.
 template <typename T>
 struct MatrixView {

@@ -12,8 +12,6 @@
 namespace quip::cuda {
 namespace {
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 std::vector<index_t> inverse(std::span<const index_t> order) {
   std::vector<index_t> places(order.size());
   for (std::size_t i = 0; i < order.size(); ++i) places[at(order[i])] = static_cast<index_t>(i);

@@ -18,8 +18,6 @@ constexpr index_t rows_at_once = 128;
 constexpr index_t panel_cols = 256;
 constexpr index_t smallest_shared = 256;  // below it waking threads costs more than they do
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 /// ADMM on min f(X) + g(Z) with X = Z, f the objective on strictly lower X and g the bound on Z's
 /// columns. Of Z and the scaled dual Y only T = X + Y is kept, with the columns' excess
 /// cⱼ = max(1, ‖T_{:,j}‖): Z = T C⁻¹ and Y = T − Z.

@@ -19,8 +19,6 @@ namespace {
 constexpr double smallest_diagonal = 1e-8;  // the authors' clamp for D̃
 constexpr double identity_share = 1e-2;     // added to H before the transform (QuIP, supplement)
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 /// (WᵀW)ⱼⱼ for every column j, rows added in order.
 std::vector<double> column_energies(MatrixView<const float> w) {
   std::vector<double> energy(at(w.cols), 0.0);

@@ -12,8 +12,6 @@
 namespace quip {
 namespace {
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 /// Positions by ascending diagonal; equal ones keep their order.
 std::vector<index_t> ascending(std::span<const double> diagonal) {
   std::vector<index_t> order(diagonal.size());

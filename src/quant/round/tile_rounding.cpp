@@ -11,11 +11,6 @@
 #include "quip/quant/factor/work.hpp"
 
 namespace quip {
-namespace {
-
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
-}  // namespace
 
 TileRounding::TileRounding(const PreparedLayer& layer, const LayerOptions& options, TileGrids grids,
                            const std::vector<index_t>& rows, MatrixView<float> coordinates)
