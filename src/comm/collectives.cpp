@@ -9,13 +9,6 @@
 
 namespace quip {
 
-void Collectives::broadcast(std::string& text, int root) {
-  auto length = static_cast<std::uint64_t>(text.size());
-  broadcast(std::span(&length, 1), root);
-  text.resize(length);
-  broadcast(std::span(text.data(), text.size()), root);
-}
-
 std::vector<std::string> Collectives::gather(const std::string& text) {
   const auto ranks = static_cast<std::size_t>(size());
   const auto self = static_cast<std::size_t>(rank());

@@ -96,7 +96,7 @@ StateEntry write_state_file(Collectives& comm, const fs::path& directory, index_
   });
   comm.broadcast(temporary, 0);
   comm.broadcast(entry.frame, 0);
-  comm.broadcast(std::span(&entry.offset, 1), 0);
+  comm.broadcast_value(entry.offset, 0);
   std::vector<std::string> digests;
   agree(comm, [&] {
     const File file = File::open_write(directory / "states" / temporary);

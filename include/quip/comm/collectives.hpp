@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <span>
@@ -76,8 +77,19 @@ class Collectives {
     static_assert(std::is_trivially_copyable_v<T>);
     broadcast_bytes(std::as_writable_bytes(values), root);
   }
-  /// Strings may differ in length: the root's length is sent first.
-  void broadcast(std::string& text, int root);
+  template <typename T>
+  void broadcast_value(T& value, int root) {
+    broadcast(std::span(&value, 1), root);
+  }
+  /// Strings and vectors may differ in length: the root's length is sent first.
+  template <typename Values>
+  requires requires(Values& values) { values.resize(values.size()); }
+  void broadcast(Values& values, int root) {
+    auto length = static_cast<std::uint64_t>(values.size());
+    broadcast_value(length, root);
+    values.resize(length);
+    broadcast(std::span(values), root);
+  }
   /// Every rank's text, by rank.
   [[nodiscard]] std::vector<std::string> gather(const std::string& text);
 };

@@ -26,7 +26,7 @@ NcclCommunicator::NcclCommunicator(Collectives& host, int ranks, Calls calls, do
       fail("NCCL: cannot start: {}; --backend cpu works without it", ncclGetLastError(nullptr));
     }
   });
-  host.broadcast(std::span(&id, 1), 0);
+  host.broadcast_value(id, 0);
   if (host.rank() >= ranks) return;
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = calls == Calls::blocking ? 1 : 0;
