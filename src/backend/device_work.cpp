@@ -122,13 +122,11 @@ index_t factor_bytes(index_t n) {
 }
 
 index_t dequantize_bytes(index_t rows, index_t cols, const LayerOptions& options) {
-  const TransformKind kind = options.effective_transform();
-  const index_t row_bytes = (cols * options.bits + 7) / 8;
-  const bool minmax = options.grid() == GridKind::minmax;
-  const index_t grids = minmax ? rows * groups_of(cols, options.group_size) : 1;
+  const QuantizedLinear layer = described(options, rows, cols);
+  const TransformKind kind = layer.transform;
   const index_t floats =
-      2 * grids + (options.rescale() ? cols : 0) + (takes_turns(kind, rows) ? rows * cols : 0);
-  return rows * row_bytes + floats * index_t{sizeof(float)} +
+      2 * layer.grids() + (layer.rescaled ? cols : 0) + (takes_turns(kind, rows) ? rows * cols : 0);
+  return rows * layer.row_bytes() + floats * index_t{sizeof(float)} +
          transform_bytes(kind, rows, Side::output) + transform_bytes(kind, cols, Side::input);
 }
 

@@ -93,26 +93,11 @@ void read_on_many_nodes(Collectives& comm, const Slice& slice, float* values) {
 }
 
 void broadcast_layer(Collectives& comm, QuantizedLinear& layer, int root) {
-  const auto scalar = [&](auto& value) { comm.broadcast(std::span(&value, 1), root); };
-  const auto vector = [&](auto& values) {
-    auto size = static_cast<std::uint64_t>(values.size());
-    scalar(size);
-    values.resize(size);
-    comm.broadcast(std::span(values), root);
-  };
-  scalar(layer.rows);
-  scalar(layer.cols);
-  scalar(layer.bits);
-  scalar(layer.grid);
-  scalar(layer.group_size);
-  scalar(layer.symmetric);
-  scalar(layer.transform);
-  scalar(layer.seed_u);
-  scalar(layer.seed_v);
-  vector(layer.codes);
-  vector(layer.scale);
-  vector(layer.zero);
-  vector(layer.rescale);
+  visit_attributes(
+      [&](const Attribute& /*attribute*/, auto& value) { comm.broadcast_value(value, root); },
+      layer);
+  visit_parts([&](const Part& /*part*/, auto& elements) { comm.broadcast(elements, root); }, layer);
+  layer.rescaled = !layer.rescale.empty();
 }
 
 }  // namespace

@@ -16,34 +16,15 @@
 namespace quip {
 namespace {
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
-template <typename T>
-void broadcast_value(Collectives& comm, T& value, int root) {
-  comm.broadcast(std::span(&value, 1), root);
-}
-
-template <typename T>
-void broadcast_vector(Collectives& comm, std::vector<T>& values, int root) {
-  auto size = static_cast<std::uint64_t>(values.size());
-  broadcast_value(comm, size, root);
-  values.resize(size);
-  comm.broadcast(std::span(values), root);
-}
-
 /// Joins every rank's rows: `mine` holds this rank's, `per_row` elements a row.
 template <typename T>
 std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_t rows,
                            index_t per_row) {
   std::vector<T> all(at(rows * per_row));
-  std::vector<index_t> offsets{0};
-  for (int r = 0; r < comm.size(); ++r) {
-    offsets.push_back(row_share(rows, r, comm.size()).last * per_row *
-                      static_cast<index_t>(sizeof(T)));
-  }
   const Range share = row_share(rows, comm.rank(), comm.size());
   std::copy(mine.begin(), mine.end(), all.begin() + share.first * per_row);
-  comm.all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
+  comm.all_gather_bytes(std::as_writable_bytes(std::span(all)),
+                        row_offsets(rows, comm.size(), per_row * index_t{sizeof(T)}));
   return all;
 }
 
@@ -175,7 +156,7 @@ LayerStatistics summarise(const PreparedLayer& layer, const LayerOptions& option
 /// Empty panels stay empty.
 void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
   index_t n = panels.n;
-  broadcast_value(comm, n, root);
+  comm.broadcast_value(n, root);
   agree(comm, [&] {
     if (comm.rank() != root) panels = LowerPanels(n);
   });
@@ -190,31 +171,14 @@ StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<co
   const Range share = row_share(rows, comm.rank(), comm.size());
   rounding.transform(weights, share);
   const auto [rho, rounds] = find_rho(comm, rounding, options, rows);
-  const RoundedRows mine = rounding.round(rho);
+  RoundedRows mine = rounding.round(rho);
 
-  StoredLayer stored;
-  stored.name = name;
-  stored.method = to_string(options.method);
-  QuantizedLinear& out = stored.layer;
-  out.rows = rows;
-  out.cols = weights.cols;
-  out.bits = options.bits;
-  out.grid = options.grid();
-  out.group_size = options.group_size;
-  out.symmetric = options.symmetric;
-  out.transform = options.effective_transform();
-  if (out.transform != TransformKind::none) {
-    out.seed_u = layer.seed_u;
-    out.seed_v = layer.seed_v;
-  }
-  out.rescale = layer.rescale;
-  out.codes = gather_rows(comm, mine.codes, rows, out.row_bytes());
-  if (out.grid == GridKind::minmax) {
-    out.scale = gather_rows(comm, mine.scale, rows, out.groups());
-    if (!out.symmetric) out.zero = gather_rows(comm, mine.zero, rows, out.groups());
-  } else {
-    out.scale = {incoherent_scale(layer, rho)};
-  }
+  StoredLayer stored{name, to_string(options.method), std::move(mine.layer), {}};
+  stored.layer.rows = rows;
+  const auto gather = [&](const Part& part, auto& elements) {
+    if (part.by_row) elements = gather_rows(comm, elements, rows, part.count() / rows);
+  };
+  visit_parts(gather, stored.layer);
   std::array<float, 2> most{rounding.largest_weight(), static_cast<float>(mine.passes)};
   comm.all_reduce_max(most);
   stored.statistics =
@@ -233,27 +197,22 @@ Range row_share(index_t rows, int rank, int size) {
           std::min(rows, share.last * RowTiles::lane_unit)};
 }
 
+std::vector<index_t> row_offsets(index_t rows, int ranks, index_t row_bytes) {
+  std::vector<index_t> offsets{0};
+  for (int r = 0; r < ranks; ++r) offsets.push_back(row_share(rows, r, ranks).last * row_bytes);
+  return offsets;
+}
+
 void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
   if (comm.size() == 1) return;
   broadcast_panels(comm, layer.factor, root);
   broadcast_panels(comm, layer.feedback, root);
   broadcast_panels(comm, layer.hessian, root);
-  broadcast_vector(comm, layer.order, root);
-  broadcast_vector(comm, layer.rescale, root);
-  broadcast_vector(comm, layer.dead, root);
-  broadcast_vector(comm, layer.added, root);
-  broadcast_value(comm, layer.weight_rms, root);
-  broadcast_value(comm, layer.loss_unit, root);
-  broadcast_value(comm, layer.trace_d, root);
-  broadcast_value(comm, layer.trace_ratio, root);
-  broadcast_value(comm, layer.weight_incoherence, root);
-  broadcast_value(comm, layer.spectra, root);
-  broadcast_value(comm, layer.damping, root);
-  broadcast_value(comm, layer.damping_tries, root);
-  broadcast_value(comm, layer.dead_channels, root);
-  broadcast_value(comm, layer.seed_u, root);
-  broadcast_value(comm, layer.seed_v, root);
-  broadcast_value(comm, layer.seed_rounding, root);
+  comm.broadcast(layer.order, root);
+  comm.broadcast(layer.rescale, root);
+  comm.broadcast(layer.dead, root);
+  comm.broadcast(layer.added, root);
+  visit_scalars([&](auto& value) { comm.broadcast_value(value, root); }, layer);
 }
 
 StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,

@@ -10,14 +10,6 @@ namespace {
 constexpr const char* temporary_name = ".states_00001.h5.tmp.0000000";
 constexpr index_t layer_structure_bytes = 2300;  // of HDF5, around a layer's datasets
 
-index_t stored_bytes(const LinearSpec& linear, const LayerOptions& options) {
-  index_t bytes = linear.rows * ((linear.cols * options.bits + 7) / 8);
-  if (options.rescale()) bytes += linear.cols * float_bytes;
-  if (options.grid() == GridKind::incoherent) return bytes + float_bytes;
-  const index_t grids = linear.rows * groups_of(linear.cols, options.group_size);
-  return bytes + grids * float_bytes + (options.symmetric ? 0 : (grids * options.bits + 7) / 8);
-}
-
 }  // namespace
 
 void Walk::save_manifest(Ledger& ledger) const {
@@ -55,7 +47,8 @@ void Walk::write_block(Ledger& ledger, index_t b, const std::vector<LinearSpec>&
   agree(ledger, do_nothing);
   index_t bytes = 0;
   for (const LinearSpec& linear : linears) {
-    bytes += stored_bytes(linear, options_of(linear)) + layer_structure_bytes;
+    bytes += stored_bytes(described(options_of(linear), linear.rows, linear.cols)) +
+             layer_structure_bytes;
   }
   ledger.add_file(bytes, writer);
   if (ledger.rank() == writer) ledger.add_read(bytes);  // for its digest

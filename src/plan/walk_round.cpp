@@ -54,29 +54,12 @@ void Walk::broadcast_prepared(Ledger& ledger, index_t n, const LayerOptions& opt
   ledger.count_text(0, root);  // no dead channels
   ledger.count_text(n * index_t{sizeof(double)}, root);
   const PreparedLayer scalars;
-  const auto value = [&](const auto& one) { ledger.count_broadcast(sizeof(one), root); };
-  value(scalars.weight_rms);
-  value(scalars.loss_unit);
-  value(scalars.trace_d);
-  value(scalars.trace_ratio);
-  value(scalars.weight_incoherence);
-  value(scalars.spectra);
-  value(scalars.damping);
-  value(scalars.damping_tries);
-  value(scalars.dead_channels);
-  value(scalars.seed_u);
-  value(scalars.seed_v);
-  value(scalars.seed_rounding);
+  visit_scalars([&](const auto& value) { ledger.count_broadcast(sizeof(value), root); }, scalars);
 }
 
 void Walk::gather_rows(Ledger& ledger, index_t rows, index_t per_row) {
   std::vector<index_t>& offsets = row_offsets_[{rows, per_row}];
-  if (offsets.empty()) {
-    offsets.push_back(0);
-    for (int r = 0; r < ledger.size(); ++r) {
-      offsets.push_back(row_share(rows, r, ledger.size()).last * per_row);
-    }
-  }
+  if (offsets.empty()) offsets = row_offsets(rows, ledger.size(), per_row);
   ledger.count_gather(offsets);
 }
 
@@ -102,12 +85,12 @@ void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOpti
   agree(ledger, do_nothing);
   if (!held) stream_panels(ledger, *wide);
   ledger.add_flops(rows * (each + reference_flops(n)));
-  gather_rows(ledger, linear.rows, (n * options.bits + 7) / 8);
-  if (options.grid() == GridKind::minmax) {
-    const index_t groups = groups_of(n, options.group_size);
-    gather_rows(ledger, linear.rows, groups * float_bytes);
-    if (!options.symmetric) gather_rows(ledger, linear.rows, groups);
-  }
+  const auto gather = [&](const Part& part, const auto& elements) {
+    const index_t element = sizeof(elements[0]);
+    if (part.by_row) gather_rows(ledger, linear.rows, part.count() / linear.rows * element);
+  };
+  const QuantizedLinear rounded = described(options, linear.rows, n);
+  visit_parts(gather, rounded);
   agree(ledger, do_nothing);  // the largest weight
   ledger.count_maximum(2 * float_bytes);
   gather_rows(ledger, linear.rows, sizeof(RowLoss));

@@ -12,27 +12,12 @@
 namespace quip {
 namespace {
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 TileGrids choose_grids(MatrixView<const float> tile, const PreparedLayer& layer,
                        const LayerOptions& options, float scale) {
   if (options.grid() == GridKind::incoherent) {
     return TileGrids(std::vector<RowGrid>(at(tile.cols), incoherent_grid(scale, options.bits)));
   }
   return TileGrids(tile, layer.order, options);
-}
-
-/// Writes down the fitted grids of a tile of `rows` rows, the first of which is `first_row` of
-/// `out`.
-void store_grids(const TileGrids& grids, index_t rows, index_t first_row, RoundedRows& out) {
-  for (index_t r = 0; r < rows; ++r) {
-    for (index_t g = 0; g < grids.groups(); ++g) {
-      const auto [step, zero] = grids.parameters(r, g);
-      const std::size_t i = at((first_row + r) * grids.groups() + g);
-      out.scale[i] = step;
-      if (!out.zero.empty()) out.zero[i] = zero;
-    }
-  }
 }
 
 /// Codes in the columns' own order.
@@ -83,16 +68,16 @@ class TileOfRows {
   }
 
   /// Ends either way, and writes everything down.
-  void finish(const LayerOptions& options, RoundedRows& out) {
+  void finish(RoundedRows& out) {
     subtract_damping(layer_.added, weights_, reference_);
     UsageMeter::current().add_flops(static_cast<double>(range_.count()) *
                                     reference_flops(weights_.rows));
     tile_.finish();
     const index_t first = range_.first - out.rows.first;
-    if (options.grid() == GridKind::minmax) store_grids(tile_.grids(), range_.count(), first, out);
-    const index_t row_bytes = (weights_.rows * options.bits + 7) / 8;
-    pack_tile(tile_.levels(), layer_.order, range_.count(), options.bits,
-              out.codes.data() + first * row_bytes, row_bytes);
+    QuantizedLinear& stored = out.layer;
+    if (stored.grid == GridKind::minmax) store_grids(tile_.grids(), first, range_.count(), stored);
+    pack_tile(tile_.levels(), layer_.order, range_.count(), stored.bits,
+              stored.codes.data() + first * stored.row_bytes(), stored.row_bytes());
     for (index_t r = 0; r < range_.count(); ++r) {
       out.losses[at(first + r)] = {tile_.loss()[at(r)], reference_[at(r)]};
     }
@@ -117,25 +102,6 @@ class TileOfRows {
   Matrix<float> projected_;  ///< block by block
 };
 
-float scale_of(const PreparedLayer& layer, const LayerOptions& options, double rho) {
-  return options.grid() == GridKind::minmax ? 0.0F : incoherent_scale(layer, rho);
-}
-
-/// Room for the rows of `tiles`.
-RoundedRows empty_rows(const RowTiles& tiles, const LayerOptions& options) {
-  const index_t n = tiles.n();
-  const index_t rows = tiles.rows().count();
-  const bool minmax = options.grid() == GridKind::minmax;
-  RoundedRows out;
-  out.rows = tiles.rows();
-  out.codes.resize(at(rows * ((n * options.bits + 7) / 8)));
-  const index_t grid_count = rows * groups_of(n, options.group_size);
-  out.scale.resize(minmax ? at(grid_count) : 0);
-  out.zero.resize(minmax && !options.symmetric ? at(grid_count) : 0);
-  out.losses.resize(at(rows));
-  return out;
-}
-
 }  // namespace
 
 float incoherent_scale(const PreparedLayer& layer, double rho) {
@@ -143,10 +109,25 @@ float incoherent_scale(const PreparedLayer& layer, double rho) {
   return static_cast<float>(rho * layer.weight_rms + 1e-16);
 }
 
+RoundedRows room_for(Range rows, index_t cols, const PreparedLayer& layer,
+                     const LayerOptions& options, double rho) {
+  RoundedRows out{rows, described(options, rows.count(), cols), {}, 0};
+  out.losses.resize(at(rows.count()));
+  visit_parts([](const Part& part, auto& elements) { elements.resize(at(part.count())); },
+              out.layer);
+  if (out.layer.grid == GridKind::incoherent) out.layer.scale = {incoherent_scale(layer, rho)};
+  out.layer.rescale = layer.rescale;
+  if (out.layer.transform != TransformKind::none) {
+    out.layer.seed_u = layer.seed_u;
+    out.layer.seed_v = layer.seed_v;
+  }
+  return out;
+}
+
 RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
                        const LayerOptions& options, double rho) {
-  const float scale = scale_of(layer, options, rho);
-  RoundedRows out = empty_rows(tiles, options);
+  const float scale = incoherent_scale(layer, rho);
+  RoundedRows out = room_for(tiles.rows(), tiles.n(), layer, options, rho);
   const auto rounder = make_rounder(options);
   int passes = 0;
 #pragma omp parallel for schedule(dynamic) reduction(max : passes)
@@ -155,7 +136,7 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
     rows.measure_weights();
     rows.tile().round(*rounder);
     passes = std::max(passes, rows.tile().passes());
-    rows.finish(options, out);
+    rows.finish(out);
   }
   out.passes = passes;
   return out;
@@ -164,15 +145,14 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
 // --- with a factor that comes panel by panel ---
 
 struct StreamedRows::State {
-  const LayerOptions& options;
   std::vector<std::unique_ptr<TileOfRows>> tiles;
   RoundedRows out;
 };
 
 StreamedRows::StreamedRows(const RowTiles& tiles, const PreparedLayer& layer,
                            const LayerOptions& options, double rho)
-    : state_(new State{options, {}, empty_rows(tiles, options)}) {
-  const float scale = scale_of(layer, options, rho);
+    : state_(new State{{}, room_for(tiles.rows(), tiles.n(), layer, options, rho)}) {
+  const float scale = incoherent_scale(layer, rho);
   state_->tiles.resize(at(tiles.count()));
 #pragma omp parallel for schedule(dynamic)
   for (index_t t = 0; t < tiles.count(); ++t) {
@@ -191,7 +171,7 @@ void StreamedRows::take(index_t b, MatrixView<const float> panel) {
 
 RoundedRows StreamedRows::finish() {
 #pragma omp parallel for schedule(dynamic)
-  for (const auto& rows : state_->tiles) rows->finish(state_->options, state_->out);
+  for (const auto& rows : state_->tiles) rows->finish(state_->out);
   return std::move(state_->out);
 }
 

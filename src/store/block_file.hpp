@@ -10,9 +10,8 @@
 namespace quip {
 
 /// Writes all layers of a block to `file` (a temporary name: no renaming here, but the file
-/// is complete on return). Per layer: codes [rows, row_bytes] uint8, scale [1 or rows]
-/// float32, zero [⌈rows·bits/8⌉] uint8 packed like a row of codes (minmax only), rescale
-/// [cols] float32 (if any); each dataset carries the digest of its bytes.
+/// is complete on return). Per layer a dataset for each part, elements narrower than a byte packed
+/// like a row of codes; it carries the digest of its bytes.
 /// Throws Error naming the file and what failed.
 void write_block_file(const std::filesystem::path& file, const std::vector<StoredLayer>& layers);
 

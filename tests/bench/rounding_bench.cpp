@@ -147,7 +147,7 @@ void whole_layer(benchmark::State& state) {
     RhoSearch search(n, options.bits);
     while (!search.candidates().empty()) search.advance(search.evaluate(tiles, prepared, options));
     const RoundedRows rows = round_rows(tiles, prepared, options, search.result());
-    benchmark::DoNotOptimize(rows.codes.data());
+    benchmark::DoNotOptimize(rows.layer.codes.data());
   }
   // Counted: LDLᵀ n³/3 in fp64, rounding and the reference norm 2·n³ in fp32.
   const auto size = static_cast<double>(n);

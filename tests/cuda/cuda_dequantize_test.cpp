@@ -15,8 +15,6 @@
 namespace quip {
 namespace {
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 struct Grid {
   const char* name;
   GridKind kind;
@@ -44,7 +42,8 @@ QuantizedLinear random_layer(Shape shape, int bits, TransformKind transform, con
   layer.seed_v = 12;
   const RandomStream random(5);
   std::vector<std::uint8_t> codes(at(shape.cols));
-  layer.codes.resize(at(shape.rows * layer.row_bytes()));
+  layer.rescaled = rescale;
+  visit_parts([](const Part& part, auto& elements) { elements.resize(at(part.count())); }, layer);
   for (index_t i = 0; i < shape.rows; ++i) {
     for (index_t j = 0; j < shape.cols; ++j) {
       codes[at(j)] = static_cast<std::uint8_t>(
@@ -52,16 +51,14 @@ QuantizedLinear random_layer(Shape shape, int bits, TransformKind transform, con
     }
     pack_row(codes.data(), shape.cols, bits, layer.codes.data() + i * layer.row_bytes());
   }
-  const bool minmax = grid.kind == GridKind::minmax;
-  layer.scale.assign(minmax ? at(shape.rows * layer.groups()) : 1, 0.0F);
   for (std::size_t i = 0; i < layer.scale.size(); ++i) {
     layer.scale[i] = 0.1F + 0.001F * static_cast<float>(i % 97);
-    if (minmax && !grid.symmetric) {
-      layer.zero.push_back(static_cast<std::uint8_t>(i % (1U << bits)));
-    }
   }
-  for (index_t j = 0; rescale && j < shape.cols; ++j) {
-    layer.rescale.push_back(0.7F + 0.01F * static_cast<float>(j % 53));
+  for (std::size_t i = 0; i < layer.zero.size(); ++i) {
+    layer.zero[i] = static_cast<std::uint8_t>(i % (1U << bits));
+  }
+  for (std::size_t j = 0; j < layer.rescale.size(); ++j) {
+    layer.rescale[j] = 0.7F + 0.01F * static_cast<float>(j % 53);
   }
   validate(layer, "of the test");
   return layer;

@@ -22,11 +22,9 @@ StoredLayer chosen_layer(FuzzedDataProvider& input) {
   QuantizedLinear& layer = stored.layer;
   if (grid == GridKind::incoherent) return stored;
   if (input.ConsumeBool()) layer.group_size = input.ConsumeIntegralInRange<index_t>(1, 24);
-  const auto grids = static_cast<std::size_t>(rows * layer.groups());
-  layer.scale.assign(grids, 0.5F);
-  layer.zero.assign(grids, 1);
   layer.symmetric = input.ConsumeBool();
-  if (layer.symmetric) layer.zero.clear();
+  visit_parts([](const Part& part, auto& elements) { elements.resize(at(part.count()), 1); },
+              layer);
   return stored;
 }
 

@@ -92,22 +92,18 @@ inline Outcome quantize(const Matrix<float>& w, const Matrix<double>& h,
     rho = search.result();
   }
   Outcome out;
-  out.layer.rows = w.rows();
-  out.layer.cols = w.cols();
-  out.layer.bits = options.bits;
-  out.layer.grid = options.grid();
-  out.layer.transform = options.effective_transform();
-  out.layer.group_size = options.group_size;
-  out.layer.symmetric = options.symmetric;
-  out.layer.seed_u = prepared.seed_u;
-  out.layer.seed_v = prepared.seed_v;
-  out.layer.rescale = prepared.rescale;
-  if (options.grid() == GridKind::incoherent) out.layer.scale = {incoherent_scale(prepared, rho)};
   for (const RowTiles& tile : tiles) {
     const RoundedRows rows = round_rows(tile, prepared, options, rho);
-    out.layer.codes.insert(out.layer.codes.end(), rows.codes.begin(), rows.codes.end());
-    out.layer.scale.insert(out.layer.scale.end(), rows.scale.begin(), rows.scale.end());
-    out.layer.zero.insert(out.layer.zero.end(), rows.zero.begin(), rows.zero.end());
+    if (out.layer.rows == 0) {
+      out.layer = rows.layer;
+    } else {
+      visit_parts(
+          [](const Part& part, auto& all, const auto& mine) {
+            if (part.by_row) all.insert(all.end(), mine.begin(), mine.end());
+          },
+          out.layer, rows.layer);
+      out.layer.rows += rows.layer.rows;
+    }
     for (const RowLoss& row : rows.losses) {
       out.loss += row.loss * prepared.loss_unit;
       out.reference += row.reference * prepared.loss_unit;

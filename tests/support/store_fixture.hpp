@@ -101,17 +101,15 @@ inline StoredLayer random_layer(const std::string& name, index_t rows, index_t c
   layer.transform = grid == GridKind::minmax ? TransformKind::none : TransformKind::kronecker;
   layer.seed_u = random() | (std::uint64_t{1} << 63);  // beyond any signed integer
   layer.seed_v = random();
-  layer.codes.resize(static_cast<std::size_t>(rows * layer.row_bytes()));
+  layer.rescaled = rescale;
+  visit_parts([](const Part& part, auto& elements) { elements.resize(at(part.count())); }, layer);
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(cols));
   for (index_t i = 0; i < rows; ++i) {
     for (auto& code : codes) code = static_cast<std::uint8_t>(random() % (1U << bits));
     pack_row(codes.data(), cols, bits, layer.codes.data() + i * layer.row_bytes());
   }
-  layer.scale.resize(grid == GridKind::minmax ? static_cast<std::size_t>(rows) : 1);
   for (float& scale : layer.scale) scale = real(random);
-  if (grid == GridKind::minmax) layer.zero.resize(static_cast<std::size_t>(rows));
   for (auto& zero : layer.zero) zero = static_cast<std::uint8_t>(random() % (1U << bits));
-  if (rescale) layer.rescale.resize(static_cast<std::size_t>(cols));
   for (float& factor : layer.rescale) factor = real(random);
   LayerStatistics& statistics = stored.statistics;
   statistics.proxy_loss = 0.25;

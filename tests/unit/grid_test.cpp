@@ -198,21 +198,21 @@ TEST(PackedCodes, LayoutIsTheDocumentedOne) {
 }
 
 TEST(MinmaxGrid, CoversTheRowAndHasZeroOnIt) {
-  const MinmaxParameters p = fit_minmax(-1.0F, 2.0F, 2);
-  EXPECT_FLOAT_EQ(p.scale, 1.0F);
-  EXPECT_EQ(p.zero, 1);
-  const MinmaxParameters zeros = fit_minmax(0.0F, 0.0F, 2);
-  EXPECT_FLOAT_EQ(zeros.scale, 2.0F / 3.0F);
+  const RowGrid p = fit_minmax(-1.0F, 2.0F, 2);
+  EXPECT_FLOAT_EQ(p.step, 1.0F);
+  EXPECT_EQ(p.offset, 1);
+  const RowGrid zeros = fit_minmax(0.0F, 0.0F, 2);
+  EXPECT_FLOAT_EQ(zeros.step, 2.0F / 3.0F);
 }
 
 // [−1, 2] becomes [−2, 2] on 4 levels: steps of 4/3, zero is level 2.
 TEST(MinmaxGrid, SymmetricHasZeroInItsMiddle) {
-  const MinmaxParameters p = fit_symmetric(-1.0F, 2.0F, 2);
-  EXPECT_FLOAT_EQ(p.scale, 4.0F / 3.0F);
-  EXPECT_EQ(p.zero, 2);
-  EXPECT_EQ(fit_symmetric(-3.0F, 0.0F, 4).zero, 8);
-  EXPECT_FLOAT_EQ(fit_symmetric(-3.0F, 0.0F, 4).scale, 0.4F);
-  EXPECT_FLOAT_EQ(fit_symmetric(0.0F, 0.0F, 2).scale, 2.0F / 3.0F);
+  const RowGrid p = fit_symmetric(-1.0F, 2.0F, 2);
+  EXPECT_FLOAT_EQ(p.step, 4.0F / 3.0F);
+  EXPECT_EQ(p.offset, 2);
+  EXPECT_EQ(fit_symmetric(-3.0F, 0.0F, 4).offset, 8);
+  EXPECT_FLOAT_EQ(fit_symmetric(-3.0F, 0.0F, 4).step, 0.4F);
+  EXPECT_FLOAT_EQ(fit_symmetric(0.0F, 0.0F, 2).step, 2.0F / 3.0F);
 }
 
 // Two rows of six columns in groups of four: scales and zero points by hand.

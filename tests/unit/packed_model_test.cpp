@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 #include <hdf5.h>
 
+#include "quip/quant/options/options.hpp"
+
 namespace quip {
 namespace {
 
@@ -138,6 +140,40 @@ TEST_F(PackedModelTest, IsAsSmallAsPromised) {
         EXPECT_GE(size, rows * cols * bits / 8);
       }
     }
+  }
+}
+
+// 17 × 33 weights of 3 bits that are described and not made. A row of codes has ⌈99/8⌉ = 13 bytes.
+TEST(StoredBytes, FollowFromTheOptions) {
+  LayerOptions options;
+  options.bits = 3;
+  EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 4 + 33 * 4);  // one scale, D̃
+  options.rescaling = false;
+  EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 4);
+  options.processing = Processing::baseline;  // scales and 3-bit zero points of 17 rows
+  EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 17 * 4 + 7);
+  options.group_size = 8;  // of 5 groups each
+  EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 85 * 4 + 32);
+  options.symmetric = true;
+  EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 85 * 4);
+}
+
+// Asked of the HDF5 library alone.
+TEST_F(PackedModelTest, DatasetsHaveTheBytesOfTheirParts) {
+  write();
+  for (const StoredLayer& stored : random_block(0)) {
+    const hid_t file =
+        H5Fopen((directory_ / "blocks/block_00000.h5").c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+    index_t bytes = 0;
+    for (const char* name : {"codes", "scale", "zero", "rescale"}) {
+      const std::string path = stored.name + "/" + name;
+      if (H5Lexists(file, path.c_str(), H5P_DEFAULT) <= 0) continue;
+      const hid_t dataset = H5Dopen2(file, path.c_str(), H5P_DEFAULT);
+      bytes += static_cast<index_t>(H5Dget_storage_size(dataset));
+      H5Dclose(dataset);
+    }
+    H5Fclose(file);
+    EXPECT_EQ(stored_bytes(stored.layer), bytes) << stored.name;
   }
 }
 

@@ -12,8 +12,6 @@
 namespace quip {
 namespace {
 
-using test::at;
-
 constexpr Method methods[] = {Method::nearest, Method::ldlq,   Method::optq,
                               Method::ldlq_rg, Method::greedy, Method::ldl_admm};
 
@@ -51,7 +49,8 @@ TEST_P(RounderSplits, PartsAndThreadsDoNotChangeABit) {
       const RoundedRows rows =
           round_rows(transform_rows(w.cview(), layer, transforms, share_of(101, part, parts)),
                      layer, options, 2.0);
-      out.first.insert(out.first.end(), rows.codes.begin(), rows.codes.end());
+      validate(rows.layer, "a part");
+      out.first.insert(out.first.end(), rows.layer.codes.begin(), rows.layer.codes.end());
       for (const RowLoss& row : rows.losses) out.second.push_back(row.loss);
       passes = std::max(passes, rows.passes);
     }
@@ -91,9 +90,11 @@ TEST(RoundRows, CodesAreInTheColumnsOwnOrder) {
         round_rows(transform_rows(w.cview(), layer, transforms, {0, 32}), layer, options, 0);
     for (index_t r = 0; r < 32; ++r) {
       for (index_t j = 0; j < n; ++j) {
-        const float level = static_cast<float>(rows.codes[at(r * n + j)] - rows.zero[at(r)]);
+        const float level =
+            static_cast<float>(rows.layer.codes[at(r * n + j)] - rows.layer.zero[at(r)]);
         // Feedback moves a level by a few steps at most; neighbours differ by dozens.
-        EXPECT_NEAR(level * rows.scale[at(r)], w(r, j), 8 * rows.scale[at(r)]) << to_string(method);
+        EXPECT_NEAR(level * rows.layer.scale[at(r)], w(r, j), 8 * rows.layer.scale[at(r)])
+            << to_string(method);
       }
     }
   }
@@ -113,12 +114,13 @@ TEST(StochasticRounding, DependsOnTheSeedAndIsUnbiased) {
     const LayerTransforms transforms = make_transforms(TransformKind::none, 256, n, 0, 0);
     const RoundedRows rows =
         round_rows(transform_rows(w.cview(), layer, transforms, {0, 256}), layer, options, 0);
-    codes.push_back(rows.codes);
+    codes.push_back(rows.layer.codes);
     double bias = 0;
     for (index_t r = 0; r < 256; ++r) {
       for (index_t j = 0; j < n; ++j) {
-        const double level = static_cast<double>(rows.codes[at(r * n + j)]) - rows.zero[at(r)];
-        bias += level - w(r, j) / static_cast<double>(rows.scale[at(r)]);
+        const double level =
+            static_cast<double>(rows.layer.codes[at(r * n + j)]) - rows.layer.zero[at(r)];
+        bias += level - w(r, j) / static_cast<double>(rows.layer.scale[at(r)]);
       }
     }
     // An error's variance is f(1−f) ≤ 1/4: five standard deviations of the mean of 256·64.

@@ -19,15 +19,31 @@ struct RowLoss {
   double reference = 0;
 };
 
-/// What one range of rows becomes. Row i of the range has codes [i·row_bytes, (i+1)·row_bytes).
+/// What one range of rows becomes.
 struct RoundedRows {
   Range rows;
-  std::vector<std::uint8_t> codes;
-  std::vector<float> scale;        ///< minmax: per row; else empty
-  std::vector<std::uint8_t> zero;  ///< minmax: per row; else empty
-  std::vector<RowLoss> losses;     ///< per row
-  int passes = 0;                  ///< greedy passes that the slowest row needed
+  QuantizedLinear layer;        ///< these rows as a layer of their own
+  std::vector<RowLoss> losses;  ///< per row
+  int passes = 0;               ///< greedy passes that the slowest row needed
 };
+
+/// Returns room for `rows` of a layer of `cols` inputs, complete but for what each row becomes.
+[[nodiscard]] RoundedRows room_for(Range rows, index_t cols, const PreparedLayer& layer,
+                                   const LayerOptions& options, double rho);
+
+/// Writes down the minmax grids that were fitted to `count` rows, the first of which is `first_row`
+/// of `out`.
+template <typename Grids>
+void store_grids(const Grids& grids, index_t first_row, index_t count, QuantizedLinear& out) {
+  for (index_t r = 0; r < count; ++r) {
+    for (index_t g = 0; g < out.groups(); ++g) {
+      const auto& grid = grids.grid(r, g);
+      const std::size_t i = at((first_row + r) * out.groups() + g);
+      out.scale[i] = grid.step;
+      if (!out.symmetric) out.zero[i] = static_cast<std::uint8_t>(grid.offset);
+    }
+  }
+}
 
 /// Rounds the rows of `tiles`; `rho` matters to the incoherent grid only. Parallel.
 [[nodiscard]] RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,

@@ -8,7 +8,7 @@
 #include "transform_on_device.hpp"
 
 #include "quip/core/usage.hpp"
-#include "quip/quant/code/grid.hpp"
+#include "quip/quant/code/dequantize.hpp"
 #include "quip/quant/transform/transform.hpp"
 
 namespace quip::cuda {
@@ -20,7 +20,11 @@ class Codes {
   Codes(Context& context, const QuantizedLinear& layer) {
     std::vector<float> steps;
     std::vector<float> offsets;
-    fill_grids(layer, steps, offsets);
+    for (index_t i = 0; i < layer.grids(); ++i) {
+      const RowGrid grid = grid_of(layer, i);
+      steps.push_back(grid.step);
+      offsets.push_back(grid.offset);
+    }
     packed_ = to_device(context, std::span<const std::uint8_t>(layer.codes), "packed codes");
     step_ = to_device(context, std::span<const float>(steps), "grids");
     offset_ = to_device(context, std::span<const float>(offsets), "grids");
@@ -32,22 +36,6 @@ class Codes {
   [[nodiscard]] const CodeMatrix& matrix() const { return matrix_; }
 
  private:
-  static void fill_grids(const QuantizedLinear& layer, std::vector<float>& step,
-                         std::vector<float>& offset) {
-    if (layer.grid == GridKind::incoherent) {
-      const RowGrid grid = incoherent_grid(layer.scale[0], layer.bits);
-      step = {grid.step};
-      offset = {grid.offset};
-      return;
-    }
-    for (std::size_t i = 0; i < layer.scale.size(); ++i) {
-      const std::uint8_t zero = layer.symmetric ? middle_level(layer.bits) : layer.zero[i];
-      const RowGrid grid = minmax_grid(layer.scale[i], zero);
-      step.push_back(grid.step);
-      offset.push_back(grid.offset);
-    }
-  }
-
   DeviceBuffer<std::uint8_t> packed_;
   DeviceBuffer<float> step_;
   DeviceBuffer<float> offset_;

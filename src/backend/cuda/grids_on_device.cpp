@@ -8,11 +8,6 @@
 #include "quip/quant/code/quantized_linear.hpp"
 
 namespace quip::cuda {
-namespace {
-
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
-}  // namespace
 
 ColumnPlaces::ColumnPlaces(Context& context, index_t n, const std::vector<index_t>& order,
                            index_t group_size)
@@ -49,7 +44,6 @@ GridsOnDevice::GridsOnDevice(Context& context, const ColumnPlaces& places,
       symmetric_(options.symmetric),
       group_size_(options.group_size == 0 ? w.rows : options.group_size),
       grids_(at(places.groups * w.cols)),
-      parameters_(grids_.size()),
       step_(context.buffer<float>(std::ssize(grids_), "grids")),
       inverse_(context.buffer<float>(std::ssize(grids_), "grids")),
       offset_(context.buffer<float>(std::ssize(grids_), "grids")),
@@ -71,9 +65,8 @@ void GridsOnDevice::fit(index_t g, MatrixView<const float> w) {
   for (index_t r = 0; r < lanes_; ++r) {
     const float low = host[at(r)];
     const float high = host[at(lanes_ + r)];
-    const std::size_t i = at(g * lanes_ + r);
-    parameters_[i] = symmetric_ ? fit_symmetric(low, high, bits_) : fit_minmax(low, high, bits_);
-    grids_[i] = minmax_grid(parameters_[i].scale, parameters_[i].zero);
+    grids_[at(g * lanes_ + r)] =
+        symmetric_ ? fit_symmetric(low, high, bits_) : fit_minmax(low, high, bits_);
   }
   upload(g);
 }

@@ -38,8 +38,8 @@ class GridsOnDevice {
   void fit_group(index_t first, MatrixView<float> w);
 
   [[nodiscard]] index_t groups() const { return places_.groups; }
-  [[nodiscard]] MinmaxParameters parameters(index_t lane, index_t g) const {
-    return parameters_[static_cast<std::size_t>(g * lanes_ + lane)];
+  [[nodiscard]] const RowGrid& grid(index_t lane, index_t g) const {
+    return grids_[at(g * lanes_ + lane)];
   }
   /// Weights per unit of a lane's coordinates.
   [[nodiscard]] double unit(index_t lane) const {
@@ -58,7 +58,6 @@ class GridsOnDevice {
   bool dynamic_ = false;
   index_t group_size_ = 0;
   std::vector<RowGrid> grids_;  ///< [groups × lanes], as all that follow
-  std::vector<MinmaxParameters> parameters_;
   DeviceBuffer<float> step_;
   DeviceBuffer<float> inverse_;
   DeviceBuffer<float> offset_;

@@ -19,8 +19,6 @@
 namespace quip::cuda {
 namespace {
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 /// Lanes of `bytes` each that fit in half of what is free, at most `count`.
 index_t lanes_at_once(Context& context, index_t count, std::size_t bytes) {
   const std::size_t fit = context.device().available() / 2 / bytes;
@@ -170,14 +168,7 @@ std::vector<double> RowsOnDevice::evaluate(const RhoSearch& search) {
 }
 
 RoundedRows RowsOnDevice::round(double rho) {
-  const bool minmax = options().grid() == GridKind::minmax;
-  const index_t grids = lanes() * layer_.places.groups;
-  RoundedRows out;
-  out.rows = rows_;
-  out.codes.resize(at(lanes() * ((n_ * options().bits + 7) / 8)));
-  out.scale.resize(minmax ? at(grids) : 0);
-  out.zero.resize(minmax && !options().symmetric ? at(grids) : 0);
-  out.losses.resize(at(lanes()));
+  RoundedRows out = room_for(rows_, n_, layer_.host, options(), rho);
   if (lanes() == 0) return out;
   const index_t chunk = lanes_at_once(context_, lanes(),
                                       static_cast<std::size_t>(rounding_lane_bytes(n_, options()) +
@@ -237,27 +228,20 @@ void RowsOnDevice::round_chunk(Range chunk, double rho, RoundedRows& out) {
 
 void RowsOnDevice::store(Range chunk, const GridsOnDevice& grids, const LaneRounding& rounding,
                          const std::vector<double>& references, RoundedRows& out) {
-  const index_t row_bytes = (n_ * options().bits + 7) / 8;
+  const index_t row_bytes = out.layer.row_bytes();
   const auto packed = context_.buffer<std::uint8_t>(chunk.count() * row_bytes, "packed codes");
   pack_codes(context_.lane().get(), rounding.levels(), layer_.places.position.data(),
              options().bits, packed.data(), row_bytes);
   download<std::uint8_t>(
       context_.lane(), packed.data(),
-      std::span(out.codes).subspan(at(chunk.first * row_bytes), at(packed.size())));
+      std::span(out.layer.codes).subspan(at(chunk.first * row_bytes), at(packed.size())));
   const std::vector<double> losses = rounding.losses();
   for (index_t r = 0; r < chunk.count(); ++r) {
     out.losses[at(chunk.first + r)] = {losses[at(r)], references[at(r)]};
   }
   out.passes = std::max(out.passes, rounding.passes());
-  if (options().grid() != GridKind::minmax) return;
-  for (index_t r = 0; r < chunk.count(); ++r) {
-    for (index_t g = 0; g < grids.groups(); ++g) {
-      const auto [step, zero] = grids.parameters(r, g);
-      const std::size_t i = at((chunk.first + r) * grids.groups() + g);
-      out.scale[i] = step;
-      if (!out.zero.empty()) out.zero[i] = zero;
-    }
-  }
+  if (out.layer.grid != GridKind::minmax) return;
+  store_grids(grids, chunk.first, chunk.count(), out.layer);
 }
 
 }  // namespace

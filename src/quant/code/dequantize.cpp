@@ -4,19 +4,12 @@
 #include <vector>
 
 #include "quip/core/usage.hpp"
-#include "quip/quant/code/grid.hpp"
 #include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {
 
 constexpr index_t rows_at_once = 64;
-
-RowGrid grid_of(const QuantizedLinear& layer, index_t row, index_t group) {
-  if (layer.grid == GridKind::incoherent) return incoherent_grid(layer.scale[0], layer.bits);
-  const auto i = static_cast<std::size_t>(row * layer.groups() + group);
-  return minmax_grid(layer.scale[i], layer.symmetric ? middle_level(layer.bits) : layer.zero[i]);
-}
 
 /// w' of rows [first, first + count), transposed into `tile` [cols × count].
 void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> tile) {
@@ -25,7 +18,7 @@ void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> 
     unpack_row(layer.codes.data() + (first + i) * layer.row_bytes(), layer.cols, layer.bits,
                codes.data());
     for (index_t group = 0; group < layer.groups(); ++group) {
-      const RowGrid grid = grid_of(layer, first + i, group);
+      const RowGrid grid = grid_of(layer, (first + i) * layer.groups() + group);
       const index_t begin = group * layer.group_size;
       const index_t end =
           layer.group_size == 0 ? layer.cols : std::min(layer.cols, begin + layer.group_size);
@@ -38,6 +31,12 @@ void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> 
 }
 
 }  // namespace
+
+RowGrid grid_of(const QuantizedLinear& layer, index_t i) {
+  if (layer.grid == GridKind::incoherent) return incoherent_grid(layer.scale[0], layer.bits);
+  return minmax_grid(layer.scale[at(i)],
+                     layer.symmetric ? middle_level(layer.bits) : layer.zero[at(i)]);
+}
 
 Dequantizer::Dequantizer(const QuantizedLinear& layer)
     : layer_(layer),

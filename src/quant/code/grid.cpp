@@ -14,7 +14,7 @@ RowGrid minmax_grid(float scale, std::uint8_t zero) {
   return {1.0F / scale, static_cast<float>(zero), scale};
 }
 
-MinmaxParameters fit_minmax(float low, float high, int bits) {
+RowGrid fit_minmax(float low, float high, int bits) {
   if (low == 0.0F && high == 0.0F) {
     low = -1.0F;
     high = 1.0F;
@@ -22,13 +22,13 @@ MinmaxParameters fit_minmax(float low, float high, int bits) {
   const float top = top_level(bits);
   const float scale = (high - low) / top;
   const float zero = std::clamp(std::nearbyint(-low / scale), 0.0F, top);
-  return {scale, static_cast<std::uint8_t>(zero)};
+  return minmax_grid(scale, static_cast<std::uint8_t>(zero));
 }
 
-MinmaxParameters fit_symmetric(float low, float high, int bits) {
+RowGrid fit_symmetric(float low, float high, int bits) {
   float reach = std::max(-low, high);
   if (reach == 0.0F) reach = 1.0F;
-  return {2 * reach / top_level(bits), middle_level(bits)};
+  return minmax_grid(2 * reach / top_level(bits), middle_level(bits));
 }
 
 }  // namespace quip

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
+#include <numeric>
 #include <span>
 #include <utility>
 
@@ -33,38 +35,18 @@ void feed(Digest& digest, const std::vector<T>& values) {
 std::string to_string(GridKind kind) { return name_of(kind, grid_names); }
 GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names, "--grid"); }
 
-void pack_row(const std::uint8_t* codes, index_t cols, int bits, std::uint8_t* packed) {
-  std::uint32_t pending = 0;
-  int filled = 0;
-  for (index_t k = 0; k < cols; ++k) {
-    pending |= static_cast<std::uint32_t>(codes[k]) << filled;
-    filled += bits;
-    while (filled >= 8) {
-      *packed++ = static_cast<std::uint8_t>(pending);
-      pending >>= 8;
-      filled -= 8;
-    }
-  }
-  if (filled > 0) *packed = static_cast<std::uint8_t>(pending);
+index_t Part::count() const {
+  return std::accumulate(shape.begin(), shape.end(), index_t{1}, std::multiplies<>());
 }
 
-void unpack_row(const std::uint8_t* packed, index_t cols, int bits, std::uint8_t* codes) {
-  const std::uint32_t mask = (1U << bits) - 1U;
-  std::uint32_t pending = 0;
-  int filled = 0;
-  for (index_t k = 0; k < cols; ++k) {
-    if (filled < bits) {
-      pending |= static_cast<std::uint32_t>(*packed++) << filled;
-      filled += 8;
-    }
-    codes[k] = static_cast<std::uint8_t>(pending & mask);
-    pending >>= bits;
-    filled -= bits;
-  }
+index_t stored_bytes(const QuantizedLinear& layer) {
+  index_t bytes = 0;
+  visit_parts([&](const Part& part, const auto& /*elements*/) { bytes += part.bytes(); }, layer);
+  return bytes;
 }
 
 std::string digest_of(const QuantizedLinear& layer) {
-  Digest digest;
+  Digest digest;  // what came after the first version feeds it only where it is in use
   feed(digest, layer.rows);
   feed(digest, layer.cols);
   feed(digest, static_cast<std::int64_t>(layer.bits));
@@ -77,37 +59,28 @@ std::string digest_of(const QuantizedLinear& layer) {
   if (layer.symmetric) digest.update("symmetric");
   feed(digest, layer.seed_u);
   feed(digest, layer.seed_v);
-  feed(digest, layer.codes);
-  feed(digest, layer.scale);
-  feed(digest, layer.zero);
-  feed(digest, layer.rescale);
+  visit_parts([&](const Part& /*part*/, const auto& elements) { feed(digest, elements); }, layer);
   return digest.hex();
 }
 
 void validate(const QuantizedLinear& layer, const std::string& layer_name) {
-  const auto require = [&](bool holds, const char* what) {
+  const auto require = [&](bool holds, const std::string& what) {
     if (!holds)
       fail("layer {}: {}; the packed model is damaged or of another version", layer_name, what);
   };
   require(layer.rows > 0 && layer.cols > 0, "rows and cols must be positive");
   require(layer.bits == 2 || layer.bits == 3 || layer.bits == 4 || layer.bits == 8,
           "bits must be 2, 3, 4 or 8");
-  require(static_cast<index_t>(layer.codes.size()) == layer.rows * layer.row_bytes(),
-          "codes have the wrong size");
-  const bool minmax = layer.grid == GridKind::minmax;
   require(layer.group_size >= 0, "the group size must not be negative");
-  require(minmax || (layer.group_size == 0 && !layer.symmetric),
+  require(layer.grid == GridKind::minmax || (layer.group_size == 0 && !layer.symmetric),
           "groups and symmetry belong to the min-max grid");
-  const index_t grids = layer.rows * layer.groups();
-  require(static_cast<index_t>(layer.scale.size()) == (minmax ? grids : 1),
-          "scale has the wrong size");
-  require(static_cast<index_t>(layer.zero.size()) == (minmax && !layer.symmetric ? grids : 0),
-          "zero has the wrong size");
+  const auto fits = [&](const Part& part, const auto& elements) {
+    require(std::ssize(elements) == part.count(), fmt::format("{} has the wrong size", part.name));
+  };
+  visit_parts(fits, layer);
   require(std::all_of(layer.zero.begin(), layer.zero.end(),
                       [&](std::uint8_t zero) { return zero < (1U << layer.bits); }),
           "a zero point lies outside the grid");
-  require(layer.rescale.empty() || static_cast<index_t>(layer.rescale.size()) == layer.cols,
-          "rescale has the wrong size");
 }
 
 }  // namespace quip

@@ -64,4 +64,17 @@ GroupFit LayerOptions::effective_groups() const {
   return groups.value_or(grids_first ? GroupFit::fixed : GroupFit::dynamic);
 }
 
+QuantizedLinear described(const LayerOptions& options, index_t rows, index_t cols) {
+  QuantizedLinear layer;
+  layer.rows = rows;
+  layer.cols = cols;
+  layer.bits = options.bits;
+  layer.grid = options.grid();
+  layer.transform = options.effective_transform();
+  layer.group_size = options.group_size;
+  layer.symmetric = options.symmetric;
+  layer.rescaled = options.rescale();
+  return layer;
+}
+
 }  // namespace quip

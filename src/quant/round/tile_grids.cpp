@@ -5,8 +5,6 @@
 namespace quip {
 namespace {
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
 /// The group of the column at every position.
 std::vector<index_t> groups_of_positions(index_t n, const std::vector<index_t>& order,
                                          index_t group_size) {
@@ -32,7 +30,6 @@ TileGrids::TileGrids(MatrixView<const float> tile, const std::vector<index_t>& o
       group_size_(options.group_size),
       groups_(groups_of(tile.rows, options.group_size)) {
   grids_.resize(at(groups_ * tile.cols));
-  parameters_.resize(grids_.size());
   if (groups_ > 1) {
     dynamic_ = options.effective_groups() == GroupFit::dynamic;
     group_ = groups_of_positions(tile.rows, order, group_size_);
@@ -50,7 +47,7 @@ void TileGrids::fit_all(MatrixView<const float> weights) {
     const index_t first = group_.empty() ? 0 : group_[at(k)] * lanes;
     widen(&low[at(first)], &high[at(first)], weights.row(k), lanes);
   }
-  for (std::size_t i = 0; i < grids_.size(); ++i) settle(i, low[i], high[i]);
+  for (std::size_t i = 0; i < grids_.size(); ++i) grids_[i] = fit(low[i], high[i]);
   if (groups_ > 1) spread_steps(0, weights.rows);
 }
 
@@ -60,17 +57,12 @@ void TileGrids::fit_group(index_t first, MatrixView<float> weights) {
   std::vector<float> high(at(lanes), 0.0F);
   for (index_t k = 0; k < weights.rows; ++k) widen(low.data(), high.data(), weights.row(k), lanes);
   const std::size_t base = at(first / group_size_ * lanes);
-  for (std::size_t r = 0; r < low.size(); ++r) settle(base + r, low[r], high[r]);
+  for (std::size_t r = 0; r < low.size(); ++r) grids_[base + r] = fit(low[r], high[r]);
   spread_steps(first, first + weights.rows);
   const RowGrid* grids = grids_at(first);
   for (index_t k = 0; k < weights.rows; ++k) {
     for (index_t r = 0; r < lanes; ++r) weights(k, r) += grids[r].step * grids[r].offset;
   }
-}
-
-void TileGrids::settle(std::size_t i, float low, float high) {
-  parameters_[i] = symmetric_ ? fit_symmetric(low, high, bits_) : fit_minmax(low, high, bits_);
-  grids_[i] = minmax_grid(parameters_[i].scale, parameters_[i].zero);
 }
 
 void TileGrids::spread_steps(index_t first, index_t last) {

@@ -21,11 +21,9 @@ class TileGrids {
   TileGrids(MatrixView<const float> tile, const std::vector<index_t>& order,
             const LayerOptions& options);
 
-  /// Grids per lane.
-  [[nodiscard]] index_t groups() const { return groups_; }
-  /// What is stored of group g of a lane, once it is fitted.
-  [[nodiscard]] MinmaxParameters parameters(index_t lane, index_t g) const {
-    return parameters_[static_cast<std::size_t>(g * lanes_of() + lane)];
+  /// The grid of group g of a lane, once it is fitted.
+  [[nodiscard]] const RowGrid& grid(index_t lane, index_t g) const {
+    return grids_[at(g * lanes_of() + lane)];
   }
   /// What a rounder works on, from weights [n × lanes].
   void to_coordinates(MatrixView<const float> w, MatrixView<float> x) const;
@@ -48,7 +46,9 @@ class TileGrids {
   /// moves those to coordinates.
   void fit_group(index_t first, MatrixView<float> weights);
   /// One grid, from the range [low, high] of what it covers.
-  void settle(std::size_t i, float low, float high);
+  [[nodiscard]] RowGrid fit(float low, float high) const {
+    return symmetric_ ? fit_symmetric(low, high, bits_) : fit_minmax(low, high, bits_);
+  }
   void spread_steps(index_t first, index_t last);
   [[nodiscard]] const RowGrid* grids_at(index_t position) const;
 
@@ -58,7 +58,6 @@ class TileGrids {
   index_t group_size_ = 0;
   index_t groups_ = 1;
   std::vector<RowGrid> grids_;  ///< [groups × lanes]
-  std::vector<MinmaxParameters> parameters_;
   std::vector<index_t> group_;  ///< of every position; empty: one group
   Matrix<float> step_;          ///< [n × lanes], with groups
   Matrix<float> inverse_;

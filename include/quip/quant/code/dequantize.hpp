@@ -2,10 +2,14 @@
 #pragma once
 
 #include "quip/core/matrix.hpp"
+#include "quip/quant/code/grid.hpp"
 #include "quip/quant/code/quantized_linear.hpp"
 #include "quip/quant/transform/transform.hpp"
 
 namespace quip {
+
+/// Returns the grid of group i (row · groups + group of columns) of w'.
+[[nodiscard]] RowGrid grid_of(const QuantizedLinear& layer, index_t i);
 
 /// Ŵ = Uᵀ w' V D̃⁻¹ in two steps, each of which may be shared out: U works on whole columns of what
 /// the first step leaves. Same bits however the ranges are chosen; OpenMP inside.

@@ -25,17 +25,13 @@ struct RowGrid {
 /// QuIP's grid: w ↦ (w/scale + 1)/2 · top, symmetric about 0, `scale` its half width.
 [[nodiscard]] RowGrid incoherent_grid(float scale, int bits);
 
-/// The asymmetric grid of OPTQ, from what is stored.
+/// The asymmetric grid of OPTQ, from what is stored: its step and its offset.
 [[nodiscard]] RowGrid minmax_grid(float scale, std::uint8_t zero);
 
 /// Fits it: [low, high] is the row's range (low ≤ 0 ≤ high); an all-zero row gets [−1, 1].
-struct MinmaxParameters {
-  float scale = 1;
-  std::uint8_t zero = 0;
-};
-[[nodiscard]] MinmaxParameters fit_minmax(float low, float high, int bits);
+[[nodiscard]] RowGrid fit_minmax(float low, float high, int bits);
 /// The same with the range widened to be symmetric about 0 and middle_level as zero point: as in
 /// OPTQ, the highest level falls short of the range by one step.
-[[nodiscard]] MinmaxParameters fit_symmetric(float low, float high, int bits);
+[[nodiscard]] RowGrid fit_symmetric(float low, float high, int bits);
 
 }  // namespace quip

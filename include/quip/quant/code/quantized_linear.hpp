@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "quip/core/matrix.hpp"
+#include "quip/quant/code/packing.hpp"
 #include "quip/quant/transform/transform_kind.hpp"
 
 namespace quip {
@@ -25,6 +27,7 @@ enum class GridKind { minmax, incoherent };
 ///   grid value q → w' = scale·(2q/(2^bits − 1) − 1)   (incoherent, one scale)
 ///                  w' = scaleᵢⱼ·(q − zeroᵢⱼ)           (minmax, per row i and group j of columns)
 ///   Ŵ = Uᵀ w' V diag(1/rescale)                        (U, V from transform and seeds)
+/// Without elements it describes a layer that is still to be made.
 struct QuantizedLinear {
   index_t rows = 0;
   index_t cols = 0;
@@ -33,24 +36,72 @@ struct QuantizedLinear {
   TransformKind transform = TransformKind::kronecker;
   index_t group_size = 0;  ///< minmax: columns of w' that share a scale; 0: the whole row
   bool symmetric = false;  ///< minmax: every zero point is 2^(bits−1) and not stored
+  bool rescaled = false;   ///< True if D̃ is stored
   std::uint64_t seed_u = 0;
   std::uint64_t seed_v = 0;
 
-  /// Packed codes: row i starts at i·row_bytes(); code k of a row occupies bits
-  /// [k·bits, (k+1)·bits) of the row, least significant bit first.
-  std::vector<std::uint8_t> codes;
-  std::vector<float> scale;        ///< 1 (incoherent) or [rows × groups] (minmax)
-  std::vector<std::uint8_t> zero;  ///< empty, or [rows × groups] (minmax), each < 2^bits
-  std::vector<float> rescale;      ///< empty, or D̃ [cols]
+  // The elements, with the shapes that visit_parts gives.
+  std::vector<std::uint8_t> codes;  ///< row i starts at i·row_bytes(), packed by pack_row
+  std::vector<float> scale;
+  std::vector<std::uint8_t> zero;  ///< each < 2^bits
+  std::vector<float> rescale;      ///< D̃
 
-  [[nodiscard]] index_t row_bytes() const { return (cols * bits + 7) / 8; }
+  [[nodiscard]] index_t row_bytes() const { return packed_bytes(cols, bits); }
   [[nodiscard]] index_t groups() const { return groups_of(cols, group_size); }
+  [[nodiscard]] index_t grids() const { return grid == GridKind::minmax ? rows * groups() : 1; }
 };
 
-/// Packs `cols` codes (each < 2^bits, one byte each) into row_bytes bytes.
-void pack_row(const std::uint8_t* codes, index_t cols, int bits, std::uint8_t* packed);
-/// The inverse.
-void unpack_row(const std::uint8_t* packed, index_t cols, int bits, std::uint8_t* codes);
+/// One part of a stored layer.
+struct Part {
+  const char* name;
+  std::vector<index_t> shape;  ///< of its elements in memory; [0] if the layer is without it
+  int bits;                    ///< of an element in a file; below 8 they are packed there
+  bool by_row;                 ///< True if each row has elements of its own
+
+  [[nodiscard]] index_t count() const;
+  [[nodiscard]] index_t bytes() const { return packed_bytes(count(), bits); }  ///< in a file
+  [[nodiscard]] bool packed() const { return bits < 8; }
+};
+
+/// The list of a layer's parts: calls visit(part, elements…) for each, with the vectors of all
+/// layers that are given. The parts are those that `layer` says it has, whatever it holds.
+template <typename Visit, typename Layer, typename... Layers>
+void visit_parts(const Visit& visit, Layer& layer, Layers&... others) {
+  const bool minmax = layer.grid == GridKind::minmax;
+  const bool zeros = minmax && !layer.symmetric;
+  visit(Part{"codes", {layer.rows, layer.row_bytes()}, 8, true}, layer.codes, others.codes...);
+  visit(Part{"scale", {layer.grids()}, 32, minmax}, layer.scale, others.scale...);
+  visit(Part{"zero", {zeros ? layer.grids() : 0}, layer.bits, zeros}, layer.zero, others.zero...);
+  visit(Part{"rescale", {layer.rescaled ? layer.cols : 0}, 32, false}, layer.rescale,
+        others.rescale...);
+}
+
+/// A scalar that is stored with a layer, and the range that whole numbers have to keep.
+struct Attribute {
+  const char* name;
+  index_t least = std::numeric_limits<index_t>::min();
+  index_t most = std::numeric_limits<index_t>::max();
+};
+
+/// No layer is longer on any side: keeps products of damaged sizes from overflowing.
+constexpr index_t max_extent = index_t{1} << 28;
+
+/// The list of a layer's attributes, in the order of files: calls visit(attribute, value…).
+template <typename Visit, typename... Layers>
+void visit_attributes(const Visit& visit, Layers&... layers) {
+  visit(Attribute{"bits", 1, 8}, layers.bits...);
+  visit(Attribute{"rows", 1, max_extent}, layers.rows...);
+  visit(Attribute{"cols", 1, max_extent}, layers.cols...);
+  visit(Attribute{"grid"}, layers.grid...);
+  visit(Attribute{"transform"}, layers.transform...);
+  visit(Attribute{"group_size", 0, max_extent}, layers.group_size...);
+  visit(Attribute{"symmetric", 0, 1}, layers.symmetric...);
+  visit(Attribute{"seed_u"}, layers.seed_u...);
+  visit(Attribute{"seed_v"}, layers.seed_v...);
+}
+
+/// Returns the bytes of all parts in a file; of a layer that is still to be made, too.
+[[nodiscard]] index_t stored_bytes(const QuantizedLinear& layer);
 
 /// Digest over everything that reconstructs the layer (not its statistics).
 [[nodiscard]] std::string digest_of(const QuantizedLinear& layer);

@@ -38,6 +38,24 @@ struct PreparedLayer {
   std::uint64_t seed_rounding = 0;  ///< of stochastic rounding
 };
 
+/// The list of a prepared layer's scalars, all that is not as long as a row: calls visit(value) for
+/// each.
+template <typename Visit, typename Layer>
+void visit_scalars(const Visit& visit, Layer& layer) {
+  visit(layer.weight_rms);
+  visit(layer.loss_unit);
+  visit(layer.trace_d);
+  visit(layer.trace_ratio);
+  visit(layer.weight_incoherence);
+  visit(layer.spectra);
+  visit(layer.damping);
+  visit(layer.damping_tries);
+  visit(layer.dead_channels);
+  visit(layer.seed_u);
+  visit(layer.seed_v);
+  visit(layer.seed_rounding);
+}
+
 /// The order (position → column) in which `options.method` wants H whose diagonal is given; empty:
 /// as it is. Loops over positions run from the last to the first, but OPTQ's from the first.
 [[nodiscard]] std::vector<index_t> column_order(const LayerOptions& options,

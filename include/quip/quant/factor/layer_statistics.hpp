@@ -33,4 +33,28 @@ struct LayerStatistics {
   std::optional<Spectra> spectra;  ///< if they were asked for
 };
 
+/// The list of what is stored of a layer's statistics: calls visit(name, value…) for each, and for
+/// spectra where all that are given have them.
+template <typename Visit, typename... Statistics>
+void visit_statistics(const Visit& visit, Statistics&... all) {
+  visit("proxy_loss", all.proxy_loss...);
+  visit("relative_proxy_loss", all.relative_proxy_loss...);
+  visit("trace_ratio", all.trace_ratio...);
+  visit("rate_distortion_ratio", all.rate_distortion_ratio...);
+  visit("mu_w_before", all.incoherence_before...);
+  visit("mu_w_after", all.incoherence_after...);
+  visit("damping", all.damping...);
+  visit("damping_tries", all.damping_tries...);
+  visit("dead_channels", all.dead_channels...);
+  visit("rho", all.rho...);
+  visit("passes", all.passes...);
+  if (!(all.spectra && ...)) return;
+  visit("mu_h_before", all.spectra->before.incoherence...);
+  visit("rank_before", all.spectra->before.rank...);
+  visit("rank_1pct_before", all.spectra->before.approximate_rank...);
+  visit("mu_h_after", all.spectra->after.incoherence...);
+  visit("rank_after", all.spectra->after.rank...);
+  visit("rank_1pct_after", all.spectra->after.approximate_rank...);
+}
+
 }  // namespace quip

@@ -81,6 +81,9 @@ struct LayerOptions {
   [[nodiscard]] bool incoherence() const { return processing == Processing::incoherence; }
 };
 
+/// Returns what W [rows × cols] becomes: a layer without seeds and elements.
+[[nodiscard]] QuantizedLinear described(const LayerOptions& options, index_t rows, index_t cols);
+
 /// Throws Error, naming both, for two options that have no meaning together, and for a number that
 /// the others leave no meaning. Names are those of the command line.
 void check_together(const LayerOptions& options);

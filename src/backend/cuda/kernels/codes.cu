@@ -3,6 +3,8 @@
 #include "quant_kernels.hpp"
 #include "step_access.hpp"
 
+#include "quip/quant/code/packing.hpp"
+
 namespace quip::cuda {
 namespace {
 
@@ -21,7 +23,7 @@ __global__ void pack(DeviceView<const float> q, const std::int32_t* position, in
     codes |= static_cast<std::uint64_t>(q(position[j], row)) << (bits * (j - first));
   }
   std::uint8_t* to = packed + row * row_bytes + first * bits / 8;
-  const index_t bytes = ((last - first) * bits + 7) / 8;
+  const index_t bytes = packed_bytes(last - first, bits);
   for (index_t i = 0; i < bytes; ++i) to[i] = static_cast<std::uint8_t>(codes >> (8 * i));
 }
 
