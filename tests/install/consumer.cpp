@@ -1,6 +1,6 @@
 // One row of codes 0 1 2 3 on the grid −1, −1/3, 1/3, 1.
 #include <cmath>
-#include <quip/quant/dequantize.hpp>
+#include <quip/quant/code/dequantize.hpp>
 #include <quip/store/packed_model.hpp>
 
 int main() {
