@@ -31,7 +31,7 @@ void feed(Digest& digest, const std::vector<T>& values) {
 }  // namespace
 
 std::string to_string(GridKind kind) { return name_of(kind, grid_names); }
-GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names, "--grid"); }
+GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names); }
 
 void pack_row(const std::uint8_t* codes, index_t cols, int bits, std::uint8_t* packed) {
   std::uint32_t pending = 0;
