@@ -45,8 +45,9 @@ Number parse_number(const std::string& text, Number low = 0,
   if (problem == std::errc::invalid_argument || end != last) {
     fail("'{}' is not a non-negative number", text);
   }
-  if (problem == std::errc() && value >= low && value <= high) return value;
-  if (std::is_integral_v<Number> && high == std::numeric_limits<Number>::max()) {
+  const bool read = problem == std::errc();  // else it is beyond the type
+  if (read && value >= low && value <= high) return value;
+  if (read && std::is_integral_v<Number> && high == std::numeric_limits<Number>::max()) {
     fail("must be {} or more", low);
   }
   fail("must be {} to {}", low, high);

@@ -260,7 +260,7 @@ TEST(CommandLine, MessagesNameTheRealBounds) {
       {{"samples", "-3"}, "--samples -3: must be 1 or more (or all)"},
       {{"wide", "-1"}, "--wide -1: must be 0 or more"},
       {{"seed", "-1"}, "--seed -1: '-1' is not a non-negative number"},
-      {{"seed", "18446744073709551616"}, "must be 0 or more"},
+      {{"seed", "18446744073709551616"}, "must be 0 to 18446744073709551615"},
       {{"blocks", "3"}, "--blocks 3: must be FIRST:END"},
       {{"blocks", "3:3"}, "--blocks 3:3: must be FIRST:END"},
       {{"process-grid", "2"}, "--process-grid 2: '2' is not a grid of ranks"},

@@ -1,6 +1,5 @@
 #include "quip/quant/options/option_table.hpp"
 
-#include <limits>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -9,10 +8,6 @@
 
 namespace quip {
 namespace {
-
-constexpr double most_damping = 1e6;
-constexpr double least_rho = 1e-6;  // in units of rms(W), of which neither leaves a grid
-constexpr double most_rho = 1e6;
 
 constexpr Names<Processing, 2> processing_names{
     {{Processing::baseline, "baseline"}, {Processing::incoherence, "incoherence"}}};
@@ -37,10 +32,15 @@ auto named(const std::string& text) {
   return parse_name(text, names);
 }
 
-template <auto low, auto high = std::numeric_limits<decltype(low)>::max()>
-auto number(const std::string& text) {
-  return parse_number(text, low, high);
+template <typename Number>
+Number number(const std::string& text) {
+  return parse_number<Number>(text);
 }
+
+double parse_damping(const std::string& text) { return parse_number(text, 0.0, 1e6); }
+
+/// In units of rms(W): beyond these nothing is left of a grid.
+double parse_rho(const std::string& text) { return parse_number(text, 1e-6, 1e6); }
 
 /// `auto` leaves to the method, or to the bundle of steps, what the other options say.
 template <auto parse>
@@ -56,7 +56,7 @@ int parse_bits(const std::string& text) {
 
 index_t parse_group_size(const std::string& text) {
   if (text == "0") fail("must be row, or 8 or more");
-  return parse_or(text, "row", parse_number<index_t>).value_or(0);
+  return parse_or(text, "row", number<index_t>).value_or(0);
 }
 
 // --- where options belong ---
@@ -140,7 +140,7 @@ const std::vector<LayerOption>& table() {
       row<&Layer::symmetric, named<switch_names>>(
           "symmetric", nullptr, "off", "min-max grid with zero in its middle",
           [](auto& o) -> OptionValue { return o.symmetric; }, unless_grid<GridKind::minmax>),
-      row<&Layer::rho, or_auto<number<least_rho, most_rho>>>(
+      row<&Layer::rho, or_auto<parse_rho>>(
           "rho", "X", "auto", "half width of the grid over rms(W), or auto: searched per layer",
           [](auto& o) { return o.rho ? OptionValue(*o.rho) : OptionValue("auto"); },
           unless_grid<GridKind::incoherent>),
@@ -150,7 +150,7 @@ const std::vector<LayerOption>& table() {
           [](auto& o) -> OptionValue { return to_string(o.clamp); }),
       row<&Layer::order, or_auto<named<order_names>>>(
           "order", "NAME", "auto",
-          "columns of ldlq: from the last (backward; auto) or the first (forward)",
+          "columns of ldlq: from the last (auto, backward) or from the first (forward)",
           [](auto& o) -> OptionValue {
             return name_of(o.order.value_or(ColumnOrder::backward), order_names);
           },
@@ -161,15 +161,15 @@ const std::vector<LayerOption>& table() {
       row<&Layer::rounding, named<rounding_names>>(
           "rounding", "NAME", "nearest", "nearest, or stochastic (unbiased)",
           [](auto& o) -> OptionValue { return name_of(o.rounding, rounding_names); }),
-      row<&Layer::passes, or_auto<number<0>>>(
+      row<&Layer::passes, or_auto<number<int>>>(
           "passes", "N", "auto",
           "greedy passes; auto: 5 for ldlq-rg and greedy, 0 after ldlq and ldl-admm",
           [](auto& o) { return whole(o.effective_passes()); }, unless_passes),
-      row<&Layer::damping, number<0.0, most_damping>>(
+      row<&Layer::damping, parse_damping>(
           "damp", "X", "0.01", "damping added to the Hessian, relative to its mean diagonal",
           [](auto& o) -> OptionValue { return o.damping; }),
-      row<&Layer::seed, number<std::uint64_t{0}>>("seed", "S", "0", "seed of the random transforms",
-                                                  [](auto& o) -> OptionValue { return o.seed; }),
+      row<&Layer::seed, number<std::uint64_t>>("seed", "S", "0", "seed of the random transforms",
+                                               [](auto& o) -> OptionValue { return o.seed; }),
   };
   return rows;
 }
