@@ -45,9 +45,6 @@ void LayerArguments::declare(po::options_description& options) {
   }
   options.add_options()("paper", po::bool_switch(&paper_),
                         "the paper's settings: --rho 2.4 --clamp pre");
-  options.add_options()("statistics", po::bool_switch(&layer_.spectra),
-                        "also decompose every Hessian: ranks and mu_H in the report (slow: some 18 "
-                        "n^3 flops a layer)");
 }
 
 void LayerArguments::declare_for_model(po::options_description& options, QuantizeOptions& job) {

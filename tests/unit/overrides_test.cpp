@@ -58,6 +58,14 @@ TEST(Overrides, TakeWhatTheCommandLineTakes) {
   EXPECT_NE(complaint("x:damp=1e300").find("damp=1e300: must be 0 to 1000000"), std::string::npos);
 }
 
+// Statistics of a few layers: all of a large model take hours.
+TEST(Overrides, MayAskForStatistics) {
+  Overrides overrides;
+  overrides.add("layers.0.down_proj:statistics=on");
+  EXPECT_TRUE(overrides.apply({}, "layers.0.down_proj").spectra);
+  EXPECT_FALSE(overrides.apply({}, "layers.1.down_proj").spectra);
+}
+
 TEST(Overrides, EveryRuleMatchesALayer) {
   Overrides overrides;
   overrides.add("down_proj:bits=4");

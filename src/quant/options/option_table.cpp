@@ -170,6 +170,11 @@ const std::vector<LayerOption>& table() {
           [](auto& o) -> OptionValue { return o.damping; }),
       row<&Layer::seed, number<std::uint64_t>>("seed", "S", "0", "seed of the random transforms",
                                                [](auto& o) -> OptionValue { return o.seed; }),
+      row<&Layer::spectra, named<switch_names>>(
+          "statistics", nullptr, "off",
+          "also decompose every Hessian: ranks and mu_H in the report (slow: some 18 n^3 flops a "
+          "layer)",
+          nullptr),
   };
   return rows;
 }
