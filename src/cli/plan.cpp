@@ -1,4 +1,5 @@
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <unistd.h>
 
@@ -22,7 +23,7 @@ using plan::Rates;
 
 constexpr index_t default_samples = 128;
 constexpr index_t default_length = 2048;
-constexpr double least_memory = 1e-3;  // GiB
+constexpr double least_memory = std::numeric_limits<double>::min();
 
 po::typed_value<std::string>* number(const char* option, int& value, int least) {
   return value_of(option, "N",

@@ -6,7 +6,6 @@
 #include <limits>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 #include "quip/core/error.hpp"
@@ -47,9 +46,8 @@ Number parse_number(const std::string& text, Number low = 0,
   }
   const bool read = problem == std::errc();  // else it is beyond the type
   if (read && value >= low && value <= high) return value;
-  if (read && std::is_integral_v<Number> && high == std::numeric_limits<Number>::max()) {
-    fail("must be {} or more", low);
-  }
+  const bool open = high == std::numeric_limits<Number>::max();
+  if (read && open && value < low) fail("must {}", low > 0 ? "be positive" : "not be negative");
   fail("must be {} to {}", low, high);
 }
 
