@@ -58,7 +58,7 @@ RUNS = [
     "--process-grid 1x1 --wide 0",
     "--skip v_proj",
     "--override down_proj:bits=4,method=optq --override q_proj:transform=hadamard,rho=2.2",
-    "--override blocks:bits=3,grid=minmax,transform=none,rescale=off,group-size=16",
+    "--override layers:bits=3,grid=minmax,transform=none,rescale=off,group-size=16",
     *(
         f"--model {model} --bits {bits}"
         for model in ("opt-micro", "llama-micro")

@@ -92,7 +92,7 @@ HessianPieces pieces_within(index_t channels, index_t tokens, std::size_t bytes)
 
 index_t rounding_panel_bytes(index_t n, const LayerOptions& options) {
   index_t matrices = 1;
-  if (options.method == Method::optq || options.method == Method::ldl_admm) ++matrices;
+  if (options.has_feedback_of_its_own()) ++matrices;
   if (options.effective_passes() > 0) ++matrices;
   const LowerPanels shape = LowerPanels::outline(n);
   return matrices * (shape.panel_offset(shape.blocks()) * index_t{sizeof(float)} +
@@ -104,7 +104,7 @@ index_t rounding_lane_bytes(index_t n, const LayerOptions& options) {
   matrices += options.clamp == Clamp::pre ? 1 : 0;               // what the rounder sees
   matrices += options.rounding == Rounding::stochastic ? 1 : 0;  // offsets
   matrices += options.effective_passes() > 0 ? 2 : 0;            // base and differences
-  matrices += options.method == Method::optq ? 1 : 0;            // weights as they change
+  matrices += options.feedback() == Feedback::inverse ? 1 : 0;   // weights as they change
   const index_t elements = matrices * n + 2 * LowerPanels::block;
   return elements * index_t{sizeof(float)} + index_t{sizeof(double)};
 }

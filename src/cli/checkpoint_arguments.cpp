@@ -1,6 +1,6 @@
 #include "checkpoint_arguments.hpp"
 
-#include <charconv>
+#include <algorithm>
 
 namespace quip::cli {
 
@@ -8,34 +8,19 @@ namespace po = boost::program_options;
 
 namespace {
 
-KeepStates parse_keep(const std::string& text) {
-  if (text == "none") return KeepStates::none;
-  if (text == "last") return KeepStates::last;
-  if (text == "all") return KeepStates::all;
-  throw UsageError(fmt::format("--keep-states {}: must be none, last or all", text));
-}
-
-/// A whole number at the beginning of `text`, which is shortened by it; -1 if there is none.
-index_t take_number(std::string_view& text) {
-  index_t value = -1;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || value < 0) return -1;
-  text.remove_prefix(static_cast<std::size_t>(end - text.data()));
-  return value;
-}
+constexpr Names<KeepStates, 3> keep_names{
+    {{KeepStates::none, "none"}, {KeepStates::last, "last"}, {KeepStates::all, "all"}}};
 
 Range parse_blocks(const std::string& text) {
-  std::string_view rest = text;
-  Range range;
-  range.first = take_number(rest);
-  const bool colon = rest.starts_with(':');
-  if (colon) rest.remove_prefix(1);
-  range.last = take_number(rest);
-  if (!colon || !rest.empty() || range.first < 0 || range.last <= range.first) {
-    throw UsageError(
-        fmt::format("--blocks {}: must be FIRST:END, blocks FIRST to END-1, e.g. 0:8", text));
+  const std::size_t colon = std::min(text.find(':'), text.size() - 1);
+  try {
+    const Range range{parse_number<index_t>(text.substr(0, colon)),
+                      parse_number<index_t>(text.substr(colon + 1))};
+    if (range.first < range.last) return range;
+  } catch (const Error&) {
+    // said below
   }
-  return range;
+  fail("must be FIRST:END, blocks FIRST to END-1, e.g. 0:8");
 }
 
 }  // namespace
@@ -47,24 +32,26 @@ void CheckpointArguments::declare(po::options_description& options) {
   options.add_options()("repair", po::bool_switch(&repair_),
                         "check everything in --out and make anew what is damaged");
   declare_keep_states(options);
-  options.add_options()("blocks", po::value(&blocks_)->value_name("FIRST:END"),
+  const auto take = [this](const std::string& text) { blocks_ = parse_blocks(text); };
+  options.add_options()("blocks", value_of("blocks", "FIRST:END", take),
                         "quantize blocks FIRST to END-1 only; --resume does the others later");
 }
 
 void CheckpointArguments::declare_keep_states(po::options_description& options) {
+  const auto take = [this](const std::string& text) { keep_ = parse_name(text, keep_names); };
   options.add_options()("keep-states",
-                        po::value(&keep_states_)->default_value("last")->value_name("WHICH"),
+                        value_of("keep-states", "WHICH", take)->default_value("last"),
                         "hidden states on disk: none (resuming computes them again), last (until "
                         "the run is complete) or all (for good)");
 }
 
-void CheckpointArguments::apply(QuantizeOptions& job, const Given& given) const {
-  if (repair_ && given("blocks")) {
+void CheckpointArguments::apply(QuantizeOptions& job) const {
+  if (repair_ && blocks_) {
     throw UsageError("--repair makes anew what is damaged, wherever: leave out --blocks");
   }
   job.start = repair_ ? Start::repair : (resume_ ? Start::resume : Start::fresh);
-  job.keep_states = parse_keep(keep_states_);
-  if (given("blocks")) job.blocks = parse_blocks(blocks_);
+  job.keep_states = keep_;
+  job.blocks = blocks_;
 }
 
 }  // namespace quip::cli

@@ -1,7 +1,7 @@
 // The options that say which part of a quantization a run does, and what it leaves for the next.
 #pragma once
 
-#include <string>
+#include <optional>
 
 #include "command.hpp"
 #include <boost/program_options.hpp>
@@ -15,14 +15,14 @@ class CheckpointArguments {
   void declare(boost::program_options::options_description& options);
   /// --keep-states alone.
   void declare_keep_states(boost::program_options::options_description& options);
-  /// Throws UsageError for values without meaning, alone or together.
-  void apply(QuantizeOptions& job, const Given& given) const;
+  /// Throws UsageError for options without a meaning together.
+  void apply(QuantizeOptions& job) const;
 
  private:
   bool resume_ = false;
   bool repair_ = false;
-  std::string keep_states_;
-  std::string blocks_;
+  KeepStates keep_ = KeepStates::last;
+  std::optional<Range> blocks_;
 };
 
 }  // namespace quip::cli

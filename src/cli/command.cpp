@@ -9,6 +9,18 @@ namespace quip::cli {
 
 namespace po = boost::program_options;
 
+po::typed_value<std::string>* value_of(const std::string& option, const char* value_name,
+                                       const std::function<void(const std::string&)>& take) {
+  const auto named = [option, take](const std::string& text) {
+    try {
+      take(text);
+    } catch (const Error& error) {
+      fail("--{} {}: {}", option, text, error.what());
+    }
+  };
+  return po::value<std::string>()->value_name(value_name)->notifier(named);
+}
+
 Command::Command(std::string name, std::string summary)
     : options_("Options", 100, 50), name_(std::move(name)), summary_(std::move(summary)) {
   options_.add_options()("help,h", "show this help");
@@ -28,7 +40,7 @@ bool Command::given(const std::string& option) const {
 
 double Command::stall_timeout() const {
   if (values_.count(stall_timeout_option) == 0) return default_stall_timeout;
-  return values_[stall_timeout_option].as<double>();
+  return parse_number<double>(values_[stall_timeout_option].as<std::string>());
 }
 
 void Command::read_config_file() {
@@ -82,11 +94,9 @@ bool Command::parse(const std::vector<std::string>& arguments) {
     remember(parsed);
     if (values_.count("config") > 0) read_config_file();
     po::notify(values_);
+    check();
   } catch (const po::error& error) {
     throw UsageError(fmt::format("{} (see quip {} --help)", error.what(), name_));
-  }
-  try {
-    check();
   } catch (const UsageError&) {
     throw;
   } catch (const Error& error) {

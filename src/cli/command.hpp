@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/names.hpp"
 #include <boost/program_options.hpp>
 
 #include "quip/comm/collectives.hpp"
@@ -20,8 +21,22 @@ class UsageError : public Error {
   using Error::Error;
 };
 
-/// Was an option given (on the command line or in the configuration file)?
-using Given = std::function<bool(const std::string&)>;
+/// A value that `take` reads from its text. A default is read, too: what --help shows may be typed.
+/// What `take` throws is thrown again with `option` and the text before it.
+[[nodiscard]] boost::program_options::typed_value<std::string>* value_of(
+    const std::string& option, const char* value_name,
+    const std::function<void(const std::string&)>& take);
+
+/// A number of `least` or more, or `word`, which is the default and makes it 0.
+template <typename Number>
+[[nodiscard]] auto* number_or(const char* word, const std::string& option, const char* value_name,
+                              Number& number, Number least = 1) {
+  const auto take = [word, least, &number](const std::string& text) {
+    const auto parse = [least](const std::string& digits) { return parse_number(digits, least); };
+    number = parse_or(text, word, parse).value_or(0);
+  };
+  return value_of(option, value_name, take)->default_value(word);
+}
 
 /// A subcommand: its options, and what it does with them.
 class Command {
@@ -39,6 +54,8 @@ class Command {
   /// Command line first, then --config FILE for what it leaves open. Throws UsageError.
   /// Returns false when help was asked for.
   [[nodiscard]] bool parse(const std::vector<std::string>& arguments);
+  /// True if the option was given, on the command line or in the configuration file.
+  [[nodiscard]] bool given(const std::string& option) const;
   static constexpr const char* stall_timeout_option = "stall-timeout";
   /// Seconds without progress after which a parallel command is given up; 0: never.
   [[nodiscard]] double stall_timeout() const;
@@ -48,10 +65,6 @@ class Command {
   virtual int run(Collectives& comm, int node_size) = 0;
 
  protected:
-  /// Was the option given (on the command line or in the configuration file)?
-  [[nodiscard]] bool given(const std::string& option) const;
-  /// The same, for classes that declare options of their own.
-  const Given given_ = [this](const std::string& option) { return given(option); };
   /// What was given for options that `wanted` declares too, as it would be typed.
   [[nodiscard]] std::vector<std::string> given_again(
       const boost::program_options::options_description& wanted) const;

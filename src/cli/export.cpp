@@ -13,23 +13,19 @@ namespace po = boost::program_options;
 class ExportCommand final : public Command {
  public:
   ExportCommand() : Command("export", "Write a packed model as an ordinary checkpoint.") {
+    const auto check = [](const std::string& text) {
+      if (text != "bf16") fail("must be bf16");
+    };
     options_.add_options()("packed", po::value(&packed_)->required()->value_name("DIR"),
                            "packed model");
     options_.add_options()("model", po::value(&model_)->required()->value_name("DIR"),
                            "the checkpoint it was made from: config and tokenizer are copied");
     options_.add_options()("out", po::value(&out_)->required()->value_name("DIR"),
                            "output directory: new or empty");
-    options_.add_options()("format", po::value(&format_)->default_value("bf16")->value_name("NAME"),
+    options_.add_options()("format", value_of("format", "NAME", check)->default_value("bf16"),
                            "bf16: a Hugging Face directory of bfloat16 safetensors");
     run_.declare_for_ranks(options_);
     run_.declare(options_);
-  }
-
-  void check() override {
-    if (format_ != "bf16") {
-      throw UsageError(fmt::format("--format: unknown value '{}' (known: bf16)", format_));
-    }
-    run_.check(given_);
   }
 
   int run(Collectives& comm, int node_size) override {
@@ -45,7 +41,6 @@ class ExportCommand final : public Command {
   std::string packed_;
   std::string model_;
   std::string out_;
-  std::string format_;
   RunArguments run_;
 };
 

@@ -8,42 +8,26 @@
 #include "command.hpp"
 #include <boost/program_options.hpp>
 
-#include "quip/quant/options/options.hpp"
+#include "quip/pipeline/quantize.hpp"
 
 namespace quip::cli {
 
 class LayerArguments {
  public:
   void declare(boost::program_options::options_description& options);
-  /// Checks and combines what was parsed. Throws UsageError for a value that is none and for
-  /// options without a meaning together, naming both.
-  [[nodiscard]] LayerOptions options(const Given& given) const;
-  /// The effective settings, for the table at the start.
+  /// Those, and what tells the layers of a model apart; the latter go into `job`.
+  void declare_for_model(boost::program_options::options_description& options,
+                         QuantizeOptions& job);
+  /// Checks and combines what was parsed. Throws Error for options without a meaning together,
+  /// naming both.
+  [[nodiscard]] LayerOptions options(const Command& command) const;
+  /// Returns the settings in force, for the table at the start; "-": it has no meaning there.
   [[nodiscard]] static std::vector<std::pair<std::string, std::string>> settings(
       const LayerOptions& layer);
 
  private:
-  void apply_paper(LayerOptions& layer, const Given& given) const;
-
-  int bits_ = 2;
-  std::string method_;
-  std::string processing_;
-  std::string rescale_;
-  std::string transform_;
-  std::string grid_;
-  index_t group_size_ = 0;
-  std::string groups_;
-  bool symmetric_ = false;
-  std::string rho_;
-  std::string clamp_;
+  LayerOptions layer_;
   bool paper_ = false;
-  std::string order_;
-  bool act_order_ = false;
-  std::string rounding_;
-  int passes_ = -1;
-  double damp_ = 0.01;
-  std::uint64_t seed_ = 0;
-  bool spectra_ = false;
 };
 
 }  // namespace quip::cli

@@ -1,4 +1,5 @@
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <unistd.h>
 
@@ -22,6 +23,12 @@ using plan::Rates;
 
 constexpr index_t default_samples = 128;
 constexpr index_t default_length = 2048;
+constexpr double least_memory = std::numeric_limits<double>::min();
+
+po::typed_value<std::string>* number(const char* option, int& value, int least) {
+  return value_of(option, "N",
+                  [&value, least](const std::string& text) { value = parse_number(text, least); });
+}
 
 void write_file(const std::string& file, const std::string& text) {
   std::ofstream stream(file);
@@ -37,8 +44,8 @@ class PlanCommand final : public Command {
     options_.add_options()("model", po::value(&model_)->required()->value_name("PATH"),
                            "config.json, or a directory with one; weights are not needed");
     declare_machine();
-    options_.add_options()("length", po::value(&length_)->default_value(0, "2048")->value_name("N"),
-                           "tokens of a sample");
+    options_.add_options()("length", number_or("auto", "length", "N", length_),
+                           "tokens of a sample; auto: those of --tokens, or 2048");
     declare_job(job_only_);
     options_.add(job_only_);
     declare_output();
@@ -49,21 +56,8 @@ class PlanCommand final : public Command {
   [[nodiscard]] bool parallel() const override { return calibrate_; }
 
   void check() override {
-    job_options_.layer = arguments_.options(given_);
-    run_.check(given_);
-    checkpoints_.apply(job_options_, given_);
-    for (const std::string& rule : overrides_) job_options_.overrides.add(rule);
-    require_positive("nodes", machine_.nodes);
-    require_positive("ranks-per-node", ranks_per_node_);
-    require_positive("cores-per-node", machine_.cores_per_node);
-    require_positive("samples", static_cast<double>(samples_));
-    require_positive("length", static_cast<double>(length_));
-    require_positive("memory", memory_);
-    require_positive("gpu-memory", gpu_memory_);
-    if (machine_.gpus_per_node < 0) {
-      throw UsageError(
-          fmt::format("--gpus-per-node {}: must not be negative", machine_.gpus_per_node));
-    }
+    job_options_.layer = arguments_.options(*this);
+    checkpoints_.apply(job_options_);
     if (!emit_.empty() && (tokens_.empty() || out_.empty())) {
       throw UsageError("--emit: the batch file also needs --tokens FILE and --out DIR");
     }
@@ -95,42 +89,29 @@ class PlanCommand final : public Command {
  private:
   /// What `quip quantize` takes, too.
   void declare_job(po::options_description& options) {
-    options.add_options()("samples", po::value(&samples_)->default_value(0, "128")->value_name("N"),
-                          "calibration samples");
-    arguments_.declare(options);
-    options.add_options()("skip",
-                          po::value(&job_options_.skip)->default_value("")->value_name("REGEX"),
-                          "leave linears whose name matches as they are");
-    options.add_options()("override", po::value(&overrides_)->composing()->value_name("RULE"),
-                          "options of single layers, as for quip quantize");
-    options.add_options()("true-sequential", po::bool_switch(&job_options_.true_sequential),
-                          "Hessians also see the quantized layers before them in their block");
-    options.add_options()(
-        "wide",
-        po::value(&job_options_.wide.inputs)->default_value(default_wide_inputs)->value_name("N"),
-        "layers with N inputs and more are spread over all ranks");
+    options.add_options()("samples", number_or("all", "samples", "N", samples_),
+                          "calibration samples; all: those of --tokens, or 128 without");
+    arguments_.declare_for_model(options, job_options_);
     checkpoints_.declare_keep_states(options);
   }
 
   void declare_machine() {
-    options_.add_options()("nodes", po::value(&machine_.nodes)->default_value(1)->value_name("N"),
+    options_.add_options()("nodes", number("nodes", machine_.nodes, 1)->default_value("1"),
                            "nodes of the job");
     options_.add_options()("ranks-per-node",
-                           po::value(&ranks_per_node_)->default_value(0, "best")->value_name("N"),
+                           number_or("best", "ranks-per-node", "N", ranks_per_node_),
                            "ranks on each node");
-    options_.add_options()(
-        "cores-per-node",
-        po::value(&machine_.cores_per_node)->default_value(0, "this machine's")->value_name("N"),
-        "cores of a node");
+    options_.add_options()("cores-per-node",
+                           number_or("auto", "cores-per-node", "N", machine_.cores_per_node),
+                           "cores of a node; auto: this machine's");
     options_.add_options()("gpus-per-node",
-                           po::value(&machine_.gpus_per_node)->default_value(0)->value_name("N"),
+                           number("gpus-per-node", machine_.gpus_per_node, 0)->default_value("0"),
                            "devices of a node");
-    options_.add_options()("memory",
-                           po::value(&memory_)->default_value(0, "not known")->value_name("GiB"),
+    options_.add_options()("memory", number_or("unknown", "memory", "GiB", memory_, least_memory),
                            "memory of a node");
-    options_.add_options()(
-        "gpu-memory", po::value(&gpu_memory_)->default_value(0, "not known")->value_name("GiB"),
-        "memory of a device");
+    options_.add_options()("gpu-memory",
+                           number_or("unknown", "gpu-memory", "GiB", gpu_memory_, least_memory),
+                           "memory of a device");
     options_.add_options()("rates", po::value(&rates_file_)->value_name("FILE"),
                            "how fast the machine is, as --calibrate writes it; without: no times");
     options_.add_options()("calibrate", po::bool_switch(&calibrate_),
@@ -149,14 +130,8 @@ class PlanCommand final : public Command {
         "calibration tokens: for --emit; tells --samples and --length if it is there");
     options_.add_options()("out", po::value(&out_)->value_name("DIR"),
                            "output directory of the run: for --emit");
-    options_.add_options()("home", po::value(&home_)->default_value("")->value_name("DIR"),
+    options_.add_options()("home", po::value(&home_)->value_name("DIR"),
                            "checkout of quip on the cluster: for --emit");
-  }
-
-  void require_positive(const char* option, double value) const {
-    if (given(option) && !(value > 0)) {
-      throw UsageError(fmt::format("--{} {}: must be positive", option, value));
-    }
   }
 
   [[nodiscard]] bool tokens_there() const {
@@ -254,7 +229,6 @@ class PlanCommand final : public Command {
   LayerArguments arguments_;
   CheckpointArguments checkpoints_;
   RunArguments run_;
-  std::vector<std::string> overrides_;
 };
 
 }  // namespace

@@ -26,42 +26,31 @@ class QuantizeCommand final : public Command {
                            "calibration tokens: HDF5 with input_ids [samples, length]");
     options_.add_options()("out", po::value(&out_)->required()->value_name("DIR"),
                            "output directory: new or empty, or an earlier run's");
-    arguments_.declare(options_);
-    options_.add_options()("skip", po::value(&skip_)->default_value("")->value_name("REGEX"),
-                           "leave linears whose name matches as they are");
-    options_.add_options()("override", po::value(&overrides_)->composing()->value_name("RULE"),
-                           "REGEX:option=value,... for the linears whose name matches, e.g. "
-                           "'down_proj:bits=4'; repeatable, a later rule wins");
+    arguments_.declare_for_model(options_, job_);
+    const auto grid = [this](const std::string& text) {
+      job_.wide.process_grid = parse_grid_shape(text);
+    };
     options_.add_options()(
-        "wide", po::value(&job_.wide.inputs)->default_value(default_wide_inputs)->value_name("N"),
-        "from N inputs on, spread a layer's Hessian over all ranks; 0: always");
-    options_.add_options()(
-        "process-grid", po::value(&process_grid_)->value_name("PxQ"),
+        "process-grid", value_of("process-grid", "PxQ", grid),
         "factorise those with ScaLAPACK, or cuSOLVERMp between GPUs, on this grid "
         "of ranks; last bits belong to the grid (default: own factorisation, same bits on any "
         "ranks)");
     options_.add_options()("dump-failing", po::value(&dump_failing_)->value_name("DIR"),
                            "keep weights and Hessian of a layer that cannot be factorised, for "
                            "quip quantize-layer");
-    options_.add_options()("true-sequential", po::bool_switch(&job_.true_sequential),
-                           "Hessians also see the quantized layers before them in their block");
     checkpoints_.declare(options_);
     run_.declare_with_model(options_, "samples", "use the first N samples of the token set");
   }
 
   void check() override {
     signals_.emplace();  // early: a batch system's warning may come while MPI starts
-    job_.layer = arguments_.options(given_);
-    run_.check(given_);
-    checkpoints_.apply(job_, given_);
-    for (const std::string& rule : overrides_) job_.overrides.add(rule);
+    job_.layer = arguments_.options(*this);
+    checkpoints_.apply(job_);
     job_.model = model_;
     job_.tokens = tokens_;
     job_.out = out_;
     job_.samples = run_.count();
-    job_.skip = skip_;
     job_.dump_failing = dump_failing_;
-    check_wide();
   }
 
   int run(Collectives& comm, int node_size) override {
@@ -85,18 +74,6 @@ class QuantizeCommand final : public Command {
   }
 
  private:
-  void check_wide() {
-    if (job_.wide.inputs < 0) {
-      throw UsageError(fmt::format("--wide {}: must be 0 or positive", job_.wide.inputs));
-    }
-    if (!given_("process-grid")) return;
-    try {
-      job_.wide.process_grid = parse_grid_shape(process_grid_);
-    } catch (const Error& error) {
-      throw UsageError(fmt::format("--process-grid: {}", error.what()));
-    }
-  }
-
   void print_ending(const QuantizeOutcome& outcome) const {
     if (outcome.ending == Ending::finished) {
       fmt::print("{}  written to        {}\n", summary_table(outcome.report), out_);
@@ -119,11 +96,12 @@ class QuantizeCommand final : public Command {
         {"out", out_}};
     const auto layer = LayerArguments::settings(job_.layer);
     table.insert(table.end(), layer.begin(), layer.end());
-    const std::string rules = fmt::format("{}", fmt::join(overrides_, " "));
-    table.insert(table.end(), {{"skip", skip_.empty() ? "-" : skip_},
+    const std::string rules = fmt::format("{}", fmt::join(job_.overrides.rules(), " "));
+    table.insert(table.end(), {{"skip", job_.skip.empty() ? "-" : job_.skip},
                                {"override", rules.empty() ? "-" : rules},
                                {"wide", fmt::format("from {} inputs", job_.wide.inputs)},
-                               {"process grid", process_grid_.empty() ? "-" : process_grid_},
+                               {"process grid",
+                                job_.wide.process_grid ? to_string(*job_.wide.process_grid) : "-"},
                                {"sequential", job_.true_sequential ? "layers" : "blocks"},
                                {"backend", backend.describe()},
                                {"ranks", std::to_string(ranks)},
@@ -139,10 +117,7 @@ class QuantizeCommand final : public Command {
   CheckpointArguments checkpoints_;
   std::optional<StopSignals> signals_;
   RunArguments run_;
-  std::string skip_;
-  std::vector<std::string> overrides_;
   std::string dump_failing_;
-  std::string process_grid_;
 };
 
 }  // namespace

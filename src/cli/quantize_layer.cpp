@@ -35,10 +35,7 @@ class QuantizeLayerCommand final : public Command {
 
   [[nodiscard]] bool parallel() const override { return false; }
 
-  void check() override {
-    layer_ = arguments_.options(given_);
-    run_.check(given_);
-  }
+  void check() override { layer_ = arguments_.options(*this); }
 
   int run(Collectives& comm, int node_size) override {
     run_.use_threads(node_size);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdlib>
 #include <unistd.h>
 
@@ -17,16 +16,18 @@ namespace quip::cli {
 namespace po = boost::program_options;
 
 void RunArguments::declare(po::options_description& options) {
-  options.add_options()("threads", po::value(&threads_)->default_value(0, "auto")->value_name("N"),
+  options.add_options()("threads", number_or("auto", "threads", "N", threads_),
                         "OpenMP threads per rank");
   options.add_options()("config", po::value<std::string>()->value_name("FILE"),
                         "more options, one `name=value` a line; the command line wins");
 }
 
 void RunArguments::declare_for_ranks(po::options_description& options) {
+  const auto check = [](const std::string& text) { parse_number<double>(text, 0, 1e9); };
   options.add_options()(
       Command::stall_timeout_option,
-      po::value(&stall_timeout_)->default_value(default_stall_timeout)->value_name("SECONDS"),
+      value_of(Command::stall_timeout_option, "SECONDS", check)
+          ->default_value(fmt::format("{}", default_stall_timeout)),
       "end the job if a rank keeps the others waiting for so long; above the time of the longest "
       "single step; 0: never");
 }
@@ -40,25 +41,11 @@ void RunArguments::declare_with_backend(po::options_description& options) {
 
 void RunArguments::declare_with_model(po::options_description& options, const char* unit,
                                       const char* help) {
-  unit_ = unit;
-  options.add_options()(unit, po::value(&count_)->default_value(0, "all")->value_name("N"), help);
-  options.add_options()("progress",
-                        po::value(&progress_)->default_value("auto")->value_name("STYLE"),
+  options.add_options()(unit, number_or("all", unit, "N", count_), help);
+  const auto take = [this](const std::string& text) { progress_ = parse_progress(text); };
+  options.add_options()("progress", value_of("progress", "STYLE", take)->default_value("auto"),
                         "auto, bar, lines or none");
   declare_with_backend(options);
-}
-
-void RunArguments::check(const Given& given) const {
-  if (!unit_.empty() && given(unit_) && count_ < 1) {
-    throw UsageError(fmt::format("--{} {}: must be positive", unit_, count_));
-  }
-  if (given("threads") && threads_ < 1) {
-    throw UsageError(fmt::format("--threads {}: must be positive", threads_));
-  }
-  if (!std::isfinite(stall_timeout_) || stall_timeout_ < 0) {
-    throw UsageError(fmt::format("--stall-timeout {}: must be 0 or positive", stall_timeout_));
-  }
-  static_cast<void>(parse_progress(progress_));
 }
 
 int RunArguments::use_threads(int node_size) const {
@@ -94,8 +81,6 @@ std::unique_ptr<Backend> RunArguments::make_backend(Collectives& comm, int threa
   return backend;
 }
 
-Progress RunArguments::progress(const Collectives& comm) const {
-  return {parse_progress(progress_), comm.rank()};
-}
+Progress RunArguments::progress(const Collectives& comm) const { return {progress_, comm.rank()}; }
 
 }  // namespace quip::cli

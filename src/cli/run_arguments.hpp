@@ -25,9 +25,6 @@ class RunArguments {
   void declare_with_model(boost::program_options::options_description& options, const char* unit,
                           const char* help);
 
-  /// Throws UsageError for values without meaning.
-  void check(const Given& given) const;
-
   /// Units to take; 0: all.
   [[nodiscard]] index_t count() const { return count_; }
   /// As asked for; 0: not.
@@ -40,12 +37,10 @@ class RunArguments {
   [[nodiscard]] Progress progress(const Collectives& comm) const;
 
  private:
-  std::string unit_;
   index_t count_ = 0;
   int threads_ = 0;
-  double stall_timeout_ = 0;
   std::string backend_;
-  std::string progress_ = "none";
+  ProgressStyle progress_ = ProgressStyle::none;
 };
 
 }  // namespace quip::cli

@@ -32,14 +32,6 @@ std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
   return ordered;
 }
 
-std::regex compile(const std::string& pattern) {
-  try {
-    return std::regex(pattern);
-  } catch (const std::regex_error&) {
-    fail("--skip: '{}' is not a regular expression (ECMAScript syntax)", pattern);
-  }
-}
-
 /// Indices of `values`, largest value first; equal values keep their order.
 std::vector<std::size_t> largest_first(const std::vector<index_t>& values) {
   std::vector<std::size_t> order(values.size());
@@ -70,30 +62,13 @@ std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks) {
 }
 
 BlockQuantizer::BlockQuantizer(Collectives& comm, Backend& backend, const Family& family,
-                               OptionsOf options, const std::string& skip, bool true_sequential,
-                               Phases& phases)
-    : comm_(comm),
-      backend_(backend),
-      family_(family),
-      options_(std::move(options)),
-      skip_(compile(skip)),
-      skips_(!skip.empty()),
-      true_sequential_(true_sequential),
-      phases_(phases) {}
-
-std::vector<LinearSpec> BlockQuantizer::selected(index_t block) const {
-  std::vector<LinearSpec> linears = family_.linears(block);
-  if (skips_) {
-    std::erase_if(linears,
-                  [&](const LinearSpec& linear) { return std::regex_search(linear.name, skip_); });
-  }
-  return linears;
-}
+                               const QuantizeOptions& options, Phases& phases)
+    : comm_(comm), backend_(backend), family_(family), options_(options), phases_(phases) {}
 
 PreparedLayer BlockQuantizer::prepare(const LinearSpec& linear, MatrixView<const float> weights,
                                       Matrix<double> hessian) const {
-  const LayerOptions options = options_(linear.name);
-  if (dump_failing.empty()) {
+  const LayerOptions options = options_.of(linear.name);
+  if (options_.dump_failing.empty()) {
     return backend_.quantizer().prepare(weights, std::move(hessian), options, linear.name);
   }
   Matrix<double> kept(hessian.rows(), hessian.cols());
@@ -101,7 +76,7 @@ PreparedLayer BlockQuantizer::prepare(const LinearSpec& linear, MatrixView<const
   try {
     return backend_.quantizer().prepare(weights, std::move(hessian), options, linear.name);
   } catch (const Error& error) {
-    const std::string file = (dump_failing / (linear.name + ".h5")).string();
+    const std::string file = (options_.dump_failing / (linear.name + ".h5")).string();
     write_layer_problem(file, linear.name, weights, kept.cview());
     fail(
         "{}; replay with quip quantize-layer --weights {}:weights --hessian {}:hessian --name {} "
@@ -159,7 +134,7 @@ void BlockQuantizer::round(const std::vector<LinearSpec>& linears,
       broadcast_prepared(comm_, prepared[i], owners[i]);
       Matrix<float> room;
       const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
-      stored.push_back(round_layer(comm_, linear.name, host, prepared[i], options_(linear.name),
+      stored.push_back(round_layer(comm_, linear.name, host, prepared[i], options_.of(linear.name),
                                    backend_.quantizer()));
       prepared[i] = {};
     }
@@ -174,12 +149,12 @@ void BlockQuantizer::dequantize_into(WeightSet& weights, const StoredLayer& stor
 
 StoredLayer BlockQuantizer::quantize_wide(const LinearSpec& linear, const LayerInputs& inputs,
                                           const WeightSet& weights) {
-  const LayerOptions options = options_(linear.name);
+  const LayerOptions options = options_.of(linear.name);
   Matrix<float> room;
   const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
   on_step("Hessian and factor of " + linear.type);
-  const WideLayer layer =
-      prepare_wide_layer(comm_, backend_, inputs, host, options, wide, linear.name, phases_);
+  const WideLayer layer = prepare_wide_layer(comm_, backend_, inputs, host, options, options_.wide,
+                                             linear.name, phases_);
   factorisers_[linear.cols].insert(layer.cholesky);
   on_step("round " + linear.type);
   auto scope = phases_.measure("round");
@@ -189,7 +164,7 @@ StoredLayer BlockQuantizer::quantize_wide(const LinearSpec& linear, const LayerI
 std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weights,
                                                   const SampleShard& shard,
                                                   ConstTensorView states) {
-  const std::vector<LinearSpec> linears = selected(block);
+  const std::vector<LinearSpec> linears = options_.selected(family_, block);
   std::vector<StoredLayer> stored;
   if (linears.empty()) return stored;
   const auto taps = static_cast<std::size_t>(family_.taps());
@@ -205,16 +180,16 @@ std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weig
       on_step("capture");
       capture.advance(weights);
       if (readers.empty()) continue;  // --skip leaves all of them as they are
-      if (wide.covers(readers.front().cols)) {
+      if (options_.wide.covers(readers.front().cols)) {
         for (const LinearSpec& linear : readers) {
           rounded.push_back(quantize_wide(linear, capture.inputs(), weights));
-          if (true_sequential_) dequantize_into(weights, rounded.back());
+          if (options_.true_sequential) dequantize_into(weights, rounded.back());
         }
         continue;
       }
       on_step("Hessian of " + readers.front().type);
       hessians[tap] = capture.hessian(readers.front().name);
-      if (!true_sequential_) {
+      if (!options_.true_sequential) {
         narrow.insert(narrow.end(), readers.begin(), readers.end());
         continue;
       }
@@ -225,7 +200,7 @@ std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weig
   }  // the captured inputs are freed before factors take their place
   if (!narrow.empty()) round(narrow, std::move(hessians), weights, stored);
   for (StoredLayer& layer : rounded) {
-    if (!true_sequential_) dequantize_into(weights, layer);
+    if (!options_.true_sequential) dequantize_into(weights, layer);
     stored.push_back(std::move(layer));
   }
   return in_order(linears, std::move(stored));

@@ -6,6 +6,7 @@
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
 #include "quip/io/safetensors.hpp"
+#include "quip/quant/options/option_table.hpp"
 
 namespace quip {
 namespace {
@@ -50,31 +51,19 @@ JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options) {
 nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
                                const std::string& config, const std::string& checkpoint,
                                const std::string& tokens) {
-  const LayerOptions& layer = options.layer;
-  nlohmann::json settings = {{"bits", layer.bits},
-                             {"method", to_string(layer.method)},
-                             {"processing", to_string(layer.processing)},
-                             {"rescale", layer.rescale()},
-                             {"transform", to_string(layer.effective_transform())},
-                             {"grid", to_string(layer.grid())},
-                             {"group_size", layer.group_size},
-                             {"groups", to_string(layer.effective_groups())},
-                             {"symmetric", layer.symmetric},
-                             {"clamp", to_string(layer.clamp)},
-                             {"order", to_string(layer.order.value_or(ColumnOrder::backward))},
-                             {"act_order", layer.act_order},
-                             {"rounding", to_string(layer.rounding)},
-                             {"passes", layer.effective_passes()},
-                             {"damp", layer.damping},
-                             {"samples", samples},
-                             {"seed", layer.seed},
+  nlohmann::json settings = {{"samples", samples},
                              {"skip", options.skip},
                              {"overrides", options.overrides.rules()},
                              {"true_sequential", options.true_sequential},
                              {"wide", options.wide.inputs}};
   settings["process_grid"] =
       options.wide.process_grid ? to_string(*options.wide.process_grid) : "none";
-  settings["rho"] = layer.rho ? nlohmann::json(*layer.rho) : nlohmann::json("auto");
+  for (const LayerOption& option : layer_options()) {
+    if (option.in_force == nullptr) continue;
+    std::string name = option.name;
+    std::replace(name.begin(), name.end(), '-', '_');
+    std::visit([&](const auto& value) { settings[name] = value; }, option.in_force(options.layer));
+  }
   return {{"quip_version", QUIP_VERSION},
           {"options", std::move(settings)},
           {"inputs",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <regex>
 
 #include "quip/core/error.hpp"
 #include "quip/core/memory.hpp"
@@ -9,39 +10,84 @@
 namespace quip {
 namespace {
 
-void look_at(const std::vector<LinearSpec>& linears, const Collectives& comm,
-             const QuantizeOptions& options, LayerSurvey& survey) {
-  std::map<int, index_t> narrow;  // by tap
-  for (const LinearSpec& linear : linears) {
-    survey.quantized.insert(linear.name + ".weight");
-    const LayerOptions layer = options.overrides.apply(options.layer, linear.name);
-    if (options.wide.covers(linear.cols)) {
-      options.wide.check(linear.name, linear.cols, layer, comm.size());
-      survey.wide.insert(linear.cols);
-    } else {
-      narrow[linear.tap] = linear.cols;
-    }
+/// Says once that engines want whole groups: of the first layer, and how many are like it.
+std::string ragged_note(const std::vector<std::string>& ragged) {
+  if (ragged.empty()) return {};
+  const std::string others =
+      ragged.size() > 1 ? fmt::format(" (and {} more layers)", ragged.size() - 1) : "";
+  return fmt::format(
+      "{}{}; engines that want whole groups cannot load this: choose a --group-size that divides",
+      ragged.front(), others);
+}
+
+void look_at(const LinearSpec& linear, const QuantizeOptions& options, int ranks,
+             LayerSurvey& survey, std::vector<std::string>& ragged) {
+  survey.quantized.insert(linear.name + ".weight");
+  const LayerOptions layer = options.of(linear.name);
+  if (options.wide.covers(linear.cols)) {
+    options.wide.check(linear.name, linear.cols, layer, ranks);
+    survey.wide.insert(linear.cols);
   }
-  std::vector<index_t> orders;  // a block's Hessians, or with --true-sequential one at a time
-  for (const auto& [tap, order] : narrow) orders.push_back(order);
-  if (options.true_sequential && !orders.empty()) {
-    orders = {*std::max_element(orders.begin(), orders.end())};
-  }
-  options.wide.check_memory(std::move(orders), installed_memory(), comm.place().size);
+  const index_t rest = layer.group_size > 0 ? linear.cols % layer.group_size : 0;
+  if (rest == 0) return;
+  ragged.push_back(fmt::format("layer {}: {} columns in groups of {} leave a last group of {}",
+                               linear.name, linear.cols, layer.group_size, rest));
 }
 
 }  // namespace
 
-LayerSurvey survey_layers(const Collectives& comm, const BlockQuantizer& quantizer, index_t blocks,
-                          const QuantizeOptions& options) {
+std::vector<LinearSpec> QuantizeOptions::selected(const Family& family, index_t block) const {
+  std::vector<LinearSpec> linears = family.linears(block);
+  if (skip.empty()) return linears;
+  try {
+    const std::regex pattern(skip);
+    std::erase_if(
+        linears, [&](const LinearSpec& linear) { return std::regex_search(linear.name, pattern); });
+  } catch (const std::regex_error&) {
+    fail("--skip: '{}' is not a regular expression (ECMAScript syntax)", skip);
+  }
+  return linears;
+}
+
+LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, int ranks) {
   LayerSurvey survey;
-  for (index_t b = 0; b < blocks; ++b) look_at(quantizer.selected(b), comm, options, survey);
-  if (survey.quantized.empty()) fail("--skip '{}' leaves nothing to quantize", options.skip);
+  std::vector<std::string> ragged;
+  std::vector<std::string> names;
+  std::size_t all = 0;
+  for (index_t b = 0; b < family.config().blocks; ++b) {
+    all += family.linears(b).size();
+    for (const LinearSpec& linear : options.selected(family, b)) {
+      names.push_back(linear.name);
+      look_at(linear, options, ranks, survey, ragged);
+    }
+  }
+  if (names.empty()) fail("--skip '{}' leaves nothing to quantize", options.skip);
+  if (!options.skip.empty() && names.size() == all) {
+    fail("--skip '{}' matches no layer; they have names like {}", options.skip, names.front());
+  }
+  options.overrides.check_used(names);
   if (options.wide.process_grid && survey.wide.empty()) {
     fail("--process-grid {}: no layer has the {} inputs of --wide; lower that or leave this out",
          to_string(*options.wide.process_grid), options.wide.inputs);
   }
+  survey.note = ragged_note(ragged);
   return survey;
+}
+
+void check_hessian_memory(const Collectives& comm, const Family& family,
+                          const QuantizeOptions& options) {
+  for (index_t b = 0; b < family.config().blocks; ++b) {
+    std::map<int, index_t> narrow;  // by tap
+    for (const LinearSpec& linear : options.selected(family, b)) {
+      if (!options.wide.covers(linear.cols)) narrow[linear.tap] = linear.cols;
+    }
+    std::vector<index_t> orders;  // a block's Hessians, or with --true-sequential one at a time
+    for (const auto& [tap, order] : narrow) orders.push_back(order);
+    if (options.true_sequential && !orders.empty()) {
+      orders = {*std::max_element(orders.begin(), orders.end())};
+    }
+    options.wide.check_memory(std::move(orders), installed_memory(), comm.place().size);
+  }
 }
 
 std::vector<std::string> remaining_tensors(const TensorSource& source,

@@ -7,7 +7,6 @@
 
 #include "quip/comm/collectives.hpp"
 #include "quip/io/tensor_source.hpp"
-#include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/quantize.hpp"
 
 namespace quip {
@@ -15,12 +14,17 @@ namespace quip {
 struct LayerSurvey {
   std::set<std::string> quantized;  ///< tensors
   std::set<index_t> wide;           ///< widths of layers that all ranks work on together
+  std::string note;                 ///< what the user should know before; empty: nothing
 };
 
 /// Goes through the layers of all blocks. Throws Error for settings that one of them cannot have,
-/// or that leave nothing to do, and for Hessians beyond the memory of this node.
-[[nodiscard]] LayerSurvey survey_layers(const Collectives& comm, const BlockQuantizer& quantizer,
-                                        index_t blocks, const QuantizeOptions& options);
+/// that leave nothing to do or match nothing.
+[[nodiscard]] LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options,
+                                        int ranks);
+
+/// Throws Error if the Hessians of a block go beyond the memory of this node.
+void check_hessian_memory(const Collectives& comm, const Family& family,
+                          const QuantizeOptions& options);
 
 /// Everything that is not quantized goes to rest.h5 as it is.
 [[nodiscard]] std::vector<std::string> remaining_tensors(const TensorSource& source,

@@ -4,19 +4,19 @@
 #include <cstdio>
 #include <unistd.h>
 
+#include "core/names.hpp"
 #include <fmt/format.h>
 
 #include "quip/core/activity.hpp"
-#include "quip/core/error.hpp"
 
 namespace quip {
 
 ProgressStyle parse_progress(const std::string& text) {
-  if (text == "auto") return ProgressStyle::automatic;
-  if (text == "bar") return ProgressStyle::bar;
-  if (text == "lines") return ProgressStyle::lines;
-  if (text == "none") return ProgressStyle::none;
-  fail("--progress: unknown value '{}' (known: auto, bar, lines, none)", text);
+  static constexpr Names<ProgressStyle, 4> names{{{ProgressStyle::automatic, "auto"},
+                                                  {ProgressStyle::bar, "bar"},
+                                                  {ProgressStyle::lines, "lines"},
+                                                  {ProgressStyle::none, "none"}}};
+  return parse_name(text, names);
 }
 
 Progress::Progress(ProgressStyle style, int rank) : style_(style) {

@@ -38,18 +38,16 @@ class Job {
                             family_.max_length())),
         shape_{inputs.samples, shard_.length, family_.config().hidden},
         blocks_(family_.config().blocks),
-        range_(options.blocks.value_or(Range{0, blocks_})) {
+        range_(options.blocks.value_or(Range{0, blocks_})),
+        quantizer_(comm, backend, family_, options, phases) {
     agree(comm_, [&] {
       if (range_.last > blocks_) {
         fail("--blocks {}:{}: the model has {} blocks", range_.first, range_.last, blocks_);
       }
-      quantizer_.emplace(
-          comm_, backend_, family_, [this](const auto& name) { return of(name); }, options_.skip,
-          options_.true_sequential, phases_);
-      quantizer_->dump_failing = options_.dump_failing;
-      quantizer_->wide = options_.wide;
-      layers_ = survey_layers(comm_, *quantizer_, blocks_, options_);
+      layers_ = survey_layers(family_, options_, comm_.size());
+      check_hessian_memory(comm_, family_, options_);
     });
+    if (!layers_.note.empty()) options_.on_note(layers_.note);
     plan_device_memory(comm_, backend_, device_work(threads));
   }
 
@@ -78,16 +76,12 @@ class Job {
                    {"backend", backend_.describe()},
                    {"tokens", shape_.samples * shape_.length},
                    {"parameters", parameters(source_)},
-                   {"wide", wide_report(options_.wide, quantizer_->factorisers(), comm_.size())}});
+                   {"wide", wide_report(options_.wide, quantizer_.factorisers(), comm_.size())}});
     report.update(usage_report(comm_, backend_, phases_));
     return report;
   }
 
  private:
-  [[nodiscard]] LayerOptions of(const std::string& layer) const {
-    return options_.overrides.apply(options_.layer, layer);
-  }
-
   [[nodiscard]] DeviceWork device_work(int threads) const {
     return {.family = family_,
             .samples = shard_.samples.count(),
@@ -95,8 +89,8 @@ class Job {
             .rank = comm_.rank(),
             .ranks = comm_.size(),
             .threads = threads,
-            .linears = quantizer_->selected(0),
-            .options = [this](const std::string& layer) { return of(layer); },
+            .linears = options_.selected(family_, 0),
+            .options = [this](const std::string& layer) { return options_.of(layer); },
             .wide = options_.wide,
             .true_sequential = options_.true_sequential,
             .packed = false};
@@ -189,7 +183,7 @@ class Job {
   void quantize_block(PackedWriter& writer) {
     const index_t b = position_;
     phases_.chart(blocks_made_++ < charted_blocks);
-    quantizer_->on_step = [this, b](const std::string& what) { progress_.update(b, what); };
+    quantizer_.on_step = [this, b](const std::string& what) { progress_.update(b, what); };
     WeightSet weights;
     {
       auto scope = phases_.measure("load");
@@ -200,7 +194,7 @@ class Job {
       prefetch_.emplace(comm_, source_, family_, b + 1);
     }
     const std::vector<StoredLayer> layers =
-        quantizer_->quantize(b, weights, shard_, states_.cview());
+        quantizer_.quantize(b, weights, shard_, states_.cview());
     {
       auto scope = phases_.measure("write");
       writer.write_block(b, layers);
@@ -240,7 +234,7 @@ class Job {
   StateShape shape_;
   index_t blocks_;
   Range range_;
-  std::optional<BlockQuantizer> quantizer_;
+  BlockQuantizer quantizer_;
   LayerSurvey layers_;
   Tensor states_;  ///< the input of block position_
   index_t position_ = 0;

@@ -16,16 +16,13 @@ BlockCyclic WideOptions::layout(index_t cols, int ranks) const {
 
 void WideOptions::check(const std::string& layer, index_t cols, const LayerOptions& layer_options,
                         int ranks) const {
-  const bool factor_only =
-      layer_options.method == Method::nearest ||
-      (layer_options.method == Method::ldlq && layer_options.effective_passes() == 0);
-  if (!factor_only) {
+  const bool streams = traits_of(layer_options.method).streams;
+  if (!streams || layer_options.effective_passes() > 0) {
     fail(
         "layer {}: --method {}{} needs its whole Hessian on a rank, and --wide {} spreads that of "
-        "a "
-        "layer with {} inputs: use --method ldlq or nearest there, or a larger --wide",
-        layer, to_string(layer_options.method),
-        layer_options.method == Method::ldlq ? " with --passes" : "", inputs, cols);
+        "a layer with {} inputs: use --method {} there, or a larger --wide",
+        layer, to_string(layer_options.method), streams ? " with --passes" : "", inputs, cols,
+        methods_that([](const MethodTraits& method) { return method.streams; }));
   }
   if (layer_options.spectra) {
     fail(

@@ -61,7 +61,9 @@ SampleShard shard_of(index_t samples, index_t length) {
 /// One rank's block on `samples` samples, alone.
 class BlockTrial {
  public:
-  BlockTrial(Backend& backend, const PlannedJob& job) : backend_(backend), job_(job) {
+  BlockTrial(Backend& backend, const PlannedJob& job)
+      : backend_(backend), job_(job), options_(job.options) {
+    options_.wide = {};
     job.model.family->prepare(backend, job.length);
   }
 
@@ -69,12 +71,7 @@ class BlockTrial {
     SelfCollectives self;
     Phases phases;
     const Family& family = *job_.model.family;
-    BlockQuantizer quantizer(
-        self, backend_, family,
-        [this](const std::string& name) {
-          return job_.options.overrides.apply(job_.options.layer, name);
-        },
-        job_.options.skip, job_.options.true_sequential, phases);
+    BlockQuantizer quantizer(self, backend_, family, options_, phases);
     WeightSet weights = random_weights(backend_, family);
     const SampleShard shard = shard_of(samples, job_.length);
     const Tensor states =
@@ -92,6 +89,7 @@ class BlockTrial {
  private:
   Backend& backend_;
   const PlannedJob& job_;
+  QuantizeOptions options_;
 };
 
 double largest(Collectives& comm, double value) {

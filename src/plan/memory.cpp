@@ -34,7 +34,7 @@ class Sizes {
         layout_(layout),
         ledger_(rank, layout.ranks(), layout.place_of(rank)),
         family_(*job.model.family),
-        linears_(selected_linears(job, 0)) {
+        linears_(job.options.selected(*job.model.family, 0)) {
     for (const LinearSpec& linear : linears_) {
       if (!wide().covers(linear.cols)) narrow_.push_back(linear);
     }
@@ -52,7 +52,7 @@ class Sizes {
   /// Samples, and rows that are rounded, lie there.
   [[nodiscard]] bool on_device() const { return layout_.gpus_per_node > 0; }
   [[nodiscard]] LayerOptions options(const LinearSpec& linear) const {
-    return job_.options.overrides.apply(job_.options.layer, linear.name);
+    return job_.options.of(linear.name);
   }
 
   [[nodiscard]] index_t block_elements() const {
@@ -146,9 +146,8 @@ class Sizes {
 
 /// Beyond H itself while it is factorised.
 index_t factor_work(index_t n, const LayerOptions& options) {
-  if (options.method == Method::optq) return n * n * double_bytes;
-  if (options.method == Method::ldl_admm) return 3 * n * n * double_bytes;
-  return 0;
+  if (options.feedback() == Feedback::inverse) return n * n * double_bytes;
+  return options.feedback() == Feedback::constrained ? 3 * n * n * double_bytes : 0;
 }
 
 /// Room for the sum over tokens of a Hessian of order n, and for its exchange.
@@ -246,11 +245,8 @@ DeviceWork device_work(const PlannedJob& job, const Layout& layout, int rank) {
           .rank = rank,
           .ranks = layout.ranks(),
           .threads = layout.threads,
-          .linears = selected_linears(job, 0),
-          .options =
-              [&job](const std::string& layer) {
-                return job.options.overrides.apply(job.options.layer, layer);
-              },
+          .linears = job.options.selected(*job.model.family, 0),
+          .options = [&job](const std::string& layer) { return job.options.of(layer); },
           .wide = job.options.wide,
           .true_sequential = job.options.true_sequential,
           .packed = false};

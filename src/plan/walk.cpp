@@ -1,9 +1,7 @@
 #include "quip/plan/walk.hpp"
 
-#include <regex>
-#include <set>
-
 #include "pipeline/job_inputs.hpp"
+#include "pipeline/layer_survey.hpp"
 #include "store/manifest.hpp"
 #include "store/run_start.hpp"
 #include "walk_steps.hpp"
@@ -33,36 +31,18 @@ std::string entry_of(index_t block, const std::vector<LinearSpec>& linears) {
 
 }  // namespace
 
-std::vector<LinearSpec> selected_linears(const PlannedJob& job, index_t block) {
-  std::vector<LinearSpec> linears = job.model.family->linears(block);
-  if (job.options.skip.empty()) return linears;
-  const std::regex skip(job.options.skip);
-  std::erase_if(linears,
-                [&](const LinearSpec& linear) { return std::regex_search(linear.name, skip); });
-  return linears;
-}
-
 Walk::Walk(const PlannedJob& job, const Layout& layout)
     : job_(job), layout_(layout), blocks_(job.model.family->config().blocks) {
   const Family& family = *job.model.family;
   if (job.length > family.max_length()) {
     fail("--length {}: the model takes at most {} tokens", job.length, family.max_length());
   }
-  std::set<std::string> quantized;
+  const LayerSurvey survey = survey_layers(family, job.options, layout.ranks());
   for (index_t b = 0; b < blocks_; ++b) {
-    const std::vector<LinearSpec> linears = selected_linears(job, b);
-    for (const LinearSpec& linear : linears) {
-      quantized.insert(linear.name + ".weight");
-      const LayerOptions of_layer = options_of(linear);
-      if (job.options.wide.covers(linear.cols)) {
-        job.options.wide.check(linear.name, linear.cols, of_layer, layout.ranks());
-      }
-    }
-    block_entries_.push_back(entry_of(b, linears));
+    block_entries_.push_back(entry_of(b, job.options.selected(family, b)));
   }
-  if (quantized.empty()) fail("--skip '{}' leaves nothing to quantize", job.options.skip);
-  for (const std::string& name : job.model.source->names()) {
-    if (!quantized.contains(name)) rest_.push_back(job.model.source->info(name));
+  for (const std::string& name : remaining_tensors(*job.model.source, survey.quantized)) {
+    rest_.push_back(job.model.source->info(name));
   }
   manifest_ = new_manifest(manifest_header(job.options, job.samples, family.config().text, a_digest,
                                            a_digest))
@@ -70,7 +50,7 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
 }
 
 LayerOptions Walk::options_of(const LinearSpec& linear) const {
-  return job_.options.overrides.apply(job_.options.layer, linear.name);
+  return job_.options.of(linear.name);
 }
 
 Range Walk::samples_of(const Ledger& ledger) const {
@@ -161,7 +141,7 @@ void Walk::load_block(Ledger& ledger, index_t b) const {
 void Walk::block(Ledger& ledger, index_t b) {
   load_block(ledger, b);
   const Family& family = *job_.model.family;
-  const std::vector<LinearSpec> linears = selected_linears(job_, b);
+  const std::vector<LinearSpec> linears = job_.options.selected(*job_.model.family, b);
   if (!linears.empty()) {
     ledger.enter("capture");
     agree(ledger, do_nothing);  // room for the captured inputs

@@ -46,7 +46,7 @@ void Walk::broadcast_prepared(Ledger& ledger, index_t n, const LayerOptions& opt
     ledger.count_broadcast(shape.n * index_t{sizeof(double)}, root);
   };
   panels(true);
-  panels(options.method == Method::optq || options.method == Method::ldl_admm);
+  panels(options.has_feedback_of_its_own());
   panels(options.effective_passes() > 0);
   const bool ordered = !column_order(options, std::array{1.0}).empty();
   ledger.count_text(ordered ? n * index_t{sizeof(index_t)} : 0, root);

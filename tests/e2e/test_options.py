@@ -99,3 +99,26 @@ def test_settings_in_force_are_recorded(quantized):
         recorded = cli.inspect(quantized("llama-nano", *SETUP, *grouped, *choice))["options"]
         assert recorded["groups"] == groups
         assert recorded["act_order"] is bool(choice)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (48, "layer model.layers.0.self_attn.q_proj: 128 columns in groups of 48 leave a last "
+             "group of 32 (and 27 more layers)"),
+        (128, "layer model.layers.0.mlp.down_proj: 352 columns in groups of 128 leave a last "
+              "group of 96 (and 3 more layers)"),
+        (32, None),
+    ],
+)  # fmt: skip
+def test_a_ragged_last_group_is_said_once(size, said, tmp_path):
+    """llama-nano: 128 inputs, but 352 of the four down_proj."""
+    result = cli.run(
+        *("quantize", "--model", cli.model("llama-nano"), "--tokens", cli.CALIBRATION),
+        *("--out", tmp_path / "out", "--samples", 2, *BASELINE, "--group-size", size),
+        *("--blocks", "0:1"),
+        ranks=2,
+    )
+    lines = [line for line in result.stderr.splitlines() if "last group" in line]
+    assert len(lines) == (1 if said else 0)
+    assert not said or said in lines[0]

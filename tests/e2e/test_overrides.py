@@ -73,3 +73,30 @@ def test_a_bad_rule_is_one_clear_line(tmp_path, rule, culprit):
     assert len(errors) == 1
     assert culprit in errors[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        ("--override", "down-proj:bits=4"),
+        ("--override", "lm_head:bits=4"),
+        ("--skip", "no_such_layer"),
+        ("--skip", "down_proj", "--override", "down_proj:bits=4"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("command", ["quantize", "plan"])
+def test_a_pattern_that_matches_no_layer_is_an_error_before_block_0(tmp_path, command, pattern):
+    out = tmp_path / "out"
+    inputs = ("--tokens", cli.CALIBRATION, "--out", out)
+    result = cli.run(command, "--model", MODEL, *SETUP, *inputs, *pattern, check=False)
+    assert result.returncode == 1
+    (error,) = (line for line in result.stderr.splitlines() if "error:" in line)
+    assert f"{pattern[-2]} '{pattern[-1]}' matches no layer" in error
+    assert "model.layers.0." in error
+    assert not list(out.glob("blocks/*"))
+
+
+def test_a_pattern_may_match_layers_outside_the_blocks_of_this_run(tmp_path):
+    part = ("--blocks", "0:1", "--skip", r"layers\.3\.", "--override", r"layers\.2\.:bits=4")
+    cli.quantize(MODEL, tmp_path / "out", *SETUP, *part)

@@ -1,10 +1,13 @@
 // Options that have no meaning together: refused by name on the command line, in a configuration
 // file and in --override; and the values that are none.
 #include <fstream>
+#include <regex>
+#include <set>
 #include <utility>
 
 #include "cli/command.hpp"
 #include "support/store_fixture.hpp"
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include "quip/quant/options/overrides.hpp"
@@ -187,8 +190,6 @@ TEST(CommandLine, OptionsOfTheCommandLineAloneAreRefusedTogether) {
   const std::vector<std::pair<Settings, std::vector<std::string>>> cases = {
       {{{"paper", "on"}, {"rho", "2"}}, {"--paper", "--rho"}},
       {{{"paper", "on"}, {"clamp", "feedback"}}, {"--paper", "--clamp"}},
-      {{minmax, {"rho", "auto"}}, {"--grid minmax", "--rho"}},
-      {{{"processing", "baseline"}, {"rho", "auto"}}, {"--processing baseline", "--rho"}},
   };
   for (const auto& [settings, named] : cases) {
     for (const std::string& says : {as_flags(settings), as_file(settings)}) {
@@ -212,6 +213,61 @@ TEST(CommandLine, ValuesThatAreNoneNameTheirOption) {
     EXPECT_NE(flags.find("--" + name), std::string::npos) << value << ": " << flags;
     const std::string file = as_file({setting});
     EXPECT_NE(file.find(name), std::string::npos) << value << ": " << file;
+  }
+}
+
+// Scripts fill in all options: what --help shows as a default, "--threads arg (=auto)", may be
+// typed.
+TEST(CommandLine, DefaultsThatHelpShowsAreTaken) {
+  const std::regex shown(R"(--([a-z-]+) \S+ \(=([^)]*)\))");
+  using Line = std::vector<std::string>;
+  const std::vector<std::pair<std::unique_ptr<cli::Command> (*)(), Line>> commands = {
+      {cli::make_quantize_command, {"--model", "m", "--tokens", "t", "--out", "o"}},
+      {cli::make_quantize_layer_command, {"--weights", "w", "--hessian", "h"}},
+      {cli::make_eval_command, {"--model", "m", "--tokens", "t"}},
+      {cli::make_eval_tasks_command, {"--model", "m", "--tasks", "t"}},
+      {cli::make_inspect_command, {"--packed", "p"}},
+      {cli::make_export_command, {"--packed", "p", "--model", "m", "--out", "o"}},
+      {cli::make_plan_command, {"--model", "m"}}};
+  std::set<std::string> seen;
+  for (const auto& [make, inputs] : commands) {
+    Line all = inputs;
+    const std::string help = make()->help();
+    for (std::sregex_iterator it(help.begin(), help.end(), shown), end; it != end; ++it) {
+      all.insert(all.end(), {"--" + it->str(1), it->str(2)});
+      seen.insert(it->str(1) + ' ' + it->str(2));
+    }
+    EXPECT_NO_THROW(EXPECT_TRUE(make()->parse(all))) << fmt::format("{}", fmt::join(all, " "));
+  }
+  for (const char* known :
+       {"threads auto", "samples all", "length auto", "passes auto", "order auto",
+        "group-size row", "rho auto", "damp 0.01", "ranks-per-node best"}) {
+    EXPECT_TRUE(seen.contains(known)) << known;
+  }
+  EXPECT_EQ(as_flags({minmax, {"rho", "auto"}}), "");
+  EXPECT_EQ(as_flags({{"method", "optq"}, {"order", "auto"}, {"passes", "auto"}}), "");
+}
+
+TEST(CommandLine, MessagesNameTheRealBounds) {
+  const std::vector<std::pair<Setting, const char*>> cases = {
+      {{"damp", "inf"}, "--damp inf: must be 0 to 1000000"},
+      {{"damp", "1e300"}, "--damp 1e300: must be 0 to 1000000"},
+      {{"damp", "nan"}, "--damp nan: must be 0 to 1000000"},
+      {{"damp", "-1"}, "--damp -1: must be 0 to 1000000"},
+      {{"rho", "1e7"}, "--rho 1e7: must be 1e-06 to 1000000 (or auto)"},
+      {{"rho", "0"}, "--rho 0: must be 1e-06 to 1000000 (or auto)"},
+      {{"threads", "0"}, "--threads 0: must be positive (or auto)"},
+      {{"samples", "-3"}, "--samples -3: must be positive (or all)"},
+      {{"wide", "-1"}, "--wide -1: must not be negative"},
+      {{"seed", "-1"}, "--seed -1: '-1' is not a non-negative number"},
+      {{"seed", "18446744073709551616"}, "must be 0 to 18446744073709551615"},
+      {{"blocks", "3"}, "--blocks 3: must be FIRST:END"},
+      {{"blocks", "3:3"}, "--blocks 3:3: must be FIRST:END"},
+      {{"process-grid", "2"}, "--process-grid 2: '2' is not a grid of ranks"},
+      {{"stall-timeout", "inf"}, "--stall-timeout inf: must be 0 to 1000000000"}};
+  for (const auto& [setting, line] : cases) {
+    const std::string says = as_flags({setting});
+    EXPECT_NE(says.find(line), std::string::npos) << says;
   }
 }
 

@@ -119,8 +119,8 @@ TEST(Groups, EveryMethodReportsTheLossOfTheStoredWeights) {
   options.processing = Processing::baseline;
   options.bits = 3;
   options.group_size = 24;
-  for (const Method method : {Method::nearest, Method::ldlq, Method::optq, Method::ldlq_rg,
-                              Method::greedy, Method::ldl_admm}) {
+  for (const MethodTraits& traits : methods) {
+    const Method method = traits.method;
     for (const Clamp clamp : {Clamp::pre, Clamp::feedback}) {
       options.method = method;
       options.clamp = clamp;

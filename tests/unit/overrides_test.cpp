@@ -49,6 +49,38 @@ TEST(Overrides, APatternMayHoldColons) {
   EXPECT_EQ(overrides.apply({}, "k_proj").bits, 4);
 }
 
+TEST(Overrides, TakeWhatTheCommandLineTakes) {
+  Overrides overrides;
+  overrides.add("down_proj:processing=baseline,seed=7,order=auto,group-size=row");
+  const LayerOptions down = overrides.apply({}, "down_proj");
+  EXPECT_EQ(down.effective_transform(), TransformKind::none);
+  EXPECT_EQ(down.seed, 7U);
+  EXPECT_NE(complaint("x:damp=1e300").find("damp=1e300: must be 0 to 1000000"), std::string::npos);
+}
+
+// Statistics of a few layers: all of a large model take hours.
+TEST(Overrides, MayAskForStatistics) {
+  Overrides overrides;
+  overrides.add("layers.0.down_proj:statistics=on");
+  EXPECT_TRUE(overrides.apply({}, "layers.0.down_proj").spectra);
+  EXPECT_FALSE(overrides.apply({}, "layers.1.down_proj").spectra);
+}
+
+TEST(Overrides, EveryRuleMatchesALayer) {
+  Overrides overrides;
+  overrides.add("down_proj:bits=4");
+  overrides.add("lm_head:bits=8");
+  EXPECT_NO_THROW(overrides.check_used({"layers.0.down_proj", "lm_head"}));
+  try {
+    overrides.check_used({"layers.0.q_proj", "layers.0.down_proj"});
+    FAIL();
+  } catch (const Error& error) {
+    const std::string says = error.what();
+    EXPECT_NE(says.find("--override 'lm_head:bits=8' matches no layer"), std::string::npos) << says;
+    EXPECT_NE(says.find("layers.0.q_proj"), std::string::npos) << says;
+  }
+}
+
 TEST(Overrides, BadRulesNameTheRuleAndTheTrouble) {
   EXPECT_NE(complaint("down_proj").find("REGEX:option=value"), std::string::npos);
   EXPECT_NE(complaint("(:bits=4").find("regular expression"), std::string::npos);

@@ -10,9 +10,6 @@ namespace quip {
 namespace {
 
 constexpr float top = 7.0F;
-constexpr Method methods[] = {Method::nearest, Method::ldlq,   Method::optq,
-                              Method::ldlq_rg, Method::greedy, Method::ldl_admm};
-
 LayerOptions plain(Method method) {
   LayerOptions options;
   options.processing = Processing::baseline;
@@ -188,7 +185,8 @@ TEST_P(RounderSizes, GreedyPassesFollowTheirDefinition) {
 // The losses that kernels add up on their way against (ŵ−x) H (ŵ−x)ᵀ of what they return. Five
 // digits: fp32 products, and for LDLQ and OPTQ the factor's rounding as well.
 TEST_P(RounderSizes, LossesAreThoseOfTheLevels) {
-  for (const Method method : methods) {
+  for (const MethodTraits& traits : methods) {
+    const Method method = traits.method;
     const LayerOptions options = plain(method);
     const Rounded out = round_rows_of(x_, prepare(h_, options), options);
     for (index_t r = 0; r < rows; ++r) {

@@ -12,9 +12,6 @@
 namespace quip {
 namespace {
 
-constexpr Method methods[] = {Method::nearest, Method::ldlq,   Method::optq,
-                              Method::ldlq_rg, Method::greedy, Method::ldl_admm};
-
 LayerOptions plain(Method method) {
   LayerOptions options;
   options.processing = Processing::baseline;
@@ -66,7 +63,8 @@ TEST_P(RounderSplits, PartsAndThreadsDoNotChangeABit) {
 std::vector<SplitCase> split_cases() {
   std::vector<SplitCase> cases;
   for (const Processing processing : {Processing::baseline, Processing::incoherence}) {
-    for (const Method method : methods) {
+    for (const MethodTraits& traits : methods) {
+      const Method method = traits.method;
       cases.push_back({method, processing, Rounding::nearest});
       if (method != Method::greedy) cases.push_back({method, processing, Rounding::stochastic});
     }
@@ -81,7 +79,8 @@ TEST(RoundRows, CodesAreInTheColumnsOwnOrder) {
   const index_t n = 96;
   const Matrix<float> w = test::gaussian_weights(32, n, 12);
   const Matrix<double> h = test::correlated_hessian(n, 300, 13);
-  for (const Method method : methods) {
+  for (const MethodTraits& traits : methods) {
+    const Method method = traits.method;
     LayerOptions options = plain(method);
     options.bits = 8;
     const PreparedLayer layer = prepare_layer(w.cview(), test::copy_of(h), options, "test");
@@ -130,10 +129,10 @@ TEST(StochasticRounding, DependsOnTheSeedAndIsUnbiased) {
   EXPECT_NE(codes[0], codes[2]);
 }
 
-class BadHessian : public testing::TestWithParam<Method> {
+class BadHessian : public testing::TestWithParam<MethodTraits> {
  protected:
   static constexpr index_t n = 40;
-  LayerOptions options_ = plain(GetParam());
+  LayerOptions options_ = plain(GetParam().method);
   const Matrix<float> w_ = test::gaussian_weights(33, n, 16);
 
   void expect_error(Matrix<double> h) const {

@@ -87,7 +87,7 @@ class RoundingToIntegers : public testing::Test {
 // nearest rounding are independent and uniform over ±½: variance 1/12. Rounded at random, with f
 // the fraction, it is f(1−f): 1/6 on average.
 TEST_F(RoundingToIntegers, NearestLosesTheTraceOfH) {
-  const auto rounder = make_nearest();
+  const auto rounder = make_nearest({});
   const Sample nearest = uniform_losses(*rounder, layer_, false);
   EXPECT_NEAR(nearest.mean, trace(h_) / 12, 5 * nearest.error);
   const Sample stochastic = uniform_losses(*rounder, layer_, true);
@@ -95,7 +95,7 @@ TEST_F(RoundingToIntegers, NearestLosesTheTraceOfH) {
 }
 
 TEST_F(RoundingToIntegers, LdlqLosesTheTraceOfD) {
-  const auto rounder = make_ldlq();
+  const auto rounder = make_ldlq({});
   const Sample nearest = uniform_losses(*rounder, layer_, false);
   EXPECT_NEAR(nearest.mean, trace_of_d(h_) / 12, 5 * nearest.error);
   EXPECT_LE(nearest.most, trace_of_d(h_) / 4);  // every |ŵ−target| ≤ ½
@@ -125,7 +125,7 @@ TEST(WorstCase, LdlqLosesAQuarterOfTheTraceOfD) {
   }
   Matrix<float> q(n, RowTiles::lane_unit);
   std::vector<double> loss(at(RowTiles::lane_unit));
-  make_ldlq()->round(factorised(h, {}), unit_tile(x.cview(), no_end, 1), q.view(), loss);
+  make_ldlq({})->round(factorised(h, {}), unit_tile(x.cview(), no_end, 1), q.view(), loss);
   // (½ − hair)² is 0.4 % below ¼.
   EXPECT_GE(loss[0], 0.99 * trace_of_d(h) / 4);
   EXPECT_LE(loss[0], trace_of_d(h) / 4);
@@ -148,7 +148,7 @@ TEST(TraceRatio, IsAtMostOneAndOneForDiagonalH) {
 // (I+U)⁻ᵀ), least for U = L (QuIP, Theorem 1). The perturbed ones lie above by many standard
 // errors.
 TEST_F(RoundingToIntegers, NoOtherLinearFeedbackDoesBetter) {
-  const auto with_feedback = make_ldl_admm(0);  // rounds with whatever feedback the layer holds
+  const auto with_feedback = make_ldl_admm({});  // rounds with whatever feedback the layer holds
   const RandomStream random(9);
   for (const double size : {-0.5, -0.2, 0.0, 0.2}) {
     PreparedLayer other = factorised(h_, {});

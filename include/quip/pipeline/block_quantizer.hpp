@@ -1,14 +1,13 @@
 // One decoder block: capture, Hessians, factors, rounding.
 #pragma once
 
-#include <filesystem>
 #include <functional>
-#include <regex>
 #include <string>
 #include <vector>
 
 #include "quip/core/phases.hpp"
 #include "quip/pipeline/hidden_states.hpp"
+#include "quip/pipeline/quantize.hpp"
 #include "quip/pipeline/wide_layer.hpp"
 #include "quip/quant/factor/factor.hpp"
 #include "quip/store/packed_model.hpp"
@@ -22,26 +21,15 @@ namespace quip {
 /// Quantizes the linears of one block after another. Collective throughout.
 class BlockQuantizer {
  public:
-  /// Layer name → how it is quantized.
-  using OptionsOf = std::function<LayerOptions(const std::string&)>;
+  /// Refers to `options`, of which it reads what concerns a block.
+  BlockQuantizer(Collectives& comm, Backend& backend, const Family& family,
+                 const QuantizeOptions& options, Phases& phases);
 
-  /// `true_sequential`: the Hessians of a layer see the quantized layers before it in its own
-  /// block too, not only the blocks before (one tap is rounded before the next is captured).
-  BlockQuantizer(Collectives& comm, Backend& backend, const Family& family, OptionsOf options,
-                 const std::string& skip, bool true_sequential, Phases& phases);
-
-  /// Where a layer whose factorisation fails leaves its weights and Hessian; empty: nowhere.
-  /// Costs a copy of the Hessian being factorised.
-  std::filesystem::path dump_failing;
-  /// Which layers all ranks work on together. (Those leave nothing in `dump_failing`.)
-  WideOptions wide;
   /// Reports what is being worked on.
   std::function<void(const std::string&)> on_step = [](const std::string&) {};
 
   /// Of the wide layers so far.
   [[nodiscard]] const WideFactorisers& factorisers() const { return factorisers_; }
-  /// The linears of `block` that get quantized: all but those that --skip matches.
-  [[nodiscard]] std::vector<LinearSpec> selected(index_t block) const;
 
   /// `states` is the block's input and is only read. On return `weights` holds the dequantized
   /// layers. Same result on every rank.
@@ -64,10 +52,7 @@ class BlockQuantizer {
   Collectives& comm_;
   Backend& backend_;
   const Family& family_;
-  OptionsOf options_;
-  std::regex skip_;
-  bool skips_;
-  bool true_sequential_;
+  const QuantizeOptions& options_;
   Phases& phases_;
   WideFactorisers factorisers_;
 };

@@ -5,11 +5,13 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
+#include "quip/model/family.hpp"
 #include "quip/pipeline/progress.hpp"
 #include "quip/pipeline/wide_options.hpp"
 #include "quip/quant/options/options.hpp"
@@ -24,9 +26,13 @@ struct QuantizeOptions {
   std::filesystem::path out;
   index_t samples = 0;  ///< 0: all
   std::string skip;     ///< linears whose name it matches stay as they are; empty: none
-  std::filesystem::path dump_failing;  ///< folder for layers that cannot be factorised; empty: none
-  bool true_sequential = false;        ///< Hessians see the quantized layers of their own block too
-  WideOptions wide;                    ///< layers that all ranks work on together
+  /// Folder for the weights and Hessians of layers that cannot be factorised (wide ones leave
+  /// nothing); empty: none. Costs a copy of the Hessian being factorised.
+  std::filesystem::path dump_failing;
+  /// Hessians see the quantized layers of their own block too, not only of the blocks before: one
+  /// tap is rounded before the next is captured.
+  bool true_sequential = false;
+  WideOptions wide;  ///< layers that all ranks work on together
   LayerOptions layer;
   Overrides overrides;  ///< options of single layers
 
@@ -38,6 +44,13 @@ struct QuantizeOptions {
   std::function<bool()> stop_requested = [] { return false; };
   /// Called on every rank with lines for the user.
   std::function<void(const std::string&)> on_note = [](const std::string&) {};
+
+  /// Returns how a layer is quantized.
+  [[nodiscard]] LayerOptions of(const std::string& name) const {
+    return overrides.apply(layer, name);
+  }
+  /// Returns the linears of a block that get quantized: all but those that `skip` matches.
+  [[nodiscard]] std::vector<LinearSpec> selected(const Family& family, index_t block) const;
 };
 
 enum class Ending {

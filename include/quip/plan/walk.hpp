@@ -21,9 +21,6 @@ struct PlannedJob {
   index_t length = 0;  ///< tokens of a sample
 };
 
-/// The linears of `block` that the job quantizes.
-[[nodiscard]] std::vector<LinearSpec> selected_linears(const PlannedJob& job, index_t block);
-
 /// Walks a fresh run of a job from its start to the gathering of its report. Every share is taken
 /// from the function that the run itself takes it from, so that bytes sent come out exactly, with
 /// four assumptions: the search for ρ ends in its first round, no input channel is dead, no file

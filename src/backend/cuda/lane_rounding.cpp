@@ -61,7 +61,7 @@ void LaneRounding::copy(const float* from, float* to, index_t rows) const {
 void LaneRounding::round() {
   if (lanes_ == 0) return;
   const cudaStream_t stream = context_.lane().get();
-  run_method();
+  kernel_of(options().method)(*this);
   // Until now the coordinates of dynamic groups were the weights.
   if (grids_.dynamic()) grids_.to_coordinates(view(coordinates_), view(coordinates_));
   level_difference(stream, levels(), grids_.view(0), view(coordinates_), view(error_));
@@ -82,26 +82,32 @@ std::vector<double> LaneRounding::losses() const {
   return losses;
 }
 
-void LaneRounding::run_method() {
-  const int passes = layer_.options.effective_passes();
-  const Clamp clamp = layer_.options.clamp;
-  switch (layer_.options.method) {
+LaneRounding::Kernel LaneRounding::kernel_of(Method method) {
+  switch (method) {
     case Method::nearest:
-      return round_nearest();
+      return [](LaneRounding& rows) { rows.round_nearest(); };
     case Method::ldlq:
     case Method::ldlq_rg:
-      round_with_feedback(layer_.factor);
-      return passes > 0 ? greedy_passes(passes, clamp) : void();
+      return [](LaneRounding& rows) {
+        rows.round_with_feedback(rows.layer_.factor);
+        if (rows.options().effective_passes() > 0) rows.greedy_passes(rows.options().clamp);
+      };
     case Method::optq:
-      return round_optq();
+      return [](LaneRounding& rows) { rows.round_optq(); };
     case Method::greedy:
-      unrounded_levels(context_.lane().get(), seen(), grids_.view(0), view(q_));
-      return greedy_passes(passes, clamp);
+      return [](LaneRounding& rows) {
+        unrounded_levels(rows.context_.lane().get(), rows.seen(), rows.grids_.view(0),
+                         rows.view(rows.q_));
+        rows.greedy_passes(rows.options().clamp);
+      };
     case Method::ldl_admm:
-      round_with_feedback(*layer_.feedback);
-      return greedy_passes(passes, Clamp::feedback);
+      return [](LaneRounding& rows) {
+        rows.round_with_feedback(*rows.layer_.feedback);
+        rows.greedy_passes(Clamp::feedback);
+      };
+    default:
+      return nullptr;
   }
-  fail("a rounding method without a rounder on the GPU");
 }
 
 ColumnBlock LaneRounding::block(const PanelsOnDevice& panels, index_t b, index_t first,
@@ -231,7 +237,8 @@ void LaneRounding::gather_outside(index_t b, MatrixView<const float> s,
 }
 
 // quant/greedy_passes.
-void LaneRounding::greedy_passes(int passes, Clamp clamp) {
+void LaneRounding::greedy_passes(Clamp clamp) {
+  const int passes = options().effective_passes();
   if (passes == 0) return measure_loss(seen());
   const cudaStream_t stream = context_.lane().get();
   const bool inside = clamp == Clamp::feedback;

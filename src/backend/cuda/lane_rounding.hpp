@@ -35,6 +35,10 @@ class LaneRounding {
   LaneRounding(Context& context, const LayerOnDevice& layer, GridsOnDevice& grids,
                const std::vector<index_t>& rows, DeviceBuffer<float> coordinates);
 
+  /// Rounds a method's rows.
+  using Kernel = void (*)(LaneRounding& rows);
+  /// Returns null for a method that has no kernels: it is left to the host.
+  [[nodiscard]] static Kernel kernel_of(Method method);
   void round();
 
   [[nodiscard]] MatrixView<const float> levels() const { return view(q_); }
@@ -44,6 +48,7 @@ class LaneRounding {
   [[nodiscard]] int passes() const { return passes_; }
 
  private:
+  [[nodiscard]] const LayerOptions& options() const { return layer_.options; }
   [[nodiscard]] MatrixView<float> view(const DeviceBuffer<float>& buffer) const {
     return buffer.view(layer_.n(), lanes_);
   }
@@ -55,11 +60,10 @@ class LaneRounding {
   }
   [[nodiscard]] ColumnBlock block(const PanelsOnDevice& panels, index_t b, index_t first,
                                   index_t last) const;
-  void run_method();
   void round_nearest();
   void round_with_feedback(const PanelsOnDevice& feedback);
   void round_optq();
-  void greedy_passes(int passes, Clamp clamp);
+  void greedy_passes(Clamp clamp);
   void gather_outside(index_t b, MatrixView<const float> s, const DeviceBuffer<float>& out) const;
   [[nodiscard]] bool settled() const;
   void measure_loss(MatrixView<const float> x);

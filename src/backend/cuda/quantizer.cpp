@@ -45,6 +45,7 @@ class CudaQuantizer final : public Quantizer {
   [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                 const PreparedLayer& layer,
                                                 const LayerOptions& options, Range rows) override {
+    if (!has_kernel(options)) return host_quantizer().rows(weights, layer, options, rows);
     return rows_on_device(context_, weights,
                           std::make_shared<const LayerOnDevice>(context_, layer, options), rows);
   }
@@ -52,6 +53,7 @@ class CudaQuantizer final : public Quantizer {
   [[nodiscard]] std::unique_ptr<HeldFactor> hold_factor(const PreparedLayer& layer,
                                                         const LayerOptions& options,
                                                         index_t rows) override {
+    if (!has_kernel(options)) return nullptr;
     const RhoSearch search(rows, options.bits);
     const index_t bytes = rounding_bytes(layer.factor.n, options, rows,
                                          search.sampled() * std::ssize(search.candidates()));
@@ -70,8 +72,18 @@ class CudaQuantizer final : public Quantizer {
   }
 
  private:
+  [[nodiscard]] bool has_kernel(const LayerOptions& options) {
+    const bool found = LaneRounding::kernel_of(options.method) != nullptr;
+    if (!found && !std::exchange(warned_, true)) {
+      spdlog::warn("{}: no kernels for --method {}; the processors round its layers, slower",
+                   context_.device().describe(), to_string(options.method));
+    }
+    return found;
+  }
+
   Context& context_;
   std::unique_ptr<GridCholesky> grid_cholesky_;
+  bool warned_ = false;  ///< of a method without kernels: once is enough
 };
 
 }  // namespace

@@ -33,7 +33,7 @@ void feed(Digest& digest, const std::vector<T>& values) {
 }  // namespace
 
 std::string to_string(GridKind kind) { return name_of(kind, grid_names); }
-GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names, "--grid"); }
+GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names); }
 
 index_t Part::count() const {
   return std::accumulate(shape.begin(), shape.end(), index_t{1}, std::multiplies<>());

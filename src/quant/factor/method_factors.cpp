@@ -51,24 +51,22 @@ std::vector<index_t> column_order(const LayerOptions& options, std::span<const d
                                   [](double value) { return std::isfinite(value); });
   if (!finite) return {};
   std::vector<index_t> order;
-  switch (options.method) {
-    case Method::nearest:
+  switch (traits_of(options.method).columns) {
+    case Columns::stored:
       break;
-    case Method::ldlq:
+    case Columns::by_order:
       if (options.order == ColumnOrder::forward) {
         order.resize(diagonal.size());
         std::iota(order.rbegin(), order.rend(), index_t{0});
       }
       break;
-    case Method::optq:
+    case Columns::by_act_order:
       if (options.act_order) {  // the largest first
         order = ascending(diagonal);
         std::reverse(order.begin(), order.end());
       }
       break;
-    case Method::ldlq_rg:
-    case Method::greedy:
-    case Method::ldl_admm:  // the largest last, where these loops start
+    case Columns::by_diagonal:  // the largest last, where these loops start
       order = ascending(diagonal);
       break;
   }
@@ -111,8 +109,9 @@ index_t fill_factors(const HessianMath& math, MatrixView<double> h, std::span<co
     layer.hessian.pack_upper(h);
     layer.hessian.diagonal.assign(damped.begin(), damped.end());
   }
-  if (options.method == Method::optq) return fill_inverse(math, h, damped, layer.feedback);
-  if (options.method == Method::ldl_admm) layer.feedback = constrained_feedback(h, damped);
+  const Feedback feedback = options.feedback();
+  if (feedback == Feedback::inverse) return fill_inverse(math, h, damped, layer.feedback);
+  if (feedback == Feedback::constrained) layer.feedback = constrained_feedback(h, damped);
   return 0;
 }
 

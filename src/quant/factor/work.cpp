@@ -17,8 +17,9 @@ double cubic_flops(index_t n) { return real(n) * real(n) * real(n) / 3; }
 double factor_flops(index_t n, const LayerOptions& options, int tries) {
   const double transforms = 2 * real(n) * transform_flops(options.effective_transform(), n);
   double each = cubic_flops(n);
-  if (options.method == Method::optq) each += 2 * cubic_flops(n);  // LDLᵀ of J H J, its inverse
-  if (options.method == Method::ldl_admm) {
+  const Feedback feedback = options.feedback();
+  if (feedback == Feedback::inverse) each += 2 * cubic_flops(n);  // LDLᵀ of J H J, its inverse
+  if (feedback == Feedback::constrained) {
     // LDLᵀ, the inverse of L, two triangular products an iteration, the inverse of the solution.
     each += 3 * cubic_flops(n) + constrained_feedback_iterations * 2 * cubic_flops(n);
   }
@@ -27,12 +28,12 @@ double factor_flops(index_t n, const LayerOptions& options, int tries) {
 
 double rounding_flops(index_t n, const LayerOptions& options, int passes) {
   const double product = real(n) * real(n);  // a row with a triangular matrix
-  double products = 1;                       // the feedback, or for nearest the loss
-  const bool greedy = takes_passes(options.method) && options.effective_passes() > 0;
-  if (options.method == Method::greedy) products = 0;
+  const Feedback feedback = options.feedback();
+  const bool greedy = options.effective_passes() > 0;
+  double products = feedback == Feedback::none ? 0 : 1;
   if (greedy) products += 2.0 * passes;
-  // The methods that end in greedy passes, or may, measure the loss afterwards.
-  if (greedy || options.method == Method::greedy || options.method == Method::ldl_admm) ++products;
+  // The loss is measured afterwards where no sweep with L or the inverse has added it up.
+  if (greedy || feedback == Feedback::none || feedback == Feedback::constrained) ++products;
   if (options.clamp == Clamp::pre) ++products;
   return products * product;
 }

@@ -19,8 +19,8 @@ class Greedy final : public GreedyRounder {
 
 }  // namespace
 
-std::unique_ptr<Rounder> make_greedy(int passes, Clamp clamp) {
-  return std::make_unique<Greedy>(passes, clamp);
+std::unique_ptr<Rounder> make_greedy(const LayerOptions& options) {
+  return std::make_unique<Greedy>(options.effective_passes(), options.clamp);
 }
 
 }  // namespace quip

@@ -21,6 +21,8 @@ class LdlAdmm final : public GreedyRounder {
 
 }  // namespace
 
-std::unique_ptr<Rounder> make_ldl_admm(int passes) { return std::make_unique<LdlAdmm>(passes); }
+std::unique_ptr<Rounder> make_ldl_admm(const LayerOptions& options) {
+  return std::make_unique<LdlAdmm>(options.effective_passes());
+}
 
 }  // namespace quip

@@ -22,6 +22,8 @@ class Nearest final : public Rounder {
 
 }  // namespace
 
-std::unique_ptr<Rounder> make_nearest() { return std::make_unique<Nearest>(); }
+std::unique_ptr<Rounder> make_nearest(const LayerOptions& /*options*/) {
+  return std::make_unique<Nearest>();
+}
 
 }  // namespace quip

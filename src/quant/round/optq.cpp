@@ -81,6 +81,8 @@ class Optq final : public Rounder {
 
 }  // namespace
 
-std::unique_ptr<Rounder> make_optq() { return std::make_unique<Optq>(); }
+std::unique_ptr<Rounder> make_optq(const LayerOptions& /*options*/) {
+  return std::make_unique<Optq>();
+}
 
 }  // namespace quip

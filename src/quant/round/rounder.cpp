@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 
-#include "quip/core/error.hpp"
 #include "quip/linalg/ordered_gemm.hpp"
 #include "quip/quant/round/tiles.hpp"
 
@@ -27,22 +26,7 @@ RoundingTile unit_tile(MatrixView<const float> x, float top, index_t rows) {
 }
 
 std::unique_ptr<Rounder> make_rounder(const LayerOptions& options) {
-  const int passes = options.effective_passes();
-  switch (options.method) {
-    case Method::nearest:
-      return make_nearest();
-    case Method::ldlq:
-      return passes > 0 ? make_ldlq_rg(passes, options.clamp) : make_ldlq();
-    case Method::optq:
-      return make_optq();
-    case Method::ldlq_rg:
-      return passes > 0 ? make_ldlq_rg(passes, options.clamp) : make_ldlq();
-    case Method::greedy:
-      return make_greedy(passes, options.clamp);
-    case Method::ldl_admm:
-      return make_ldl_admm(passes);
-  }
-  fail("a rounding method without a rounder");
+  return traits_of(options.method).make(options);
 }
 
 void add_block_norm(const LowerPanels& factor, index_t b, MatrixView<const float> panel,

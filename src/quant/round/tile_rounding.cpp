@@ -75,7 +75,7 @@ void TileRounding::round_nearest(index_t first, index_t last) {
 void TileRounding::round_block(index_t b, MatrixView<const float> panel) {
   const index_t first = layer_.factor.first_column(b);
   const index_t last = first + layer_.factor.width(b);
-  const bool feedback = options_.method == Method::ldlq;
+  const bool feedback = options_.feedback() == Feedback::factor;
   if (feedback) {
     round_block_with_feedback(layer_.factor, b, panel, tile_, q_.view(), error_.view(),
                               target_.data(), clamped_before() ? seen_loss_ : loss_);

@@ -17,8 +17,6 @@ constexpr Names<TransformKind, 6> transform_names{
 
 std::string to_string(TransformKind kind) { return name_of(kind, transform_names); }
 
-TransformKind parse_transform(const std::string& text) {
-  return parse_name(text, transform_names, "--transform");
-}
+TransformKind parse_transform(const std::string& text) { return parse_name(text, transform_names); }
 
 }  // namespace quip

@@ -6,10 +6,10 @@
 #include <string>
 
 #include "quip/quant/code/quantized_linear.hpp"
+#include "quip/quant/options/methods.hpp"
 
 namespace quip {
 
-enum class Method { nearest, ldlq, optq, ldlq_rg, greedy, ldl_admm };
 /// Bundles of steps: baseline is OPTQ's (a minmax grid and nothing else), incoherence QuIP's
 /// (rescale, transform, one grid per layer).
 enum class Processing { baseline, incoherence };
@@ -25,21 +25,11 @@ enum class Rounding { nearest, stochastic };
 enum class GroupFit { fixed, dynamic };
 
 [[nodiscard]] std::string to_string(Method method);
-[[nodiscard]] std::string to_string(Processing processing);
 [[nodiscard]] std::string to_string(Clamp clamp);
-[[nodiscard]] std::string to_string(ColumnOrder order);
-[[nodiscard]] std::string to_string(Rounding rounding);
 [[nodiscard]] std::string to_string(GroupFit fit);
-/// Throw Error listing the choices.
-[[nodiscard]] Method parse_method(const std::string& text);
-[[nodiscard]] Processing parse_processing(const std::string& text);
-[[nodiscard]] Clamp parse_clamp(const std::string& text);
-[[nodiscard]] ColumnOrder parse_order(const std::string& text);
-[[nodiscard]] Rounding parse_rounding(const std::string& text);
-[[nodiscard]] GroupFit parse_group_fit(const std::string& text);
 
-/// Whether greedy passes belong to a method, or may follow it.
-[[nodiscard]] bool takes_passes(Method method);
+/// Returns the names of the methods with a trait: "ldlq-rg, greedy".
+[[nodiscard]] std::string methods_that(bool (*have)(const MethodTraits& method));
 
 struct LayerOptions {
   int bits = 2;
@@ -63,6 +53,11 @@ struct LayerOptions {
   bool spectra = false;  ///< also decompose the Hessians, for the report; changes no result
 
   // The steps in force.
+  [[nodiscard]] Feedback feedback() const { return traits_of(method).feedback; }
+  /// True if the feedback is a matrix beside L.
+  [[nodiscard]] bool has_feedback_of_its_own() const {
+    return feedback() == Feedback::inverse || feedback() == Feedback::constrained;
+  }
   /// Greedy passes.
   [[nodiscard]] int effective_passes() const;
   /// Dynamic for optq, as its users expect, but where grids must be known first: by descending

@@ -18,6 +18,8 @@ class Overrides {
   /// `options` with the rules that match applied. Throws Error naming layer and rules if the
   /// outcome has options without a meaning together (see check_together).
   [[nodiscard]] LayerOptions apply(LayerOptions options, const std::string& layer) const;
+  /// Throws Error naming a rule that matches none of `layers`.
+  void check_used(const std::vector<std::string>& layers) const;
   [[nodiscard]] std::vector<std::string> rules() const;
 
  private:

@@ -46,16 +46,8 @@ class Rounder {
                     std::span<double> loss) const = 0;
 };
 
-/// Method → rounder: the one place of that choice.
+/// The rounder of the options' method (quant/options/methods.hpp).
 [[nodiscard]] std::unique_ptr<Rounder> make_rounder(const LayerOptions& options);
-
-[[nodiscard]] std::unique_ptr<Rounder> make_nearest();
-[[nodiscard]] std::unique_ptr<Rounder> make_ldlq();
-[[nodiscard]] std::unique_ptr<Rounder> make_optq();
-/// `passes` ≥ 1 greedy passes; `clamp` as in greedy_passes.
-[[nodiscard]] std::unique_ptr<Rounder> make_ldlq_rg(int passes, Clamp clamp);
-[[nodiscard]] std::unique_ptr<Rounder> make_greedy(int passes, Clamp clamp);
-[[nodiscard]] std::unique_ptr<Rounder> make_ldl_admm(int passes);
 
 /// Adds x H xᵀ = Σₖ Dₖ (x(L+I))ₖ² of every row of a transposed tile `x` [n × lanes] to `norm`
 /// [lanes]. Cost n² flops a row.

@@ -1,0 +1,82 @@
+// The rounding methods: one row says all that the rest of the program asks of a method.
+#pragma once
+
+#include <array>
+#include <memory>
+
+namespace quip {
+
+class Rounder;
+struct LayerOptions;
+
+enum class Method { nearest, ldlq, optq, ldlq_rg, greedy, ldl_admm };
+
+/// The triangular matrix with which a method hands the error of a column on to others.
+enum class Feedback {
+  none,
+  factor,   ///< L of H = (L+I) D (L+I)ᵀ, which is made for every method: losses come from it
+  inverse,  ///< the Cholesky factor of H⁻¹: the weights themselves change as columns are rounded
+  constrained  ///< the optimum under a bound on its columns; its sweep does not add up the loss
+};
+
+/// The order in which a method takes the columns.
+enum class Columns {
+  stored,
+  by_order,      ///< as --order says
+  by_act_order,  ///< from the first, or with --act-order by descending diag(H)
+  by_diagonal    ///< by descending diag(H)
+};
+
+/// True for methods that have, or may be followed by, greedy passes, which read H itself.
+enum class Passes {
+  never,
+  on_request,  ///< none by default
+  usual,       ///< some by default
+  always       ///< at least one
+};
+
+struct MethodTraits {
+  Method method;
+  const char* name;  ///< as users write it
+  Feedback feedback;
+  Columns columns;
+  Passes passes;
+  bool streams;  ///< rounds, where it makes no passes, block by block from panels of L
+  std::unique_ptr<Rounder> (*make)(const LayerOptions& options);
+};
+
+// Each is defined in its method's file in src/quant/round.
+[[nodiscard]] std::unique_ptr<Rounder> make_nearest(const LayerOptions& options);
+[[nodiscard]] std::unique_ptr<Rounder> make_ldlq(const LayerOptions& options);
+[[nodiscard]] std::unique_ptr<Rounder> make_optq(const LayerOptions& options);
+[[nodiscard]] std::unique_ptr<Rounder> make_greedy(const LayerOptions& options);
+[[nodiscard]] std::unique_ptr<Rounder> make_ldl_admm(const LayerOptions& options);
+
+/// In the order of the enumeration.
+inline constexpr auto methods = std::to_array<MethodTraits>({
+    {Method::nearest, "nearest", Feedback::none, Columns::stored, Passes::never, true,
+     make_nearest},
+    {Method::ldlq, "ldlq", Feedback::factor, Columns::by_order, Passes::on_request, true,
+     make_ldlq},
+    {Method::optq, "optq", Feedback::inverse, Columns::by_act_order, Passes::never, false,
+     make_optq},
+    {Method::ldlq_rg, "ldlq-rg", Feedback::factor, Columns::by_diagonal, Passes::usual, false,
+     make_ldlq},
+    {Method::greedy, "greedy", Feedback::none, Columns::by_diagonal, Passes::always, false,
+     make_greedy},
+    {Method::ldl_admm, "ldl-admm", Feedback::constrained, Columns::by_diagonal, Passes::on_request,
+     false, make_ldl_admm},
+});
+
+[[nodiscard]] constexpr const MethodTraits& traits_of(Method method) {
+  return methods[static_cast<std::size_t>(method)];
+}
+
+static_assert([] {
+  for (std::size_t i = 0; i < methods.size(); ++i) {
+    if (methods[i].method != static_cast<Method>(i)) return false;
+  }
+  return true;
+}());
+
+}  // namespace quip

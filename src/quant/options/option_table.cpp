@@ -1,0 +1,189 @@
+#include "quip/quant/options/option_table.hpp"
+
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "core/names.hpp"
+
+namespace quip {
+namespace {
+
+constexpr Names<Processing, 2> processing_names{
+    {{Processing::baseline, "baseline"}, {Processing::incoherence, "incoherence"}}};
+constexpr Names<ColumnOrder, 2> order_names{
+    {{ColumnOrder::backward, "backward"}, {ColumnOrder::forward, "forward"}}};
+constexpr Names<Rounding, 2> rounding_names{
+    {{Rounding::nearest, "nearest"}, {Rounding::stochastic, "stochastic"}}};
+constexpr Names<GroupFit, 2> group_fit_names{
+    {{GroupFit::fixed, "static"}, {GroupFit::dynamic, "dynamic"}}};
+constexpr Names<Clamp, 2> clamp_names{{{Clamp::pre, "pre"}, {Clamp::feedback, "feedback"}}};
+constexpr Names<bool, 2> switch_names{{{true, "on"}, {false, "off"}}};
+constexpr auto method_names = [] {
+  Names<Method, methods.size()> names{};
+  for (std::size_t i = 0; i < methods.size(); ++i) names[i] = {methods[i].method, methods[i].name};
+  return names;
+}();
+
+// --- from text ---
+
+template <const auto& names>
+auto named(const std::string& text) {
+  return parse_name(text, names);
+}
+
+template <typename Number>
+Number number(const std::string& text) {
+  return parse_number<Number>(text);
+}
+
+double parse_damping(const std::string& text) { return parse_number(text, 0.0, 1e6); }
+
+/// In units of rms(W): beyond these nothing is left of a grid.
+double parse_rho(const std::string& text) { return parse_number(text, 1e-6, 1e6); }
+
+/// `auto` leaves to the method, or to the bundle of steps, what the other options say.
+template <auto parse>
+auto or_auto(const std::string& text) {
+  return parse_or(text, "auto", parse);
+}
+
+int parse_bits(const std::string& text) {
+  const int bits = parse_number<int>(text);
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) fail("must be 2, 3, 4 or 8");
+  return bits;
+}
+
+index_t parse_group_size(const std::string& text) {
+  if (text == "0") fail("must be row, or 8 or more");
+  return parse_or(text, "row", number<index_t>).value_or(0);
+}
+
+// --- where options belong ---
+
+std::string unless_method(const LayerOptions& options, bool (*have)(const MethodTraits&)) {
+  if (have(traits_of(options.method))) return {};
+  return fmt::format("belongs to --method {} and does not go with --method {}", methods_that(have),
+                     to_string(options.method));
+}
+
+std::string unless_ordered(const LayerOptions& options) {
+  return unless_method(options, [](auto& method) { return method.columns == Columns::by_order; });
+}
+std::string unless_act_ordered(const LayerOptions& options) {
+  return unless_method(options,
+                       [](auto& method) { return method.columns == Columns::by_act_order; });
+}
+std::string unless_passes(const LayerOptions& options) {
+  return unless_method(options, [](auto& method) { return method.passes != Passes::never; });
+}
+
+template <GridKind grid>
+std::string unless_grid(const LayerOptions& options) {
+  if (options.grid() == grid) return {};
+  return fmt::format("belongs to --grid {} and does not go with {}", to_string(grid),
+                     options.grid_kind
+                         ? "--grid " + to_string(*options.grid_kind)
+                         : "--processing " + name_of(options.processing, processing_names));
+}
+
+// --- the table ---
+
+template <auto member, auto parse>
+LayerOption row(const char* name, const char* value_name, const char* standard, std::string help,
+                OptionValue (*in_force)(const LayerOptions&),
+                std::string (*misplaced)(const LayerOptions&) = nullptr) {
+  return {name,
+          value_name,
+          standard,
+          std::move(help),
+          [](LayerOptions& options, const std::string& text) { options.*member = parse(text); },
+          [](const LayerOptions& options) { return options.*member != LayerOptions{}.*member; },
+          in_force,
+          misplaced};
+}
+
+using Layer = LayerOptions;
+OptionValue whole(auto number) { return static_cast<std::uint64_t>(number); }
+
+const std::vector<LayerOption>& table() {
+  static const std::vector<LayerOption> rows = {
+      row<&Layer::bits, parse_bits>("bits", "N", "2", "bits per weight: 2, 3, 4 or 8",
+                                    [](auto& o) { return whole(o.bits); }),
+      row<&Layer::method, named<method_names>>(
+          "method", "NAME", "ldlq", "one of " + methods_that([](auto&) { return true; }),
+          [](auto& o) -> OptionValue { return to_string(o.method); }),
+      row<&Layer::processing, named<processing_names>>(
+          "processing", "NAME", "incoherence",
+          "incoherence (--rescale on --transform kronecker --grid incoherent) or baseline "
+          "(--rescale off --transform none --grid minmax); each step may be set on its own",
+          [](auto& o) -> OptionValue { return name_of(o.processing, processing_names); }),
+      row<&Layer::rescaling, or_auto<named<switch_names>>>(
+          "rescale", "on|off", "auto", "scale each input channel by (H_jj / (W'W)_jj)^(1/4) first",
+          [](auto& o) -> OptionValue { return o.rescale(); }),
+      row<&Layer::transform, or_auto<parse_transform>>(
+          "transform", "NAME", "auto",
+          "random orthogonal transform: kronecker, kronecker-blocked, kronecker-nopermute, "
+          "hadamard, dense (small layers) or none",
+          [](auto& o) -> OptionValue { return to_string(o.effective_transform()); }),
+      row<&Layer::grid_kind, or_auto<parse_grid>>(
+          "grid", "NAME", "auto", "levels: incoherent (one per layer) or minmax (per row or group)",
+          [](auto& o) -> OptionValue { return to_string(o.grid()); }),
+      row<&Layer::group_size, parse_group_size>(
+          "group-size", "N", "row", "min-max grid: input channels that share a scale, 8 or more",
+          [](auto& o) { return whole(o.group_size); }, unless_grid<GridKind::minmax>),
+      row<&Layer::groups, or_auto<named<group_fit_names>>>(
+          "groups", "NAME", "auto",
+          "fit the grids of groups before rounding (static), or when optq reaches them (dynamic); "
+          "auto: dynamic for optq without --act-order or --clamp pre, else static",
+          [](auto& o) -> OptionValue { return to_string(o.effective_groups()); }),
+      row<&Layer::symmetric, named<switch_names>>(
+          "symmetric", nullptr, "off", "min-max grid with zero in its middle",
+          [](auto& o) -> OptionValue { return o.symmetric; }, unless_grid<GridKind::minmax>),
+      row<&Layer::rho, or_auto<parse_rho>>(
+          "rho", "X", "auto", "half width of the grid over rms(W), or auto: searched per layer",
+          [](auto& o) { return o.rho ? OptionValue(*o.rho) : OptionValue("auto"); },
+          unless_grid<GridKind::incoherent>),
+      row<&Layer::clamp, named<clamp_names>>(
+          "clamp", "NAME", "feedback",
+          "cut weights beyond the grid while rounding (feedback) or before (pre)",
+          [](auto& o) -> OptionValue { return to_string(o.clamp); }),
+      row<&Layer::order, or_auto<named<order_names>>>(
+          "order", "NAME", "auto",
+          "columns of ldlq: from the last (auto, backward) or from the first (forward)",
+          [](auto& o) -> OptionValue {
+            return name_of(o.order.value_or(ColumnOrder::backward), order_names);
+          },
+          unless_ordered),
+      row<&Layer::act_order, named<switch_names>>(
+          "act-order", nullptr, "off", "columns of optq by descending diagonal of the Hessian",
+          [](auto& o) -> OptionValue { return o.act_order; }, unless_act_ordered),
+      row<&Layer::rounding, named<rounding_names>>(
+          "rounding", "NAME", "nearest", "nearest, or stochastic (unbiased)",
+          [](auto& o) -> OptionValue { return name_of(o.rounding, rounding_names); }),
+      row<&Layer::passes, or_auto<number<int>>>(
+          "passes", "N", "auto",
+          "greedy passes; auto: 5 for ldlq-rg and greedy, 0 after ldlq and ldl-admm",
+          [](auto& o) { return whole(o.effective_passes()); }, unless_passes),
+      row<&Layer::damping, parse_damping>(
+          "damp", "X", "0.01", "damping added to the Hessian, relative to its mean diagonal",
+          [](auto& o) -> OptionValue { return o.damping; }),
+      row<&Layer::seed, number<std::uint64_t>>("seed", "S", "0", "seed of the random transforms",
+                                               [](auto& o) -> OptionValue { return o.seed; }),
+      row<&Layer::spectra, named<switch_names>>(
+          "statistics", nullptr, "off",
+          "also decompose every Hessian: ranks and mu_H in the report (slow: some 18 n^3 flops a "
+          "layer)",
+          nullptr),
+  };
+  return rows;
+}
+
+}  // namespace
+
+std::string to_string(GroupFit fit) { return name_of(fit, group_fit_names); }
+std::string to_string(Clamp clamp) { return name_of(clamp, clamp_names); }
+
+std::span<const LayerOption> layer_options() { return table(); }
+
+}  // namespace quip
