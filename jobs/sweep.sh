@@ -18,7 +18,7 @@ Usage: jobs/sweep.sh --model DIR --tokens FILE --eval FILE --out DIR [options] [
   --settings LIST    "paper default": with and without --paper
   --ranks N          MPI ranks of every run (1)
   --launch WORDS     what starts the ranks instead of "mpirun -n N"
-  --quip FILE        the program (build/release/bin/quip)
+  --quip FILE        the program (QUIP, or build/release/bin/quip of this checkout, or quip from the PATH)
   --keep             keep the packed models, in runs/
 The rows of the grid can be run by themselves, at the same time (jobs/sweep.sbatch does that):
   --missing          prints the numbers of the rows that are still to be run, as in 0,3,4
@@ -38,7 +38,7 @@ root=$(dirname "${BASH_SOURCE[0]}")/..
 declare -A option=(
   [model]='' [tokens]='' [eval]='' [out]='' [methods]='nearest ldlq'
   [processing]='baseline incoherence' [bits]='2 3 4' [seeds]='1 2 3' [settings]='paper default'
-  [ranks]=1 [launch]='' [quip]="$root/build/release/bin/quip" [only]=''
+  [ranks]=1 [launch]='' [quip]='' [only]=''
 )
 keep=no action=all extra=()
 while (($#)); do
@@ -68,6 +68,12 @@ for name in model tokens eval; do
   [[ -e "${option[$name]}" ]] || die "--$name: ${option[$name]} is not there"
   option[$name]=$(realpath -- "${option[$name]}")
 done
+if [[ -z "${option[quip]}" ]]; then
+  # shellcheck source=slurm/find_quip.sh
+  source "$root/slurm/find_quip.sh"
+  find_quip die
+  option[quip]=$(command -v "$quip")
+fi
 [[ -x "${option[quip]}" ]] || die "--quip: ${option[quip]} is not a program; build it first"
 [[ "${option[ranks]}" =~ ^[1-9][0-9]*$ ]] || die "--ranks wants a positive number, not '${option[ranks]}'"
 read -ra methods <<<"${option[methods]}"

@@ -1,7 +1,7 @@
 # What the jobs share; sourced by them. Runs `quip` on the allocation, and lets it end in time: when
 # the time limit nears or the job is cancelled, the ranks checkpoint, and the job queues itself again.
 #
-#   QUIP            the program (default: quip, from the PATH)
+#   QUIP            the program (default: build/release/bin/quip of this checkout, or else quip from the PATH)
 #   QUIP_LAUNCHER   srun or mpirun (default: srun if it speaks PMIx)
 #   QUIP_RESTARTS   how often a job may queue itself again (default: 20)
 # shellcheck shell=bash
@@ -11,8 +11,9 @@ die() {
   exit 2
 }
 
-quip=${QUIP:-quip}
-command -v "$quip" >/dev/null || die "'$quip' is not on the PATH; set QUIP to the program"
+# shellcheck source=slurm/find_quip.sh
+source "${BASH_SOURCE[0]%/*}/find_quip.sh"
+find_quip die
 
 # Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}

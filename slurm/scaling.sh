@@ -159,8 +159,9 @@ measure_in_job() {
 measure_here() {
   local count repeat cores failures=0
   command -v mpirun >/dev/null || refuse "mpirun is not on the PATH; load the MPI that quip was built with"
-  quip=${QUIP:-quip}
-  command -v "$quip" >/dev/null || refuse "'$quip' is not on the PATH; set QUIP to the program"
+  # shellcheck source=slurm/find_quip.sh
+  source "$root/slurm/find_quip.sh"
+  find_quip refuse
   cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
   for count in "${counts[@]}"; do
     ((count * threads <= cores)) ||
