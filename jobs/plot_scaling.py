@@ -18,8 +18,8 @@ if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
 import argparse
 from pathlib import Path
 
+from job_input import InputError, run_job
 from scaling_data import Point, Run, kind_of, phases_of, points_of, read_runs, write_csv
-from sweep_data import InputError
 
 HEADER = (
     "| nodes | ranks | threads | runs | seconds | fastest – slowest | speed-up | efficiency "
@@ -171,24 +171,16 @@ def write(options: argparse.Namespace) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_name(options.out.name + ".md").write_text(text, encoding="utf-8")
     print(text)
-    draw(kind, points, options.out)
+    try:
+        draw(kind, points, options.out)
+    except ModuleNotFoundError as missing:
+        raise InputError(
+            f"no plots without {missing.name}, which jobs/install-deps.sh --venv installs"
+        ) from None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        write(options)
-    except InputError as failure:
-        print(f"plot_scaling.py: error: {failure}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as missing:
-        print(
-            f"plot_scaling.py: error: no plots without {missing.name}; "
-            "jobs/install-deps.sh --venv makes an environment that has it",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    return run_job(__file__, write, parse(arguments))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from sweep_data import InputError, read_rows
+from job_input import InputError, reading
+from sweep_data import read_rows
 
 COLUMNS = [
     "kind", "nodes", "ranks", "threads", "repeat", "work", "seconds",
@@ -83,15 +84,8 @@ def read_runs(paths: list[Path]) -> list[Run]:
 
 
 def read_report(path: Path) -> Run:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        return run_of(report)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
-        raise InputError(
-            f"{path} is not a report.json of quip quantize with times in collectives"
-        ) from None
+    with reading(path, "a report.json of quip quantize with times in collectives"):
+        return run_of(json.loads(path.read_text(encoding="utf-8")))
 
 
 def run_of(report: dict) -> Run:
@@ -126,10 +120,9 @@ def positive(value: object) -> float:
 
 
 def read_csv(path: Path) -> list[Run]:
-    try:
-        return [run_of_row(row) for row in read_rows(path, "table of a scaling study")]
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} is not a table of a scaling study") from None
+    kind = "a table of a scaling study"
+    with reading(path, kind):
+        return [run_of_row(row) for row in read_rows(path, kind)]
 
 
 def run_of_row(row: dict[str, str]) -> Run:

@@ -5,10 +5,10 @@ import itertools
 import statistics
 from pathlib import Path
 
+from job_input import InputError, reading
 from sweep_compare import Notes, comparison, golden_values, header
 from sweep_data import (
     PROCESSING,
-    InputError,
     Reasons,
     Sweep,
     bits_of,
@@ -149,7 +149,8 @@ def write_table(options: argparse.Namespace) -> None:
         print(text, end="")
         return
     begin, end = MARKERS
-    before, found, rest = options.into.read_text(encoding="utf-8").partition(begin)
+    with reading(options.into):
+        before, found, rest = options.into.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise InputError(f"{options.into} has no lines '{begin}' and '{end}'")
