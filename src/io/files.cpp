@@ -31,7 +31,7 @@ constexpr index_t kDigestBytes = index_t{4} << 20;
   fail("{}: cannot {}: {}", path.string(), what, reason);
 }
 
-/// Gives tests their chance to let the operation fail.
+/// Lets a test make the operation fail.
 void announce(std::string_view what, const fs::path& path) {
   if (const int error = injected_fault(what, path); error != 0) fail_errno(path, what, error);
 }
@@ -203,7 +203,7 @@ void make_output_directory(const fs::path& directory) {
   announce("create the output directory", directory);
   fs::create_directories(directory, error);
   if (error) fail_errno(directory, "create the output directory", error.value());
-  // AT_EACCESS: what decides is the identity that the writes will have.
+  // AT_EACCESS: the identity of the writes decides.
   if (::faccessat(AT_FDCWD, directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
     fail_errno(directory, "write to the output directory", errno);
   }

@@ -12,8 +12,8 @@
 namespace quip {
 namespace {
 
-/// An HDF5 file driver that keeps what is written in a SparseBytes: the library's core
-/// driver would hold the datasets' unwritten elements in memory, too.
+/// An HDF5 file driver that writes to a SparseBytes: the library's core driver would hold the
+/// datasets' unwritten elements in memory, too.
 struct MemoryFile {
   H5FD_t base;  // first: HDF5 sees a MemoryFile as this
   SparseBytes* bytes;
@@ -53,7 +53,7 @@ herr_t read_memory(H5FD_t* file, H5FD_mem_t /*type*/, hid_t /*transfer*/, haddr_
   return 0;
 }
 
-/// No exception may pass through the C library.
+/// Writes without exceptions, which may not pass through the C library.
 herr_t write_memory(H5FD_t* file, H5FD_mem_t /*type*/, hid_t /*transfer*/, haddr_t offset,
                     std::size_t count, const void* in) {
   try {
