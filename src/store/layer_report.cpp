@@ -3,7 +3,7 @@
 namespace quip {
 namespace {
 
-/// Codes, scales, zero points (packed) and D̃.
+/// Returns the bytes of codes, scales, zero points (packed) and D̃.
 index_t stored_bytes(const QuantizedLinear& layer) {
   const auto floats = std::ssize(layer.scale) + std::ssize(layer.rescale);
   return std::ssize(layer.codes) + 4 * floats + (std::ssize(layer.zero) * layer.bits + 7) / 8;

@@ -25,7 +25,7 @@ index_t sample_bytes(const StateShape& shape) {
   return shape.sample_elements() * static_cast<index_t>(sizeof(float));
 }
 
-/// The digest over all samples, of which each rank brings its own.
+/// Returns the digest over all samples, of which each rank brings its own.
 std::string join_digests(Collectives& comm, index_t samples, const std::vector<std::string>& mine) {
   const std::vector<index_t> offsets = share_offsets(samples, comm.size(), kDigestLength);
   std::string all(static_cast<std::size_t>(offsets.back()), '\0');
@@ -46,7 +46,7 @@ index_t natural_at(const json& object, const char* key, const std::string& where
   return *value;
 }
 
-/// Sizes whose bytes a file could hold: products of damaged ones would overflow.
+/// Reads sizes whose bytes a file could hold: products of damaged ones would overflow.
 StateShape parse_shape(const json& entry, const std::string& where) {
   const StateShape shape{natural_at(entry, "samples", where), natural_at(entry, "length", where),
                          natural_at(entry, "width", where)};
@@ -126,7 +126,7 @@ void read_state_file(Collectives& comm, const fs::path& directory, const StateEn
       fail("{}: the file's structure does not match its digest in the manifest", path.string());
     }
     const File file = File::open_read(path);
-    // Before memory is asked for: a damaged size must not become an allocation.
+    // Checked before memory is asked for: a damaged size must not become an allocation.
     if (entry.offset + entry.shape.samples * sample_bytes(entry.shape) > file.size()) {
       fail("{}: is too short for the hidden states that the manifest promises", path.string());
     }

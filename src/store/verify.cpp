@@ -36,8 +36,8 @@ class Findings {
   std::vector<std::string> lines_;
 };
 
-// Each of these returns whether a file's bytes are those that were written: only then may
-// HDF5, which crashes on some damaged files, look at them.
+// Each of these is true if a file's bytes are those that were written: only then may HDF5, which
+// crashes on some damaged files, read them.
 
 bool verify_file(Findings& findings, const fs::path& file, const std::string& digest) {
   const std::size_t before = findings.count();
@@ -96,7 +96,7 @@ bool verify_rest(Findings& findings, const fs::path& directory, const Manifest& 
   return true;
 }
 
-/// The external links of model.h5: they are to lead to `targets`.
+/// Checks that the external links of model.h5 lead to `targets`.
 void verify_links(Findings& findings, const fs::path& model,
                   const std::vector<std::string>& targets) {
   findings.attempt([&] {
@@ -110,7 +110,7 @@ void verify_links(Findings& findings, const fs::path& model,
   });
 }
 
-/// model.h5 and report.json; model.h5 is to lead to `targets`.
+/// Checks model.h5, which has to lead to `targets`, and report.json.
 void verify_summaries(Findings& findings, const fs::path& directory, const Manifest& manifest,
                       const std::vector<std::string>& targets) {
   const auto verify_listed = [&](const char* file) {

@@ -1,4 +1,4 @@
-// The shape in which hidden states are stored, and how their owner is asked for them.
+// The shape in which hidden states are stored, and access to their owner's memory.
 #pragma once
 
 #include <functional>
@@ -21,8 +21,8 @@ struct StateShape {
 using FetchSample = std::function<void(index_t i, std::span<float> out)>;
 using PutSample = std::function<void(index_t i, std::span<const float> in)>;
 
-/// Which hidden states a run leaves on disk: none (resuming forwards the samples again through the
-/// finished blocks), the last ones while it is running, or those before every block for good.
+/// The hidden states that a run leaves on disk: none (resuming forwards the samples again through
+/// the finished blocks), the last ones while it is running, or those before every block for good.
 enum class KeepStates { none, last, all };
 
 }  // namespace quip
