@@ -13,8 +13,8 @@ namespace {
 constexpr index_t kProbeBytes = 256;
 constexpr index_t kProbes = 4;
 
-/// Names, types, shapes and a few bytes of all tensors: tells checkpoints apart, those of one
-/// architecture too, without reading terabytes.
+/// Returns a digest of names, types, shapes and a few bytes of all tensors: it tells checkpoints
+/// apart, those of one architecture too, without reading terabytes.
 std::string fingerprint(const TensorSource& source) {
   Digest digest;
   std::array<std::byte, kProbeBytes> probe{};

@@ -1,4 +1,4 @@
-// What a job will do to a model's layers, before it begins.
+// A survey of a model's layers before a job begins.
 #pragma once
 
 #include <set>
@@ -22,7 +22,7 @@ struct LayerSurvey {
 [[nodiscard]] LayerSurvey survey_layers(const Collectives& comm, const BlockQuantizer& quantizer,
                                         index_t blocks, const QuantizeOptions& options);
 
-/// Everything that is not quantized goes to rest.h5 as it is.
+/// Returns the tensors that are not quantized and go to rest.h5 as they are.
 [[nodiscard]] std::vector<std::string> remaining_tensors(const TensorSource& source,
                                                          const std::set<std::string>& quantized);
 

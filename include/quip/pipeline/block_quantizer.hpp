@@ -15,14 +15,14 @@
 
 namespace quip {
 
-/// Which rank factorises which layer: largest first, to the least loaded rank (lowest on ties).
-/// `orders` are the layers' Hessian orders.
+/// Returns the rank that factorises each layer: largest first, to the least loaded rank (lowest on
+/// ties). `orders` are the layers' Hessian orders.
 [[nodiscard]] std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks);
 
 /// Quantizes the linears of one block after another. Collective throughout.
 class BlockQuantizer {
  public:
-  /// Layer name → how it is quantized.
+  /// Returns the options of the layer of that name.
   using OptionsOf = std::function<LayerOptions(const std::string&)>;
 
   /// `true_sequential`: the Hessians of a layer see the quantized layers before it in its own
@@ -30,21 +30,21 @@ class BlockQuantizer {
   BlockQuantizer(Collectives& comm, Backend& backend, const Family& family, OptionsOf options,
                  const std::string& skip, bool true_sequential, Phases& phases);
 
-  /// Where a layer whose factorisation fails leaves its weights and Hessian; empty: nowhere.
-  /// Costs a copy of the Hessian being factorised.
+  /// Folder for weights and Hessian of a layer whose factorisation fails; empty: none. Costs a copy
+  /// of the Hessian being factorised.
   std::filesystem::path dump_failing;
-  /// Which layers all ranks work on together. (Those leave nothing in `dump_failing`.)
+  /// Layers that all ranks work on together. (They leave nothing in `dump_failing`.)
   WideOptions wide;
-  /// Reports what is being worked on.
+  /// Receives the name of each step when it begins.
   std::function<void(const std::string&)> on_step = [](const std::string&) {};
 
-  /// Of the wide layers so far.
+  /// Returns who factorised the wide layers so far.
   [[nodiscard]] const WideFactorisers& factorisers() const { return factorisers_; }
-  /// The linears of `block` that get quantized: all but those that --skip matches.
+  /// Returns the linears of `block` that are quantized: all but those that --skip matches.
   [[nodiscard]] std::vector<LinearSpec> selected(index_t block) const;
 
-  /// `states` is the block's input and is only read. On return `weights` holds the dequantized
-  /// layers. Same result on every rank.
+  /// Quantizes a block. `states` is its input and is only read. On return `weights` holds the
+  /// dequantized layers. Same result on every rank.
   [[nodiscard]] std::vector<StoredLayer> quantize(index_t block, WeightSet& weights,
                                                   const SampleShard& shard, ConstTensorView states);
 
