@@ -12,13 +12,13 @@ namespace {
 
 constexpr index_t kQueryBlock = 128;
 
-/// The keys that query `row` sees: [first, row].
+/// Returns the first of the keys that query `row` sees, [first, row].
 index_t first_visible(index_t row, const AttentionShape& shape) {
   return shape.window ? std::max<index_t>(0, row - *shape.window + 1) : 0;
 }
 
-/// Query rows [first_row, first_row + out.rows) of one head. q, out [block × head_dim];
-/// k, v [T × head_dim]; `scores` holds out.rows · T elements.
+/// Attends from query rows [first_row, first_row + out.rows) of one head. q, out [block ×
+/// head_dim]; k, v [T × head_dim]; `scores` holds out.rows · T elements.
 void attend(ConstTensorView q, ConstTensorView k, ConstTensorView v, index_t first_row,
             const AttentionShape& shape, float* scores, TensorView out) {
   const index_t first_key = first_visible(first_row, shape);
@@ -38,7 +38,7 @@ void attend(ConstTensorView q, ConstTensorView k, ConstTensorView v, index_t fir
         1.0F / exponentiate(row + begin, row_maximum(row + begin, end - begin), end - begin);
     std::fill(row + end, row + keys, 0.0F);
   }
-  // out = P V, normalised last: a row of out is shorter than a row of P
+  // out = P V, normalised last: rows of out are shorter than rows of P
   gemm(Transpose::no, Transpose::no, 1.0F, weights, v.middle_rows(first_key, keys), 0.0F, out);
   for (index_t i = 0; i < q.rows; ++i) {
     for (index_t j = 0; j < out.cols; ++j) out(i, j) *= inverse_sum[i];

@@ -25,7 +25,7 @@ QUIP_SIMD void rotate(const float* cosine, const float* sine, index_t n, float* 
   }
 }
 
-/// Bit patterns of non-negative floats are ordered as the floats are, NaNs above infinity.
+/// Raises maxima by bit patterns: non-negative floats are ordered like them, NaNs above infinity.
 QUIP_SIMD void raise_maximum(const float* x, index_t n, float* maximum) {
 #pragma omp simd
   for (index_t j = 0; j < n; ++j) {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr index_t kTile = 256;
 
-/// z = round(x · scale) for one token; returns whether all fit in 16 bits.
+/// Rounds z = x · scale for one token; true if all fit in 16 bits.
 QUIP_SIMD bool round_row(const float* x, const float* scale, index_t n, double* z) {
   std::uint32_t beyond = 0;
 #pragma omp simd reduction(| : beyond)

@@ -34,7 +34,7 @@ void multiply(const Int8Kernel& kernel, const Int8Slices& slices, index_t row_gr
   term(Slice::low, Slice::low, false, products.low);
 }
 
-/// One row of a block. offset: 128 Σ_t z' + 128² T / 2, of the row and of each column.
+/// Adds one row of a block. offset: 128 Σ_t z' + 128² T / 2, of the row and of each column.
 QUIP_SIMD void add_row(const std::int32_t* high, const std::int32_t* cross, const std::int32_t* low,
                        double row_offset, const double* col_offset, index_t n, double* sum) {
 #pragma omp simd
@@ -43,7 +43,7 @@ QUIP_SIMD void add_row(const std::int32_t* high, const std::int32_t* cross, cons
   }
 }
 
-/// The blocks of one tile that touch the lower triangle.
+/// Adds the blocks of one tile that touch the lower triangle.
 void add_tile(const Int8Kernel& kernel, const Int8Slices& slices, const double* offset,
               TilePosition tile, MatrixView<double> sum) {
   const index_t n = sum.rows;

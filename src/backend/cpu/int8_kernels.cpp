@@ -18,7 +18,7 @@ constexpr index_t kTile = Int8Slices::kTileBytes;
 
 // ---- AMX: 16 × 64 · 64 × 16 bytes in one instruction, eight tile registers ----
 
-/// What LDTILECFG reads: palette 1, eight tiles of 16 rows × 64 bytes.
+/// The operand of LDTILECFG: palette 1, eight tiles of 16 rows × 64 bytes.
 struct alignas(64) TileConfiguration {
   std::uint8_t palette = 1;
   std::uint8_t start_row = 0;
@@ -31,7 +31,7 @@ constexpr TileConfiguration kTileConfiguration;
 __attribute__((target("amx-tile"))) void amx_begin() { _tile_loadconfig(&kTileConfiguration); }
 __attribute__((target("amx-tile"))) void amx_end() { _tile_release(); }
 
-/// Tiles 0–3 hold c, 4–5 two groups of the left factor, 6–7 two of the right.
+/// Multiplies: tiles 0–3 hold c, 4–5 two groups of the left factor, 6–7 two of the right.
 __attribute__((target("amx-tile,amx-int8"))) void amx_multiply(const std::int8_t* left,
                                                                const std::int8_t* right,
                                                                index_t steps,
@@ -67,7 +67,7 @@ __attribute__((target("amx-tile,amx-int8"))) void amx_multiply(const std::int8_t
   _tile_stored(3, lower + 16, kStride);
 }
 
-/// The kernel hands out the 8 KiB of tile registers only to a process that asks for them.
+/// True if the kernel grants the 8 KiB of tile registers, for which a process has to ask.
 bool amx_permitted() {
   unsigned eax = 0;
   unsigned ebx = 0;
@@ -85,8 +85,8 @@ bool amx_permitted() {
 
 void vnni_nothing() {}
 
-/// Eight channels of the left factor, `rows` their bytes, times 32 of the right.
-/// The instruction wants one unsigned factor: b + 128 is, and Σ a·(b + 128) − 128·Σ a = Σ a·b.
+/// Multiplies eight channels of the left factor, of bytes `rows`, by 32 of the right. The
+/// instruction wants one unsigned factor: b + 128 is, and Σ a·(b + 128) − 128·Σ a = Σ a·b.
 __attribute__((target("avx512f,avx512vnni"))) void vnni_rows(const std::int8_t* rows,
                                                              const std::int8_t* right,
                                                              index_t steps,

@@ -43,7 +43,7 @@ QUIP_SIMD bool round_step(ConstTensorView x, const float* scale, Step& z) {
   return beyond == 0;
 }
 
-/// The right tiles: word [q][c] holds tokens 4q … 4q+3 of channel c, the first in its low byte.
+/// Fills the right tiles: word [q][c] has tokens 4q … 4q+3 of channel c, the first in its low byte.
 QUIP_SIMD void slice_step(const Step& z, std::uint32_t* high, std::uint32_t* low,
                           std::int32_t* high_sum, std::int32_t* low_sum) {
   for (index_t q = 0; q < kGroup; ++q) {

@@ -1,5 +1,5 @@
-// Levels to packed codes and back. Eight codes fill a whole number of bytes for every width: they
-// are one thread's to pack.
+// Levels to packed codes and back. Eight codes fill a whole number of bytes for every width: one
+// thread packs them.
 #include "quant_kernels.hpp"
 #include "step_access.hpp"
 
@@ -46,7 +46,7 @@ void pack_codes(cudaStream_t stream, MatrixView<const float> q, const std::int32
 void unpack_codes(cudaStream_t stream, const CodeMatrix& codes, const StepOutput<float>& out,
                   index_t rows, index_t cols) {
   if (rows * cols == 0) return;
-  constexpr index_t most_rows = 65535;  // what a grid can have
+  constexpr index_t most_rows = 65535;  // the limit of a grid
   const auto blocks_of_rows = static_cast<unsigned>(rows < most_rows ? rows : most_rows);
   launch("unpack_codes", unpack, dim3(blocks_for(cols, threads), blocks_of_rows), threads, 0,
          stream, codes, out, rows, cols);
