@@ -22,8 +22,8 @@ namespace quip {
                                       const nlohmann::json& header, Start start,
                                       std::vector<std::string>& notes);
 
-/// Drops from `manifest` all that does not match its digest; every rank checks its share of the
-/// blocks. Collective; the same result on every rank. `notes` receives a line for each.
+/// Drops from `manifest` all that fails its digest; every rank checks its share of the blocks.
+/// Collective; the same result on every rank. `notes` receives a line for each.
 void drop_damaged(Collectives& comm, const std::filesystem::path& directory,
                   nlohmann::json& manifest, std::vector<std::string>& notes);
 

@@ -32,8 +32,8 @@ struct WideOptions {
   /// `layer_options` on this many ranks.
   void check(const std::string& layer, index_t cols, const LayerOptions& layer_options,
              int ranks) const;
-  /// Throws Error naming the --wide that helps if a Hessian of each of `orders`, which are not
-  /// wide, together exceed a rank's part of a node's memory, swap not counted.
+  /// Throws Error naming the --wide that helps if Hessians of all `orders`, which are not wide,
+  /// exceed a rank's part of a node's memory, swap not counted.
   void check_memory(std::vector<index_t> orders, double node_bytes, int ranks_on_node) const;
 };
 

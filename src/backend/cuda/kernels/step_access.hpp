@@ -1,4 +1,4 @@
-// Access of a transform's kernels to an element.
+// Element access in a transform's kernels.
 #pragma once
 
 #include "backend/cuda/kernel.hpp"
