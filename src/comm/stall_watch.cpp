@@ -212,7 +212,7 @@ void StallWatch::conclude() {
   const bool all_present =
       stall.missing.empty() && stall.elsewhere.empty() && stall.gone_on.empty();
   if (all_present && !all_were_present_) {
-    // The last rank has only just come: what it brings gets the full time.
+    // The last rank has only just come: its data get the full time.
     all_were_present_ = true;
     patience_ = waited_ + timeout_;
     return;

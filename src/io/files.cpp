@@ -42,7 +42,7 @@ int open_or_fail(const fs::path& path, int flags, std::string_view what) {
   return descriptor;
 }
 
-/// A rename or a new file is durable only once its folder is on disk. Some network
+/// Syncs a folder: a rename or a new file is durable only once its folder is on disk. Some network
 /// file systems have no such call (EINVAL) and need none.
 void sync_folder(const fs::path& folder) {
   const int descriptor = open_or_fail(folder, O_RDONLY | O_DIRECTORY, "open");

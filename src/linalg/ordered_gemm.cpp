@@ -14,7 +14,7 @@ constexpr index_t panel_bytes = 128;  // one row of a panel: 32 floats or 16 dou
 template <typename T>
 constexpr index_t lanes = panel_bytes / static_cast<index_t>(sizeof(T));
 
-// Unaligned vectors of `Bytes` bytes; the compiler lowers them to what the target has.
+// Unaligned vectors of `Bytes` bytes; the compiler lowers them to the target's.
 template <typename T, int Bytes>
 using Vector [[gnu::vector_size(Bytes), gnu::aligned(sizeof(T)), gnu::may_alias]] = T;
 

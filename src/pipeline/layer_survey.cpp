@@ -11,7 +11,7 @@ namespace {
 
 void look_at(const std::vector<LinearSpec>& linears, const Collectives& comm,
              const QuantizeOptions& options, LayerSurvey& survey) {
-  std::map<int, index_t> narrow;  // by tap
+  std::map<int, index_t> narrow;  // Hessian orders by tap
   for (const LinearSpec& linear : linears) {
     survey.quantized.insert(linear.name + ".weight");
     const LayerOptions layer = options.overrides.apply(options.layer, linear.name);

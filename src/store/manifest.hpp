@@ -23,7 +23,7 @@ inline constexpr const char* kReportFile = "report.json";
 /// A tensor of rest.h5.
 struct RestEntry {
   TensorInfo info;
-  index_t offset = 0;  ///< of its elements in the file
+  index_t offset = 0;  ///< offset of its elements in the file
   std::string digest;
 };
 
@@ -54,7 +54,7 @@ void write_manifest(const std::filesystem::path& directory, nlohmann::json docum
 /// Checks the fields of every manifest. `where` goes into messages.
 [[nodiscard]] Manifest parse_manifest(nlohmann::json document, const std::string& where);
 
-/// Reads and checks the manifest of a model, complete or not. Throws Error saying what is wrong.
+/// Reads and checks the manifest of a model, complete or not. Throws Error naming the fault.
 [[nodiscard]] Manifest read_manifest(const std::filesystem::path& directory);
 
 /// Throws Error unless the run that wrote the model came to its end.

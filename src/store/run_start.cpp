@@ -116,7 +116,7 @@ json open_run(const fs::path& directory, const json& header, Start start,
   }
   remove_temporaries(directory);
   if (!fs::exists(directory / kManifestFile)) {
-    // An empty folder of blocks is what a run leaves that ends before its first manifest.
+    // A run that ends before its first manifest leaves an empty folder of blocks.
     const bool untouched = found.empty() || (found.size() == 1 && found[0] == "blocks" &&
                                              contents(directory / "blocks").empty());
     if (untouched) return new_manifest(header);

@@ -1,4 +1,4 @@
-// Reads everything and names what is wrong; never gives up early.
+// Reads everything and names all faults; never gives up early.
 #include "verify.hpp"
 
 #include <functional>
@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-/// Collects one line per thing that is wrong.
+/// Collects one line for each fault.
 class Findings {
  public:
   /// Runs a check; whatever it throws becomes a line.
@@ -172,7 +172,7 @@ std::vector<std::string> PackedModel::verify() const {
       fail("{}: the model's digest does not follow from its layers' digests", describe());
     }
   });
-  std::vector<std::string> targets;  // of model.h5's links, in files that are whole
+  std::vector<std::string> targets;  // targets of model.h5's links into undamaged files
   for (const BlockEntry& block : manifest.blocks) {
     if (!verify_block(findings, directory, block, nullptr)) continue;
     for (const std::string& layer : block.layers) targets.push_back("/layers/" + layer);

@@ -59,7 +59,7 @@ class Collectives {
 
   /// Returns a node of its own for every rank that is not known to share memory with others.
   [[nodiscard]] virtual NodePlace place() const noexcept { return {0, 1, rank(), size(), 0, 1}; }
-  /// Waits for the ranks of the node. All see after it what was written to common memory before.
+  /// Waits for the ranks of the node. Earlier writes to common memory are then visible to all.
   virtual void node_barrier() {}
   /// Sends bytes from the first rank of each node to the others of that node.
   virtual void node_broadcast(std::span<std::byte> /*bytes*/) {}

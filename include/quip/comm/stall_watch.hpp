@@ -24,7 +24,7 @@ constexpr double default_stall_timeout = 1800;
 /// A rank's own long work is no stall while it is shorter than the timeout.
 class StallWatch {
  public:
-  /// Collective, over at least two ranks.
+  /// Duplicates `parent`, a group of at least two ranks (collective).
   explicit StallWatch(MPI_Comm parent);
   /// Receives all notices that are under way (collective).
   ~StallWatch();

@@ -15,7 +15,7 @@ class Digest {
   Digest();
   void update(std::span<const std::byte> bytes);
   void update(std::string_view text);
-  /// Returns the digest of what was fed so far, as 32 lower-case hexadecimal digits.
+  /// Returns the digest of all bytes so far, as 32 lower-case hexadecimal digits.
   [[nodiscard]] std::string hex() const;
 
  private:

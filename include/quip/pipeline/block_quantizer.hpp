@@ -25,7 +25,7 @@ class BlockQuantizer {
   /// Returns the options of the layer of that name.
   using OptionsOf = std::function<LayerOptions(const std::string&)>;
 
-  /// `true_sequential`: the Hessians of a layer see the quantized layers before it in its own
+  /// With `true_sequential` the Hessians of a layer see the quantized layers before it in its own
   /// block too, not only the blocks before (one tap is rounded before the next is captured).
   BlockQuantizer(Collectives& comm, Backend& backend, const Family& family, OptionsOf options,
                  const std::string& skip, bool true_sequential, Phases& phases);

@@ -42,9 +42,9 @@ struct QuantizeOptions {
 
 enum class Ending {
   finished,
-  already_complete,  ///< by an earlier run; there was nothing to do
-  range_done,        ///< `blocks` are done, others are left
-  stopped            ///< by `stop_requested`
+  already_complete,  ///< an earlier run had finished
+  range_done,        ///< all of `blocks` are done, others are left
+  stopped            ///< `stop_requested` ended it
 };
 
 struct QuantizeOutcome {

@@ -11,7 +11,7 @@ namespace quip {
 struct StateShape {
   index_t samples = 0;
   index_t length = 0;  ///< tokens of a sample
-  index_t width = 0;   ///< of the model
+  index_t width = 0;   ///< hidden size of the model
   bool operator==(const StateShape&) const = default;
   [[nodiscard]] index_t sample_elements() const { return length * width; }
 };

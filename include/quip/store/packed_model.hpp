@@ -35,7 +35,7 @@ struct StoredLayer {
 struct BlockEntry {
   index_t block = 0;
   std::string file;                            ///< relative to the directory
-  std::string file_digest;                     ///< of all bytes of the file
+  std::string file_digest;                     ///< digest of all bytes of the file
   std::vector<std::string> layers;             ///< names, in order
   std::vector<std::string> digests;            ///< digest_of(layer), same order
   std::vector<std::array<index_t, 2>> shapes;  ///< rows, cols, same order
@@ -47,8 +47,8 @@ enum class Unfinished { refused, allowed };
 /// Reads a packed model. As a TensorSource it serves the tensors of rest.h5.
 class PackedModel final : public TensorSource {
  public:
-  /// Opens a model. Throws Error if the directory is not a packed model, or one whose run has not
-  /// finished. `Unfinished::allowed` takes that, too: what its manifest lists is there and final.
+  /// Opens a model. Throws Error if it is none, or one whose run has not finished.
+  /// `Unfinished::allowed` takes that, too: the files in its manifest are there and final.
   explicit PackedModel(const std::filesystem::path& directory,
                        Unfinished unfinished = Unfinished::refused);
   ~PackedModel() override;

@@ -26,9 +26,9 @@ enum class Start { fresh, resume, repair };
 /// are collective unless they are const.
 class PackedWriter {
  public:
-  /// `header` (options, digests of inputs, config) becomes part of the manifest; a run is only
-  /// taken up if its header was the same. Throws AgreedError if the directory cannot be written, is
-  /// in use, or holds something else; naming the differences, if it holds another run.
+  /// Begins a run. `header` (options, digests of inputs, config) becomes part of the manifest; a
+  /// run is only taken up if its header was the same. Throws AgreedError if the directory cannot be
+  /// written, is in use, or holds something else; naming the differences, if it holds another run.
   PackedWriter(Collectives& comm, const std::filesystem::path& directory, nlohmann::json header,
                Start start = Start::fresh, KeepStates keep = KeepStates::none);
   ~PackedWriter();

@@ -13,7 +13,7 @@ QUIP_SIMD void relu(float* x, index_t n) {
   for (index_t j = 0; j < n; ++j) x[j] = x[j] < 0.0F ? 0.0F : x[j];
 }
 
-/// x·σ(x).
+/// Computes x·σ(x).
 QUIP_SIMD void silu(float* x, index_t n) {
 #pragma omp simd
   for (index_t j = 0; j < n; ++j) x[j] = x[j] / (1.0F + exponential(-x[j]));
@@ -29,7 +29,7 @@ QUIP_SIMD void gelu_tanh(float* x, index_t n) {
   }
 }
 
-/// x·Φ(x), through erfc: 1 + erf would lose the negative tail.
+/// Computes x·Φ(x), through erfc: 1 + erf would lose the negative tail.
 void gelu(float* x, index_t n) {
   constexpr float kInverseRoot2 = 0.70710678F;
   for (index_t j = 0; j < n; ++j) x[j] = 0.5F * x[j] * std::erfc(-x[j] * kInverseRoot2);

@@ -35,7 +35,7 @@ class Hadamard final : public TransformOf<Hadamard> {
     } else if (b > 1) {
       factor_ = SmallFactor(random_orthogonal(b, derive_key(key, "", "odd factor")));
     }
-    const index_t energy = shape_.paley ? n : shape_.walsh;  // of a row of H ⊗ M
+    const index_t energy = shape_.paley ? n : shape_.walsh;  // ‖row‖² of H ⊗ M
     const double scale = 1.0 / std::sqrt(static_cast<double>(energy));
     const RandomStream random(derive_key(key, "", "signs"));
     for (index_t i = 0; i < n; ++i) {

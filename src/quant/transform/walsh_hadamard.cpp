@@ -7,7 +7,7 @@
 namespace quip {
 namespace {
 
-// Unaligned vectors of 64 bytes; the compiler lowers them to what the target has.
+// Unaligned vectors of 64 bytes; the compiler lowers them to the target's.
 template <typename T>
 using Vector [[gnu::vector_size(64), gnu::aligned(sizeof(T)), gnu::may_alias]] = T;
 

@@ -9,7 +9,7 @@ namespace {
 constexpr index_t run = 8;
 constexpr unsigned threads = 128;
 
-/// blockIdx.y: the run of columns; threads along rows of W.
+/// Packs codes. blockIdx.y: the run of columns; threads along rows of W.
 __global__ void pack(DeviceView<const float> q, const std::int32_t* position, int bits,
                      std::uint8_t* packed, index_t row_bytes) {
   const index_t row = global_thread();
