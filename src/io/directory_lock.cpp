@@ -16,7 +16,7 @@
 namespace quip {
 namespace {
 
-constexpr auto kPatience = std::chrono::seconds(5);
+constexpr auto patience = std::chrono::seconds(5);
 
 /// Locks the whole file for this descriptor; returns 0 or errno.
 int lock_descriptor(int descriptor) {
@@ -58,8 +58,8 @@ bool DirectoryLock::try_lock() {
 }
 
 DirectoryLock::DirectoryLock(const std::filesystem::path& directory)
-    : path_(directory / kLockFile) {
-  const auto until = std::chrono::steady_clock::now() + kPatience;
+    : path_(directory / lock_file) {
+  const auto until = std::chrono::steady_clock::now() + patience;
   while (!try_lock()) {
     if (std::chrono::steady_clock::now() > until) {
       const std::string owner = std::filesystem::exists(path_) ? read_text(path_) : "";

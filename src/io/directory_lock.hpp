@@ -28,6 +28,6 @@ class DirectoryLock {
   bool effective_ = true;
 };
 
-inline constexpr const char* kLockFile = ".lock";
+inline constexpr const char* lock_file = ".lock";
 
 }  // namespace quip

@@ -118,10 +118,10 @@ std::vector<Extent> frame_of(std::vector<Extent> data, index_t size, const std::
 
 void SparseBytes::write(index_t offset, const std::byte* bytes, index_t count) {
   while (count > 0) {
-    const index_t within = offset % kPage;
-    const index_t part = std::min(count, kPage - within);
-    std::vector<std::byte>& page = pages_[offset / kPage];
-    page.resize(kPage);
+    const index_t within = offset % page_bytes;
+    const index_t part = std::min(count, page_bytes - within);
+    std::vector<std::byte>& page = pages_[offset / page_bytes];
+    page.resize(page_bytes);
     std::memcpy(page.data() + within, bytes, static_cast<std::size_t>(part));
     offset += part;
     bytes += part;
@@ -131,9 +131,9 @@ void SparseBytes::write(index_t offset, const std::byte* bytes, index_t count) {
 
 void SparseBytes::read(index_t offset, std::byte* bytes, index_t count) const {
   while (count > 0) {
-    const index_t within = offset % kPage;
-    const index_t part = std::min(count, kPage - within);
-    const auto page = pages_.find(offset / kPage);
+    const index_t within = offset % page_bytes;
+    const index_t part = std::min(count, page_bytes - within);
+    const auto page = pages_.find(offset / page_bytes);
     if (page == pages_.end()) {
       std::memset(bytes, 0, static_cast<std::size_t>(part));
     } else {

@@ -35,7 +35,7 @@ class SparseBytes {
   void read(index_t offset, std::byte* bytes, index_t count) const;
 
  private:
-  static constexpr index_t kPage = 4096;
+  static constexpr index_t page_bytes = 4096;
   std::map<index_t, std::vector<std::byte>> pages_;
 };
 

@@ -31,13 +31,13 @@ const char* fitting_kernels() {
 const char* blas_kernel_name() { return openblas_get_corename(); }
 
 void restart_with_fitting_blas_kernels(char** argv) {
-  constexpr const char* kChoice = "OPENBLAS_CORETYPE";
+  constexpr const char* choice = "OPENBLAS_CORETYPE";
   const char* kernels = fitting_kernels();
   if (kernels == nullptr || !is_fallback(blas_kernel_name())) return;
   // The variable also keeps a second start from being followed by a third.
-  if (std::getenv(kChoice) != nullptr || setenv(kChoice, kernels, 0) != 0) return;
+  if (std::getenv(choice) != nullptr || setenv(choice, kernels, 0) != 0) return;
   execv("/proc/self/exe", argv);
-  unsetenv(kChoice);  // no second start: goes on, and `describe` names the kernels
+  unsetenv(choice);  // no second start: goes on, and `describe` names the kernels
 }
 
 }  // namespace quip

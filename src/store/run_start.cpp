@@ -23,7 +23,7 @@ std::vector<std::string> contents(const fs::path& folder) {
   if (!fs::exists(folder)) return names;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (name != kLockFile && !is_temporary(entry.path())) names.push_back(name);
+    if (name != lock_file && !is_temporary(entry.path())) names.push_back(name);
   }
   std::sort(names.begin(), names.end());
   return names;

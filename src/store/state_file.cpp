@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr index_t kDigestLength = 32;  // hexadecimal digits
+constexpr index_t digest_length = 32;  // hexadecimal digits
 
 TensorInfo tensor_of(const StateShape& shape) {
   return {"hidden_states", DType::f32, {shape.samples, shape.length, shape.width}};
@@ -27,12 +27,12 @@ index_t sample_bytes(const StateShape& shape) {
 
 /// Returns the digest over all samples, of which each rank brings its own.
 std::string join_digests(Collectives& comm, index_t samples, const std::vector<std::string>& mine) {
-  const std::vector<index_t> offsets = share_offsets(samples, comm.size(), kDigestLength);
+  const std::vector<index_t> offsets = share_offsets(samples, comm.size(), digest_length);
   std::string all(static_cast<std::size_t>(offsets.back()), '\0');
   auto position = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm.rank())]);
   for (const std::string& digest : mine) {
-    all.replace(position, kDigestLength, digest);
-    position += kDigestLength;
+    all.replace(position, digest_length, digest);
+    position += digest_length;
   }
   comm.all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
   return digest_of(std::as_bytes(std::span(all)));

@@ -8,7 +8,7 @@
 namespace quip::cpu {
 
 /// The side, in channels, of the block that a kernel computes at a time: two groups of Int8Slices.
-constexpr index_t kBlock = 32;
+constexpr index_t block_side = 32;
 
 /// A kernel, which keeps state in the processor between `begin` and `end`, per thread.
 struct Int8Kernel {

@@ -22,11 +22,11 @@ enum class Side { left, right };
 /// A left tile is therefore the transpose of the right one, in units of 4 bytes.
 class Int8Slices {
  public:
-  static constexpr index_t kGroup = 16;
-  static constexpr index_t kStep = 64;
-  static constexpr index_t kTileBytes = kGroup * kStep;
+  static constexpr index_t group_channels = 16;
+  static constexpr index_t step_tokens = 64;
+  static constexpr index_t tile_bytes = group_channels * step_tokens;
   /// The bytes kept per activation: two slices, two sides.
-  static constexpr index_t kBytesPerElement = 4;
+  static constexpr index_t bytes_per_element = 4;
 
   /// Allocates storage for up to `tokens` tokens of `channels` channels.
   Int8Slices(index_t tokens, index_t channels);

@@ -19,11 +19,11 @@ QUIP_INLINE float exponential(float x) {
   x = x > 89.0F ? 89.0F : x;
 
   // Adding 1.5·2²³ leaves the nearest integer in the low bits.
-  constexpr float kRound = 12582912.0F;
-  const float shifted = x * 1.44269504F + kRound;
-  const float n = shifted - kRound;
+  constexpr float round = 12582912.0F;
+  const float shifted = x * 1.44269504F + round;
+  const float n = shifted - round;
   const std::int32_t exponent =
-      std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(kRound);
+      std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(round);
 
   // ln 2 in two parts, the first short enough for n·ln2 to be exact without FMA.
   float r = x - n * 0.693145751953125F;
