@@ -46,8 +46,8 @@ class Converter:
         self.prefix = special_ends(tokenizer)[0] if special else []
 
     def parts(self, item: Item, continuation: str) -> tuple[list[int], list[int]]:
-        """Context and continuation, encoded as one text: what reaches past the context's last
-        character belongs to the continuation."""
+        """Returns context and continuation, encoded as one text: a token that reaches past the
+        context's last character belongs to the continuation."""
         encoding = encode(self.tokenizer, item.context + continuation)
         end = len(item.context)
         cut = next((k for k, (_, last) in enumerate(encoding.offsets) if last > end), None)

@@ -1,4 +1,4 @@
-"""What the Python jobs share: the packages they need, and mistakes as one clear line."""
+"""The common part of the Python jobs: their packages, and mistakes as one clear line."""
 
 import argparse
 import contextlib

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Charts and tables of what quantization did; each chart as PNG and as SVG.
+"""Charts and tables of quantization runs; each chart as PNG and as SVG.
 
 jobs/plot_report.py layers out/*/report.json --out losses     relative proxy loss, layer by layer
 jobs/plot_report.py timeline out/report.json --out timeline
-                               what each rank did when, in the first blocks
+                               the work of each rank over time, in the first blocks
 jobs/plot_report.py bits out/sweep/sweep.csv --out bits [--methods nearest ldlq]
                                perplexity against bits
 jobs/plot_report.py gap out/sweep/sweep.csv --models DIR --out gap
-                               by how much 2 bits are worse than 4, against the model's size
+                               the loss from 4 bits to 2, against the model's size
 jobs/plot_report.py table out/sweep/sweep.csv [--golden DIR] [--reasons FILE] [--models DIR]
                         [--into PAGE.md]
-                        Markdown tables; --into replaces what stands between the page's markers
+                        Markdown tables; --into replaces the text between the page's markers
 """
 
 import os
@@ -154,8 +154,8 @@ PHASES = {
 
 
 def plot_timeline(options: argparse.Namespace) -> None:
-    """A bar per rank, coloured by phase; below, thin, when it factorised a layer itself: what is
-    left of the phase it waited for others."""
+    """A bar per rank, coloured by phase; below, thin, its own factorisations: it waited for others
+    in the rest of that phase."""
     phases, factors = read_timeline(options.report)
     ranks = sorted({rank for rank, *_ in phases})
     row = {rank: len(ranks) - 1 - k for k, rank in enumerate(ranks)}
@@ -248,7 +248,7 @@ def draw_bits(axes: plt.Axes, sweep: Sweep, model: str, methods: list[str]) -> N
 
 
 def plot_gap(options: argparse.Namespace) -> None:
-    """By how much the perplexity at 2 bits exceeds that at 4 bits, against the model's size;
+    """Draws the excess of the perplexity at 2 bits over that at 4 bits against the model's size;
     lines join models of one family."""
     sweep = read_sweep(options.sweep)
     sizes = {model: parameters(options.models / model) for model in models_of(sweep)}

@@ -55,7 +55,7 @@ def table_row(point: Point) -> str:
 
 
 def phase_table(points: list[Point]) -> list[str]:
-    """Seconds by phase, so that one sees which does not shrink."""
+    """Returns seconds by phase, which shows the phases that do not shrink."""
     runs = [run for point in points for run in point.runs]
     lines = [
         "Seconds of the slowest rank in each phase; in parentheses the share of the whole time",
@@ -94,7 +94,7 @@ def draw(kind: str, points: list[Point], out: Path) -> None:
 
 
 def repeats(points: list[Point]) -> tuple[list[float], list[float]]:
-    """Cores and speed-up of every single run."""
+    """Returns cores and speed-up of every single run."""
     cores = [run.cores for point in points for run in point.runs]
     speedups = [p.speedup * p.seconds / run.seconds for p in points for run in p.runs]
     return cores, speedups

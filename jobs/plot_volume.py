@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Bytes that a rank sends against the number of ranks, beside the least that any algorithm could.
+"""Bytes that a rank sends against the number of ranks, beside the least of any algorithm.
 
 jobs/plot_volume.py CONFIG.json --out docs/images/volume [--ranks 1 2 4 … 64] [--samples N]
                     [--length N]
@@ -33,7 +33,7 @@ GIB = 2**30
 
 
 def plan(options: argparse.Namespace, ranks: int) -> dict:
-    """What `quip plan` says of one number of ranks: {phase: (bytes sent, least)} of a rank."""
+    """Returns the plan for one number of ranks: {phase: (bytes sent, least)} of a rank."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "plan.json"
         command = [quip_program(), "plan", "--model", options.config]

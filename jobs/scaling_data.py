@@ -1,5 +1,5 @@
-"""What a scaling study measured: runs from report.json files or the study's CSV, and what follows
-from them: speed-up, efficiency, the time that goes into communication."""
+"""The runs of a scaling study, from report.json files or the study's CSV, and their speed-up,
+efficiency and time in communication."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `work` is how much there was to do, in any unit that the study keeps."""
+    """One run. `work` is its amount of work, in any unit that the study keeps."""
 
     kind: str  # strong or weak
     nodes: int
@@ -190,7 +190,7 @@ def kind_of(runs: list[Run]) -> str:
 
 
 def points_of(runs: list[Run]) -> list[Point]:
-    """In order of cores; the smallest is what the others are measured by."""
+    """Returns points in order of cores, relative to the smallest."""
     check_digests(runs)
     groups: dict[tuple[int, int, int], list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.cores, run.ranks, run.nodes, run.repeat)):
@@ -208,7 +208,7 @@ def points_of(runs: list[Run]) -> list[Point]:
 
 
 def check_digests(runs: list[Run]) -> None:
-    """The same work has one result, whoever did it: anything else is no measurement but a bug."""
+    """Refuses runs of the same work with different results: settings or inputs differed."""
     known: dict[float, Run] = {}
     for run in runs:
         before = known.setdefault(run.work, run)

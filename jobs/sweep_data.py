@@ -1,4 +1,4 @@
-"""What the report scripts read: tables of jobs/sweep.sh, the authors' numbers, checkpoints."""
+"""The input of the report scripts: tables of jobs/sweep.sh, the authors' numbers, checkpoints."""
 
 import csv
 import json
@@ -83,12 +83,12 @@ def read_golden(directory: Path | None) -> dict:
 
 @dataclass
 class Reasons:
-    """Why numbers are not as hoped. Each rule: a table's name, four patterns, a sentence."""
+    """Reasons for numbers not as hoped. Each rule: a table's name, four patterns, a sentence."""
 
     rules: list[list[str]]
 
     def of(self, table: str, *key: str) -> str:
-        """The first rule that fits model, method, processing and bits."""
+        """Returns the reason of the first rule that fits model, method, processing and bits."""
         for name, *patterns, reason in self.rules:
             if name == table and all(map(fnmatchcase, key, patterns)):
                 return reason
@@ -106,7 +106,7 @@ def read_reasons(path: Path | None) -> Reasons:
 
 
 def parameters(model: Path) -> int:
-    """Elements of a checkpoint's tensors, from the headers of its files."""
+    """Returns the number of elements of a checkpoint's tensors, from the headers of its files."""
     total = 0
     for file in sorted(model.glob("*.safetensors")):
         with reading(file, "a safetensors file of fp32, fp16 or bf16"), file.open("rb") as stream:

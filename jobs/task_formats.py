@@ -26,7 +26,7 @@ class Item:
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
-    """(place, line) of the lines that are not empty."""
+    """Yields (place, line) of the lines that are not empty."""
     with reading(path), path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -160,7 +160,7 @@ def take(count: int, items: Iterator[Item | None]) -> Iterator[Item]:
 
 
 def context_before(sentences: list[str], end: int) -> str | None:
-    """The sentences before `end`, back to where they have CONTEXT_WORDS words."""
+    """Returns the sentences before `end`, at least CONTEXT_WORDS words of them."""
     words, begin = 0, end
     while begin > 0 and words < CONTEXT_WORDS:
         begin -= 1

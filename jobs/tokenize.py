@@ -61,7 +61,7 @@ def json_text(line: str, field: str, where: str) -> str:
 
 
 def document_tokens(tokenizer: Tokenizer, pieces: Iterator[str], special: bool) -> Iterator[int]:
-    """Token ids of one document, as if it were encoded whole, in bounded memory.
+    """Yields the token ids of one document, as if it were encoded whole, in bounded memory.
 
     A cut through the text changes tokens near it. So each piece is encoded together with the
     end of the one before, and the stream passes to the new encoding where the two agree.
@@ -93,7 +93,7 @@ def document_tokens(tokenizer: Tokenizer, pieces: Iterator[str], special: bool) 
 
 
 def seam(old: list[tuple], new: list[tuple], start: int) -> tuple[int, int]:
-    """Where to leave `old` for `new`: positions of the middle of the first agreement."""
+    """Returns the positions at which to leave `old` for `new`, amid their first agreement."""
     where = {token: index for index, token in enumerate(new)}
     run, previous = 0, -1
     for index, token in enumerate(old):
@@ -115,7 +115,7 @@ def all_tokens(options: argparse.Namespace, tokenizer: Tokenizer) -> Iterator[in
 
 
 def sequential_rows(tokens: Iterator[int], samples: int | None, length: int) -> np.ndarray:
-    """Consecutive rows without overlap; an incomplete last row is dropped."""
+    """Returns consecutive rows without overlap; an incomplete last row is dropped."""
     wanted = None if samples is None else samples * length
     ids = array.array("i", itertools.islice(tokens, wanted))
     rows = len(ids) // length
@@ -126,8 +126,8 @@ def sequential_rows(tokens: Iterator[int], samples: int | None, length: int) -> 
 
 
 def random_rows(tokens: Iterator[int], samples: int, length: int, seed: int) -> np.ndarray:
-    """Windows at uniformly random places; they may overlap, as in OPTQ's calibration. Windows that
-    hold more tokens than the text are said to repeat it."""
+    """Returns windows at uniformly random places; they may overlap, as in OPTQ's calibration.
+    Prints a note if they hold more tokens than the text."""
     ids = np.frombuffer(array.array("i", tokens), dtype=np.int32)
     if len(ids) < length:
         raise InputError(
