@@ -4,7 +4,9 @@ import csv
 import importlib.util
 import itertools
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -356,3 +358,16 @@ def test_faulty_checkpoint_is_named(name, content, message, tmp_path, capsys):
     assert run("gap", tmp_path / "sweep.csv", "--models", models, "--out", tmp_path / "c") == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_volume_chart_says_which_program_it_cannot_run(tmp_path):
+    done = subprocess.run(
+        [sys.executable, cli.ROOT / "jobs" / "plot_volume.py", "x", "--out", tmp_path / "c"],
+        env=os.environ | {"QUIP": "no-such-program"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    expected = "plot_volume.py: error: cannot run no-such-program: No such file or directory\n"
+    assert done.stderr == expected
