@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Turns published zero-shot tasks into token ids for `quip eval-tasks`.
 
-Nothing is downloaded: you bring the files as their authors publish them. Run it in the
-environment of `jobs/install-deps.sh --venv`:
+Nothing is downloaded: you bring the files as their authors publish them. It runs in the
+environment that `jobs/install-deps.sh --venv` makes:
 
-  .venv/bin/python jobs/convert_tasks.py arc-easy ARC-Easy-Test.jsonl --model DIR --out arc.jsonl
+  jobs/convert_tasks.py arc-easy ARC-Easy-Test.jsonl --model DIR --out arc.jsonl
 
 The wording is that of EleutherAI's harness at the time of the QuIP paper:
 
@@ -26,14 +26,18 @@ import sys
 
 if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
     sys.path.append(sys.path.pop(0))  # Python's own module `tokenize` comes before ours
+    from job_input import need
+
+    need("tokenizers")
 
 import argparse
 import json
 from pathlib import Path
 
-from job_input import InputError, open_tokenizer, run_job, special_ends
+from job_input import InputError, check_folder, run_job, writing
 from task_formats import FORMATS, Item
-from tokenizers import Encoding, Tokenizer
+from text_tokens import encode, open_tokenizer, special_ends
+from tokenizers import Tokenizer
 
 
 class Converter:
@@ -42,11 +46,9 @@ class Converter:
         self.prefix = special_ends(tokenizer)[0] if special else []
 
     def parts(self, item: Item, continuation: str) -> tuple[list[int], list[int]]:
-        """Context and continuation, encoded as one text: what reaches past the context's last
-        character belongs to the continuation."""
-        encoding: Encoding = self.tokenizer.encode(
-            item.context + continuation, add_special_tokens=False
-        )
+        """Returns context and continuation, encoded as one text: a token that reaches past the
+        context's last character belongs to the continuation."""
+        encoding = encode(self.tokenizer, item.context + continuation)
         end = len(item.context)
         cut = next((k for k, (_, last) in enumerate(encoding.offsets) if last > end), None)
         if cut is None or cut + len(self.prefix) == 0:
@@ -71,22 +73,16 @@ class Converter:
 def model_length(model: Path) -> int:
     try:
         return int(json.loads((model / "config.json").read_text())["max_position_embeddings"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{model}/config.json does not say how long a text may be; give --length"
         ) from None
 
 
 def write(records: list[dict], out: Path) -> None:
-    """Writes under a temporary name and renames: a file that is there is whole."""
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
-        os.replace(partial, out)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from None
+    with writing(out) as partial, partial.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -110,6 +106,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
+    check_folder(options.out)
     tokenizer, _ = open_tokenizer(options.model)
     length = options.length or model_length(options.model)
     converter = Converter(tokenizer, length, not options.no_special_tokens)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs what building and running quip takes, on Debian 12 or newer and on Ubuntu.
+# Installs the packages for building and running quip, on Debian 12 or newer and on Ubuntu.
 # The one place that lists the packages; spack.yaml is its counterpart for clusters.
 set -euo pipefail
 
 usage() {
   cat <<'TEXT'
 Usage: jobs/install-deps.sh [--tests] [--slurm] [--venv]
-  --tests   also what tests/run.sh needs: linters, PyTorch, Slurm, and the virtual environment
-  --slurm   also what slurm/local-cluster needs
+  --tests   also the needs of tests/run.sh: linters, PyTorch, Slurm, and the virtual environment
+  --slurm   also the needs of slurm/local-cluster
   --venv    also the Python virtual environment .venv (tests/requirements.txt), which
             jobs/tokenize.py runs in
 Does nothing, quickly, where everything is there already.
@@ -66,7 +66,7 @@ install_packages() {
     apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# Debian's own python3: its numpy, h5py and torch are what the environment builds on.
+# Made with Debian's own python3, on whose numpy, h5py and torch the environment builds.
 install_venv() {
   local stamp=.venv/requirements.installed
   [[ -x .venv/bin/python ]] && cmp -s tests/requirements.txt "$stamp" && return 0

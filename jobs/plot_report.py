@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Charts and tables of what quantization did; each chart as PNG and as SVG.
+"""Charts and tables of quantization runs; each chart as PNG and as SVG.
 
 jobs/plot_report.py layers out/*/report.json --out losses     relative proxy loss, layer by layer
 jobs/plot_report.py timeline out/report.json --out timeline
-                               what each rank did when, in the first blocks
+                               the work of each rank over time, in the first blocks
 jobs/plot_report.py bits out/sweep/sweep.csv --out bits [--methods nearest ldlq]
                                perplexity against bits
 jobs/plot_report.py gap out/sweep/sweep.csv --models DIR --out gap
-                               by how much 2 bits are worse than 4, against the model's size
+                               the loss from 4 bits to 2, against the model's size
 jobs/plot_report.py table out/sweep/sweep.csv [--golden DIR] [--reasons FILE] [--models DIR]
                         [--into PAGE.md]
-                        Markdown tables; --into replaces what stands between the page's markers
+                        Markdown tables; --into replaces the text between the page's markers
 """
 
 import os
@@ -18,6 +18,9 @@ import sys
 
 if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
     sys.path.append(sys.path.pop(0))  # Python's own module `tokenize` comes before ours
+    from job_input import need
+
+    need("matplotlib")
 
 import argparse
 import json
@@ -29,8 +32,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from job_input import InputError, reading, run_job
 from sweep_data import (
-    InputError,
     Sweep,
     family,
     models_of,
@@ -110,9 +113,9 @@ def plot_layers(options: argparse.Namespace) -> None:
     ends, names = [], []
     for index, (path, label) in enumerate(zip(options.reports, labels, strict=True)):
         layers = read_report(path)
-        names = max(names, [layer["name"] for layer in layers], key=len)
+        names = max(names, [name for name, _ in layers], key=len)
         colour = f"C{index}"
-        losses = [layer["relative_proxy_loss"] for layer in layers]
+        losses = [loss for _, loss in layers]
         axes.plot(losses, color=colour, linewidth=1.2, marker="o", markersize=2.5)
         ends.append((len(losses) - 1, losses[-1], label, colour))
     blocks = [next((part for part in name.split(".") if part.isdigit()), "") for name in names]
@@ -129,16 +132,13 @@ def plot_layers(options: argparse.Namespace) -> None:
     save(figure, options.out)
 
 
-def read_report(path: Path) -> list[dict]:
-    try:
+def read_report(path: Path) -> list[tuple[str, float]]:
+    with reading(path, "a report.json of quip quantize"):
         layers = json.loads(path.read_text())["layers"]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is not a report.json of quip quantize") from None
-    if not layers:
+        losses = [(str(layer["name"]), float(layer["relative_proxy_loss"])) for layer in layers]
+    if not losses:
         raise InputError(f"{path} has no layers")
-    return layers
+    return losses
 
 
 PHASES = {
@@ -154,8 +154,8 @@ PHASES = {
 
 
 def plot_timeline(options: argparse.Namespace) -> None:
-    """A bar per rank, coloured by phase; below, thin, when it factorised a layer itself: what is
-    left of the phase it waited for others."""
+    """A bar per rank, coloured by phase; below, thin, its own factorisations: it waited for others
+    in the rest of that phase."""
     phases, factors = read_timeline(options.report)
     ranks = sorted({rank for rank, *_ in phases})
     row = {rank: len(ranks) - 1 - k for k, rank in enumerate(ranks)}
@@ -190,14 +190,13 @@ def plot_timeline(options: argparse.Namespace) -> None:
 
 def read_timeline(path: Path) -> tuple[list, list]:
     """Stretches of phases (rank, name, start, end), and factorisations (rank, start, end)."""
-    try:
-        units = json.loads(path.read_text())["timeline"]
-        phases = [tuple(unit) for unit in units if unit[1] in PHASES]
+    with reading(path, "a report.json of quip quantize"):
+        units = [
+            (int(rank), what, float(start), float(end))
+            for rank, what, start, end in json.loads(path.read_text())["timeline"]
+        ]
+        phases = [unit for unit in units if unit[1] in PHASES]
         factors = [(r, start, end) for r, what, start, end in units if what.startswith("factor ")]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is not a report.json of quip quantize") from None
     if not phases:
         raise InputError(f"{path} has no timeline")
     return phases, factors
@@ -249,7 +248,7 @@ def draw_bits(axes: plt.Axes, sweep: Sweep, model: str, methods: list[str]) -> N
 
 
 def plot_gap(options: argparse.Namespace) -> None:
-    """By how much the perplexity at 2 bits exceeds that at 4 bits, against the model's size;
+    """Draws the excess of the perplexity at 2 bits over that at 4 bits against the model's size;
     lines join models of one family."""
     sweep = read_sweep(options.sweep)
     sizes = {model: parameters(options.models / model) for model in models_of(sweep)}
@@ -326,13 +325,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    try:
-        with matplotlib.rc_context(STYLE):
-            options.run(options)
-    except InputError as failure:
-        print(f"plot_report.py: error: {failure}", file=sys.stderr)
-        return 1
-    return 0
+    with matplotlib.rc_context(STYLE):
+        return run_job(__file__, options.run, options)
 
 
 if __name__ == "__main__":

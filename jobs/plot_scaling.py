@@ -18,8 +18,8 @@ if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
 import argparse
 from pathlib import Path
 
+from job_input import InputError, run_job
 from scaling_data import Point, Run, kind_of, phases_of, points_of, read_runs, write_csv
-from sweep_data import InputError
 
 HEADER = (
     "| nodes | ranks | threads | runs | seconds | fastest – slowest | speed-up | efficiency "
@@ -55,7 +55,7 @@ def table_row(point: Point) -> str:
 
 
 def phase_table(points: list[Point]) -> list[str]:
-    """Seconds by phase, so that one sees which does not shrink."""
+    """Returns seconds by phase, which shows the phases that do not shrink."""
     runs = [run for point in points for run in point.runs]
     lines = [
         "Seconds of the slowest rank in each phase; in parentheses the share of the whole time",
@@ -94,7 +94,7 @@ def draw(kind: str, points: list[Point], out: Path) -> None:
 
 
 def repeats(points: list[Point]) -> tuple[list[float], list[float]]:
-    """Cores and speed-up of every single run."""
+    """Returns cores and speed-up of every single run."""
     cores = [run.cores for point in points for run in point.runs]
     speedups = [p.speedup * p.seconds / run.seconds for p in points for run in p.runs]
     return cores, speedups
@@ -171,24 +171,16 @@ def write(options: argparse.Namespace) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.with_name(options.out.name + ".md").write_text(text, encoding="utf-8")
     print(text)
-    draw(kind, points, options.out)
+    try:
+        draw(kind, points, options.out)
+    except ModuleNotFoundError as missing:
+        raise InputError(
+            f"no plots without {missing.name}, which jobs/install-deps.sh --venv installs"
+        ) from None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    try:
-        write(options)
-    except InputError as failure:
-        print(f"plot_scaling.py: error: {failure}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as missing:
-        print(
-            f"plot_scaling.py: error: no plots without {missing.name}; "
-            "jobs/install-deps.sh --venv makes an environment that has it",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    return run_job(__file__, write, parse(arguments))
 
 
 if __name__ == "__main__":

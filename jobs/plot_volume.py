@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Bytes that a rank sends against the number of ranks, beside the least that any algorithm could.
+"""Bytes that a rank sends against the number of ranks, beside the least of any algorithm.
 
 jobs/plot_volume.py CONFIG.json --out docs/images/volume [--ranks 1 2 4 … 64] [--samples N]
                     [--length N]
 
-Asks `quip plan` (the program that QUIP names, or quip from the PATH) for each number of ranks, one
-rank a node; prints a Markdown table and writes OUT.png and OUT.svg.
+Asks `quip plan` for each number of ranks, one rank a node; prints a Markdown table and writes
+OUT.png and OUT.svg. QUIP names the program (this checkout's build, or quip from the PATH).
 """
 
 import os
@@ -13,6 +13,9 @@ import sys
 
 if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
     sys.path.append(sys.path.pop(0))  # Python's own module `tokenize` comes before ours
+    from job_input import need
+
+    need("matplotlib")
 
 import argparse
 import json
@@ -21,6 +24,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from job_input import InputError, quip_program, run_job
 from plot_report import STYLE, label_lines, save
 
 PHASES = {"load": "#009e73", "hessian": "#d55e00", "factor": "#cc79a7", "round": "#0072b2"}
@@ -29,13 +33,18 @@ GIB = 2**30
 
 
 def plan(options: argparse.Namespace, ranks: int) -> dict:
-    """What `quip plan` says of one number of ranks: {phase: (bytes sent, least)} of a rank."""
+    """Returns the plan for one number of ranks: {phase: (bytes sent, least)} of a rank."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "plan.json"
-        command = [os.environ.get("QUIP", "quip"), "plan", "--model", options.config]
+        command = [quip_program(), "plan", "--model", options.config]
         command += ["--nodes", ranks, "--ranks-per-node", 1, "--json", out]
         command += ["--samples", options.samples, "--length", options.length]
-        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+        try:
+            subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+        except OSError as error:
+            raise InputError(f"cannot run {command[0]}: {error.strerror}") from None
+        except subprocess.CalledProcessError as failed:
+            raise InputError(f"quip plan ended with status {failed.returncode}") from None
         phases = json.loads(out.read_text())["phases"]
     return {
         name: (phases[name]["bytes_sent"] / ranks, phases[name]["bound_bytes_sent"] / ranks)
@@ -78,7 +87,13 @@ def draw(volumes: dict[int, dict], out: Path) -> None:
     save(figure, out)
 
 
-def main(arguments: list[str]) -> int:
+def run(options: argparse.Namespace) -> None:
+    volumes = {ranks: plan(options, ranks) for ranks in options.ranks}
+    print(table(volumes))
+    draw(volumes, options.out)
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,18 +102,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--ranks", type=int, nargs="+", default=DEFAULT_RANKS)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=2048)
-    options = parser.parse_args(arguments)
-    try:
-        volumes = {ranks: plan(options, ranks) for ranks in options.ranks}
-    except OSError as error:
-        print(f"plot_volume.py: cannot run quip plan: {error.strerror}", file=sys.stderr)
-        return 1
-    except subprocess.CalledProcessError:
-        return 1  # quip has said why
-    print(table(volumes))
-    draw(volumes, options.out)
-    return 0
+    return run_job(__file__, run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a quantized model in one command: installs what is missing, builds,
-# rounds a small real model that lies in tests/data, and says what that did to it.
+# rounds a small real model from tests/data, and shows its perplexity before and after.
 set -euo pipefail
 
 usage() {
@@ -8,7 +8,7 @@ usage() {
 Usage: jobs/quickstart.sh [--ranks N] [--bits B] [--out DIR]
   --ranks N   MPI ranks (2)
   --bits B    bits per weight: 2, 3 or 4 (2)
-  --out DIR   where the quantized model goes; must not exist (out/llama-nano-<B>bit)
+  --out DIR   folder for the quantized model; must not exist (out/llama-nano-<B>bit)
 TEXT
 }
 

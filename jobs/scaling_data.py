@@ -1,5 +1,5 @@
-"""What a scaling study measured: runs from report.json files or the study's CSV, and what follows
-from them: speed-up, efficiency, the time that goes into communication."""
+"""The runs of a scaling study, from report.json files or the study's CSV, and their speed-up,
+efficiency and time in communication."""
 
 import csv
 import json
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from sweep_data import InputError, read_rows
+from job_input import InputError, reading
+from sweep_data import read_rows
 
 COLUMNS = [
     "kind", "nodes", "ranks", "threads", "repeat", "work", "seconds",
@@ -26,7 +27,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `work` is how much there was to do, in any unit that the study keeps."""
+    """One run. `work` is its amount of work, in any unit that the study keeps."""
 
     kind: str  # strong or weak
     nodes: int
@@ -83,15 +84,8 @@ def read_runs(paths: list[Path]) -> list[Run]:
 
 
 def read_report(path: Path) -> Run:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        return run_of(report)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
-        raise InputError(
-            f"{path} is not a report.json of quip quantize with times in collectives"
-        ) from None
+    with reading(path, "a report.json of quip quantize with times in collectives"):
+        return run_of(json.loads(path.read_text(encoding="utf-8")))
 
 
 def run_of(report: dict) -> Run:
@@ -126,10 +120,9 @@ def positive(value: object) -> float:
 
 
 def read_csv(path: Path) -> list[Run]:
-    try:
-        return [run_of_row(row) for row in read_rows(path, "table of a scaling study")]
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} is not a table of a scaling study") from None
+    kind = "a table of a scaling study"
+    with reading(path, kind):
+        return [run_of_row(row) for row in read_rows(path, kind)]
 
 
 def run_of_row(row: dict[str, str]) -> Run:
@@ -197,7 +190,7 @@ def kind_of(runs: list[Run]) -> str:
 
 
 def points_of(runs: list[Run]) -> list[Point]:
-    """In order of cores; the smallest is what the others are measured by."""
+    """Returns points in order of cores, relative to the smallest."""
     check_digests(runs)
     groups: dict[tuple[int, int, int], list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.cores, run.ranks, run.nodes, run.repeat)):
@@ -215,7 +208,7 @@ def points_of(runs: list[Run]) -> list[Point]:
 
 
 def check_digests(runs: list[Run]) -> None:
-    """The same work has one result, whoever did it: anything else is no measurement but a bug."""
+    """Refuses runs of the same work with different results: settings or inputs differed."""
     known: dict[float, Run] = {}
     for run in runs:
         before = known.setdefault(run.work, run)

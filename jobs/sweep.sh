@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Quantizes a model in many ways and tabulates what that does to it. Can be stopped at any time:
-# the next run with the same --out goes on where this one ended.
+# Quantizes a model in many ways and tabulates the results. Can be stopped at any time: the next run
+# with the same --out goes on where this one ended.
 set -euo pipefail
 
 usage() {
@@ -17,8 +17,8 @@ Usage: jobs/sweep.sh --model DIR --tokens FILE --eval FILE --out DIR [options] [
   --seeds LIST       "1 2 3"; the baseline has nothing random and runs with the first only
   --settings LIST    "paper default": with and without --paper
   --ranks N          MPI ranks of every run (1)
-  --launch WORDS     what starts the ranks instead of "mpirun -n N"
-  --quip FILE        the program (build/release/bin/quip)
+  --launch WORDS     the command that starts the ranks ("mpirun -n N")
+  --quip FILE        the program (QUIP, or build/release/bin/quip of this checkout, or quip from the PATH)
   --keep             keep the packed models, in runs/
 The rows of the grid can be run by themselves, at the same time (jobs/sweep.sbatch does that):
   --missing          prints the numbers of the rows that are still to be run, as in 0,3,4
@@ -38,7 +38,7 @@ root=$(dirname "${BASH_SOURCE[0]}")/..
 declare -A option=(
   [model]='' [tokens]='' [eval]='' [out]='' [methods]='nearest ldlq'
   [processing]='baseline incoherence' [bits]='2 3 4' [seeds]='1 2 3' [settings]='paper default'
-  [ranks]=1 [launch]='' [quip]="$root/build/release/bin/quip" [only]=''
+  [ranks]=1 [launch]='' [quip]='' [only]=''
 )
 keep=no action=all extra=()
 while (($#)); do
@@ -68,6 +68,12 @@ for name in model tokens eval; do
   [[ -e "${option[$name]}" ]] || die "--$name: ${option[$name]} is not there"
   option[$name]=$(realpath -- "${option[$name]}")
 done
+if [[ -z "${option[quip]}" ]]; then
+  # shellcheck source=slurm/find_quip.sh
+  source "$root/slurm/find_quip.sh"
+  find_quip die
+  option[quip]=$(command -v "$quip")
+fi
 [[ -x "${option[quip]}" ]] || die "--quip: ${option[quip]} is not a program; build it first"
 [[ "${option[ranks]}" =~ ^[1-9][0-9]*$ ]] || die "--ranks wants a positive number, not '${option[ranks]}'"
 read -ra methods <<<"${option[methods]}"
@@ -89,7 +95,7 @@ name=$(basename "$model")
 csv=$out/sweep.csv
 mkdir -p "$out/runs" "$out/reports" "$out/logs" "$out/rows"
 
-# lock FILE WHAT SECONDS: until this script ends. A single row holds its log, all of them the folder.
+# lock FILE WHAT SECONDS: holds a lock until this script ends: a single row on its log, all rows on the folder.
 lock() {
   exec 9>>"$1"
   flock -w "$3" 9 || die "another sweep is writing to $2"
@@ -117,8 +123,8 @@ fi
 quip() { "${launch[@]}" "${option[quip]}" "$@" </dev/null; }
 
 # table FILE has KEY... | table FILE add EVALUATION REPORT INSPECTION KEY... | table FILE take OTHER:
-# the one place that knows the columns. A last line without its end is what an interrupted write left:
-# it does not count, and who writes drops it.
+# reads and writes the columns, which are named here only. A last line without its end comes from an
+# interrupted write: it does not count, and the next write drops it.
 table() {
   python3 - "$@" <<'PY'
 import csv, io, json, os, sys
@@ -164,7 +170,7 @@ run_one() {
   [[ "$settings" == default ]] || paper=(--paper)
   IFS=: read -ra words <<<"$method"
   for word in "${words[@]:1}"; do own+=("--${word%%=*}" "${word#*=}"); done
-  rm -rf "$run" # what an interrupted sweep left
+  rm -rf "$run" # left by an interrupted sweep
   quip quantize --model "$model" --tokens "${option[tokens]}" --out "$run" --method "${words[0]}" \
     --processing "$processing" --bits "$bits" --seed "$seed" "${paper[@]}" "${own[@]}" --progress none \
     "${extra[@]}" >"$log" 2>&1 || return 1
@@ -200,14 +206,14 @@ last=$((${#rows[@]} - 1))
 
 id_of() { echo "$name-${1//[ :=]/-}"; }
 
-# done_already FILE WORDS
+# done_already FILE WORDS: true if the row is in the file.
 done_already() {
   local key
   read -ra key <<<"$2"
   table "$1" has "$name" "${key[@]}"
 }
 
-# run_row NUMBER: enters its line in $csv; what is there already is not run again.
+# run_row NUMBER: runs a row, unless its line is in $csv, and enters it there.
 run_row() {
   local row=${rows[$1]} key log worked=yes
   if done_already "$csv" "$row"; then return; fi
@@ -229,7 +235,7 @@ run_row() {
   fi
 }
 
-# merge: lines that rows left when they ran alone, in the grid's order.
+# merge: enters the lines of rows that ran alone, in the grid's order.
 merge() {
   local row line
   for row in "${rows[@]}"; do

@@ -1,4 +1,4 @@
-"""What the report scripts read: tables of jobs/sweep.sh, the authors' numbers, checkpoints."""
+"""The input of the report scripts: tables of jobs/sweep.sh, the authors' numbers, checkpoints."""
 
 import csv
 import json
@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from job_input import InputError, reading
+
 METHODS = ["nearest", "optq", "ldlq", "ldlq-rg", "ldlq-rg:passes=0", "greedy", "ldl-admm"]
 PROCESSING = ["baseline", "incoherence"]
-
-
-class InputError(Exception):
-    """Something the user can mend; the message is all they see."""
 
 
 @dataclass
@@ -30,25 +28,20 @@ Sweep = dict[Row, Runs]
 
 def read_sweep(path: Path) -> Sweep:
     sweep: Sweep = defaultdict(Runs)
-    for row in read_rows(path, "table of jobs/sweep.sh"):
-        try:
-            names = ("model", "method", "processing", "bits", "settings")
+    names = ("model", "method", "processing", "bits", "settings")
+    with reading(path, "a table of jobs/sweep.sh"):
+        for row in read_rows(path, "a table of jobs/sweep.sh"):
+            if row["method"] != "unquantized":
+                int(row["bits"])
             runs = sweep[tuple(row[name] for name in names)]
             runs.perplexity.append(float(row["perplexity"]))
             runs.proxy.append(float(row["mean_relative_proxy_loss"]))
-        except (KeyError, TypeError, ValueError):
-            raise InputError(f"{path} is not a table of jobs/sweep.sh") from None
     return dict(sweep)
 
 
-def read_rows(path: Path, what: str) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (csv.Error, UnicodeDecodeError):
-        raise InputError(f"{path} is not a {what}") from None
+def read_rows(path: Path, kind: str) -> list[dict[str, str]]:
+    with reading(path, kind), path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     if not rows:
         raise InputError(f"{path} holds no rows")
     return rows
@@ -79,7 +72,10 @@ def unquantized(sweep: Sweep, model: str) -> float | None:
 def read_golden(directory: Path | None) -> dict:
     if directory is None:
         return {}
-    golden = {file.stem: json.loads(file.read_text()) for file in sorted(directory.glob("*.json"))}
+    golden = {}
+    for file in sorted(directory.glob("*.json")):
+        with reading(file, "a file of the authors' numbers"):
+            golden[file.stem] = dict(json.loads(file.read_text()))
     if not golden:
         raise InputError(f"{directory} holds no JSON files")
     return golden
@@ -87,12 +83,12 @@ def read_golden(directory: Path | None) -> dict:
 
 @dataclass
 class Reasons:
-    """Why numbers are not as hoped. Each rule: a table's name, four patterns, a sentence."""
+    """Reasons for numbers not as hoped. Each rule: a table's name, four patterns, a sentence."""
 
     rules: list[list[str]]
 
     def of(self, table: str, *key: str) -> str:
-        """The first rule that fits model, method, processing and bits."""
+        """Returns the reason of the first rule that fits model, method, processing and bits."""
         for name, *patterns, reason in self.rules:
             if name == table and all(map(fnmatchcase, key, patterns)):
                 return reason
@@ -104,20 +100,20 @@ def read_reasons(path: Path | None) -> Reasons:
         return Reasons([])
     names = ("table", "model", "method", "processing", "bits", "reason")
     try:
-        return Reasons([[row[n] for n in names] for row in read_rows(path, "table of reasons")])
+        return Reasons([[row[n] for n in names] for row in read_rows(path, "a table of reasons")])
     except KeyError as missing:
         raise InputError(f"{path} has no column {missing}") from None
 
 
 def parameters(model: Path) -> int:
-    """Elements of a checkpoint's tensors, from the headers of its files."""
+    """Returns the number of elements of a checkpoint's tensors, from the headers of its files."""
     total = 0
     for file in sorted(model.glob("*.safetensors")):
-        with file.open("rb") as stream:
+        with reading(file, "a safetensors file of fp32, fp16 or bf16"), file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__":
+            header = json.loads(stream.read(min(length, file.stat().st_size)))
+            header.pop("__metadata__", None)
+            for tensor in header.values():
                 begin, end = tensor["data_offsets"]
                 total += (end - begin) // {"F32": 4, "F16": 2, "BF16": 2}[tensor["dtype"]]
     if total == 0:
@@ -126,4 +122,6 @@ def parameters(model: Path) -> int:
 
 
 def family(model: Path) -> str:
-    return json.loads((model / "config.json").read_text())["model_type"]
+    config = model / "config.json"
+    with reading(config, "a model's config.json"):
+        return str(json.loads(config.read_text())["model_type"])

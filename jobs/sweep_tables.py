@@ -5,10 +5,10 @@ import itertools
 import statistics
 from pathlib import Path
 
+from job_input import InputError, reading
 from sweep_compare import Notes, comparison, golden_values, header
 from sweep_data import (
     PROCESSING,
-    InputError,
     Reasons,
     Sweep,
     bits_of,
@@ -28,7 +28,7 @@ GAP_METHOD = "ldlq"
 GAPS = [("baseline", "paper"), ("incoherence", "paper"), ("incoherence", "default")]
 
 
-# --- what every model does ---
+# --- one model ---
 
 
 def cell(values: list[float], authors: list[float] | None, digits: int) -> str:
@@ -57,14 +57,14 @@ def model_table(sweep: Sweep, golden: dict, model: str, metric: str) -> list[str
 
 
 def fewer_seeds(sweep: Sweep) -> list[str]:
-    """Says which means are over fewer seeds than the others."""
+    """Lists the means over fewer seeds than the others."""
     seeded = {key: len(runs.perplexity) for key, runs in sweep.items() if key[2] == "incoherence"}
     most = max(seeded.values(), default=0)
     few = [f"{' '.join(key)} ({count})" for key, count in seeded.items() if count < most]
     return [f"Fewer than {most} seeds: {', '.join(few)}.", ""] if few else []
 
 
-# --- what incoherence does, and how much two bits cost ---
+# --- incoherence, and the cost of two bits ---
 
 
 def mean_perplexity(sweep: Sweep, *key: str) -> float | None:
@@ -99,7 +99,7 @@ def incoherence(sweep: Sweep, reasons: Reasons) -> list[str]:
 
 
 def gap_of(sweep: Sweep, model: str, method: str, processing: str, settings: str) -> float | None:
-    """By what fraction the perplexity at 2 bits exceeds that at 4."""
+    """Returns the fraction by which the perplexity at 2 bits exceeds that at 4."""
     two, four = (mean_perplexity(sweep, model, method, processing, b, settings) for b in "24")
     return two / four - 1 if two and four else None
 
@@ -149,7 +149,8 @@ def write_table(options: argparse.Namespace) -> None:
         print(text, end="")
         return
     begin, end = MARKERS
-    before, found, rest = options.into.read_text(encoding="utf-8").partition(begin)
+    with reading(options.into):
+        before, found, rest = options.into.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise InputError(f"{options.into} has no lines '{begin}' and '{end}'")

@@ -2,14 +2,13 @@
 
 import argparse
 import csv
-import json
 import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from job_input import InputError, reading
+from job_input import InputError, json_object, reading
 
 
 @dataclass
@@ -27,7 +26,7 @@ class Item:
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
-    """(place, line) of the lines that are not empty."""
+    """Yields (place, line) of the lines that are not empty."""
     with reading(path), path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -36,18 +35,15 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
 
 def records_of(path: Path) -> Iterator[tuple[str, dict]]:
     for where, line in lines_of(path):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if not isinstance(record, dict):
-            raise InputError(f"{where} is not a JSON object")
-        yield where, record
+        yield where, json_object(line, where)
 
 
-def field(record: dict, name: str, where: str):
-    if record.get(name) is None:
+def field(record: dict, name: str, where: str, *kinds: type):
+    """Returns a field that must be there, and be of one of these types (without any: a string)."""
+    if not isinstance(record, dict) or record.get(name) is None:
         raise InputError(f"{where} has no field '{name}'; is this the right format?")
+    if not isinstance(record[name], kinds or str):
+        raise InputError(f"{where}: field '{name}' is not what this format has there")
     return record[name]
 
 
@@ -58,10 +54,7 @@ def lambada(options: argparse.Namespace) -> Iterator[Item]:
     for number, (where, line) in enumerate(lines_of(options.file)):
         text = line
         if line.lstrip().startswith("{"):
-            try:
-                text = field(json.loads(line), "text", where)
-            except json.JSONDecodeError:
-                raise InputError(f"{where} is not a JSON object") from None
+            text = field(json_object(line, where), "text", where)
         context, _, word = text.strip().rpartition(" ")
         if not context:
             raise InputError(f"{where} has only one word")
@@ -70,15 +63,18 @@ def lambada(options: argparse.Namespace) -> Iterator[Item]:
 
 def arc_easy(options: argparse.Namespace) -> Iterator[Item]:
     for number, (where, record) in enumerate(records_of(options.file)):
-        question = field(record, "question", where)
+        question = field(record, "question", where, str, dict)
         if isinstance(question, dict):  # as the Allen Institute publishes it
             stem = field(question, "stem", where)
-            choices = field(question, "choices", where)
+            choices = field(question, "choices", where, list)
             labels = [field(choice, "label", where) for choice in choices]
             texts = [field(choice, "text", where) for choice in choices]
         else:  # as data-set hubs lay it out
-            choices = field(record, "choices", where)
-            stem, labels, texts = question, field(choices, "label", where), choices["text"]
+            choices = field(record, "choices", where, dict)
+            stem, labels = question, field(choices, "label", where, list)
+            texts = [str(text) for text in field(choices, "text", where, list)]
+            if len(texts) != len(labels):
+                raise InputError(f"{where} has {len(labels)} labels for {len(texts)} choices")
         key = field(record, "answerKey", where)
         if key not in labels:
             raise InputError(f"{where}: answerKey '{key}' is none of the labels {labels}")
@@ -109,11 +105,11 @@ def question_item(name: str, stem: str, texts: list[str], answer: int) -> Item:
 
 
 def story_cloze(options: argparse.Namespace) -> Iterator[Item]:
-    try:
-        with options.file.open(encoding="utf-8-sig", newline="") as file:
+    with reading(options.file), options.file.open(encoding="utf-8-sig", newline="") as file:
+        try:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read {options.file}: {error}") from None
+        except csv.Error as error:
+            raise InputError(f"{options.file} is not a CSV file: {error}") from None
     for number, row in enumerate(rows, start=2):
         where = f"{options.file}, row {number}"
         sentences = [field(row, f"InputSentence{k}", where) for k in (1, 2, 3, 4)]
@@ -140,6 +136,9 @@ LAST_WORD = re.compile(r"^(.*\S) ([A-Za-z]{4,})[.!?]$", re.DOTALL)
 def book(options: argparse.Namespace) -> Iterator[Item]:
     text = " ".join(line for _, line in lines_of(options.file))
     sentences = re.split(r"(?<=[.!?]) +(?=[A-Z])", re.sub(r"\s+", " ", text))
+    offered = {text for text in sentences if len(text.split()) in SENTENCE_WORDS}
+    if options.items > 0 and len(offered) < CHOICES:
+        raise InputError(f"too little text: 0 of {options.items} items")
     draw = random.Random(options.seed)
     ends = list(range(len(sentences)))
     draw.shuffle(ends)
@@ -161,7 +160,7 @@ def take(count: int, items: Iterator[Item | None]) -> Iterator[Item]:
 
 
 def context_before(sentences: list[str], end: int) -> str | None:
-    """The sentences before `end`, back to where they have CONTEXT_WORDS words."""
+    """Returns the sentences before `end`, at least CONTEXT_WORDS words of them."""
     words, begin = 0, end
     while begin > 0 and words < CONTEXT_WORDS:
         begin -= 1

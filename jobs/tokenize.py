@@ -2,9 +2,9 @@
 """Turns text into a token set: HDF5 `input_ids`, int32 [samples, length].
 
 Calibration draws random windows from the text; evaluation (--sequential) cuts it into
-consecutive rows. Run it in the environment of `jobs/install-deps.sh --venv`:
+consecutive rows. It runs in the environment that `jobs/install-deps.sh --venv` makes:
 
-  .venv/bin/python jobs/tokenize.py c4.jsonl --field text --model DIR --out calibration.h5
+  jobs/tokenize.py c4.jsonl --field text --model DIR --out calibration.h5
 """
 
 import os
@@ -12,18 +12,21 @@ import sys
 
 if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
     sys.path.append(sys.path.pop(0))  # Python's own module `tokenize` comes before this one
+    from job_input import need
+
+    need("h5py", "numpy", "tokenizers")
 
 import argparse
 import array
 import itertools
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
-from job_input import InputError, open_tokenizer, reading, run_job, special_ends
+from job_input import InputError, check_folder, json_object, reading, run_job, writing
+from text_tokens import encode, open_tokenizer, special_ends
 from tokenizers import Tokenizer
 
 PIECE = 1 << 20  # characters encoded at once
@@ -32,32 +35,33 @@ AGREEMENT = 16  # tokens in a row on which both encodings of an overlap must agr
 
 
 def documents(path: Path, field: str | None) -> Iterator[Iterator[str]]:
-    """The documents of a file, each as pieces of text: one for plain text, one per JSONL line."""
-    with reading(path), path.open(encoding="utf-8", newline="") as file:
-        if field is None:
-            yield iter(lambda: file.read(PIECE), "")
-            return
+    """Yields a file's documents, each as pieces of text: one for plain text, one per JSONL line."""
+    if field is None:
+        yield pieces_of(path)
+        return
+    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield iter([json_text(line, field, f"{path}:{number}")])
 
 
+def pieces_of(path: Path) -> Iterator[str]:
+    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+        yield from iter(lambda: file.read(PIECE), "")
+
+
 def json_text(line: str, field: str, where: str) -> str:
-    try:
-        value = json.loads(line)[field]
-    except (json.JSONDecodeError, TypeError):
-        raise InputError(f"{where} is not a JSON object; plain text goes without --field") from None
-    except KeyError:
-        raise InputError(
-            f"{where} has no field '{field}'; name the one that holds the text"
-        ) from None
+    record = json_object(line, where, hint="; plain text goes without --field")
+    if field not in record:
+        raise InputError(f"{where} has no field '{field}'; name the one that holds the text")
+    value = record[field]
     if not isinstance(value, str):
         raise InputError(f"{where}: field '{field}' is not a string")
     return value
 
 
 def document_tokens(tokenizer: Tokenizer, pieces: Iterator[str], special: bool) -> Iterator[int]:
-    """Token ids of one document, as if it were encoded whole, in bounded memory.
+    """Yields the token ids of one document, as if it were encoded whole, in bounded memory.
 
     A cut through the text changes tokens near it. So each piece is encoded together with the
     end of the one before, and the stream passes to the new encoding where the two agree.
@@ -66,7 +70,7 @@ def document_tokens(tokenizer: Tokenizer, pieces: Iterator[str], special: bool) 
     added = special_ends(tokenizer) if special else ([], [])
     yield from added[0]
     while True:
-        encoding = tokenizer.encode(text, add_special_tokens=False)
+        encoding = encode(tokenizer, text)
         tokens = [
             (token, start + begin, start + end)
             for token, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True)
@@ -89,7 +93,7 @@ def document_tokens(tokenizer: Tokenizer, pieces: Iterator[str], special: bool) 
 
 
 def seam(old: list[tuple], new: list[tuple], start: int) -> tuple[int, int]:
-    """Where to leave `old` for `new`: positions of the middle of the first agreement."""
+    """Returns the positions at which to leave `old` for `new`, amid their first agreement."""
     where = {token: index for index, token in enumerate(new)}
     run, previous = 0, -1
     for index, token in enumerate(old):
@@ -111,7 +115,7 @@ def all_tokens(options: argparse.Namespace, tokenizer: Tokenizer) -> Iterator[in
 
 
 def sequential_rows(tokens: Iterator[int], samples: int | None, length: int) -> np.ndarray:
-    """Consecutive rows without overlap; an incomplete last row is dropped."""
+    """Returns consecutive rows without overlap; an incomplete last row is dropped."""
     wanted = None if samples is None else samples * length
     ids = array.array("i", itertools.islice(tokens, wanted))
     rows = len(ids) // length
@@ -122,7 +126,8 @@ def sequential_rows(tokens: Iterator[int], samples: int | None, length: int) -> 
 
 
 def random_rows(tokens: Iterator[int], samples: int, length: int, seed: int) -> np.ndarray:
-    """Windows at uniformly random places; they may overlap, as in OPTQ's calibration."""
+    """Returns windows at uniformly random places; they may overlap, as in OPTQ's calibration.
+    Prints a note if they hold more tokens than the text."""
     ids = np.frombuffer(array.array("i", tokens), dtype=np.int32)
     if len(ids) < length:
         raise InputError(
@@ -130,22 +135,22 @@ def random_rows(tokens: Iterator[int], samples: int, length: int, seed: int) -> 
         )
     draw = random.Random(seed)
     starts = [draw.randrange(len(ids) - length + 1) for _ in range(samples)]
+    if samples * length > len(ids):
+        print(
+            f"tokenize.py: note: {samples} samples of {length} tokens repeat the text, which has "
+            f"{len(ids)}, {samples * length / len(ids):.1f} times; a longer one calibrates better",
+            file=sys.stderr,
+        )
     return np.stack([ids[start : start + length] for start in starts])
 
 
 def write(rows: np.ndarray, options: argparse.Namespace, tokenizer_file: Path) -> None:
-    """Writes under a temporary name and renames: a file that is there is whole."""
-    partial = options.out.with_name(options.out.name + ".partial")
     mode = "sequential" if options.sequential else f"random windows, seed {options.seed}"
-    try:
-        with h5py.File(partial, "w") as file:
-            file["input_ids"] = rows
-            attributes = file["input_ids"].attrs
-            attributes["tokenizer"] = str(tokenizer_file)
-            attributes["source"] = f"{options.text} ({mode})"
-        os.replace(partial, options.out)
-    except OSError as error:
-        raise InputError(f"cannot write {options.out}: {error}") from None
+    with writing(options.out) as partial, h5py.File(partial, "w") as file:
+        file["input_ids"] = rows
+        attributes = file["input_ids"].attrs
+        attributes["tokenizer"] = str(tokenizer_file)
+        attributes["source"] = f"{options.text} ({mode})"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -172,6 +177,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
+    check_folder(options.out)
     tokenizer, tokenizer_file = open_tokenizer(options.model)
     tokens = all_tokens(options, tokenizer)
     if options.sequential:

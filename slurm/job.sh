@@ -1,7 +1,7 @@
-# What the jobs share; sourced by them. Runs `quip` on the allocation, and lets it end in time: when
-# the time limit nears or the job is cancelled, the ranks checkpoint, and the job queues itself again.
+# The common part of the jobs, which source it. Runs `quip` on the allocation, and lets it end in time:
+# when the time limit nears or the job is cancelled, the ranks checkpoint, and the job queues itself again.
 #
-#   QUIP            the program (default: quip, from the PATH)
+#   QUIP            the program (default: build/release/bin/quip of this checkout, or else quip from the PATH)
 #   QUIP_LAUNCHER   srun or mpirun (default: srun if it speaks PMIx)
 #   QUIP_RESTARTS   how often a job may queue itself again (default: 20)
 # shellcheck shell=bash
@@ -11,8 +11,9 @@ die() {
   exit 2
 }
 
-quip=${QUIP:-quip}
-command -v "$quip" >/dev/null || die "'$quip' is not on the PATH; set QUIP to the program"
+# shellcheck source=slurm/find_quip.sh
+source "${BASH_SOURCE[0]%/*}/find_quip.sh"
+find_quip die
 
 # Since Slurm 22.05 srun does not inherit --cpus-per-task from sbatch.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
@@ -92,8 +93,7 @@ on_warning() {
   if ((child)); then kill -USR1 "$child" 2>/dev/null || true; fi
 }
 
-# Says which nodes the job got; after a restart also if they are others than before, which this job's
-# log remembers.
+# Prints the nodes of the job; after a restart also those before, from this job's log, if they differ.
 show_nodes() {
   local now=${SLURM_JOB_NODELIST:-} log=/proc/$$/fd/1 before=''
   if ((${SLURM_RESTART_COUNT:-0})) && [[ -f "$log" ]]; then
@@ -106,13 +106,13 @@ show_nodes() {
   fi
 }
 
-# run_quip ARGUMENT...: runs it on all tasks. Ends the job script with its status, or queues the job
+# run_quip ARGUMENT...: runs quip on all tasks. Ends the job script with its status, or queues the job
 # again if it was stopped by the time limit's warning (#SBATCH --signal=B:USR1@…).
 run_quip() {
   choose_launcher
   show_nodes
   trap on_warning USR1
-  trap : TERM # scancel and requeue: Slurm tells the ranks itself, and they need this script alive
+  trap : TERM # scancel, requeue: Slurm signals the ranks itself, and they need this script alive
   "${launch[@]}" "$quip" "$@" &
   child=$!
   local status=0
@@ -123,7 +123,7 @@ run_quip() {
     wait "$child" || status=$?
   done
   local restarts=${SLURM_RESTART_COUNT:-0} most=${QUIP_RESTARTS:-20}
-  # Whatever the ranks said: a warning may also hit them before they listen.
+  # Not judged by the ranks' status: a warning may also hit them before they listen.
   if ((status)) && [[ "$asked" == yes ]]; then
     if ((restarts >= most)); then
       echo "stopped in time, but restarted $restarts times already (QUIP_RESTARTS=$most): not queued again" >&2

@@ -1,4 +1,4 @@
-# What the scaling studies share; sourced by jobs/scaling_strong.sbatch and jobs/scaling_weak.sbatch.
+# The common part of jobs/scaling_strong.sbatch and jobs/scaling_weak.sbatch, which source it.
 # Started by a user it submits the script once for every node count, and a last job that collects; the
 # jobs come back here as `measure COUNT` and `collect`. With --ranks all of it runs here, by mpirun.
 # shellcheck shell=bash
@@ -17,13 +17,13 @@ TEXT
   cat <<'TEXT'
   --one-by-one         no two jobs at a time, where they would share a network or file system
   --sbatch OPTION      goes to sbatch, as in --sbatch --partition=gpu; may be repeated
---out is the study's own. What is measured already is not run again: after a failed job start the
+Each run's --out is the study's own. Finished runs are not repeated: after a failed job start the
 same command once more. Variables as in slurm/job.sh; QUIP_PYTHON is a Python with matplotlib
 (.venv/bin/python where that is there).
 TEXT
 }
 
-# As a user wrote them, and as jobs are given them again.
+# Parses options as a user wrote them, and as the jobs get them again.
 parse() {
   study='' counts='' unit=node threads=1 repeats=3 samples_each='' one_by_one=no sbatch_options=() arguments=()
   while (($#)); do
@@ -102,7 +102,7 @@ measured() {
   done
 }
 
-# keep_report OUT TARGET COUNT REPEAT: the report of a run with what the study knows of it; prints its time.
+# keep_report OUT TARGET COUNT REPEAT: keeps the report of a run, with the study's own entries; prints its time.
 keep_report() {
   local nodes=1
   [[ "$unit" == rank ]] || nodes=$3
@@ -121,14 +121,14 @@ print(f"{report['seconds']:.2f} s")
 PY
 }
 
-# measure_run COUNT REPEAT: one run with `launch`, unless its report is there. The model goes again.
+# measure_run COUNT REPEAT: does one run with `launch`, unless its report is there; removes the model.
 measure_run() {
   local name out log said samples=()
   name=$(run_name "$1" "$2")
   out=$study/runs/$name log=$study/logs/$name.log
   [[ ! -e "$study/reports/$name.json" ]] || return 0
   [[ "$kind" == strong ]] || samples=(--samples "$((samples_each * $1))")
-  rm -rf "$out" # what an interrupted run left
+  rm -rf "$out" # left by an interrupted run
   if "${launch[@]}" "$quip" quantize --progress none "${arguments[@]}" "${samples[@]}" --out "$out" \
     </dev/null >"$log" 2>&1 &&
     "$quip" inspect "$out" --json >"$out/inspect.json" 2>>"$log" &&
@@ -155,12 +155,13 @@ measure_in_job() {
   ((failures == 0))
 }
 
-# Counts take turns, so that a machine that gets busier or warmer does it to all of them.
+# Counts take turns, so that a machine that gets busier or warmer affects all of them.
 measure_here() {
   local count repeat cores failures=0
   command -v mpirun >/dev/null || refuse "mpirun is not on the PATH; load the MPI that quip was built with"
-  quip=${QUIP:-quip}
-  command -v "$quip" >/dev/null || refuse "'$quip' is not on the PATH; set QUIP to the program"
+  # shellcheck source=slurm/find_quip.sh
+  source "$root/slurm/find_quip.sh"
+  find_quip refuse
   cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
   for count in "${counts[@]}"; do
     ((count * threads <= cores)) ||
@@ -199,7 +200,7 @@ submit_all() {
   echo "$say; job ${jobs[-1]} collects into $study/scaling.md"
 }
 
-# Table and plots of all reports that are there; fails if some are not.
+# Makes table and plots of the reports that are there; fails if some are missing.
 collect() {
   local python=${QUIP_PYTHON:-} missing=() reports count
   if [[ -z "$python" ]]; then

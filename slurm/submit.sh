@@ -1,4 +1,4 @@
-# For scripts that submit themselves; sourced by them. `script` is their name in messages.
+# The common part of scripts that submit themselves, which source it. `script` is their name in messages.
 # shellcheck shell=bash
 
 refuse() {
@@ -8,7 +8,7 @@ refuse() {
 
 jobs=()
 
-# submit OPTION...: a job, added to `jobs`. If Slurm refuses it, those before it are cancelled.
+# submit OPTION...: submits a job and adds it to `jobs`. If Slurm refuses it, cancels those before it.
 submit() {
   local said errors
   command -v sbatch >/dev/null || refuse "sbatch is not on the PATH${without_slurm:-}"

@@ -1,4 +1,4 @@
-// The one place where the hardware is chosen.
+// The choice of the hardware.
 #include "quip/backend/backend.hpp"
 
 #include "quip/backend/cuda_backend.hpp"

@@ -1,4 +1,4 @@
-// What every backend asks of the arguments of its operations. All throw Error.
+// Checks of every backend's arguments. All throw Error.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 
 namespace quip {
 
-/// `view` is [rows × cols].
+/// Requires that `view` is [rows × cols].
 void require_shape(ConstTensorView view, index_t rows, index_t cols, std::string_view what);
-/// As many host elements as the matrix has.
+/// Requires as many host elements as the matrix has.
 void check_copy(index_t host, ConstTensorView device);
 void check_rope(ConstTensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
                 ConstTensorView sine);
@@ -21,11 +21,11 @@ void check_log_sum_exp(ConstTensorView x, ConstTensorView w, std::span<const std
                        std::span<const double> running_max, std::span<const double> running_sum,
                        std::span<const double> target_logit);
 void check_channel_maximum(ConstTensorView x, std::span<const float> maximum);
-/// `sum` is square, or the first columns of a square.
+/// Requires that `sum` is square, or the first columns of a square.
 void check_hessian(ConstTensorView x, std::span<const float> scale, MatrixView<const double> sum);
-/// What to say when an activation does not fit in 16 bits.
+/// Throws for an activation that does not fit in 16 bits.
 [[noreturn]] void fail_outside_16_bits();
-/// Sizes that no machine has, before they overflow.
+/// Refuses sizes that no machine has, before they overflow.
 void check_size(index_t rows, index_t cols);
 
 }  // namespace quip

@@ -17,7 +17,7 @@ constexpr index_t smallest = 4 * hessian_piece_unit;
 
 index_t round_up(index_t value, index_t to) { return (value + to - 1) / to * to; }
 
-/// What U (without output permutation) or V of order n keeps on the device.
+/// Returns the bytes that U (without output permutation) or V of order n keeps on the device.
 index_t transform_bytes(TransformKind kind, index_t n, Side side) {
   const index_t permutations = side == Side::input ? 2 * n : n;
   const auto [p, q] = balanced_factors(n);
@@ -49,8 +49,8 @@ index_t transform_bytes(TransformKind kind, index_t n, Side side) {
   return floats * index_t{sizeof(float)} + indices * index_t{sizeof(index_t)};
 }
 
-/// Whether weights have to change places beside the result. A Walsh–Hadamard transform works where
-/// they lie, and the first kernel of all reads codes.
+/// True if weights need a second matrix beside the result. A Walsh–Hadamard transform works in
+/// place, and the first kernel of all reads codes.
 bool takes_turns(TransformKind kind, index_t rows) {
   if (kind == TransformKind::hadamard) return hadamard_shape(rows).order > 1;
   return kind != TransformKind::none;
@@ -101,7 +101,7 @@ index_t rounding_panel_bytes(index_t n, const LayerOptions& options) {
 
 index_t rounding_lane_bytes(index_t n, const LayerOptions& options) {
   index_t matrices = 2;                                          // levels, errors
-  matrices += options.clamp == Clamp::pre ? 1 : 0;               // what the rounder sees
+  matrices += options.clamp == Clamp::pre ? 1 : 0;               // the rounder's input
   matrices += options.rounding == Rounding::stochastic ? 1 : 0;  // offsets
   matrices += options.effective_passes() > 0 ? 2 : 0;            // base and differences
   matrices += options.feedback() == Feedback::inverse ? 1 : 0;   // weights as they change

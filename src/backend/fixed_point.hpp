@@ -6,14 +6,14 @@
 
 namespace quip {
 
-/// The nearest integer (ties to even) for |x| ≤ 2²²; beyond that, and for NaN, something that
-/// does not fit in 16 bits.
+/// Returns the nearest integer (ties to even) for |x| ≤ 2²²; beyond that, and for NaN, a number
+/// that does not fit in 16 bits.
 [[gnu::always_inline]] constexpr std::int32_t to_integer(float x) {
   constexpr float round = 12582912.0F;  // 1.5·2²³: the sum's low bits are the integer
   return std::bit_cast<std::int32_t>(x + round) - std::bit_cast<std::int32_t>(round);
 }
 
-/// Zero if z fits in a signed 16-bit integer.
+/// Returns zero if z fits in a signed 16-bit integer.
 [[gnu::always_inline]] constexpr std::uint32_t excess(std::int32_t z) {
   return (static_cast<std::uint32_t>(z) + 32768U) >> 16;
 }

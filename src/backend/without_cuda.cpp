@@ -1,4 +1,4 @@
-// What a build without the CUDA toolkit has in place of backend/cuda.
+// Stands in for backend/cuda in a build without the CUDA toolkit.
 #include "quip/backend/cuda_backend.hpp"
 #include "quip/core/error.hpp"
 

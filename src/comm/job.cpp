@@ -14,7 +14,7 @@
 namespace quip {
 namespace {
 
-/// For an error that the other ranks do not know of: they may be waiting in a collective.
+/// Ends the job for an error that the other ranks, perhaps waiting in a collective, do not know.
 [[noreturn]] void end_for_all(std::optional<MpiCollectives>& comm, const std::exception& error) {
   if (!comm) {
     report_error(message_of(error));
@@ -22,7 +22,7 @@ namespace {
     report_error(comm->size() == 1 ? message_of(error)
                                    : fmt::format("rank {}: {}", comm->rank(), message_of(error)));
   } else {
-    // The rank that speaks ends this one too; should it be lost in between, this one ends the job.
+    // The rank that speaks ends this one too; if it is lost meanwhile, this one ends the job.
     std::this_thread::sleep_for(std::chrono::seconds(10));
   }
   abort_job(exit_failure);

@@ -21,8 +21,8 @@ void check_mpi(int code, const char* call, const char* file, int line) {
 }
 
 MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
-  // Parallel HDF5 is used without collective writes, but a library beneath us might: the
-  // default component corrupts data (open-mpi/ompi#12718). The user's own choice wins.
+  // quip writes no file through MPI, but a library beneath it might: the default component corrupts
+  // data (open-mpi/ompi#12718). A user's choice wins.
   ::setenv("OMPI_MCA_fcoll", "dynamic_gen2", 0);
   int provided = 0;
   QUIP_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));

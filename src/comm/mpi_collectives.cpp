@@ -19,7 +19,7 @@ void in_pieces(index_t total, index_t step, const Operation& operation) {
   }
 }
 
-/// share_of all ranks as MPI wants it.
+/// The shares of all ranks, as MPI takes them.
 struct Shares {
   std::vector<int> counts;
   std::vector<int> offsets;
@@ -74,7 +74,7 @@ void MpiCollectives::all_reduce_sum(std::span<double> values) {
     const auto total = static_cast<index_t>(values.size());
     const index_t step =
         std::min(total, shared_piece_bytes(size_) / static_cast<index_t>(sizeof(double)));
-    // Everybody's part of this rank's share, which is the largest on rank 0.
+    // The parts that all ranks bring to this rank's share, which is the largest on rank 0.
     const auto parts = std::make_unique_for_overwrite<double[]>(
         static_cast<std::size_t>(share_of(step, 0, size_).count() * size_));
     in_pieces(total, step, [&](index_t first, int count) {
@@ -91,14 +91,14 @@ void MpiCollectives::sum_directly(std::span<double> values) {
   });
 }
 
-/// Sums of everybody's parts by shares, gathered.
+/// Sums by shares, which are then gathered.
 void MpiCollectives::sum_by_shares(std::span<double> values, double* parts) {
   const Shares shares(static_cast<index_t>(values.size()), size_);
   sum_share("all-reduce", values.data(), shares.counts, shares.offsets, parts);
   gather_shares("all-reduce", MPI_DOUBLE, values.data(), shares.counts, shares.offsets);
 }
 
-/// Each rank gets everybody's part of its own share into `parts` and adds them in rank order.
+/// Receives the parts of all ranks for the own share into `parts` and adds them in rank order.
 void MpiCollectives::sum_share(const char* collective, double* values,
                                const std::vector<int>& counts, const std::vector<int>& offsets,
                                double* parts) {
@@ -119,7 +119,7 @@ void MpiCollectives::sum_share(const char* collective, double* values,
   }
 }
 
-/// In pieces of every rank's range, so that what all ranks send to one needs little memory.
+/// Goes piece by piece through every rank's range, so that a rank receives little at a time.
 void MpiCollectives::reduce_scatter_sum(std::span<double> values,
                                         std::span<const index_t> offsets) {
   if (size_ == 1) return;
@@ -182,7 +182,7 @@ void MpiCollectives::broadcast_pieces(std::span<std::byte> bytes, int root) {
   });
 }
 
-/// The root deals out shares, and all gather them: twice the payload for any number of ranks.
+/// Deals out shares from the root, then gathers them: twice the payload for any number of ranks.
 void MpiCollectives::broadcast_by_shares(std::byte* data, int count, int root) {
   const Shares shares(count, size_);
   const auto self = static_cast<std::size_t>(rank_);

@@ -26,7 +26,7 @@ void MpiCollectives::find_nodes(int ranks_per_node) {
   place_.nodes = of_node[1];
 }
 
-/// Containers may hide the processes of a node from one another.
+/// Finds out if the ranks of a node see one another: containers may hide their processes.
 void MpiCollectives::try_sharing() {
   try {
     static_cast<void>(allocate_on_node(*this, 1));

@@ -41,7 +41,7 @@ MemoryFile create(index_t bytes) {
   return file;
 }
 
-/// What a rank tells the others of its node about its memory file.
+/// The message by which the others of a node find a rank's memory file.
 struct Handle {
   std::int64_t process = 0;
   std::int64_t descriptor = -1;

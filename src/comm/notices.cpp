@@ -6,7 +6,7 @@ namespace quip {
 namespace {
 
 constexpr int tag = 1;
-// Notices that wait for their receiver; beyond it, it is not listening and more would not help.
+// Notices that may wait for a receiver: one with more is not listening.
 constexpr std::size_t most_outgoing = 4096;
 
 }  // namespace

@@ -11,7 +11,7 @@ constexpr index_t sum_by_shares_from = index_t{256} << 10;
 constexpr index_t broadcast_by_shares_from = index_t{1} << 20;
 constexpr int broadcast_by_shares_ranks = 4;
 
-/// Σ of `of_piece(length)` over the pieces of `total`; all but the last are `step` long.
+/// Returns Σ of_piece(length) over the pieces of `total`; all but the last are `step` long.
 template <typename OfPiece>
 index_t over_pieces(index_t total, index_t step, const OfPiece& of_piece) {
   const index_t rest = total % step;
@@ -36,7 +36,7 @@ index_t sent_by_sum(index_t count, int rank, int size) {
   constexpr auto element = static_cast<index_t>(sizeof(double));
   if (size == 1) return 0;
   if (!sums_by_shares(count * element)) return sent_by_maximum(count * element, size);
-  // The others' shares to them, then the sum of the own share to each.
+  // First the shares of the others go to them, then the sum of the own share goes to each.
   return over_pieces(count, shared_piece_bytes(size) / element, [&](index_t length) {
     const index_t mine = share_of(length, rank, size).count();
     return element * (length - mine + mine * (size - 1));

@@ -14,19 +14,19 @@
 namespace quip {
 namespace {
 
-// Polls before a waiting rank looks at the clock and offers its core to others: about 20 µs.
+// A waiting rank polls this often, about 20 µs, before it looks at the clock and yields its core.
 constexpr int eager_polls = 200;
-// How long a call of the roll and a failing rank listen: ranks that share a core answer late.
+// A call of the roll and a failing rank listen this long: ranks that share a core answer late.
 constexpr double listening_seconds = 1.0;
 constexpr double failure_seconds = 0.3;
 // A gap between polls longer than this is time in which this process did not run.
 constexpr double longest_gap = 1.0;
-// Ranks that all others tell what they do. Two, since one of them may be the one that is stopped.
+// Ranks to which all others report. Two, since one of them may be the one that is stopped.
 constexpr int witnesses = 2;
 
 constexpr std::size_t host_bytes = 64;
 
-/// As much of `text` as there is room for, zero-terminated.
+/// Copies as much of `text` as there is room for, zero-terminated.
 template <std::size_t Size>
 void fill(std::array<char, Size>& room, const std::string& text) {
   room.fill('\0');
@@ -212,7 +212,7 @@ void StallWatch::conclude() {
   const bool all_present =
       stall.missing.empty() && stall.elsewhere.empty() && stall.gone_on.empty();
   if (all_present && !all_were_present_) {
-    // The last rank has only just come: what it brings gets the full time.
+    // The last rank has only just come: its data get the full time.
     all_were_present_ = true;
     patience_ = waited_ + timeout_;
     return;

@@ -10,7 +10,7 @@ namespace {
 
 XXH3_state_t* state_of(void* state) { return static_cast<XXH3_state_t*>(state); }
 
-/// High half first: the canonical form that xxhsum prints, too.
+/// Writes the high half first, the canonical form that xxhsum prints too.
 std::string to_hex(XXH128_hash_t hash) {
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
 }

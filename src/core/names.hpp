@@ -1,4 +1,4 @@
-// Values that users write. Of enumerations one table gives both directions and the list of choices.
+// Enumerations that users write: one table parses, prints and lists the choices.
 #pragma once
 
 #include <array>

@@ -26,7 +26,7 @@ double RandomStream::uniform(std::uint64_t index) const {
 }
 
 double RandomStream::normal(std::uint64_t index) const {
-  // Two counters a value: simple, and index-addressable. 1-u keeps the logarithm finite.
+  // Two counters a value keep values addressable by index. 1-u keeps the logarithm finite.
   const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform(2 * index)));
   return radius * std::cos(2.0 * std::numbers::pi * uniform(2 * index + 1));
 }

@@ -16,9 +16,9 @@
 namespace quip {
 namespace {
 
-constexpr auto kPatience = std::chrono::seconds(5);
+constexpr auto patience = std::chrono::seconds(5);
 
-/// Locks the file as a whole for this descriptor; 0 or errno.
+/// Locks the whole file for this descriptor; returns 0 or errno.
 int lock_descriptor(int descriptor) {
   struct flock whole {};
   whole.l_type = F_WRLCK;
@@ -31,7 +31,7 @@ std::string host_name() {
   return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "an unknown host";
 }
 
-/// Whether the path still leads to the open file: its last owner removes it.
+/// True if the path still leads to the open file: its last owner removes it.
 bool is_current(int descriptor, const std::filesystem::path& path) {
   struct stat opened {};
   struct stat named {};
@@ -58,8 +58,8 @@ bool DirectoryLock::try_lock() {
 }
 
 DirectoryLock::DirectoryLock(const std::filesystem::path& directory)
-    : path_(directory / kLockFile) {
-  const auto until = std::chrono::steady_clock::now() + kPatience;
+    : path_(directory / lock_file) {
+  const auto until = std::chrono::steady_clock::now() + patience;
   while (!try_lock()) {
     if (std::chrono::steady_clock::now() > until) {
       const std::string owner = std::filesystem::exists(path_) ? read_text(path_) : "";
@@ -69,7 +69,7 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& directory)
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   const std::string owner = fmt::format("process {} on {}", ::getpid(), host_name());
-  // Only for the message above: what counts is the lock.
+  // The text serves the message above only; the lock itself decides.
   if (::ftruncate(descriptor_, 0) != 0 ||
       ::pwrite(descriptor_, owner.data(), owner.size(), 0) < 0) {
     fail("{}: cannot write: {}", path_.string(), std::generic_category().message(errno));
@@ -78,7 +78,7 @@ DirectoryLock::DirectoryLock(const std::filesystem::path& directory)
 
 DirectoryLock::~DirectoryLock() {
   if (descriptor_ < 0) return;
-  ::unlink(path_.c_str());  // while it is ours: who waits for it looks again
+  ::unlink(path_.c_str());  // while it is ours: waiting processes look again
   ::close(descriptor_);
 }
 

@@ -1,4 +1,4 @@
-// One writer a directory.
+// A lock that gives a directory one writer.
 #pragma once
 
 #include <filesystem>
@@ -17,7 +17,7 @@ class DirectoryLock {
   DirectoryLock& operator=(const DirectoryLock&) = delete;
   ~DirectoryLock();
 
-  /// False where the file system knows no locks: nothing keeps other runs away then.
+  /// True if the file system has locks; otherwise nothing keeps other runs away.
   [[nodiscard]] bool effective() const { return effective_; }
 
  private:
@@ -28,6 +28,6 @@ class DirectoryLock {
   bool effective_ = true;
 };
 
-inline constexpr const char* kLockFile = ".lock";
+inline constexpr const char* lock_file = ".lock";
 
 }  // namespace quip

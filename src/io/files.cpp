@@ -19,8 +19,8 @@ namespace {
 namespace fs = std::filesystem;
 
 /// Bytes per system call: below the limit that Linux sets to one read or write.
-constexpr std::size_t kCallBytes = std::size_t{1} << 30;
-constexpr index_t kDigestBytes = index_t{4} << 20;
+constexpr std::size_t call_bytes = std::size_t{1} << 30;
+constexpr index_t digest_bytes = index_t{4} << 20;
 
 [[noreturn]] void fail_errno(const fs::path& path, std::string_view what, int error) {
   const std::string reason = std::generic_category().message(error);
@@ -31,7 +31,7 @@ constexpr index_t kDigestBytes = index_t{4} << 20;
   fail("{}: cannot {}: {}", path.string(), what, reason);
 }
 
-/// Gives tests their chance to let the operation fail.
+/// Lets a test make the operation fail.
 void announce(std::string_view what, const fs::path& path) {
   if (const int error = injected_fault(what, path); error != 0) fail_errno(path, what, error);
 }
@@ -42,7 +42,7 @@ int open_or_fail(const fs::path& path, int flags, std::string_view what) {
   return descriptor;
 }
 
-/// A rename or a new file is durable only once its folder is on disk. Some network
+/// Syncs a folder: a rename or a new file is durable only once its folder is on disk. Some network
 /// file systems have no such call (EINVAL) and need none.
 void sync_folder(const fs::path& folder) {
   const int descriptor = open_or_fail(folder, O_RDONLY | O_DIRECTORY, "open");
@@ -93,7 +93,7 @@ index_t File::size() const {
 
 void File::read_at(std::span<std::byte> out, index_t offset) const {
   while (!out.empty()) {
-    const ssize_t got = ::pread(descriptor_, out.data(), std::min(out.size(), kCallBytes), offset);
+    const ssize_t got = ::pread(descriptor_, out.data(), std::min(out.size(), call_bytes), offset);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail_errno(path_, "read", errno);
     if (got == 0) {
@@ -110,7 +110,7 @@ void File::write_at(std::span<const std::byte> bytes, index_t offset) const {
   announce("write", path_);
   while (!bytes.empty()) {
     const ssize_t put =
-        ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), kCallBytes), offset);
+        ::pwrite(descriptor_, bytes.data(), std::min(bytes.size(), call_bytes), offset);
     if (put < 0 && errno == EINTR) continue;
     if (put <= 0) fail_errno(path_, "write", put < 0 ? errno : ENOSPC);
     UsageMeter::current().add_written(put);
@@ -171,10 +171,10 @@ std::string read_text(const fs::path& path) {
 }
 
 void digest_range(const File& file, index_t begin, index_t end, Digest& digest) {
-  const Buffer<std::byte> buffer(std::min(kDigestBytes, end - begin));
-  for (index_t offset = begin; offset < end; offset += kDigestBytes) {
+  const Buffer<std::byte> buffer(std::min(digest_bytes, end - begin));
+  for (index_t offset = begin; offset < end; offset += digest_bytes) {
     const auto piece =
-        buffer.span().first(static_cast<std::size_t>(std::min(kDigestBytes, end - offset)));
+        buffer.span().first(static_cast<std::size_t>(std::min(digest_bytes, end - offset)));
     file.read_at(piece, offset);
     digest.update(piece);
   }
@@ -203,7 +203,7 @@ void make_output_directory(const fs::path& directory) {
   announce("create the output directory", directory);
   fs::create_directories(directory, error);
   if (error) fail_errno(directory, "create the output directory", error.value());
-  // AT_EACCESS: what decides is the identity that the writes will have.
+  // AT_EACCESS: the identity of the writes decides.
   if (::faccessat(AT_FDCWD, directory.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
     fail_errno(directory, "write to the output directory", errno);
   }

@@ -16,9 +16,9 @@ namespace quip {
 class File {
  public:
   [[nodiscard]] static File open_read(const std::filesystem::path& path);
-  /// An existing file, for writing.
+  /// Opens an existing file for writing.
   [[nodiscard]] static File open_write(const std::filesystem::path& path);
-  /// A new or emptied file, for writing.
+  /// Creates or empties a file for writing.
   [[nodiscard]] static File create(const std::filesystem::path& path);
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
@@ -27,7 +27,7 @@ class File {
   [[nodiscard]] index_t size() const;
   /// Fills `out` from byte `offset` on. Throws Error if the file ends before that.
   void read_at(std::span<std::byte> out, index_t offset) const;
-  /// Throws Error with the system's text, e.g. "No space left on device".
+  /// Writes all of `bytes`. Throws Error with the system's text, e.g. "No space left on device".
   void write_at(std::span<const std::byte> bytes, index_t offset) const;
   /// Sets the length; new bytes read as zero.
   void resize(index_t size) const;
@@ -59,22 +59,22 @@ class PendingFile {
   bool published_ = false;
 };
 
-/// Removes a file; it may be gone already.
+/// Removes a file, if it is still there.
 void remove_file(const std::filesystem::path& path);
 
-/// Is this the temporary name of a PendingFile, of any process?
+/// True if this is the temporary name of a PendingFile of any process.
 [[nodiscard]] bool is_temporary(const std::filesystem::path& path);
 
 /// Replaces `path` by `text`, all or nothing.
 void write_text(const std::filesystem::path& path, std::string_view text);
 
-/// The whole content of a text file.
+/// Returns the whole content of a text file.
 [[nodiscard]] std::string read_text(const std::filesystem::path& path);
 
 /// Adds bytes [begin, end) of a file to a digest, read in pieces.
 void digest_range(const File& file, index_t begin, index_t end, Digest& digest);
 
-/// Digest of a file's bytes, read in pieces.
+/// Returns the digest of a file's bytes, read in pieces.
 [[nodiscard]] std::string digest_file(const std::filesystem::path& path);
 
 /// Throws Error unless a file's bytes have this digest.
@@ -84,7 +84,7 @@ void require_digest(const std::filesystem::path& path, const std::string& expect
 /// written.
 void make_output_directory(const std::filesystem::path& directory);
 
-/// The same. Throws Error also if there is anything in it.
+/// Makes `directory` likewise. Throws Error also if there is anything in it.
 void make_empty_directory(const std::filesystem::path& directory);
 
 }  // namespace quip

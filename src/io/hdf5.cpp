@@ -12,7 +12,7 @@ herr_t take_innermost(unsigned depth, const H5E_error2_t* error, void* text) {
   return 0;
 }
 
-/// HDF5 wraps the system's text in time stamps and descriptors; the text says it all.
+/// Returns the system's text alone, which HDF5 wraps in time stamps and descriptors.
 std::string system_text(const std::string& text) {
   static const std::string marker = "error message = '";
   const auto begin = text.find(marker);
@@ -21,7 +21,7 @@ std::string system_text(const std::string& text) {
   return text.substr(begin + marker.size(), end - begin - marker.size());
 }
 
-/// Errors are exceptions here; HDF5 must not print them as well.
+/// Keeps HDF5 from printing errors, which are exceptions here.
 void silence_hdf5() {
   static const herr_t done = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   static_cast<void>(done);

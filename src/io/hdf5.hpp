@@ -62,10 +62,10 @@ using H5Object = Handle<H5Oclose>;
 
 /// Opens for reading, without file locks (parallel file systems often have none).
 [[nodiscard]] H5File open_hdf5(const std::filesystem::path& file);
-/// How we open and create files: 1.10 format, no locks, no padding.
+/// Returns properties to open and create files with: 1.10 format, no locks, no padding.
 [[nodiscard]] H5Properties file_access(const std::string& where);
-/// Creation properties of a kind (H5P_FILE_CREATE, …) for objects whose bytes depend on their
-/// content only (no time stamps) and that keep attributes in their header.
+/// Returns creation properties of a kind (H5P_FILE_CREATE, …) for objects whose bytes depend on
+/// their content only (no time stamps) and that keep attributes in their header.
 [[nodiscard]] H5Properties lean_creation(hid_t kind, const std::string& where);
 
 [[nodiscard]] H5Group create_group(hid_t parent, const std::string& name, const std::string& where);
@@ -75,7 +75,7 @@ using H5Object = Handle<H5Oclose>;
 [[nodiscard]] bool has_link(hid_t parent, const std::string& name, const std::string& where);
 [[nodiscard]] bool has_attribute(hid_t object, const char* name, const std::string& where);
 
-/// Where the elements of a contiguous dataset start; -1 if it has none.
+/// Returns the offset of a contiguous dataset's elements; -1 if it has none.
 [[nodiscard]] index_t data_offset(const H5Dataset& dataset);
 /// Throws Error unless the elements lie in the file itself and in one piece. A filter could
 /// make gigabytes out of a small file, and external storage could be any file.
@@ -85,12 +85,12 @@ void require_contiguous(const H5Dataset& dataset, const std::string& where);
 void write_attribute(hid_t object, const char* name, std::int64_t value, const std::string& where);
 void write_attribute(hid_t object, const char* name, std::uint64_t value, const std::string& where);
 void write_attribute(hid_t object, const char* name, double value, const std::string& where);
-/// Fixed-length: a variable-length string would cost a 4 KiB heap in every file.
+/// Writes fixed-length text: a variable-length string would cost a 4 KiB heap in every file.
 void write_attribute(hid_t object, const char* name, const std::string& value,
                      const std::string& where);
 
-/// A scalar attribute. Throws Error if it is missing or of another kind.
-/// Defined for std::int64_t, std::uint64_t, double and std::string.
+/// Returns a scalar attribute. Throws Error if it is missing or of another kind. Defined for
+/// std::int64_t, std::uint64_t, double and std::string.
 template <typename T>
 [[nodiscard]] T read_attribute(hid_t object, const char* name, const std::string& where);
 

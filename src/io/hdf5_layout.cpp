@@ -12,8 +12,8 @@
 namespace quip {
 namespace {
 
-/// An HDF5 file driver that keeps what is written in a SparseBytes: the library's core
-/// driver would hold the datasets' unwritten elements in memory, too.
+/// An HDF5 file driver that writes to a SparseBytes: the library's core driver would hold the
+/// datasets' unwritten elements in memory, too.
 struct MemoryFile {
   H5FD_t base;  // first: HDF5 sees a MemoryFile as this
   SparseBytes* bytes;
@@ -53,7 +53,7 @@ herr_t read_memory(H5FD_t* file, H5FD_mem_t /*type*/, hid_t /*transfer*/, haddr_
   return 0;
 }
 
-/// No exception may pass through the C library.
+/// Writes without exceptions, which may not pass through the C library.
 herr_t write_memory(H5FD_t* file, H5FD_mem_t /*type*/, hid_t /*transfer*/, haddr_t offset,
                     std::size_t count, const void* in) {
   try {
@@ -118,10 +118,10 @@ std::vector<Extent> frame_of(std::vector<Extent> data, index_t size, const std::
 
 void SparseBytes::write(index_t offset, const std::byte* bytes, index_t count) {
   while (count > 0) {
-    const index_t within = offset % kPage;
-    const index_t part = std::min(count, kPage - within);
-    std::vector<std::byte>& page = pages_[offset / kPage];
-    page.resize(kPage);
+    const index_t within = offset % page_bytes;
+    const index_t part = std::min(count, page_bytes - within);
+    std::vector<std::byte>& page = pages_[offset / page_bytes];
+    page.resize(page_bytes);
     std::memcpy(page.data() + within, bytes, static_cast<std::size_t>(part));
     offset += part;
     bytes += part;
@@ -131,9 +131,9 @@ void SparseBytes::write(index_t offset, const std::byte* bytes, index_t count) {
 
 void SparseBytes::read(index_t offset, std::byte* bytes, index_t count) const {
   while (count > 0) {
-    const index_t within = offset % kPage;
-    const index_t part = std::min(count, kPage - within);
-    const auto page = pages_.find(offset / kPage);
+    const index_t within = offset % page_bytes;
+    const index_t part = std::min(count, page_bytes - within);
+    const auto page = pages_.find(offset / page_bytes);
     if (page == pages_.end()) {
       std::memset(bytes, 0, static_cast<std::size_t>(part));
     } else {

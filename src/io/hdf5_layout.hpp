@@ -23,25 +23,25 @@ struct Extent {
   auto operator<=>(const Extent&) const = default;
 };
 
-/// What lies between `data` extents in a file of `size` bytes: HDF5's own structures.
-/// Throws Error naming `where` if extents overlap or leave the file.
+/// Returns the gaps between `data` extents in a file of `size` bytes: HDF5's own structures. Throws
+/// Error naming `where` if extents overlap or leave the file.
 [[nodiscard]] std::vector<Extent> frame_of(std::vector<Extent> data, index_t size,
                                            const std::string& where);
 
-/// Bytes at scattered offsets; what was never written reads as zero.
+/// Bytes at scattered offsets; gaps read as zero.
 class SparseBytes {
  public:
   void write(index_t offset, const std::byte* bytes, index_t count);
   void read(index_t offset, std::byte* bytes, index_t count) const;
 
  private:
-  static constexpr index_t kPage = 4096;
+  static constexpr index_t page_bytes = 4096;
   std::map<index_t, std::vector<std::byte>> pages_;
 };
 
 class Layout {
  public:
-  /// `target` is what messages call the file.
+  /// Begins a file that messages call `target`.
   explicit Layout(const std::filesystem::path& target);
 
   [[nodiscard]] hid_t file() const { return file_.get(); }

@@ -10,9 +10,9 @@ namespace quip {
 using nlohmann::json;
 
 json parse_json(std::string_view text, const std::string& origin) {
-  constexpr int kDeepest = 64;
+  constexpr int deepest = 64;
   const auto shallow = [&](int depth, json::parse_event_t /*event*/, json& /*value*/) {
-    if (depth > kDeepest) fail("{}: nests more than {} lists or objects", origin, kDeepest);
+    if (depth > deepest) fail("{}: nests more than {} lists or objects", origin, deepest);
     return true;
   };
   try {
@@ -23,11 +23,11 @@ json parse_json(std::string_view text, const std::string& origin) {
 }
 
 std::string shortened(std::string text) {
-  constexpr std::size_t kLongest = 160;
-  if (text.size() <= kLongest) return text;
-  std::size_t end = kLongest;
+  constexpr std::size_t longest = 160;
+  if (text.size() <= longest) return text;
+  std::size_t end = longest;
   // Not inside a UTF-8 sequence, whose bytes after the first are 10xxxxxx.
-  while (end > kLongest - 4 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
+  while (end > longest - 4 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) --end;
   text.resize(end);
   return text + " …";
 }

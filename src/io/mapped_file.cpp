@@ -68,7 +68,7 @@ void MappedFile::release(index_t offset, index_t count) const noexcept {
   const index_t first = (offset + page - 1) / page * page;
   const index_t last = (offset + count) / page * page;
   if (first >= last) return;
-  // Only advice: if the kernel declines it, the pages merely stay.
+  // The kernel may decline; the pages then merely stay.
   ::madvise(const_cast<std::byte*>(data_ + first), static_cast<std::size_t>(last - first),
             MADV_DONTNEED);
 }

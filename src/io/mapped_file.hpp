@@ -12,8 +12,8 @@ namespace quip {
 /// Move-only owner of a private read-only mapping. The file must not shrink while it is open.
 class MappedFile {
  public:
-  /// Throws Error naming the file if it cannot be opened, is not a regular file or cannot
-  /// be mapped. An empty file has no bytes.
+  /// Maps a file. Throws Error naming it if it cannot be opened, is not a regular file or cannot be
+  /// mapped. An empty file has no bytes.
   explicit MappedFile(const std::filesystem::path& file);
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;

@@ -8,7 +8,7 @@ namespace quip {
 namespace {
 
 // Large enough for the file system, small enough to stay in a core's cache.
-constexpr index_t kChunkElements = index_t{1} << 19;
+constexpr index_t chunk_elements = index_t{1} << 19;
 
 void require_finite(const TensorSource& source, const std::string& name, index_t first,
                     std::span<const float> values) {
@@ -35,9 +35,9 @@ void read_floats(const TensorSource& source, const std::string& name, index_t fi
   const index_t width = size_of(dtype);
   const auto count = static_cast<index_t>(out.size());
   Buffer<std::byte> stored;
-  if (dtype != DType::f32) stored = Buffer<std::byte>(std::min(count, kChunkElements) * width);
-  for (index_t done = 0; done < count; done += kChunkElements) {
-    const index_t chunk = std::min(kChunkElements, count - done);
+  if (dtype != DType::f32) stored = Buffer<std::byte>(std::min(count, chunk_elements) * width);
+  for (index_t done = 0; done < count; done += chunk_elements) {
+    const index_t chunk = std::min(chunk_elements, count - done);
     const auto target =
         out.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(chunk));
     const index_t offset = (first + done) * width;

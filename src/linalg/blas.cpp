@@ -18,7 +18,7 @@ blasint blas_size(index_t value, std::string_view routine) {
   return static_cast<blasint>(value);
 }
 
-/// The leading dimension; BLAS refuses 0, which an empty view may have.
+/// Returns the leading dimension; BLAS refuses 0, which an empty view may have.
 template <typename T>
 blasint blas_stride(MatrixView<T> view, std::string_view routine) {
   const index_t stride = view.rows > 1 ? view.ld : std::max(view.ld, view.cols);

@@ -1,4 +1,4 @@
-// Which of its kernels the BLAS uses on this processor.
+// The kernels that the BLAS uses on this processor.
 #include <cstdlib>
 #include <string_view>
 #include <unistd.h>
@@ -10,12 +10,12 @@
 namespace quip {
 namespace {
 
-/// OpenBLAS's names for its kernels without AVX: what it falls back to.
+/// True if `kernels` are OpenBLAS's fallback, those without AVX.
 bool is_fallback(std::string_view kernels) {
   return kernels == "Prescott" || kernels == "Core2" || kernels == "Nehalem";
 }
 
-/// The best kernels of OpenBLAS ≥ 0.3 for this processor; null if the fallback is right.
+/// Returns the best kernels of OpenBLAS ≥ 0.3 for this processor; null if the fallback is right.
 const char* fitting_kernels() {
 #if defined(__x86_64__)
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -31,13 +31,13 @@ const char* fitting_kernels() {
 const char* blas_kernel_name() { return openblas_get_corename(); }
 
 void restart_with_fitting_blas_kernels(char** argv) {
-  constexpr const char* kChoice = "OPENBLAS_CORETYPE";
+  constexpr const char* choice = "OPENBLAS_CORETYPE";
   const char* kernels = fitting_kernels();
   if (kernels == nullptr || !is_fallback(blas_kernel_name())) return;
-  // The variable is also what keeps a second start from being followed by a third.
-  if (std::getenv(kChoice) != nullptr || setenv(kChoice, kernels, 0) != 0) return;
+  // The variable also keeps a second start from being followed by a third.
+  if (std::getenv(choice) != nullptr || setenv(choice, kernels, 0) != 0) return;
   execv("/proc/self/exe", argv);
-  unsetenv(kChoice);  // no second start: on with what there is, as `describe` will say
+  unsetenv(choice);  // no second start: goes on, and `describe` names the kernels
 }
 
 }  // namespace quip

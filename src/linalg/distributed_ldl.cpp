@@ -19,13 +19,13 @@ constexpr index_t columns_at_once = 4;
 
 int as_blas(index_t value) { return static_cast<int>(value); }
 
-/// Block (i, j) of the lower triangle.
+/// The place of a block in the lower triangle.
 struct Position {
   index_t row;
   index_t col;
 };
 
-/// This rank's blocks on and below the diagonal, in block columns [first, last).
+/// Returns this rank's blocks on and below the diagonal, in block columns [first, last).
 std::vector<Position> lower_blocks(const DistributedMatrix& h, index_t first, index_t last) {
   std::vector<Position> blocks;
   if (!h.in_grid()) return blocks;
@@ -39,12 +39,12 @@ std::vector<Position> lower_blocks(const DistributedMatrix& h, index_t first, in
   return blocks;
 }
 
-/// The factor of one diagonal block, and what dpotrf says of it, as all ranks get it.
+/// The factor of one diagonal block and dpotrf's info, as all ranks get them.
 class DiagonalBlock {
  public:
   explicit DiagonalBlock(index_t width) : data_(width * width + 1) {}
 
-  /// A_kk = C_kk C_kkᵀ by the block's owner, then to all (collective). Returns dpotrf's info.
+  /// Factorises A_kk = C_kk C_kkᵀ on its owner, then sends it to all. Returns dpotrf's info.
   int factor(Collectives& comm, const DistributedMatrix& h, index_t k) {
     const index_t width = h.layout().rows.width(k);
     const int order = as_blas(width);
@@ -62,14 +62,14 @@ class DiagonalBlock {
                    h.layout().owner(k, k));
     return static_cast<int>(data_[width * width]);
   }
-  /// Column-major and contiguous.
+  /// Returns the block, column-major and contiguous.
   [[nodiscard]] const double* data() const { return data_.data(); }
 
  private:
   Buffer<double> data_;
 };
 
-/// Below the diagonal block: A_ik ← A_ik C_kk⁻ᵀ.
+/// Updates the column below the diagonal block: A_ik ← A_ik C_kk⁻ᵀ.
 void solve_column(const DistributedMatrix& h, index_t k, const double* diagonal) {
   const BlockCyclic& layout = h.layout();
   if (!h.in_grid() || layout.cols.owner(k) != h.grid_col()) return;
@@ -83,8 +83,8 @@ void solve_column(const DistributedMatrix& h, index_t k, const double* diagonal)
   }
 }
 
-/// One block of the trailing matrix: A_ij ← A_ij − C_ik C_jkᵀ. The blocks of the column are
-/// row-major, which to the BLAS is their transpose.
+/// Updates one block of the trailing matrix: A_ij ← A_ij − C_ik C_jkᵀ. The blocks of the column are
+/// row-major, their transpose to the BLAS.
 void update_block(const DistributedMatrix& h, index_t k, const BlockColumn<double>& column,
                   Position at) {
   const BlockCyclic& layout = h.layout();
@@ -102,8 +102,8 @@ void update_block(const DistributedMatrix& h, index_t k, const BlockColumn<doubl
   }
 }
 
-/// What columns [first, last) of the factor owe to block columns [begin, end). A block stays in the
-/// cache for all of them: at a depth of one block, memory would set the pace.
+/// Subtracts the products of columns [first, last) of the factor from block columns [begin, end). A
+/// block stays in the cache for all of them: at a depth of one block, memory would set the pace.
 void update_trailing(const DistributedMatrix& h, index_t first, index_t last,
                      const std::vector<BlockColumn<double>>& columns, index_t begin, index_t end) {
   const std::vector<Position> blocks = lower_blocks(h, begin, end);
@@ -115,7 +115,7 @@ void update_trailing(const DistributedMatrix& h, index_t first, index_t last,
   }
 }
 
-/// L_ij ← L_ij / C_jj below the diagonal.
+/// Scales columns below the diagonal: L_ij ← L_ij / C_jj.
 void scale_columns(const DistributedMatrix& h, const std::vector<double>& inverse) {
   const std::vector<Position> blocks = lower_blocks(h, 0, h.layout().blocks());
   const BlockCyclic& layout = h.layout();

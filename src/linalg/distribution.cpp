@@ -7,7 +7,7 @@
 namespace quip {
 namespace {
 
-/// Reads a positive number up to `last`; 0 if there is none.
+/// Parses a positive number that ends at `last`; returns 0 if there is none.
 int parse_positive(const char* first, const char* last) {
   int value = 0;
   const auto [end, problem] = std::from_chars(first, last, value);

@@ -22,7 +22,7 @@ std::vector<double> symmetric_eigen(MatrixView<double> h) {
   if (n == 0) return values;
   blasint info = 0;
   const auto solve = [&](double* work, blasint lwork, blasint* iwork, blasint liwork) {
-    // By columns there, by rows here: the same matrix, and its eigenvectors come out as rows.
+    // LAPACK reads columns as our rows: the same matrix, and its eigenvectors come out as rows.
     dsyevd_("V", "L", &n, h.data, &ld, values.data(), work, &lwork, iwork, &liwork, &info);
   };
   double work_size = 0;

@@ -14,7 +14,7 @@ namespace {
 
 int as_blas(index_t value) { return static_cast<int>(value); }
 
-/// Rows below the diagonal block of block column k: A_ik ← A_ik C_kk⁻ᵀ, in fixed pieces.
+/// Updates the rows below the diagonal block of column k: A_ik ← A_ik C_kk⁻ᵀ, in fixed pieces.
 void solve_panel(MatrixView<double> h, index_t k, index_t width) {
   const index_t n = h.rows;
   const index_t first = k + width;
@@ -26,7 +26,7 @@ void solve_panel(MatrixView<double> h, index_t k, index_t width) {
   }
 }
 
-/// The trailing matrix: A_ij ← A_ij − C_ik C_jkᵀ for i ≥ j > k, one block column a unit.
+/// Updates the trailing matrix: A_ij ← A_ij − C_ik C_jkᵀ for i ≥ j > k, one block column a unit.
 void update_trailing(MatrixView<double> h, index_t k, index_t width) {
   const index_t n = h.rows;
   const index_t first = k + width;

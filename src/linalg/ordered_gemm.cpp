@@ -14,7 +14,7 @@ constexpr index_t panel_bytes = 128;  // one row of a panel: 32 floats or 16 dou
 template <typename T>
 constexpr index_t lanes = panel_bytes / static_cast<index_t>(sizeof(T));
 
-// Unaligned vectors of `Bytes` bytes; the compiler lowers them to what the target has.
+// Unaligned vectors of `Bytes` bytes; the compiler lowers them to the target's.
 template <typename T, int Bytes>
 using Vector [[gnu::vector_size(Bytes), gnu::aligned(sizeof(T)), gnu::may_alias]] = T;
 
@@ -22,8 +22,8 @@ template <typename T>
 using MicroKernel = void (*)(index_t k, const T* a, index_t a_row, index_t a_col, const T* b,
                              index_t ldb, bool add, T* c, index_t ldc);
 
-/// C [Rows × lanes] += (or, without `add`, =) A [Rows × k] · B [k × lanes], accumulators in
-/// registers. Scalars, not views: views would pass through memory, behind the stores of C.
+/// Computes C [Rows × lanes] += (or, without `add`, =) A [Rows × k] · B [k × lanes] in registers.
+/// Scalars, not views: views would pass through memory, behind the stores of C.
 template <typename T, int Rows, int Bytes>
 [[gnu::always_inline]] inline void multiply_tile(index_t k, const T* a, index_t a_row,
                                                  index_t a_col, const T* b, index_t ldb, bool add,
@@ -79,7 +79,7 @@ template <typename T, int Rows>
   multiply_tile<T, Rows, 16>(k, a, a_row, a_col, b, ldb, add, c, ldc);
 }
 
-/// tile[r − 1] takes r rows of C, up to the largest register tile.
+/// The register tiles: tile[r − 1] takes r rows of C.
 template <typename T>
 using KernelChoice = std::span<const MicroKernel<T>>;
 
@@ -103,7 +103,7 @@ KernelChoice<T> choose_kernel() {
   return tiles;
 }
 
-/// All rows of C against `lanes` columns of B.
+/// Multiplies all rows of C by `lanes` columns of B.
 template <typename T>
 void multiply_panel(KernelChoice<T> kernel, index_t m, index_t k, StridedView<T> a, const T* b,
                     index_t ldb, bool add, T* c, index_t ldc) {
@@ -115,7 +115,7 @@ void multiply_panel(KernelChoice<T> kernel, index_t m, index_t k, StridedView<T>
   }
 }
 
-/// Columns beyond the last whole panel: through a padded copy of C, a few rows at a time.
+/// Multiplies the columns beyond the last whole panel, in a padded copy of C, a few rows at a time.
 template <typename T>
 void multiply_edge(KernelChoice<T> kernel, index_t m, index_t n, index_t k, StridedView<T> a,
                    const T* packed, bool add, T* c, index_t ldc) {
@@ -133,10 +133,10 @@ void multiply_edge(KernelChoice<T> kernel, index_t m, index_t n, index_t k, Stri
   }
 }
 
-/// B [k × width] as a panel, padded with zeros.
+/// Copies B [k × width] to a panel, padded with zeros.
 template <typename T>
 void pack(index_t k, index_t width, const T* b, index_t ldb, T* panel) {
-  if (width == lanes<T>) {  // of a size that the compiler knows
+  if (width == lanes<T>) {  // a size that the compiler knows
     for (index_t step = 0; step < k; ++step) {
       std::memcpy(panel + step * lanes<T>, b + step * ldb, panel_bytes);
     }
@@ -154,7 +154,7 @@ void multiply(index_t m, index_t n, index_t k, StridedView<T> a, const T* b, ind
               T* c, index_t ldc) {
   static const KernelChoice<T> kernel = choose_kernel<T>();
   alignas(64) T packed[k_block * lanes<T>];
-  const bool small = k * ldb <= k_block * lanes<T>;  // fits the first-level cache as it is
+  const bool small = k * ldb <= k_block * lanes<T>;  // fits the first-level cache unpacked
   for (index_t k0 = 0; k0 == 0 || k0 < k; k0 += k_block) {
     const index_t depth = std::min(k_block, k - k0);
     const StridedView<T> a_part{a.data + k0 * a.col_stride, a.row_stride, a.col_stride};

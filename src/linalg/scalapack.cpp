@@ -12,7 +12,7 @@
 namespace quip {
 namespace {
 
-/// The BLACS context of a grid, for the ranks of `comm`, which are exactly those of the grid.
+/// The BLACS context of a grid; the ranks of `comm` are exactly those of the grid.
 class BlacsGrid {
  public:
   BlacsGrid(MPI_Comm comm, const GridShape& shape, int rank)
@@ -42,7 +42,7 @@ class BlacsGrid {
 
 int as_fortran(index_t value) { return static_cast<int>(value); }
 
-/// pdpotrf on the ranks of the grid; returns its info.
+/// Calls pdpotrf on the ranks of the grid; returns its info.
 int factor_in_grid(const BlacsGrid& grid, DistributedMatrix& h) {
   const int n = as_fortran(h.layout().n());
   const int block = as_fortran(h.layout().rows.block);

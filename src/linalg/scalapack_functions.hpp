@@ -1,4 +1,4 @@
-// What is called of ScaLAPACK and of the BLACS under it, which come without C headers.
+// The functions called from ScaLAPACK and the BLACS, which come without C headers.
 #pragma once
 
 #include <mpi.h>

@@ -19,7 +19,7 @@ double cube(index_t n) {
   return static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
 }
 
-/// The layers in the order of `linears`.
+/// Returns the layers in the order of `linears`.
 std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
                                   std::vector<StoredLayer> layers) {
   std::vector<StoredLayer> ordered;
@@ -32,7 +32,7 @@ std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
   return ordered;
 }
 
-/// Indices of `values`, largest value first; equal values keep their order.
+/// Returns the indices of `values`, largest value first; equal values keep their order.
 std::vector<std::size_t> largest_first(const std::vector<index_t>& values) {
   std::vector<std::size_t> order(values.size());
   std::iota(order.begin(), order.end(), std::size_t{0});

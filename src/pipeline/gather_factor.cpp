@@ -14,7 +14,7 @@ std::unique_ptr<HeldFactor> gather_factor(Collectives& comm, Quantizer& quantize
   float missing = held ? 0.0F : 1.0F;
   comm.all_reduce_max(std::span(&missing, 1));
   if (missing > 0) return nullptr;
-  std::exception_ptr failure;  // told when all panels have come by: the ranks gather them together
+  std::exception_ptr failure;  // rethrown after the last panel: the ranks gather them together
   for (index_t b = layer.factor.blocks() - 1; b >= 0; --b) {
     const MatrixView<const float> panel = panels.panel(b);
     if (failure) continue;

@@ -1,4 +1,4 @@
-// L of a layer that no rank has as a whole, gathered into the memory of what rounds with it.
+// Gathers the L of a layer, which no rank has as a whole, into the memory of the quantizer.
 #pragma once
 
 #include <memory>
@@ -9,10 +9,9 @@
 
 namespace quip {
 
-/// All panels of L, held by `quantizer` to round `rows` rows of this rank (collective; `layer`, of
-/// whose factor only the shape and the diagonal are there, and `options` are referred to). Null
-/// where some rank has no room, or a quantizer holds no factors: then nothing was exchanged but, in
-/// the former case, that.
+/// Returns all panels of L, held by `quantizer` to round `rows` rows of this rank (collective). The
+/// result refers to `options` and to `layer`, whose factor is an outline. Null if some rank has no
+/// room, or a quantizer holds no factors: no panels were exchanged then.
 [[nodiscard]] std::unique_ptr<HeldFactor> gather_factor(Collectives& comm, Quantizer& quantizer,
                                                         const PreparedLayer& layer,
                                                         const LayerOptions& options, index_t rows,

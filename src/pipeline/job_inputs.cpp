@@ -11,23 +11,23 @@
 namespace quip {
 namespace {
 
-constexpr index_t kProbeBytes = 256;
-constexpr index_t kProbes = 4;
+constexpr index_t probe_bytes = 256;
+constexpr index_t probes = 4;
 
-/// Names, types, shapes and a few bytes of all tensors: tells checkpoints apart, those of one
-/// architecture too, without reading terabytes.
+/// Returns a digest of names, types, shapes and a few bytes of all tensors: it tells checkpoints
+/// apart, those of one architecture too, without reading terabytes.
 std::string fingerprint(const TensorSource& source) {
   Digest digest;
-  std::array<std::byte, kProbeBytes> probe{};
+  std::array<std::byte, probe_bytes> probe{};
   for (const std::string& name : source.names()) {
     const TensorInfo& info = source.info(name);
     digest.update(name);
     digest.update(to_string(info.dtype));
     for (const index_t extent : info.shape) digest.update(fmt::format(" {}", extent));
-    const index_t bytes = std::min(kProbeBytes, info.bytes());
-    for (index_t p = 0; p < kProbes; ++p) {
+    const index_t bytes = std::min(probe_bytes, info.bytes());
+    for (index_t p = 0; p < probes; ++p) {
       const auto part = std::span(probe).first(static_cast<std::size_t>(bytes));
-      source.read(name, (info.bytes() - bytes) * p / (kProbes - 1), part);
+      source.read(name, (info.bytes() - bytes) * p / (probes - 1), part);
       digest.update(part);
     }
   }

@@ -1,4 +1,4 @@
-// What a quantization starts from, and how the manifest describes it.
+// The inputs of a quantization, and their description in the manifest.
 #pragma once
 
 #include <memory>
@@ -11,7 +11,7 @@
 
 namespace quip {
 
-/// What every rank opens before anything is written.
+/// The inputs that every rank opens before anything is written.
 struct JobInputs {
   std::unique_ptr<TensorSource> source;
   std::unique_ptr<Family> family;
@@ -21,13 +21,13 @@ struct JobInputs {
 
 [[nodiscard]] JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options);
 
-/// All that the result depends on but the arithmetic: settings, the text of config.json, and
-/// digests of the other inputs.
+/// Returns all that the result depends on but the arithmetic: settings, the text of config.json,
+/// and digests of the other inputs.
 [[nodiscard]] nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
                                              const std::string& config,
                                              const std::string& checkpoint,
                                              const std::string& tokens);
-/// The same with the digests of `inputs`. Collective, because reading them may fail.
+/// Returns it with the digests of `inputs`. Collective, because reading them may fail.
 [[nodiscard]] nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options,
                                              const JobInputs& inputs);
 

@@ -1,4 +1,4 @@
-// What report.json says of layers and sizes.
+// The parts of report.json on layers and sizes.
 #pragma once
 
 #include <set>
@@ -12,17 +12,17 @@
 
 namespace quip {
 
-/// Elements of all tensors of a checkpoint.
+/// Returns the number of elements of all tensors of a checkpoint.
 [[nodiscard]] index_t parameters(const TensorSource& source);
 
-/// Layers, their mean loss, and sizes before and after. `quantized` names the tensors that were,
-/// `reports` their layers.
+/// Returns layers, their mean loss, and sizes before and after. `quantized` names the quantized
+/// tensors, `reports` their layers.
 [[nodiscard]] nlohmann::json model_report(const TensorSource& source,
                                           const std::set<std::string>& quantized,
                                           const std::vector<nlohmann::json>& reports);
 
-/// For each width of wide layers that this run factorised: how their Hessians were spread, and by
-/// whom they were factorised (if by several, all their names).
+/// Returns, for each width of wide layers that this run factorised, the layout of their Hessians
+/// and the makers of their factors.
 [[nodiscard]] nlohmann::json wide_report(const WideOptions& options,
                                          const WideFactorisers& factorisers, int ranks);
 

@@ -1,4 +1,4 @@
-// What a job will do to a model's layers, before it begins.
+// A survey of a model's layers before a job begins.
 #pragma once
 
 #include <set>
@@ -26,7 +26,7 @@ struct LayerSurvey {
 void check_hessian_memory(const Collectives& comm, const Family& family,
                           const QuantizeOptions& options);
 
-/// Everything that is not quantized goes to rest.h5 as it is.
+/// Returns the tensors that are not quantized and go to rest.h5 as they are.
 [[nodiscard]] std::vector<std::string> remaining_tensors(const TensorSource& source,
                                                          const std::set<std::string>& quantized);
 

@@ -11,7 +11,7 @@
 namespace quip {
 namespace {
 
-/// What the run that wrote the model noted in its manifest.
+/// Returns an entry of the manifest, noted by the run that wrote the model.
 const nlohmann::json& recorded(const PackedModel& packed, const char* pointer) {
   const nlohmann::json::json_pointer place(pointer);
   const nlohmann::json& manifest = packed.manifest();

@@ -10,7 +10,7 @@
 namespace quip {
 namespace {
 
-// Between two looks at whether to stop.
+// Bytes read between two checks for a stop.
 constexpr index_t bytes_at_once = index_t{16} << 20;
 
 struct Piece {
@@ -19,7 +19,7 @@ struct Piece {
   index_t bytes;
 };
 
-/// What `load_block` makes this rank read.
+/// Returns the pieces that `load_block` makes this rank read.
 std::vector<Piece> pieces_of(const Collectives& comm, const TensorSource& source,
                              const Family& family, index_t block) {
   std::vector<std::string> names;
@@ -51,7 +51,7 @@ Prefetch::Prefetch(const Collectives& comm, const TensorSource& source, const Fa
                 source.fetch(piece.tensor, piece.offset, piece.bytes);
               }
             } catch (const std::exception&) {
-              return;  // whoever reads it for good will say what is wrong
+              return;  // the proper read will report the error
             }
           }) {}
 

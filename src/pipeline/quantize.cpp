@@ -18,11 +18,11 @@
 namespace quip {
 namespace {
 
-// Blocks alike: what the timeline shows of the first says what the others do, the second how it
-// goes on from one to the next.
+// Blocks are alike: the timeline's first shows what the others do, its second the passage from one
+// to the next.
 constexpr index_t charted_blocks = 2;
 
-/// One job: the samples on their way through the blocks.
+/// One job, which moves the samples through the blocks.
 class Job {
  public:
   Job(Collectives& comm, Backend& backend, const QuantizeOptions& options, const JobInputs& inputs,
@@ -96,7 +96,7 @@ class Job {
             .packed = false};
   }
 
-  /// The first block of `range` that still has to be quantized.
+  /// Returns the first block of `range` that still has to be quantized.
   [[nodiscard]] static std::optional<index_t> unfinished(const PackedWriter& writer, Range range) {
     for (index_t b = range.first; b < range.last; ++b) {
       if (!writer.has_block(b)) return b;
@@ -104,7 +104,7 @@ class Job {
     return std::nullopt;
   }
 
-  /// Will anyone want the output of the block at the present position?
+  /// True if the output of the block at the present position is needed.
   [[nodiscard]] bool output_needed(const PackedWriter& writer) const {
     const index_t after = position_ + 1;
     if (after == blocks_) return false;
@@ -113,7 +113,7 @@ class Job {
     return options_.keep_states == KeepStates::last && unfinished(writer, {after, blocks_});
   }
 
-  /// The blocks before the range have to be there: their output is its input.
+  /// Checks that the blocks before the range are there: their output is its input.
   void check_range(const PackedWriter& writer) const {
     agree(comm_, [&] {
       for (index_t b = 0; b < range_.first; ++b) {
@@ -131,7 +131,7 @@ class Job {
     writer.write_rest(source_, remaining_tensors(source_, layers_.quantized));
   }
 
-  /// Embeds, or reads the most advanced hidden states that lead to block `target`.
+  /// Embeds the samples, or reads the most advanced hidden states that lead to block `target`.
   void go_to_nearest(PackedWriter& writer, index_t target) {
     auto scope = phases_.measure("load");
     agree(comm_, [&] { family_.prepare(backend_, shard_.length); });
@@ -142,7 +142,7 @@ class Job {
     position_ = 0;
   }
 
-  /// False if nothing between the present position and `target` is kept, or it is damaged.
+  /// Reads states between the present position and `target`; false if none are kept undamaged.
   bool restore(PackedWriter& writer, index_t target) {
     for (std::optional<index_t> kept = writer.states_before(target); kept && *kept > position_;
          kept = writer.states_before(*kept - 1)) {
@@ -165,7 +165,7 @@ class Job {
     return false;
   }
 
-  /// Through blocks that an earlier run has quantized.
+  /// Forwards the samples through blocks that an earlier run has quantized.
   void pass_finished(PackedWriter& writer, index_t target) {
     if (restore(writer, target)) return;
     progress_.update(position_, "forward, quantized earlier");
@@ -203,7 +203,7 @@ class Job {
     ++position_;
   }
 
-  /// The samples through the quantized block at the present position; keeps what comes out.
+  /// Forwards the samples through the quantized block at the present position and keeps the states.
   void forward(const WeightSet& weights, PackedWriter& writer) {
     {
       auto scope = phases_.measure("forward");
@@ -216,7 +216,7 @@ class Job {
     });
   }
 
-  /// A signal may reach some ranks only: one is enough.
+  /// True if a signal has reached any rank.
   [[nodiscard]] bool stop_requested() {
     float stop = options_.stop_requested() ? 1.0F : 0.0F;
     comm_.all_reduce_max(std::span(&stop, 1));
@@ -239,7 +239,7 @@ class Job {
   Tensor states_;  ///< the input of block position_
   index_t position_ = 0;
   index_t blocks_made_ = 0;
-  std::optional<Prefetch> prefetch_;  ///< of the next block to be loaded from the checkpoint
+  std::optional<Prefetch> prefetch_;  ///< reads the next block to be loaded from the checkpoint
   std::set<index_t> damaged_;         ///< hidden states not to be tried again
 };
 

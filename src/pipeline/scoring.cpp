@@ -16,7 +16,7 @@ namespace {
 
 constexpr index_t head_slice_elements = index_t{1} << 22;  // 16 MiB of fp32 at a time
 
-/// Replaces the states by what the head multiplies.
+/// Replaces the states by the head's input.
 Tensor finish_shard(Collectives& comm, Backend& backend, const Family& family,
                     const WeightSet& ends, const SampleShard& shard, Tensor states) {
   const index_t width = family.head().shape[1];
@@ -53,8 +53,7 @@ struct RunningSoftmax {
   std::vector<double> target;
 };
 
-/// Never more of the head in memory than one slice: with large vocabularies it is the largest
-/// tensor of a model.
+/// Applies the head slice by slice: with large vocabularies it is the largest tensor of a model.
 std::vector<std::vector<TokenScore>> apply_head(Collectives& comm, Backend& backend,
                                                 const OpenModel& model, const SampleShard& shard,
                                                 std::span<const index_t> first_scored,

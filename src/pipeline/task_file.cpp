@@ -10,7 +10,7 @@ namespace {
 using nlohmann::json;
 using Ids = std::vector<std::int32_t>;
 
-/// Non-empty: a score needs a token to predict, and one to predict it from.
+/// Reads ids, not empty: a score needs a token to predict, and one to predict it from.
 Ids ids_of(const json& value, const std::string& where, const char* field) {
   if (!value.is_array() || value.empty()) {
     fail("{}: \"{}\" must be a list of token ids that is not empty", where, field);

@@ -69,7 +69,7 @@ TaskShard shard_items(const std::vector<TaskItem>& items, Range range, index_t f
   return shard;
 }
 
-/// Of all sequences of all ranks, in the order of the file.
+/// The scores of all sequences of all ranks, in the order of the file.
 struct SequenceScores {
   std::vector<double> log_likelihood;
   std::vector<double> greedy;  // 0 or 1

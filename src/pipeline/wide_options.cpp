@@ -49,7 +49,7 @@ void WideOptions::check_memory(std::vector<index_t> orders, double node_bytes,
                                int ranks_on_node) const {
   std::sort(orders.begin(), orders.end());
   double bytes = 0;
-  std::optional<index_t> too_wide;  // the narrowest that does not fit beside those before it
+  std::optional<index_t> too_wide;  // the narrowest that does not fit beside the narrower ones
   for (const index_t n : orders) {
     bytes += 8.0 * static_cast<double>(n) * static_cast<double>(n);
     if (!too_wide && bytes > node_bytes / ranks_on_node) too_wide = n;

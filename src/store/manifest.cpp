@@ -14,7 +14,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kSelfDigest = "manifest_digest";
+constexpr const char* self_digest = "manifest_digest";
 
 std::string text_digest(const std::string& text) {
   return digest_of(std::as_bytes(std::span(text)));
@@ -131,8 +131,8 @@ std::string json_text(const json& document) {
 }
 
 void write_manifest(const fs::path& directory, json document) {
-  document.erase(kSelfDigest);
-  document[kSelfDigest] = text_digest(json_text(document));
+  document.erase(self_digest);
+  document[self_digest] = text_digest(json_text(document));
   write_text(directory / kManifestFile, json_text(document));
 }
 
@@ -159,8 +159,8 @@ bool manifest_intact(const fs::path& directory) {
   json document = parse_json(text, kManifestFile);
   // The text itself is compared, too: parsing forgives white space.
   if (!document.is_object() || json_text(document) != text) return false;
-  const json recorded = document.value(kSelfDigest, json());
-  document.erase(kSelfDigest);
+  const json recorded = document.value(self_digest, json());
+  document.erase(self_digest);
   return recorded == text_digest(json_text(document));
 }
 

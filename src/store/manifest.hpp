@@ -1,4 +1,4 @@
-// manifest.json: what a packed model consists of and how to check it.
+// manifest.json: the parts of a packed model and their digests.
 #pragma once
 
 #include <filesystem>
@@ -13,7 +13,7 @@
 
 namespace quip {
 
-/// Of the packed model. 2: the manifest says where the tensors of rest.h5 lie.
+/// The format of the packed model. 2: the manifest says where the tensors of rest.h5 lie.
 inline constexpr int kFormatVersion = 2;
 inline constexpr const char* kManifestFile = "manifest.json";
 inline constexpr const char* kRestFile = "rest.h5";
@@ -23,7 +23,7 @@ inline constexpr const char* kReportFile = "report.json";
 /// A tensor of rest.h5.
 struct RestEntry {
   TensorInfo info;
-  index_t offset = 0;  ///< of its elements in the file
+  index_t offset = 0;  ///< offset of its elements in the file
   std::string digest;
 };
 
@@ -41,32 +41,32 @@ struct Manifest {
 [[nodiscard]] nlohmann::json to_json(const BlockEntry& entry);
 [[nodiscard]] nlohmann::json to_json(const RestEntry& entry);
 
-/// The blocks that `manifest` lists; `where` goes into messages.
+/// Returns the blocks that `manifest` lists; `where` goes into messages.
 [[nodiscard]] std::vector<BlockEntry> parse_blocks(const nlohmann::json& manifest,
                                                    const std::string& where);
 
-/// Indented JSON text; bytes that are no UTF-8 (a path) are replaced, never an error.
+/// Returns indented JSON text; bytes that are no UTF-8 (a path) are replaced.
 [[nodiscard]] std::string json_text(const nlohmann::json& document);
 
 /// Writes `document` with its own digest, under `manifest_digest`.
 void write_manifest(const std::filesystem::path& directory, nlohmann::json document);
 
-/// Checks what every manifest has to have. `where` goes into messages.
+/// Checks the fields of every manifest. `where` goes into messages.
 [[nodiscard]] Manifest parse_manifest(nlohmann::json document, const std::string& where);
 
-/// Reads and checks the manifest of a model, complete or not. Throws Error saying what is wrong.
+/// Reads and checks the manifest of a model, complete or not. Throws Error naming the fault.
 [[nodiscard]] Manifest read_manifest(const std::filesystem::path& directory);
 
 /// Throws Error unless the run that wrote the model came to its end.
 void require_complete(const Manifest& manifest, const std::filesystem::path& directory);
 
-/// A manifest may come from anywhere: throws Error if `file` lies outside its directory.
+/// Returns `file`, from a manifest of any origin; throws Error if it lies outside its directory.
 [[nodiscard]] std::string inside_directory(const std::string& file, const std::string& where);
 
-/// Whether the manifest on disk is, byte for byte, what write_manifest wrote.
+/// True if the manifest on disk is, byte for byte, as write_manifest wrote it.
 [[nodiscard]] bool manifest_intact(const std::filesystem::path& directory);
 
-/// The digest of a model: over the digests of its layers, in order.
+/// Returns the digest of a model, over the digests of its layers, in order.
 [[nodiscard]] std::string model_digest(const std::vector<BlockEntry>& blocks);
 
 }  // namespace quip

@@ -1,4 +1,4 @@
-// What an opened packed model keeps; shared by reading and verifying.
+// The state of an opened packed model, shared by reading and verifying.
 #pragma once
 
 #include <map>
@@ -13,7 +13,7 @@
 
 namespace quip {
 
-/// Where a layer is listed in the manifest.
+/// The place of a layer in the manifest.
 struct LayerPlace {
   std::size_t block = 0;
   std::size_t index = 0;
@@ -27,11 +27,11 @@ struct PackedModel::State {
   Manifest manifest;
   std::map<std::string, LayerPlace> places;
 
-  /// rest.h5, for plain reads: the manifest knows where each tensor lies. Opened on first
+  /// Returns rest.h5 for plain reads: the manifest knows where each tensor lies. Opened on first
   /// use, so that a model with a damaged one can still be verified.
   [[nodiscard]] const File& rest();
-  /// The file of block number `block` in the manifest, after its digest was found right,
-  /// once: HDF5 is not to be trusted with bytes that nobody has vouched for.
+  /// Returns the file of block number `block` in the manifest, after checking its digest once: HDF5
+  /// crashes on some damaged files.
   [[nodiscard]] std::filesystem::path whole_block_file(std::size_t block);
 
  private:

@@ -39,7 +39,7 @@ BlockEntry store_block(const fs::path& directory, index_t block,
   return entry;
 }
 
-/// One file that shows the whole model: /layers/<name> and /rest, by relative links.
+/// Writes one file that shows the whole model: /layers/<name> and /rest, by relative links.
 void write_model_file(const fs::path& path, const json& manifest) {
   const std::string where = path.string();
   PendingFile pending(path);

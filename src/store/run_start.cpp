@@ -17,19 +17,19 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-/// Names in a folder that some run of this program has not left behind unfinished.
+/// Returns the names in a folder, temporary files of this program left out.
 std::vector<std::string> contents(const fs::path& folder) {
   std::vector<std::string> names;
   if (!fs::exists(folder)) return names;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
-    if (name != kLockFile && !is_temporary(entry.path())) names.push_back(name);
+    if (name != lock_file && !is_temporary(entry.path())) names.push_back(name);
   }
   std::sort(names.begin(), names.end());
   return names;
 }
 
-/// The lock is ours: a temporary file here belongs to a run that is no more.
+/// Removes temporary files: with the lock held, they belong to runs that are no more.
 void remove_temporaries(const fs::path& directory) {
   for (const char* folder : {".", "blocks", "states"}) {
     if (!fs::exists(directory / folder)) continue;
@@ -41,7 +41,7 @@ void remove_temporaries(const fs::path& directory) {
   }
 }
 
-/// "options.bits: 2 there, 3 now", one for each value that differs.
+/// Lists each value that differs, as in "options.bits: 2 there, 3 now".
 void list_differences(const json& there, const json& now, const std::string& path,
                       std::vector<std::string>& out) {
   if (there == now) return;
@@ -74,7 +74,7 @@ void require_same_header(const fs::path& directory, const json& manifest, const 
        directory.string(), text);
 }
 
-/// Blocks and states that a damaged manifest still lists in full; their digests decide later.
+/// Returns the blocks and states that a damaged manifest still lists in full; digests decide later.
 json salvage(const fs::path& directory, const json& header, std::vector<std::string>& notes) {
   json manifest = new_manifest(header);
   notes.push_back(fmt::format("{}: is damaged; it is made anew from what its files hold",
@@ -116,7 +116,7 @@ json open_run(const fs::path& directory, const json& header, Start start,
   }
   remove_temporaries(directory);
   if (!fs::exists(directory / kManifestFile)) {
-    // An empty folder of blocks is what a run leaves that ends before its first manifest.
+    // A run that ends before its first manifest leaves an empty folder of blocks.
     const bool untouched = found.empty() || (found.size() == 1 && found[0] == "blocks" &&
                                              contents(directory / "blocks").empty());
     if (untouched) return new_manifest(header);
@@ -128,7 +128,7 @@ json open_run(const fs::path& directory, const json& header, Start start,
   bool intact = false;
   try {
     intact = manifest_intact(directory);
-  } catch (const Error&) {  // missing or no JSON: as bad as changed
+  } catch (const Error&) {  // missing or no JSON: treated as changed
   }
   if (start == Start::repair && !intact) return salvage(directory, header, notes);
   if (!intact) {
@@ -147,7 +147,7 @@ json open_run(const fs::path& directory, const json& header, Start start,
 
 namespace {
 
-/// Every rank's lines, in the order of ranks.
+/// Returns the lines of all ranks, in the order of ranks.
 std::vector<std::string> gather_lines(Collectives& comm, const std::vector<std::string>& mine) {
   std::vector<std::string> all;
   for (int rank = 0; rank < comm.size(); ++rank) {
@@ -211,7 +211,7 @@ void drop_damaged(Collectives& comm, const fs::path& directory, json& manifest,
     manifest["rest"] = json::object();
     manifest.erase("rest_frame");
   }
-  // What is made from all of it is cheap to make again.
+  // Files that are made from all of it are cheap to make again.
   if (dropped > 0 || manifest.at("complete") != true ||
       !check_summaries(directory, parsed).empty()) {
     manifest["complete"] = false;
@@ -229,7 +229,7 @@ void remove_unlisted_states(const fs::path& directory, const json& manifest) {
     if (!listed.contains("states/" + name)) remove_file(folder / name);
   }
   if (listed.empty()) {
-    std::error_code ignored;  // something of the user's in there stays
+    std::error_code ignored;  // files of the user stay
     fs::remove(folder, ignored);
   }
 }

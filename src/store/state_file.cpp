@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr index_t kDigestLength = 32;  // hexadecimal digits
+constexpr index_t digest_length = 32;  // hexadecimal digits
 
 TensorInfo tensor_of(const StateShape& shape) {
   return {"hidden_states", DType::f32, {shape.samples, shape.length, shape.width}};
@@ -25,14 +25,14 @@ index_t sample_bytes(const StateShape& shape) {
   return shape.sample_elements() * static_cast<index_t>(sizeof(float));
 }
 
-/// The digest over all samples, of which each rank brings its own.
+/// Returns the digest over all samples, of which each rank brings its own.
 std::string join_digests(Collectives& comm, index_t samples, const std::vector<std::string>& mine) {
-  const std::vector<index_t> offsets = share_offsets(samples, comm.size(), kDigestLength);
+  const std::vector<index_t> offsets = share_offsets(samples, comm.size(), digest_length);
   std::string all(static_cast<std::size_t>(offsets.back()), '\0');
   auto position = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm.rank())]);
   for (const std::string& digest : mine) {
-    all.replace(position, kDigestLength, digest);
-    position += kDigestLength;
+    all.replace(position, digest_length, digest);
+    position += digest_length;
   }
   comm.all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
   return digest_of(std::as_bytes(std::span(all)));
@@ -46,7 +46,7 @@ index_t natural_at(const json& object, const char* key, const std::string& where
   return *value;
 }
 
-/// Sizes whose bytes a file could hold: products of damaged ones would overflow.
+/// Reads sizes whose bytes a file could hold: products of damaged ones would overflow.
 StateShape parse_shape(const json& entry, const std::string& where) {
   const StateShape shape{natural_at(entry, "samples", where), natural_at(entry, "length", where),
                          natural_at(entry, "width", where)};
@@ -126,7 +126,7 @@ void read_state_file(Collectives& comm, const fs::path& directory, const StateEn
       fail("{}: the file's structure does not match its digest in the manifest", path.string());
     }
     const File file = File::open_read(path);
-    // Before memory is asked for: a damaged size must not become an allocation.
+    // Checked before memory is asked for: a damaged size must not become an allocation.
     if (entry.offset + entry.shape.samples * sample_bytes(entry.shape) > file.size()) {
       fail("{}: is too short for the hidden states that the manifest promises", path.string());
     }

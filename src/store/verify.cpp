@@ -1,4 +1,4 @@
-// Reads everything and names what is wrong; never gives up early.
+// Reads everything and names all faults; never gives up early.
 #include "verify.hpp"
 
 #include <functional>
@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-/// Collects one line per thing that is wrong.
+/// Collects one line for each fault.
 class Findings {
  public:
   /// Runs a check; whatever it throws becomes a line.
@@ -36,8 +36,8 @@ class Findings {
   std::vector<std::string> lines_;
 };
 
-// Each of these returns whether a file's bytes are those that were written: only then may
-// HDF5, which crashes on some damaged files, look at them.
+// Each of these is true if a file's bytes are those that were written: only then may HDF5, which
+// crashes on some damaged files, read them.
 
 bool verify_file(Findings& findings, const fs::path& file, const std::string& digest) {
   const std::size_t before = findings.count();
@@ -96,7 +96,7 @@ bool verify_rest(Findings& findings, const fs::path& directory, const Manifest& 
   return true;
 }
 
-/// The external links of model.h5: they are to lead to `targets`.
+/// Checks that the external links of model.h5 lead to `targets`.
 void verify_links(Findings& findings, const fs::path& model,
                   const std::vector<std::string>& targets) {
   findings.attempt([&] {
@@ -110,7 +110,7 @@ void verify_links(Findings& findings, const fs::path& model,
   });
 }
 
-/// model.h5 and report.json; model.h5 is to lead to `targets`.
+/// Checks model.h5, which has to lead to `targets`, and report.json.
 void verify_summaries(Findings& findings, const fs::path& directory, const Manifest& manifest,
                       const std::vector<std::string>& targets) {
   const auto verify_listed = [&](const char* file) {
@@ -172,7 +172,7 @@ std::vector<std::string> PackedModel::verify() const {
       fail("{}: the model's digest does not follow from its layers' digests", describe());
     }
   });
-  std::vector<std::string> targets;  // of model.h5's links, in files that are whole
+  std::vector<std::string> targets;  // targets of model.h5's links into undamaged files
   for (const BlockEntry& block : manifest.blocks) {
     if (!verify_block(findings, directory, block, nullptr)) continue;
     for (const std::string& layer : block.layers) targets.push_back("/layers/" + layer);

@@ -10,7 +10,7 @@
 
 namespace quip {
 
-/// `report`, unless null, receives the entries of the layers for reports.
+/// Checks a block; `report`, unless null, receives the entries of the layers for reports.
 [[nodiscard]] std::vector<std::string> check_block(const std::filesystem::path& directory,
                                                    const BlockEntry& block,
                                                    nlohmann::json* report = nullptr);
@@ -18,7 +18,7 @@ namespace quip {
                                                    const StateEntry& state);
 [[nodiscard]] std::vector<std::string> check_rest(const std::filesystem::path& directory,
                                                   const Manifest& manifest);
-/// model.h5 and report.json.
+/// Checks model.h5 and report.json.
 [[nodiscard]] std::vector<std::string> check_summaries(const std::filesystem::path& directory,
                                                        const Manifest& manifest);
 

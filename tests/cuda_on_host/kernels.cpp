@@ -15,7 +15,7 @@ thread_local dim3 blockDim;
 thread_local dim3 gridDim;
 
 namespace quip::cuda {
-// What kernels declare as `extern __shared__`: the most that a block can have, and a margin.
+// The memory behind `extern __shared__`: the most that a block can have, and a margin.
 constexpr std::size_t most_shared_bytes = 232448;
 constexpr std::size_t margin = 256;
 alignas(128) __thread unsigned char shared_bytes[most_shared_bytes + margin];
@@ -82,7 +82,7 @@ void wait(State state) {
   swapcontext(&fiber.context, &block.scheduler);
 }
 
-/// Opens a barrier that everybody of [first, last) has reached who still runs.
+/// Opens a barrier if all of [first, last) that still run have reached it; true if it did.
 bool open(std::size_t first, std::size_t last, State barrier) {
   bool any = false;
   for (std::size_t i = first; i < last; ++i) {

@@ -9,7 +9,7 @@
 
 struct CublasLtOnHost {};
 struct CublasLtPreferenceOnHost {
-  std::uint32_t alignment[4] = {256, 256, 256, 256};  // of A, B, C and D
+  std::uint32_t alignment[4] = {256, 256, 256, 256};  // alignments of A, B, C and D
 };
 struct CublasLtDescOnHost {
   cublasComputeType_t compute;
@@ -27,7 +27,7 @@ struct CusolverParamsOnHost {};
 
 namespace {
 
-/// Column-major, as the library sees it: element (i, j) of op(X).
+/// Returns element (i, j) of op(X), column-major as in the library.
 template <typename T>
 T element(const T* x, std::int64_t ld, cublasOperation_t op, std::uint64_t i, std::uint64_t j) {
   const auto row = static_cast<std::int64_t>(op == CUBLAS_OP_N ? i : j);

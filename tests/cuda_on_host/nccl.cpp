@@ -9,7 +9,7 @@
 struct NcclOnHost {
   MPI_Comm comm;
   bool blocking;
-  int polls_to_go;  ///< until the last call admits to be complete
+  int polls_to_go;  ///< polls until the last call admits to be complete
 };
 
 namespace {
@@ -29,7 +29,7 @@ ncclResult_t issued(ncclComm_t comm, int code) {
   return ncclInProgress;
 }
 
-/// Of the first `count`: a collective of these alone.
+/// Makes a communicator of the first `count` ranks: a collective of these alone.
 int communicator_of_first(int count, MPI_Comm* comm) {
   std::vector<int> ranks(static_cast<std::size_t>(count));
   std::iota(ranks.begin(), ranks.end(), 0);

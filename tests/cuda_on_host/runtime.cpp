@@ -75,7 +75,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
-// Filled with NaNs, and with a margin that nobody may touch.
+// Fills memory with NaNs and adds a margin that nobody may touch.
 cudaError_t cudaMallocAsync(void** pointer, std::size_t bytes, cudaStream_t /*stream*/) {
   const std::lock_guard lock(mutex);
   if (bytes == 0 || used + bytes > limit) return cudaErrorMemoryAllocation;

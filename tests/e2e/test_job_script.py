@@ -16,6 +16,7 @@ NO_PMIX, PMIX = "none\ncray_shasta\npmi2", "none\npmi2\npmix\npmix_v4"
 # What the sourced script and these tests use, without what an MPI or a Slurm here would add.
 TOOLS = ("bash", "cat", "env", "grep", "kill", "sed", "sleep", "tail")
 JOB = {
+    "QUIP": "quip",
     "SLURM_JOB_NAME": "quip",
     "SLURM_JOB_ID": "7",
     "SLURM_JOB_NODELIST": "n[1-2]",
@@ -108,6 +109,49 @@ def test_what_is_missing_is_one_line(how, message, node):
     code, said = node(**how)
     assert code == 2
     assert len(said) == 1 and said[0].startswith("quip: error: ") and message in said[0]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """checkout(built, on_path) → (status, output) of a script that finds the program."""
+    (tmp_path / "here" / "slurm").mkdir(parents=True)
+    shutil.copy(cli.ROOT / "slurm" / "find_quip.sh", tmp_path / "here" / "slurm")
+    program = tmp_path / "here" / "build" / "release" / "bin" / "quip"
+
+    def find(built, on_path, **variables):
+        tools = tmp_path / "tools"
+        for there, file in ((built, program), (on_path, tools / "quip")):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if there:
+                file.touch(mode=0o755)
+        script = 'fail() { echo "$1"; exit 2; }\nsource here/slurm/find_quip.sh\nfind_quip fail\n'
+        done = subprocess.run(
+            [shutil.which("bash"), "-c", script + 'echo "$quip"'],
+            cwd=tmp_path,
+            env={"PATH": str(tools)} | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, (done.stdout + done.stderr).strip()
+
+    return find, str(program)
+
+
+def test_jobs_find_the_program_that_their_checkout_built(checkout):
+    find, program = checkout
+    assert find(built=False, on_path=True) == (0, "quip")
+    assert find(built=True, on_path=True) == (0, program)
+    assert find(built=True, on_path=True, QUIP="quip") == (0, "quip")
+
+
+def test_jobs_say_where_they_looked_for_the_program(checkout):
+    status, said = checkout[0](built=False, on_path=False)
+    assert status == 2
+    assert said == (
+        "quip is neither built here (build/release/bin/quip) nor on the PATH; "
+        "build it, or set QUIP to the program"
+    )
 
 
 def test_a_restart_says_that_the_nodes_changed(node, tmp_path):

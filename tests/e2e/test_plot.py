@@ -1,8 +1,12 @@
 """jobs/plot_report.py: tables against numbers worked out by hand, charts by their points."""
 
+import csv
 import importlib.util
 import itertools
 import json
+import os
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -309,19 +313,61 @@ def test_timeline_chart(tmp_path, figures):
     [
         ("timeline", "[]", "not a report.json"),
         ("timeline", '{"timeline": []}', "has no timeline"),
+        ("timeline", '{"timeline": [[0, "load"]]}', "not a report.json"),
+        ("timeline", '{"timeline": [[0, "load", 0, "late"]]}', "not a report.json"),
+        ("timeline", b"\xff", "not a report.json"),
         ("table", None, "cannot read"),
+        ("table", b"\xff", "not a table of jobs/sweep.sh"),
+        ("bits", SWEEP.splitlines()[0] + "\na,ldlq,baseline,two,1,paper,1,1,1,d\n", "not a table"),
         ("table", "a,b\n1,2\n", "not a table of jobs/sweep.sh"),
         ("bits", SWEEP.splitlines()[0] + "\n", "holds no rows"),
         ("layers", "[]", "not a report.json"),
         ("layers", '{"layers": []}', "has no layers"),
+        ("layers", '{"layers": [{"name": "a"}]}', "not a report.json"),
     ],
 )
 def test_faulty_input_is_named(command, content, message, tmp_path, capsys):
     file = tmp_path / "input"
     if content is not None:
-        file.write_text(content)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
     out = () if command == "table" else ("--out", tmp_path / "chart")
     assert run(command, file, *out) == 1
     error = capsys.readouterr().err
-    assert message in error and str(file) in error
+    assert message in error and str(file) in error and error.count("\n") == 1
     assert list(tmp_path.glob("chart*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"cut", "model.safetensors is not a safetensors file"),
+        ("model.safetensors", b"\xff" * 9, "model.safetensors is not a safetensors file"),
+        ("config.json", b"[]", "config.json is not a model's config.json"),
+        ("config.json", None, "cannot read"),
+    ],
+)
+def test_faulty_checkpoint_is_named(name, content, message, tmp_path, capsys):
+    models = tmp_path / "models"
+    for row in csv.DictReader(SWEEP.splitlines()):
+        shutil.copytree(cli.model("llama-nano"), models / row["model"], dirs_exist_ok=True)
+    file = models / row["model"] / name
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    (tmp_path / "sweep.csv").write_text(SWEEP)
+    assert run("gap", tmp_path / "sweep.csv", "--models", models, "--out", tmp_path / "c") == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_volume_chart_says_which_program_it_cannot_run(tmp_path):
+    done = subprocess.run(
+        [sys.executable, cli.ROOT / "jobs" / "plot_volume.py", "x", "--out", tmp_path / "c"],
+        env=os.environ | {"QUIP": "no-such-program"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    expected = "plot_volume.py: error: cannot run no-such-program: No such file or directory\n"
+    assert done.stderr == expected

@@ -229,3 +229,17 @@ def test_mistakes_on_the_command_line(options, message, tmp_path):
     )
     assert result.returncode == 2
     assert message in result.stderr
+
+
+def test_without_quip_the_program_is_looked_for(tmp_path):
+    given = ["--model", NANO, "--tokens", cli.CALIBRATION, "--eval", cli.CALIBRATION]
+    result = subprocess.run(
+        ["bash", cli.ROOT / "jobs" / "sweep.sh", *given, "--out", tmp_path],
+        env=os.environ | {"QUIP": "no-such-program"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    message = "'no-such-program' is not on the PATH; set QUIP to the program"
+    assert result.stderr == f"sweep.sh: error: {message}\n"

@@ -300,14 +300,28 @@ def test_long_contexts_are_cut_on_the_left(tmp_path):
         ("arc-easy", "[]\n", ":1 is not a JSON object"),
         ("piqa", '{"goal": "g", "sol1": "a", "sol2": "b"}\n', "--labels"),
         ("piqa", '{"goal": "g", "sol1": "a", "sol2": "b", "label": 2}\n', "not 0 or 1"),
+        ("piqa", '{"goal": "g", "sol1": 1, "sol2": "b", "label": 1}\n', "field 'sol1'"),
+        ("piqa", '{"goal": "\\udc00"}\n', ":1 holds \\udc00, half of a surrogate pair"),
+        ("arc-easy", '{"question": {"stem": "s", "choices": ["a"]}}\n', "no field 'label'"),
+        ("arc-easy", '{"question": "?", "choices": []}\n', "field 'choices'"),
+        (
+            "arc-easy",
+            '{"question": "?", "choices": {"label": ["A", "B"], "text": ["a"]}}\n',
+            "2 labels for 1 choices",
+        ),
+        ("lambada", '{"text": 7}\n', "field 'text'"),
+        ("lambada", b"two words\n\xef\n", ":2 is not UTF-8 text"),
+        ("story-cloze", b"a,b\n1,\xef\n", ":2 is not UTF-8 text"),
         ("story-cloze", "a,b\n1,2\n", "no field 'InputSentence1'"),
+        ("book", "He went to the old house again. " * 20, "too little text: 0 of 200"),
         ("book", "Too short.\n", "too little text: 0 of 200"),
         ("lambada", "", "holds no items"),
     ],
 )
 def test_converter_names_what_is_wrong(kind, text, message, tmp_path, capsys):
     source, out = tmp_path / "source", tmp_path / "out"
-    source.write_text(text)
+    source.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert job.main([kind, str(source), "--model", str(NANO), "--out", str(out)]) == 1
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
     assert not out.exists()

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import random
+import shutil
+import subprocess
 import sys
 
 import h5py
@@ -104,6 +106,100 @@ def test_too_little_text_says_how_much_there_is(tmp_path, capsys):
     )
     assert str(count) in message
     assert "100000" in message
+
+
+LATIN1 = "na\u00efve ".encode("latin-1") * 200
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "place"),
+    [
+        (b"first line\n" + LATIN1, (), ":2 is not UTF-8 text"),
+        (
+            b'{"text": "good"}\n{"text": "' + LATIN1 + b'"}\n',
+            ("--field", "text"),
+            ":2 is not UTF-8",
+        ),
+        (
+            b'{"text": "good"}\n{"text": "\\ud800 ' + b"word " * 300 + b'"}\n',
+            ("--field", "text"),
+            ":2 holds \\ud800, half of a surrogate pair",
+        ),
+        (b"[" * 100000 + b"\n", ("--field", "text"), ":1 is not a JSON object"),
+        (b"[1, 2]\n", ("--field", "text"), ":1 is not a JSON object"),
+    ],
+)
+def test_text_that_is_none_is_named_with_its_line(content, options, place, tmp_path, capsys):
+    file = tmp_path / "text"
+    file.write_bytes(content)
+    said = refused(capsys, tmp_path / "x.h5", "--length", 32, *options, text=file)
+    assert said.startswith(f"tokenize.py: error: {file}{place}")
+
+
+@pytest.mark.parametrize("cut", [0, 5000])
+def test_damaged_tokenizer_is_named(cut, tmp_path, capsys):
+    file = tmp_path / "tokenizer.json"
+    file.write_bytes((MODEL / "tokenizer.json").read_bytes()[:cut])
+    said = refused(capsys, tmp_path / "x.h5", "--length", 32, model=tmp_path)
+    assert said.startswith(f"tokenize.py: error: {file} is damaged")
+
+
+def test_unknown_tokenizer_is_named(tmp_path, capsys):
+    file = tmp_path / "tokenizer.json"
+    content = json.loads((MODEL / "tokenizer.json").read_text())
+    file.write_text(json.dumps(content | {"model": {"type": "of another age"}}))
+    said = refused(capsys, tmp_path / "x.h5", "--length", 32, model=tmp_path)
+    assert said.startswith(f"tokenize.py: error: {file} is damaged, or newer")
+
+
+def test_byte_order_mark_is_no_text(tmp_path):
+    marked = tmp_path / "marked.txt"
+    marked.write_bytes(b"\xef\xbb\xbf" + EXCERPT.read_bytes())
+    rows = [tokenize(tmp_path / f"{text.name}.h5", "--sequential", text=text)
+            for text in (EXCERPT, marked)]  # fmt: skip
+    np.testing.assert_array_equal(*rows)
+
+
+def test_samples_that_repeat_the_text_are_noted(tmp_path, capsys):
+    ids = Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(EXCERPT.read_text())
+    enough = len(ids) // 256
+    tokenize(tmp_path / "a.h5", "--samples", enough)
+    assert capsys.readouterr().err == ""
+    tokenize(tmp_path / "b.h5", "--samples", 3 * enough)
+    said = capsys.readouterr().err
+    assert said.startswith(f"tokenize.py: note: {3 * enough} samples of 256 tokens repeat the text")
+    assert f"which has {len(ids)}, 3.0 times" in said and said.count("\n") == 1
+
+
+def test_folder_of_the_output_is_looked_for_first(tmp_path, capsys):
+    out = tmp_path / "nowhere" / "x.h5"
+    assert "is not a directory" in refused(capsys, out, text=tmp_path / "no text either")
+
+
+# A Python without packages (-S), in a copy of the folder that has no .venv, then one.
+def run_bare(place):
+    return subprocess.run(
+        ["/usr/bin/python3", "-S", "jobs/tokenize.py", "a.txt", "--model", "m", "--out", "o"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_script_goes_on_in_the_environment_that_has_its_packages(tmp_path):
+    shutil.copytree(cli.ROOT / "jobs", tmp_path / "jobs")
+    done = run_bare(tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == (
+        "tokenize.py: error: this Python lacks h5py, numpy, tokenizers; "
+        "jobs/install-deps.sh --venv makes .venv, in which this script then runs\n"
+    )
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    assert run_bare(tmp_path).stdout == "jobs/tokenize.py a.txt --model m --out o\n"
 
 
 def test_missing_inputs_are_named(tmp_path, capsys):

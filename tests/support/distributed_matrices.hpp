@@ -1,4 +1,4 @@
-// A positive definite matrix over any grid, and how well a factorisation of it holds.
+// A positive definite matrix over any grid, and the residual of its factorisation.
 #pragma once
 
 #include <cmath>
@@ -52,7 +52,7 @@ class TestMatrix {
   std::vector<double> scale_;
 };
 
-/// L + I of a factorised matrix, whole.
+/// Returns L + I of a factorised matrix, whole.
 inline Matrix<double> gather_lower(Collectives& comm, const DistributedMatrix& h) {
   const BlockCyclic& layout = h.layout();
   Matrix<double> lower(layout.n(), layout.n(), 0.0);
@@ -87,7 +87,7 @@ inline Factors factorise(Collectives& comm, const TestMatrix& matrix, const Grid
   return factors;
 }
 
-/// ‖H − (L+I) D (L+I)ᵀ‖ / ‖H‖, Frobenius.
+/// Returns ‖H − (L+I) D (L+I)ᵀ‖ / ‖H‖, Frobenius.
 inline double residual(const TestMatrix& matrix, const Factors& factors) {
   const index_t n = matrix.n();
   Matrix<double> scaled(n, n);
@@ -111,7 +111,7 @@ inline double residual(const TestMatrix& matrix, const Factors& factors) {
   return std::sqrt(error / norm);
 }
 
-/// Those of the issue that so many ranks suffice for.
+/// Returns the grids for which this many ranks suffice.
 inline std::vector<GridShape> grids(int ranks) {
   std::vector<GridShape> fitting;
   for (const GridShape grid : {GridShape{1, 1}, {2, 1}, {1, 2}, {2, 2}, {3, 2}, {2, 3}}) {
@@ -120,7 +120,7 @@ inline std::vector<GridShape> grids(int ranks) {
   return fitting;
 }
 
-/// One of order 400 whose leading minor 201 is the first that is not positive.
+/// Returns a matrix of order 400 whose leading minor 201 is the first that is not positive.
 inline DistributedMatrix indefinite(const GridShape& grid, int rank) {
   const TestMatrix matrix(400);
   std::vector<double> diagonal;

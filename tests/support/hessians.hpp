@@ -31,7 +31,7 @@ inline Matrix<float> gaussian_weights(index_t m, index_t n, std::uint64_t key) {
   return w;
 }
 
-/// H of `tokens` inputs that correlate from channel to channel (AR(1), 0.8) and decay over them.
+/// Returns the H of `tokens` inputs that correlate by channel (AR(1), 0.8) and decay over them.
 inline Matrix<double> correlated_hessian(index_t n, index_t tokens, std::uint64_t key) {
   const RandomStream random(key);
   Matrix<double> x(tokens, n);
@@ -52,7 +52,7 @@ inline Matrix<double> correlated_hessian(index_t n, index_t tokens, std::uint64_
   return h;
 }
 
-/// A Hessian of llama-nano's: see tests/data/README.md. fp32, square, in numpy's format.
+/// Returns a Hessian of llama-nano (tests/data/README.md): fp32, square, in numpy's format.
 inline Matrix<double> real_hessian() {
   std::ifstream file(std::string(QUIP_TEST_DATA) + "/hessian_llama_nano_q2.npy", std::ios::binary);
   const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), {});
@@ -66,7 +66,7 @@ inline Matrix<double> real_hessian() {
   return h;
 }
 
-/// H + α·mean(diag H)·I.
+/// Returns H + α·mean(diag H)·I.
 inline Matrix<double> damped(const Matrix<double>& h, double alpha) {
   Matrix<double> out = copy_of(h);
   double mean = 0;
@@ -75,7 +75,7 @@ inline Matrix<double> damped(const Matrix<double>& h, double alpha) {
   return out;
 }
 
-/// C with H = C Cᵀ, lower.
+/// Returns the lower C with H = C Cᵀ.
 inline Matrix<double> cholesky(const Matrix<double>& h) {
   const index_t n = h.rows();
   Matrix<double> c(n, n, 0.0);
@@ -89,7 +89,7 @@ inline Matrix<double> cholesky(const Matrix<double>& h) {
   return c;
 }
 
-/// A⁻¹ by Gauss–Jordan; for positive definite or triangular A, which need no pivoting.
+/// Returns A⁻¹ by Gauss–Jordan; for positive definite or triangular A, which need no pivoting.
 inline Matrix<double> inverse_of(const Matrix<double>& a) {
   const index_t n = a.rows();
   Matrix<double> left = copy_of(a);
@@ -113,7 +113,7 @@ inline Matrix<double> inverse_of(const Matrix<double>& a) {
   return right;
 }
 
-/// x H xᵀ.
+/// Returns x H xᵀ.
 inline double quadratic_form(const std::vector<double>& x, const Matrix<double>& h) {
   double sum = 0;
   for (index_t i = 0; i < h.rows(); ++i) {

@@ -1,4 +1,4 @@
-// Tensors in memory: what a family asks of a checkpoint, without files.
+// Tensors in memory, in place of a checkpoint's files.
 #pragma once
 
 #include <cstring>

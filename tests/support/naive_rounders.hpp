@@ -15,7 +15,7 @@ struct NaiveGrid {
   double zero = 0;
 };
 
-/// One row: levels in the columns' own order, the grid of each, and what each was rounded from, in
+/// One row: levels in the columns' own order, the grid of each, and its value before rounding, in
 /// levels (for methods that round every column once).
 struct NaiveRow {
   std::vector<double> levels;
@@ -34,7 +34,7 @@ struct NaiveRow {
   }
 };
 
-/// OPTQ's minmax grid of the weights `w[j]`, j in `columns`.
+/// Returns OPTQ's minmax grid of the weights `w[j]`, j in `columns`.
 template <typename Columns>
 NaiveGrid fit_grid(const std::vector<double>& w, const Columns& columns, double top,
                    bool symmetric) {
@@ -50,7 +50,7 @@ NaiveGrid fit_grid(const std::vector<double>& w, const Columns& columns, double 
   return {scale, symmetric ? (top + 1) / 2 : std::nearbyint(-low / scale)};
 }
 
-/// The grids of groups of `size` neighbouring columns as they are: static groups.
+/// Returns the grids of groups of `size` neighbouring columns as they are: static groups.
 inline std::vector<NaiveGrid> group_grids(const std::vector<double>& w, index_t size, double top,
                                           bool symmetric) {
   std::vector<NaiveGrid> grids;
@@ -63,7 +63,7 @@ inline std::vector<NaiveGrid> group_grids(const std::vector<double>& w, index_t 
   return grids;
 }
 
-/// Columns by ascending diagonal of H.
+/// Returns the columns by ascending diagonal of H.
 inline std::vector<index_t> ascending_order(const Matrix<double>& h) {
   std::vector<index_t> order(at(h.rows()));
   std::iota(order.begin(), order.end(), index_t{0});
@@ -86,7 +86,7 @@ inline Matrix<double> reordered(const Matrix<double>& h, const std::vector<index
   return out;
 }
 
-/// L of H = (L+I) D (L+I)ᵀ.
+/// Returns L of H = (L+I) D (L+I)ᵀ.
 inline Matrix<double> ldl_feedback(const Matrix<double>& h) {
   Matrix<double> l = cholesky(h);
   for (index_t j = 0; j < h.rows(); ++j) {
@@ -116,8 +116,8 @@ inline NaiveRow naive_feedback(const std::vector<double>& w, const Matrix<double
   return row;
 }
 
-/// The inverse Hessians of OBQ: element k belongs to the columns from position k on, the earlier
-/// ones eliminated. Only row k of each is kept: [n × n].
+/// Returns the inverse Hessians of OBQ: element k belongs to the columns from position k on, the
+/// earlier ones eliminated. Only row k of each is kept: [n × n].
 inline Matrix<double> obq_rows(const Matrix<double>& h) {
   const index_t n = h.rows();
   Matrix<double> inverse = inverse_of(h);
@@ -133,9 +133,9 @@ inline Matrix<double> obq_rows(const Matrix<double>& h) {
   return rows;
 }
 
-/// OPTQ as the paper derives it: round, spread the error by the inverse Hessian of the columns that
-/// are left. `grids` of the columns; none: levels are weights. With `dynamic_size`, the grids of so
-/// many positions are fitted to what their weights are when the first has its turn.
+/// Does OPTQ as the paper derives it: round, spread the error by the inverse Hessian of the columns
+/// that are left. `grids` of the columns; none: levels are weights. With `dynamic_size`, the grids
+/// of this many positions are fitted to their weights at the turn of the first.
 inline NaiveRow naive_optq(std::vector<double> w, const Matrix<double>& rows, double top,
                            const std::vector<index_t>& order, std::vector<NaiveGrid> grids = {},
                            index_t dynamic_size = 0, bool symmetric = false) {
@@ -155,8 +155,8 @@ inline NaiveRow naive_optq(std::vector<double> w, const Matrix<double>& rows, do
   return row;
 }
 
-/// Greedy passes from `start`. Clamp::feedback: tries every level and takes the best. Clamp::pre:
-/// the authors' update, whose s goes on from the uncut levels.
+/// Does greedy passes from `start`. Clamp::feedback: tries every level and takes the best.
+/// Clamp::pre: the authors' update, whose s goes on from the uncut levels.
 inline std::vector<double> naive_greedy(const std::vector<double>& w, std::vector<double> start,
                                         const Matrix<double>& h, double top,
                                         const std::vector<index_t>& order, int passes,
@@ -195,7 +195,7 @@ inline std::vector<double> naive_greedy(const std::vector<double>& w, std::vecto
   return start;
 }
 
-/// Z of LDL-ADMM: the iteration in its three textbook variables, row by row with dense solves.
+/// Returns Z of LDL-ADMM: the iteration in its textbook variables, row by row with dense solves.
 inline Matrix<double> naive_admm(const Matrix<double>& h_in, double penalty, int iterations) {
   const index_t n = h_in.rows();
   Matrix<double> h = copy_of(h_in);
@@ -236,7 +236,7 @@ inline Matrix<double> naive_admm(const Matrix<double>& h_in, double penalty, int
   return z;
 }
 
-/// (I+Z)⁻¹ − I.
+/// Returns (I+Z)⁻¹ − I.
 inline Matrix<double> admm_feedback(const Matrix<double>& z) {
   Matrix<double> unit = copy_of(z);
   for (index_t i = 0; i < z.rows(); ++i) unit(i, i) = 1.0;

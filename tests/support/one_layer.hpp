@@ -20,7 +20,7 @@ inline Matrix<float> random_weights(index_t m, index_t n, std::uint64_t key) {
   return w;
 }
 
-/// Correlated inputs with a decaying spectrum, as activations have.
+/// Returns the H of correlated inputs with a decaying spectrum, like activations.
 inline Matrix<double> random_hessian(index_t n, index_t tokens, std::uint64_t key) {
   const RandomStream random(key);
   Matrix<double> x(tokens, n);
@@ -47,7 +47,7 @@ inline Matrix<double> copy_of(const Matrix<double>& h) {
   return out;
 }
 
-/// tr(Δ H Δᵀ) from the definition.
+/// Returns tr(Δ H Δᵀ) from the definition.
 inline double trace_loss(MatrixView<const float> delta, const Matrix<double>& h) {
   double sum = 0;
   for (index_t r = 0; r < delta.rows; ++r) {

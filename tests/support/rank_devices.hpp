@@ -9,7 +9,7 @@
 
 namespace quip::test {
 
-/// A GPU of this rank's own, emulated where there is none; null if its machine has too few.
+/// Returns a GPU of this rank's own, emulated where there is none; null if its machine has too few.
 inline std::unique_ptr<cuda::Context> own_device(const Collectives& comm) {
   const NodePlace place = comm.place();
   int devices = 0;

@@ -15,7 +15,7 @@
 
 namespace quip::test {
 
-/// Length, header, data.
+/// Returns length, header, data.
 inline std::string file_of(const std::string& header, const std::string& data) {
   const std::uint64_t length = header.size();
   std::string bytes(sizeof length, '\0');
@@ -27,7 +27,7 @@ inline std::string data_of(const std::vector<float>& values) {
   return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
 }
 
-/// A file with one F32 tensor, `name`, of these values.
+/// Returns a file with one F32 tensor, `name`, of these values.
 inline std::string one_tensor(const std::string& name, const std::vector<float>& values) {
   const std::size_t bytes = values.size() * sizeof(float);
   return file_of(fmt::format(R"({{"{}":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{}]}}}})",
@@ -35,7 +35,7 @@ inline std::string one_tensor(const std::string& name, const std::vector<float>&
                  data_of(values));
 }
 
-/// The message of the Error that `action` throws.
+/// Returns the message of the Error that `action` throws.
 template <typename Action>
 std::string message_of(const Action& action) {
   try {

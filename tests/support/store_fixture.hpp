@@ -50,7 +50,7 @@ class MemorySource final : public TensorSource {
     for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
     tensors_[name] = {std::move(info), std::move(bytes)};
   }
-  /// 16-bit elements, as they are stored.
+  /// Adds 16-bit elements, as they are stored.
   void add_half(const std::string& name, DType dtype, const std::vector<std::uint16_t>& elements) {
     const auto bytes = std::as_bytes(std::span(elements));
     tensors_[name] = {{name, dtype, {std::ssize(elements)}}, {bytes.begin(), bytes.end()}};
@@ -85,7 +85,7 @@ class MemorySource final : public TensorSource {
   std::map<std::string, std::pair<TensorInfo, std::vector<std::byte>>> tensors_;
 };
 
-/// Any codes, scales and seeds that are valid; nothing that a quantizer would make.
+/// Returns a layer of valid random codes, scales and seeds.
 inline StoredLayer random_layer(const std::string& name, index_t rows, index_t cols, int bits,
                                 GridKind grid, bool rescale, unsigned seed) {
   std::mt19937_64 random(seed);
@@ -127,7 +127,7 @@ inline std::string text_of(const std::filesystem::path& file) {
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
-/// The message of the Error that `work` throws.
+/// Returns the message of the Error that `work` throws.
 inline std::string message_of(const std::function<void()>& work) {
   try {
     work();
@@ -137,7 +137,7 @@ inline std::string message_of(const std::function<void()>& work) {
   return "no error";
 }
 
-/// Paths of all files below a directory, relative to it.
+/// Returns the paths of all files below a directory, relative to it.
 inline std::set<std::string> files_below(const std::filesystem::path& directory) {
   std::set<std::string> files;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
@@ -147,7 +147,7 @@ inline std::set<std::string> files_below(const std::filesystem::path& directory)
   return files;
 }
 
-/// Two blocks of two layers each.
+/// Returns the two layers of block 0 or 1.
 inline std::vector<StoredLayer> random_block(index_t block) {
   const auto seed = static_cast<unsigned>(10 * block);
   const std::string prefix = fmt::format("model.layers.{}.", block);
@@ -155,7 +155,7 @@ inline std::vector<StoredLayer> random_block(index_t block) {
           random_layer(prefix + "mlp.up_proj", 17, 33, 2, GridKind::minmax, false, seed + 1)};
 }
 
-/// Small tensors of every type; `large` adds one that spans several chunks.
+/// Adds small tensors of every type; `large` adds one that spans several chunks.
 inline void fill(MemorySource& source, bool large) {
   source.add("model.norm.weight", DType::f32, {40}, 1);
   source.add("model.embed_tokens.weight", DType::bf16, {50, 40}, 2);
@@ -165,7 +165,7 @@ inline void fill(MemorySource& source, bool large) {
   if (large) source.add("model.large", DType::bf16, {3, 5'000'001}, 6);
 }
 
-/// A complete model of two blocks in `directory`, with the hidden states between them. Collective.
+/// Writes a complete model of two blocks, with the hidden states between them (collective).
 inline void write_model(Collectives& comm, const std::filesystem::path& directory, bool large) {
   MemorySource source;
   fill(source, large);

@@ -77,28 +77,28 @@ class Backend {
   Backend& operator=(const Backend&) = delete;
   virtual ~Backend() = default;
 
-  /// "cpu" or "cuda", with the device's name where there is one.
+  /// Returns "cpu" or "cuda", with the device's name where there is one.
   [[nodiscard]] virtual std::string describe() const = 0;
 
-  /// Uninitialised storage; throws Error naming the size if there is none.
+  /// Returns uninitialised storage; throws Error naming the size if there is none.
   [[nodiscard]] virtual Tensor allocate(index_t rows, index_t cols) = 0;
-  /// The same for the activations of all of a rank's samples: host memory that the device reads,
-  /// where its own has no room for them beside what `keep_for_work` keeps.
+  /// Returns storage for the activations of all of a rank's samples: host memory that the device
+  /// reads, where its own has no room for them beside `keep_for_work`.
   [[nodiscard]] virtual Tensor allocate_samples(index_t rows, index_t cols) {
     return allocate(rows, cols);
   }
-  /// Nothing for a backend that works in the host's memory.
+  /// Returns nothing for a backend that works in the host's memory.
   [[nodiscard]] virtual std::optional<BackendMemory> memory() const { return std::nullopt; }
-  /// So many bytes of it are for everything that is not allocate_samples.
+  /// Keeps this many bytes of it for all but allocate_samples.
   virtual void keep_for_work(index_t /*bytes*/) {}
-  /// A tensor of what `host` holds, row by row. A backend that works in host memory takes it as it
-  /// is, to be read only: other processes may share it.
+  /// Returns a tensor of the rows that `host` holds. A backend that works in host memory takes it
+  /// as it is, to be read only: other processes may share it.
   [[nodiscard]] virtual Tensor adopt(std::shared_ptr<float> host, index_t rows, index_t cols) = 0;
-  /// What `x` holds, in host memory: `x` itself, or a copy in `room`.
+  /// Returns `x` in host memory: `x` itself, or a copy in `room`.
   [[nodiscard]] virtual ConstTensorView on_host(ConstTensorView x, Matrix<float>& room) = 0;
-  /// Host to backend; sizes must match.
+  /// Copies from host to backend; sizes must match.
   virtual void upload(std::span<const float> host, TensorView device) = 0;
-  /// Backend to host; sizes must match.
+  /// Copies from backend to host; sizes must match.
   virtual void download(ConstTensorView device, std::span<float> host) = 0;
 
   /// Runs `work(i)` for 0 ≤ i < count, units in parallel and in any order. The
@@ -131,11 +131,11 @@ class Backend {
   virtual void add(ConstTensorView x, TensorView y) = 0;
   virtual void copy(ConstTensorView x, TensorView y) = 0;
 
-  /// Online log-sum-exp over one slice of the vocabulary: logits = x Wᵀ with
-  /// w [slice × features]; updates per row the running maximum and sum of
-  /// exponentials (host, fp64), and stores the logit of `targets[t] - first_row`
-  /// where that lies in the slice. Maximum and target come from the same logits: after
-  /// the last slice they are equal exactly where no token beats the target.
+  /// Adds one slice of the vocabulary to an online log-sum-exp: logits = x Wᵀ with w [slice ×
+  /// features]; updates per row the running maximum and sum of exponentials (host, fp64), and
+  /// stores the logit of `targets[t] - first_row` where that lies in the slice. Maximum and target
+  /// come from the same logits: after the last slice they are equal exactly where no token beats
+  /// the target.
   virtual void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
                                  std::span<const std::int32_t> targets,
                                  std::span<double> running_max, std::span<double> running_sum,
@@ -144,37 +144,37 @@ class Backend {
   /// maximum[j] = max(maximum[j], max_t |x[t, j]|), host result; a NaN or an
   /// infinity in column j makes maximum[j] infinite.
   virtual void channel_maximum(ConstTensorView x, std::span<float> maximum) = 0;
-  /// Adds Σ_t zᵀz to the lower triangle of `sum` [n × n] (host; the upper one is left alone),
-  /// z = round(x · scale), ties to even: integers, so that the sum is exact and does not depend
-  /// on the order while its elements stay below 2⁵³ (2²³ tokens). The caller chooses scales,
-  /// powers of two, from the channels' maxima such that |z| ≤ 2¹⁵ − 1. Throws Error if a z does
-  /// not fit in 16 bits or is not a number; `sum` is then of no use. One call spreads over all
-  /// threads of the rank; extra memory is at most 32 MiB or an eighth of `sum`.
+  /// Adds Σ_t zᵀz to the lower triangle of `sum` [n × n] (host; the upper one is left alone), z =
+  /// round(x · scale), ties to even: integers, so that the sum is exact and does not depend on the
+  /// order while its elements stay below 2⁵³ (2²³ tokens). The caller chooses scales, powers of
+  /// two, from the channels' maxima such that |z| ≤ 2¹⁵ − 1. Throws Error if a z does not fit in 16
+  /// bits or is not a number; `sum` is then undefined. One call spreads over all threads of the
+  /// rank; extra memory is at most 32 MiB or an eighth of `sum`.
   virtual void accumulate_hessian(ConstTensorView x, std::span<const float> scale,
                                   MatrixView<double> sum) = 0;
-  /// A block column of the same sum: adds Σ_t z[t, first + i] z[t, first + j] to sum(i, j) for all
-  /// rows of `sum` [n − first × width]; the bits are those of accumulate_hessian. What lies above
-  /// the diagonal is of no use. `first` is a multiple of hessian_panel_unit, and so is `width` but
-  /// for the last columns. Throws like accumulate_hessian, and where the backend has no such
+  /// Adds a block column of the same sum: Σ_t z[t, first + i] z[t, first + j] to sum(i, j) for all
+  /// rows of `sum` [n − first × width]; the bits are those of accumulate_hessian. Elements above
+  /// the diagonal are undefined. `first` is a multiple of hessian_panel_unit, and so is `width` but
+  /// for the last columns. Throws like accumulate_hessian, and if the backend has no such
   /// operation.
   virtual void accumulate_hessian_panel(ConstTensorView x, std::span<const float> scale,
                                         index_t first, MatrixView<double> sum);
   static constexpr index_t hessian_panel_unit = 128;
 
-  /// What quantizes layers: on the host, unless the backend has something better.
+  /// Returns the quantizer of layers: the host's, unless the backend has a better one.
   [[nodiscard]] virtual Quantizer& quantizer();
-  /// Ŵ [rows × cols] made in the backend's memory; nothing if that is best done on the host, by the
-  /// ranks of a node together.
+  /// Returns Ŵ [rows × cols] in the backend's memory; nothing if the ranks of a node had better
+  /// make it on the host together.
   [[nodiscard]] virtual std::optional<Tensor> dequantize(const QuantizedLinear& layer);
 };
 
-/// The CPU backend: OpenMP over units, one BLAS thread inside each.
-/// threads: OpenMP threads of this rank.
+/// Makes the CPU backend: OpenMP over units, one BLAS thread inside each. threads: OpenMP threads
+/// of this rank.
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads);
 
-/// "auto", "cpu" or "cuda" → backend: the one place where that choice is made. "auto" is a GPU
-/// where there is one, else the CPU. Throws Error if "cuda" is asked for and this build or machine
-/// has none.
+/// Makes the backend for "auto", "cpu" or "cuda": the one place where that choice is made. "auto"
+/// is a GPU where there is one, else the CPU. Throws Error if "cuda" is asked for and this build or
+/// machine has none.
 [[nodiscard]] std::unique_ptr<Backend> make_backend(std::string_view choice, int threads,
                                                     DeviceTurn turn = {});
 

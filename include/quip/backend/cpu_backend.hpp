@@ -16,13 +16,13 @@ enum class HessianKernel {
   float64,    ///< integers stored in doubles, any BLAS
 };
 
-/// "amx-int8", "vnni-int8", "float64"; "best".
+/// Returns "amx-int8", "vnni-int8", "float64" or "best".
 [[nodiscard]] std::string_view to_string(HessianKernel kernel);
 
-/// Whether this build, processor and operating system can run `kernel`.
+/// True if this build, processor and operating system can run `kernel`.
 [[nodiscard]] bool is_supported(HessianKernel kernel);
 
-/// Throws Error if `threads` < 1 or the kernel is not supported.
+/// Makes the backend. Throws Error if `threads` < 1 or the kernel is not supported.
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads, HessianKernel kernel);
 
 }  // namespace quip

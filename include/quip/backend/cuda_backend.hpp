@@ -1,4 +1,4 @@
-// What there is of GPUs on this machine, and the backend on one of them.
+// The GPUs of this machine, and the backend on one of them.
 #pragma once
 
 #include <memory>
@@ -8,20 +8,20 @@
 
 namespace quip {
 
-/// Whether this build has the CUDA backend.
+/// True if this build has the CUDA backend.
 [[nodiscard]] bool cuda_is_built();
 
-/// GPUs that this process can use; 0 in a build without CUDA, or where there is no driver.
+/// Returns the number of usable GPUs; 0 in a build without CUDA, or where there is no driver.
 [[nodiscard]] int cuda_device_count();
 
-/// The backend on GPU `turn.rank mod cuda_device_count()`, which it shares fairly with the others
-/// on it; `threads` are for the work that stays on the host. Throws Error where there is no GPU.
+/// Makes the backend on GPU `turn.rank mod cuda_device_count()`, which it shares fairly with
+/// others; `threads` are for the work that stays on the host. Throws Error if there is no GPU.
 [[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int threads, DeviceTurn turn);
 
-/// Collectives between the devices of the ranks of `host`, which has to outlive them (collective).
-/// An operation that makes no progress for `timeout` seconds (0: never) is aborted and throws
-/// Error. Null where there are none: a backend without devices, one rank, ranks that share a GPU,
-/// or a build without NCCL.
+/// Makes collectives between the devices of the ranks of `host`, which has to outlive them
+/// (collective). An operation that makes no progress for `timeout` seconds (0: never) is aborted
+/// and throws Error. Null where there are none: a backend without devices, one rank, ranks that
+/// share a GPU, or a build without NCCL.
 [[nodiscard]] std::unique_ptr<Collectives> make_device_collectives(Backend& backend,
                                                                    Collectives& host,
                                                                    double timeout);

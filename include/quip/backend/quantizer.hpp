@@ -1,4 +1,4 @@
-// Quantization of one layer where a backend does it: its Hessian, its rows, its weights anew.
+// Quantization of one layer by a backend: its Hessian and its rows.
 #pragma once
 
 #include <memory>
@@ -20,15 +20,15 @@ class LayerRows {
   LayerRows& operator=(const LayerRows&) = delete;
   virtual ~LayerRows() = default;
 
-  /// max|w'|.
+  /// Returns max|w'|.
   [[nodiscard]] virtual float largest() = 0;
-  /// RhoSearch::evaluate on these rows.
+  /// Does the work of RhoSearch::evaluate on these rows.
   [[nodiscard]] virtual std::vector<double> evaluate(const RhoSearch& search) = 0;
-  /// Their codes; `rho` matters to the incoherent grid only.
+  /// Returns their codes; `rho` matters to the incoherent grid only.
   [[nodiscard]] virtual RoundedRows round(double rho) = 0;
 };
 
-/// What was made of a layer's Hessian, in the backend's memory, where L arrives panel by panel.
+/// The factor of a layer in the backend's memory, where L arrives panel by panel.
 class HeldFactor {
  public:
   HeldFactor() = default;
@@ -36,16 +36,16 @@ class HeldFactor {
   HeldFactor& operator=(const HeldFactor&) = delete;
   virtual ~HeldFactor() = default;
 
-  /// Panel b as PanelSource has it; each comes once, in any order. Returns when `panel` may be
+  /// Takes panel b of a PanelSource, once each, in any order. Returns when `panel` may be
   /// overwritten.
   virtual void take(index_t b, MatrixView<const float> panel) = 0;
-  /// Quantizer::rows with this factor, all of whose panels have come.
+  /// Does the work of Quantizer::rows with this factor, all of whose panels have come.
   [[nodiscard]] virtual std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                         Range rows) = 0;
 };
 
-/// Serial, in the sense of Backend: one call at a time. The bits do not depend on which rows a call
-/// is asked for.
+/// Serial, in the sense of Backend: one call at a time. The bits do not depend on the rows that a
+/// call asks for.
 class Quantizer {
  public:
   Quantizer() = default;
@@ -53,36 +53,36 @@ class Quantizer {
   Quantizer& operator=(const Quantizer&) = delete;
   virtual ~Quantizer() = default;
 
-  /// prepare_layer, with the same errors.
+  /// Does the work of prepare_layer, with the same errors.
   [[nodiscard]] virtual PreparedLayer prepare(MatrixView<const float> weights,
                                               Matrix<double> hessian, const LayerOptions& options,
                                               const std::string& layer) = 0;
-  /// `weights` [m × n] and what is prepared are host memory; the result refers to `layer` and
-  /// `options`.
+  /// Returns the rows of a layer. `weights` [m × n] and `layer` are host memory; the result refers
+  /// to `layer` and `options`.
   [[nodiscard]] virtual std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                         const PreparedLayer& layer,
                                                         const LayerOptions& options,
                                                         Range rows) = 0;
 
-  /// Can factors that no rank has be held at all? The same on all ranks of a job: what follows from
-  /// it may be collective.
+  /// True if factors that no rank has can be held. The same on all ranks of a job: operations that
+  /// follow from it may be collective.
   [[nodiscard]] virtual bool holds_factors() const { return false; }
-  /// Room for the L of a layer whose `factor` has its shape and diagonal only; null if so much is
-  /// not free beside what rounding `rows` of its rows takes. Methods ldlq and nearest. The result
-  /// refers to `layer` and `options`.
+  /// Makes room for the L of a layer whose `factor` is an outline; null if there is too little
+  /// beside the needs of rounding `rows` of its rows. Methods ldlq and nearest. The result refers
+  /// to `layer` and `options`.
   [[nodiscard]] virtual std::unique_ptr<HeldFactor> hold_factor(const PreparedLayer& layer,
                                                                 const LayerOptions& options,
                                                                 index_t rows);
 
-  /// A DistributedCholesky by the devices of the grid's ranks (cuSOLVERMp). Nothing on any rank,
-  /// and `h` as it was, if this build or some rank's device cannot; collective where a build can.
+  /// Does a DistributedCholesky's work on the devices of the grid's ranks (cuSOLVERMp). Returns
+  /// nothing and leaves `h` if the build or a rank's device cannot; collective if the build can.
   [[nodiscard]] virtual std::optional<index_t> grid_cholesky(Collectives& /*comm*/,
                                                              DistributedMatrix& /*h*/) {
     return std::nullopt;
   }
 };
 
-/// Quantization on the host, over its OpenMP threads.
+/// Returns the quantizer on the host, over its OpenMP threads.
 [[nodiscard]] Quantizer& host_quantizer();
 
 }  // namespace quip

@@ -15,20 +15,20 @@
 
 namespace quip {
 
-/// Where a rank stands among those that share its node's memory.
+/// The place of a rank among those that share its node's memory.
 struct NodePlace {
-  int rank = 0;   ///< among those of its node
-  int size = 1;   ///< ranks of its node
+  int rank = 0;   ///< its number among the ranks of its node
+  int size = 1;   ///< number of ranks of its node
   int node = 0;   ///< nodes are numbered in the order of their lowest ranks
-  int nodes = 1;  ///< that have ranks
-  // Of those on the same machine, be its memory common to them or not: devices are dealt out so.
+  int nodes = 1;  ///< number of nodes that have ranks
+  // Its number on its machine, with common memory or not: devices are dealt out by it.
   int machine_rank = 0;
   int machine_size = 1;
 };
 
-/// Collective operations over a fixed group of ranks. Every call is collective:
-/// all ranks make the same calls in the same order. Counts may exceed 2³¹. What is sent, and the
-/// time inside, goes to UsageMeter.
+/// Collective operations over a fixed group of ranks. Every call is collective: all ranks make the
+/// same calls in the same order. Counts may exceed 2³¹. Bytes sent and the time inside go to
+/// UsageMeter.
 class Collectives {
  public:
   Collectives() = default;
@@ -38,35 +38,35 @@ class Collectives {
 
   [[nodiscard]] virtual int rank() const noexcept = 0;
   [[nodiscard]] virtual int size() const noexcept = 0;
-  /// Seconds without progress after which an operation gives up; 0: never.
+  /// Returns the seconds without progress after which an operation gives up; 0: never.
   [[nodiscard]] virtual double stall_timeout() const noexcept { return 0; }
-  /// The same group in host memory alone: these collectives, or those under them.
+  /// Returns the same group in host memory alone: these collectives, or those under them.
   [[nodiscard]] virtual const Collectives& host() const noexcept { return *this; }
 
   virtual void barrier() = 0;
-  /// Element-wise sum in place. Exact (hence independent of the order) when the
-  /// summands are integers below 2⁵³.
+  /// Sums element by element, in place. Exact (hence independent of the order) when the summands
+  /// are integers below 2⁵³.
   virtual void all_reduce_sum(std::span<double> values) = 0;
-  /// Rank r keeps the sum over all ranks of elements [offsets[r], offsets[r+1]): it replaces them
-  /// in `values`, whose other elements are of no use afterwards. `offsets` has size()+1 entries;
-  /// fewer than 2³¹ elements. Exact like all_reduce_sum.
+  /// Leaves rank r the sum over all ranks of elements [offsets[r], offsets[r+1]), in `values`,
+  /// whose other elements are undefined afterwards. `offsets` has size()+1 entries; fewer than 2³¹
+  /// elements. Exact like all_reduce_sum.
   virtual void reduce_scatter_sum(std::span<double> values, std::span<const index_t> offsets) = 0;
-  /// Element-wise maximum in place.
+  /// Takes the maximum element by element, in place.
   virtual void all_reduce_max(std::span<float> values) = 0;
   virtual void broadcast_bytes(std::span<std::byte> bytes, int root) = 0;
-  /// In place: rank r contributes bytes [offsets[r], offsets[r+1]) of `buffer`;
-  /// afterwards every rank holds all of it. `offsets` has size()+1 entries.
+  /// Gathers in place: rank r contributes bytes [offsets[r], offsets[r+1]) of `buffer`; afterwards
+  /// every rank holds all of it. `offsets` has size()+1 entries.
   virtual void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) = 0;
 
-  /// Every rank on a node of its own unless it is known to share memory with others.
+  /// Returns a node of its own for every rank that is not known to share memory with others.
   [[nodiscard]] virtual NodePlace place() const noexcept { return {0, 1, rank(), size(), 0, 1}; }
-  /// Among the ranks of each node. What they wrote to common memory before it, all see after it.
+  /// Waits for the ranks of the node. Earlier writes to common memory are then visible to all.
   virtual void node_barrier() {}
-  /// From the first rank of each node to the others of that node.
+  /// Sends bytes from the first rank of each node to the others of that node.
   virtual void node_broadcast(std::span<std::byte> /*bytes*/) {}
-  /// In place, for a buffer that exists once on a node: node k contributes bytes [offsets[k],
-  /// offsets[k+1]), written before a node_barrier; after the next one, every node has all of it.
-  /// The first rank of a node speaks for it, so that nothing crosses the network twice.
+  /// Gathers in place into a buffer that exists once on a node: node k contributes bytes
+  /// [offsets[k], offsets[k+1]), written before a node_barrier; after the next one, every node has
+  /// all of it. The first rank of a node speaks for it, so that nothing crosses the network twice.
   virtual void all_gather_over_nodes(std::span<std::byte> buffer,
                                      std::span<const index_t> offsets) {
     all_gather_bytes(buffer, offsets);
@@ -109,7 +109,7 @@ class SelfCollectives final : public Collectives {
                         std::span<const index_t> /*offsets*/) override {}
 };
 
-/// What a user reads of an error: its message, or what to do when memory has run out.
+/// Returns the message of an error for the user, or the cure when memory has run out.
 [[nodiscard]] std::string message_of(const std::exception& error);
 
 /// Runs `work` (which must not communicate) on every rank, then agrees on the

@@ -13,7 +13,7 @@ constexpr int exit_failure = 1;  ///< an error, said in one line
 constexpr int exit_usage = 2;    ///< a mistake on the command line
 constexpr int exit_stalled = 3;  ///< a collective made no progress for --stall-timeout seconds
 
-/// "quip: error: message", one line on stderr.
+/// Writes "quip: error: message", one line, to stderr.
 void report_error(const std::string& message);
 
 /// Ends every rank of the job at once.

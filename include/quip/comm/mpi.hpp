@@ -1,4 +1,4 @@
-// MPI: start-up, communicators, and what to make of its errors.
+// MPI: start-up, communicators, errors.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace quip {
 
-/// MPI's own words for an error code.
+/// Returns MPI's own text for an error code.
 [[nodiscard]] std::string mpi_text(int code);
 
 /// Throws Error carrying the call, MPI's own text and the place, unless `code` is success.
@@ -28,9 +28,9 @@ class MpiEnvironment {
 class Communicator {
  public:
   static Communicator duplicate(MPI_Comm parent);
-  /// The ranks of `parent` that share this node's memory.
+  /// Makes the group of the ranks of `parent` that share this node's memory.
   static Communicator node_of(MPI_Comm parent);
-  /// The ranks of `parent` with the same `color`, in their order.
+  /// Makes the group of the ranks of `parent` with the same `color`, in their order.
   static Communicator split(MPI_Comm parent, int color);
 
   Communicator() = default;

@@ -15,16 +15,16 @@ namespace quip {
 /// notice that nothing moves any more, and say whom it waits for (StallWatch).
 class MpiCollectives final : public Collectives {
  public:
-  /// Works on a duplicate of `parent`. `ranks_per_node`: takes so many consecutive ranks of this
-  /// node's for a node each, as tests do; 0: asks MPI.
+  /// Works on a duplicate of `parent`. `ranks_per_node`: takes this many consecutive ranks of this
+  /// node for a node, as tests do; 0: asks MPI.
   explicit MpiCollectives(MPI_Comm parent = MPI_COMM_WORLD, int ranks_per_node = 0);
 
   [[nodiscard]] int rank() const noexcept override { return rank_; }
   [[nodiscard]] int size() const noexcept override { return size_; }
-  /// Ranks of this group on this node.
+  /// Returns the number of ranks of this group on this node.
   [[nodiscard]] int node_size() const noexcept { return node_size_; }
   [[nodiscard]] NodePlace place() const noexcept override { return place_; }
-  /// Why ranks of one node do not share memory, although MPI has them on one; else empty.
+  /// Returns the reason why ranks that MPI has on one node share no memory; empty if they do.
   [[nodiscard]] const std::string& why_not_shared() const noexcept { return why_not_shared_; }
   void barrier() override;
   void all_reduce_sum(std::span<double> values) override;
@@ -37,21 +37,21 @@ class MpiCollectives final : public Collectives {
   void all_gather_over_nodes(std::span<std::byte> buffer,
                              std::span<const index_t> offsets) override;
 
-  /// For libraries that communicate themselves.
+  /// Returns the communicator, for libraries that communicate themselves.
   [[nodiscard]] MPI_Comm get() const noexcept { return comm_.get(); }
 
-  /// The same on all ranks: the job ends with exit_stalled when a collective makes no progress for
-  /// so many seconds; 0: never.
+  /// Ends the job with exit_stalled when a collective makes no progress for this many seconds; 0:
+  /// never. The same on all ranks.
   void set_stall_timeout(double seconds);
   [[nodiscard]] double stall_timeout() const noexcept override;
-  /// See StallWatch.
+  /// True if this rank is to report the failure (StallWatch).
   [[nodiscard]] bool speaks_for_failure();
 
  private:
   /// Issues an operation and returns MPI's code.
   using Start = std::function<int(MPI_Request*)>;
   void complete(const char* collective, const Start& start);
-  /// The same for a collective of some ranks; the others pass.
+  /// Completes a collective of some ranks; the others pass.
   void complete_among(bool member, const char* collective, const Start& start);
   void find_nodes(int ranks_per_node);
   void try_sharing();
@@ -66,7 +66,7 @@ class MpiCollectives final : public Collectives {
 
   Communicator comm_;
   Communicator node_;     ///< the ranks of this node
-  Communicator leaders_;  ///< the first ranks of all nodes; of use to them only
+  Communicator leaders_;  ///< the first ranks of all nodes; empty on the others
   int rank_ = 0;
   int size_ = 1;
   int node_size_ = 1;
@@ -75,7 +75,7 @@ class MpiCollectives final : public Collectives {
   std::unique_ptr<StallWatch> watch_;  ///< none for one rank, which waits for nobody
 };
 
-/// The communicator behind `comm`; of a group without MPI, that of this process alone.
+/// Returns the communicator behind `comm`, or that of this process alone if there is none.
 [[nodiscard]] MPI_Comm communicator_of(const Collectives& comm);
 
 }  // namespace quip

@@ -11,12 +11,12 @@
 
 namespace quip {
 
-/// What one rank tells another about itself.
+/// A message in which one rank tells another about itself.
 struct Notice {
   enum class Kind : std::int32_t {
-    status,   ///< what I am doing has changed
+    status,   ///< my activity has changed
     call,     ///< answer me if you wait in a collective too
-    answer,   ///< I do
+    answer,   ///< I wait
     failure,  ///< I give up
   };
   Kind kind = Kind::status;
@@ -37,14 +37,14 @@ class NoticeBoard {
   NoticeBoard& operator=(const NoticeBoard&) = delete;
 
   void send(int to, const Notice& notice) noexcept;
-  /// The next notice that has arrived, if any.
+  /// Takes the next notice that has arrived; false if there is none.
   [[nodiscard]] bool receive(Notice& notice) noexcept;
 
-  /// For collectives that are to disturb no other.
+  /// Returns the communicator, for collectives that are to disturb no other.
   [[nodiscard]] MPI_Comm comm() const noexcept { return comm_.get(); }
-  /// Notices sent to each rank so far.
+  /// Returns the number of notices sent to each rank so far.
   [[nodiscard]] const std::vector<std::int64_t>& sent() const { return sent_; }
-  /// Are this rank's notices all delivered to MPI, and `expected` received?
+  /// True if MPI has taken all notices of this rank, and `expected` ones have arrived.
   [[nodiscard]] bool settled(std::int64_t expected) noexcept;
 
  private:

@@ -1,4 +1,4 @@
-// How a collective is carried out on P ranks, and what each of them sends for it. Pure arithmetic:
+// The schedule of a collective on P ranks, and the bytes that each of them sends. Pure arithmetic:
 // `quip plan` asks for numbers of ranks that are not there.
 #pragma once
 
@@ -8,20 +8,20 @@
 
 namespace quip {
 
-/// MPI-3 counts are int: larger payloads go in pieces of so many bytes.
+/// MPI-3 counts are int: larger payloads go in pieces of this many bytes.
 constexpr index_t piece_bytes = index_t{1} << 30;
 
-/// Bytes of a sum by shares that are in work at a time: 64 KiB a rank, so that caches hold them and
-/// messages are long enough, within limits that memory allows.
+/// Returns the bytes of a sum by shares that are in work at a time: 64 KiB a rank, so that caches
+/// hold them and messages are long enough, within limits that memory allows.
 [[nodiscard]] index_t shared_piece_bytes(int size);
-/// The same of a broadcast by shares.
+/// Returns the bytes of a broadcast by shares that are in work at a time.
 [[nodiscard]] index_t broadcast_piece_bytes(int size);
 
-/// Is a sum of so many bytes carried out by shares (every rank adds one part, then all gather)? It
-/// is where that is faster than MPI_Iallreduce, which Open MPI does in a binomial tree when in
-/// place: 2 log₂(P) times the payload instead of 2.
+/// True if a sum of this many bytes goes by shares (every rank adds one part, then all gather):
+/// where that is faster than MPI_Iallreduce, which Open MPI does in a binomial tree when in place:
+/// 2 log₂(P) times the payload instead of 2.
 [[nodiscard]] bool sums_by_shares(index_t bytes);
-/// Likewise for MPI_Ibcast: a flat tree up to 4 ranks, then a binomial one of whole messages.
+/// True if a broadcast goes by shares: MPI_Ibcast is a flat tree, beyond 4 ranks a binomial one.
 [[nodiscard]] bool broadcasts_by_shares(index_t bytes, int size);
 
 // Payload bytes that `rank` of `size` sends in one collective; 0 for one rank. By shares: what the
@@ -29,12 +29,12 @@ constexpr index_t piece_bytes = index_t{1} << 30;
 // needs: a rank's share of an all-reduce, and of a broadcast all that the others receive, counted
 // for the root although others may pass it on.
 
-/// A sum of `count` doubles on all ranks.
+/// Returns the bytes sent for a sum of `count` doubles on all ranks.
 [[nodiscard]] index_t sent_by_sum(index_t count, int rank, int size);
-/// A maximum of `bytes` bytes on all ranks.
+/// Returns the bytes sent for a maximum of `bytes` bytes on all ranks.
 [[nodiscard]] index_t sent_by_maximum(index_t bytes, int size);
 [[nodiscard]] index_t sent_by_broadcast(index_t bytes, int root, int rank, int size);
-/// `offsets` as in Collectives::all_gather_bytes.
+/// Returns the bytes sent for a gather; `offsets` as in Collectives::all_gather_bytes.
 [[nodiscard]] index_t sent_by_gather(std::span<const index_t> offsets, int rank, int size);
 
 }  // namespace quip

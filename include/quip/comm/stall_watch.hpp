@@ -1,4 +1,4 @@
-// Waiting for collectives with an eye on the clock: who keeps the others waiting is named.
+// Waits for collectives with an eye on the clock, and names the rank that keeps the others waiting.
 #pragma once
 
 #include <chrono>
@@ -14,24 +14,24 @@ namespace quip {
 /// Seconds without progress after which a job is given up unless told otherwise.
 constexpr double default_stall_timeout = 1800;
 
-/// How it works: every rank tells two witnesses, ranks 0 and 1, when its phase or unit changes. A
-/// rank whose collective has not completed within the timeout calls the roll: all ranks that wait
-/// in a collective answer, because they poll; one that is stopped, lost or busy does not. The
-/// caller then names those that are missing, with what a witness last heard of them, and ends the
-/// job with exit_stalled. Of several callers the lowest rank goes on, and a witness that
-/// waits too takes over from the others, so that one line is printed.
+/// Every rank tells two witnesses, ranks 0 and 1, when its phase or unit changes. A rank whose
+/// collective has not completed within the timeout calls the roll: all ranks that wait in a
+/// collective answer, because they poll; one that is stopped, lost or busy does not. The caller
+/// then names those that are missing, with what a witness last heard of them, and ends the job with
+/// exit_stalled. Of several callers the lowest rank goes on, and a witness that waits too takes
+/// over from the others, so that one line is printed.
 ///
 /// A rank's own long work is no stall while it is shorter than the timeout.
 class StallWatch {
  public:
-  /// Collective. For at least two ranks.
+  /// Duplicates `parent`, a group of at least two ranks (collective).
   explicit StallWatch(MPI_Comm parent);
-  /// Collective; brings home all notices that are under way.
+  /// Receives all notices that are under way (collective).
   ~StallWatch();
   StallWatch(const StallWatch&) = delete;
   StallWatch& operator=(const StallWatch&) = delete;
 
-  /// The same on all ranks; 0: wait for ever.
+  /// Sets the timeout, the same on all ranks; 0: wait for ever.
   void set_timeout(double seconds) { timeout_ = seconds; }
   [[nodiscard]] double timeout() const noexcept { return timeout_; }
 
@@ -39,12 +39,12 @@ class StallWatch {
   /// processes while it waits. Throws Error if MPI reports one; ends the job if it stalls.
   void wait(MPI_Request& request, const char* collective);
 
-  /// In place of `wait` on a rank that has no part in a collective of others: ranks are compared by
-  /// the number of collectives that they have entered.
+  /// Counts a collective of others in which this rank has no part: ranks are compared by the number
+  /// of collectives that they have entered.
   void pass() { ++entered_; }
 
-  /// For a rank that gives up: tells the others, and returns whether it is the lowest of those
-  /// that do at about the same time, and hence the one to say why.
+  /// Tells the others that this rank gives up. True if it is the lowest of those that do at about
+  /// the same time, and hence the one to say why.
   [[nodiscard]] bool speaks_for_failure();
 
  private:
@@ -72,7 +72,7 @@ class StallWatch {
   const char* collective_ = "";
   std::int64_t entered_ = 0;
   Clock::time_point last_poll_;
-  double waited_ = 0;    ///< seconds, without those in which this process itself was stopped
+  double waited_ = 0;    ///< seconds, not counting those in which this process itself was stopped
   double patience_ = 0;  ///< calls the roll when waited_ reaches it
   bool calling_ = false;
   double call_ends_ = 0;

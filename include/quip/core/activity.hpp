@@ -1,4 +1,4 @@
-// What this process is doing at the moment, for messages about a job that stands still.
+// The work that a process is doing, for messages about a job that stands still.
 #pragma once
 
 #include <functional>
@@ -12,11 +12,11 @@ class Activity {
  public:
   [[nodiscard]] static Activity& current();
 
-  /// Returns the phase before, for whoever restores it.
+  /// Returns the phase before, so that the caller can restore it.
   std::string enter_phase(std::string phase);
   void set_unit(std::string unit);
 
-  /// "phase 'factor' (block 3 of 32, factor down_proj)"; "start-up" before there is either.
+  /// Returns "phase 'factor' (block 3 of 32, factor down_proj)"; "start-up" at first.
   [[nodiscard]] std::string describe() const;
 
   /// Calls `listener` after each change, until the next call of `listen`.

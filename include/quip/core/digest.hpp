@@ -15,7 +15,7 @@ class Digest {
   Digest();
   void update(std::span<const std::byte> bytes);
   void update(std::string_view text);
-  /// The digest of what was fed so far, as 32 lower-case hexadecimal digits.
+  /// Returns the digest of all bytes so far, as 32 lower-case hexadecimal digits.
   [[nodiscard]] std::string hex() const;
 
  private:
@@ -25,7 +25,7 @@ class Digest {
   std::unique_ptr<void, Free> state_;
 };
 
-/// The digest of one contiguous range.
+/// Returns the digest of one contiguous range.
 [[nodiscard]] std::string digest_of(std::span<const std::byte> bytes);
 
 }  // namespace quip

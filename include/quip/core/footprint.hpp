@@ -1,4 +1,4 @@
-// What memory holds at one moment.
+// The memory that is held at one moment.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace quip {
 
-/// What is held at one moment of the work on a block, item by item, in bytes.
+/// Bytes held at one moment of the work on a block, item by item.
 struct Footprint {
   std::string moment;
   std::vector<std::pair<std::string, index_t>> items;

@@ -34,7 +34,7 @@ struct MatrixView {
   MatrixView(T* pointer, index_t row_count, index_t col_count)
       : MatrixView(pointer, row_count, col_count, col_count) {}
 
-  /// A view to mutable elements is one to constant elements.
+  /// Converts a view of mutable elements to one of constant elements.
   operator MatrixView<const T>() const  // NOLINT(google-explicit-constructor)
       requires(!std::is_const_v<T>) {
     return {data, rows, cols, ld};
@@ -44,11 +44,11 @@ struct MatrixView {
   [[nodiscard]] T& operator()(index_t i, index_t j) const { return data[i * ld + j]; }
   [[nodiscard]] index_t size() const { return rows * cols; }
 
-  /// Rows [first, first + count).
+  /// Returns rows [first, first + count).
   [[nodiscard]] MatrixView middle_rows(index_t first, index_t count) const {
     return {data + first * ld, count, cols, ld};
   }
-  /// Columns [first, first + count).
+  /// Returns columns [first, first + count).
   [[nodiscard]] MatrixView middle_cols(index_t first, index_t count) const {
     return {data + first, rows, count, ld};
   }
@@ -69,7 +69,7 @@ class Buffer {
 
  public:
   Buffer() = default;
-  /// Throws std::bad_alloc when the memory is not to be had.
+  /// Throws std::bad_alloc if there is no memory.
   explicit Buffer(index_t count) : size_(count) {
     if (count == 0) return;
     const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;

@@ -1,26 +1,26 @@
-// How much memory the matrices of this process take, and how much there is.
+// Memory that the matrices of this process take, and memory that the machine has.
 #pragma once
 
 #include <cstdint>
 
 namespace quip {
 
-/// Counts the bytes of every Buffer, hence of every Matrix and of the CPU backend's tensors. Two
-/// relaxed atomic additions a Buffer; threads may allocate side by side.
+/// Counts the bytes of every Buffer, hence of every Matrix and of the CPU backend's tensors. Costs
+/// two relaxed atomic additions a Buffer; threads may allocate side by side.
 class HeldMemory {
  public:
   static void add(std::int64_t bytes) noexcept;
   static void drop(std::int64_t bytes) noexcept;
 
-  /// Bytes held now.
+  /// Returns the bytes held now.
   [[nodiscard]] static std::int64_t now() noexcept;
-  /// The most that was held at a time since the start, or the last `restart_peak`.
+  /// Returns the most bytes held at a time since the start, or the last `restart_peak`.
   [[nodiscard]] static std::int64_t peak() noexcept;
-  /// The peak becomes what is held now.
+  /// Sets the peak to the bytes held now.
   static void restart_peak() noexcept;
 };
 
-/// Bytes of memory that this machine has, without swap.
+/// Returns the bytes of memory that this machine has, swap not counted.
 [[nodiscard]] double installed_memory() noexcept;
 
 }  // namespace quip

@@ -1,4 +1,4 @@
-// Where time, arithmetic and bytes go: named phases of a job on one rank.
+// Time, arithmetic and bytes of one rank, booked to the named phases of its job.
 #pragma once
 
 #include <chrono>
@@ -21,13 +21,13 @@ struct Phase {
 
 /// Phases in order of first appearance. Every moment since the Phases were made, and everything
 /// that UsageMeter counts, belongs to exactly one phase: that of the innermost Scope, or `other`
-/// where there is none. Used by the rank's main thread; what other threads move counts for the
+/// where there is none. Used by the rank's main thread; bytes that other threads move count for the
 /// phase that is on.
 class Phases {
  public:
   static constexpr const char* other = "other";
 
-  /// One phase until it goes out of scope, and the name of what is being done (Activity).
+  /// One phase, named to Activity too, until it goes out of scope.
   class Scope {
    public:
     Scope(Phases& phases, std::size_t phase)
@@ -50,13 +50,13 @@ class Phases {
   Phases() : phases_{Phase{.name = other, .seconds = 0, .usage = {}}} {}
 
   [[nodiscard]] Scope measure(const std::string& name) { return {*this, find(name)}; }
-  /// Up to now.
+  /// Returns the phases, each with its usage up to now.
   [[nodiscard]] const std::vector<Phase>& all() {
     enter(current_);
     return phases_;
   }
   [[nodiscard]] Timeline& timeline() { return timeline_; }
-  /// From now on, does the timeline get every stretch of a phase? Too much for a whole job.
+  /// Decides if the timeline gets every stretch of a phase from now on. Too much for a whole job.
   void chart(bool on) {
     enter(current_);
     charting_ = on;
@@ -73,7 +73,7 @@ class Phases {
     return phases_.size() - 1;
   }
 
-  /// Books what has passed to the current phase; returns it, and goes on with `next`.
+  /// Books the time and usage since then to the current phase, returns it and goes on with `next`.
   std::size_t enter(std::size_t next) {
     const Clock::time_point now = Clock::now();
     const Usage total = UsageMeter::current().total();

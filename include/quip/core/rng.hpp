@@ -10,26 +10,26 @@
 
 namespace quip {
 
-/// One key's sequence. `std::*_distribution` is never used: it differs between
-/// standard libraries.
+/// The sequence of one key. `std::*_distribution` is never used: it differs between standard
+/// libraries.
 class RandomStream {
  public:
   explicit RandomStream(std::uint64_t key) : key_(key) {}
 
-  /// 64 random bits at position `index`.
+  /// Returns 64 random bits at position `index`.
   [[nodiscard]] std::uint64_t bits(std::uint64_t index) const;
-  /// Uniform in [0, 1) with 53 bits.
+  /// Returns a uniform number in [0, 1) with 53 bits.
   [[nodiscard]] double uniform(std::uint64_t index) const;
-  /// Standard normal (Box–Muller).
+  /// Returns a standard normal number (Box–Muller).
   [[nodiscard]] double normal(std::uint64_t index) const;
-  /// A uniformly random permutation of 0 … n-1 (Fisher–Yates).
+  /// Returns a uniformly random permutation of 0 … n-1 (Fisher–Yates).
   [[nodiscard]] std::vector<index_t> permutation(index_t n) const;
 
  private:
   std::uint64_t key_;
 };
 
-/// The key for one purpose of one layer: a hash of (seed, layer, purpose).
+/// Returns the key for one purpose of one layer, a hash of (seed, layer, purpose).
 [[nodiscard]] std::uint64_t derive_key(std::uint64_t seed, std::string_view layer,
                                        std::string_view purpose);
 

@@ -1,4 +1,4 @@
-// Which unit of work was done when: what a chart of all ranks is drawn from.
+// The times of the units of work on one rank, from which a chart of all ranks is drawn.
 #pragma once
 
 #include <chrono>
@@ -39,11 +39,11 @@ class Timeline {
     const std::lock_guard lock(mutex_);
     units_.push_back(std::move(unit));
   }
-  /// Seconds since the beginning.
+  /// Returns the seconds since the Timeline was made.
   [[nodiscard]] double now() const {
     return std::chrono::duration<double>(Clock::now() - start_).count();
   }
-  /// Not while other threads record.
+  /// Returns the units so far. Not to be called while other threads record.
   [[nodiscard]] const std::vector<Unit>& units() const { return units_; }
 
  private:

@@ -1,4 +1,4 @@
-// What this process has done so far: arithmetic, bytes to other ranks, from and to files.
+// Totals of one process: flops, bytes to other ranks, bytes from and to files.
 #pragma once
 
 #include <atomic>
@@ -10,9 +10,9 @@ namespace quip {
 
 /// Totals since the start, or differences of two such totals.
 struct Usage {
-  double flops = 0;        ///< of matrix products, factorisations and transforms (quant/work.hpp)
+  double flops = 0;        ///< matrix products, factorisations, transforms (quant/factor/work.hpp)
   index_t bytes_sent = 0;  ///< to other ranks: payload (comm/schedule.hpp)
-  index_t bytes_read = 0;  ///< asked of files: caches do not matter
+  index_t bytes_read = 0;  ///< requested from files, cached or not
   index_t bytes_written = 0;         ///< to files
   double communication_seconds = 0;  ///< spent inside collectives, waiting included
 
@@ -21,9 +21,8 @@ struct Usage {
   [[nodiscard]] friend Usage operator-(Usage left, const Usage& right) { return left -= right; }
 };
 
-/// Where collectives, files and kernels report what they did; one a process, used by all its
-/// threads. It only grows: whoever wants the usage of a stretch of work takes the difference of two
-/// totals.
+/// Counts the work that collectives, files and kernels report; one a process, for all its threads.
+/// It only grows: the usage of a stretch of work is the difference of two totals.
 class UsageMeter {
  public:
   [[nodiscard]] static UsageMeter& current();

@@ -1,4 +1,4 @@
-// JSON that others wrote: bounded depth, short messages, numbers that are what they seem.
+// JSON that others wrote: bounded depth, short messages, numbers without silent conversion.
 #pragma once
 
 #include <optional>
@@ -15,14 +15,14 @@ namespace quip {
 /// deeper than any file of ours or Hugging Face's: printing and copying recurse.
 [[nodiscard]] nlohmann::json parse_json(std::string_view text, const std::string& origin);
 
-/// `text` as one line of a message can hold it: cut after 160 bytes.
+/// Returns `text` cut after 160 bytes, as one line of a message can hold it.
 [[nodiscard]] std::string shortened(std::string text);
 
-/// The value's JSON text, shortened.
+/// Returns the value's JSON text, shortened.
 [[nodiscard]] std::string shown(const nlohmann::json& value);
 
-/// The value if it is an integer in [0, 2⁶³): a fraction, a negative or a larger number would
-/// be converted silently.
+/// Returns the value if it is an integer in [0, 2⁶³): a fraction, a negative or a larger number
+/// would be converted silently.
 [[nodiscard]] std::optional<index_t> natural(const nlohmann::json& value);
 
 }  // namespace quip

@@ -1,4 +1,4 @@
-// Where named tensors come from: a safetensors checkpoint or a packed model.
+// A source of named tensors: a safetensors checkpoint or a packed model.
 #pragma once
 
 #include <cstddef>
@@ -33,17 +33,17 @@ class TensorSource {
   TensorSource& operator=(const TensorSource&) = delete;
   virtual ~TensorSource() = default;
 
-  /// All tensor names, sorted.
+  /// Returns the names of all tensors, sorted.
   [[nodiscard]] virtual std::vector<std::string> names() const = 0;
   [[nodiscard]] virtual bool contains(const std::string& name) const = 0;
-  /// Throws Error naming the tensor and the source if it is not there.
+  /// Returns a tensor's type and shape. Throws Error naming tensor and source if it is not there.
   [[nodiscard]] virtual const TensorInfo& info(const std::string& name) const = 0;
   /// Copies bytes [offset, offset + out.size()) of the row-major data.
   virtual void read(const std::string& name, index_t offset, std::span<std::byte> out) const = 0;
-  /// Waits until a later `read` of this range finds it in the operating system's memory, as far as
-  /// that can be had; not an error if it cannot. May be called beside `read`, by another thread.
+  /// Waits until a later `read` of this range finds it in the operating system's memoryif possible;
+  /// never an error. May be called beside `read`, by another thread.
   virtual void fetch(const std::string& /*name*/, index_t /*offset*/, index_t /*bytes*/) const {}
-  /// What to call this source in messages (a path).
+  /// Returns the name of this source in messages (a path).
   [[nodiscard]] virtual std::string describe() const = 0;
 };
 

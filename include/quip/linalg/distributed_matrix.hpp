@@ -14,7 +14,7 @@ namespace quip {
 class DistributedMatrix {
  public:
   DistributedMatrix() = default;
-  /// Uninitialised.
+  /// Leaves the blocks uninitialised.
   DistributedMatrix(const BlockCyclic& layout, int rank);
 
   [[nodiscard]] const BlockCyclic& layout() const { return layout_; }
@@ -22,15 +22,15 @@ class DistributedMatrix {
   [[nodiscard]] int grid_row() const { return layout_.grid.row_of(rank_); }
   [[nodiscard]] int grid_col() const { return layout_.grid.col_of(rank_); }
   [[nodiscard]] bool owns(index_t i, index_t j) const { return layout_.owner(i, j) == rank_; }
-  /// Block (i, j), which this rank owns: column-major, columns ld() apart.
+  /// Returns block (i, j), which this rank owns: column-major, columns ld() apart.
   [[nodiscard]] double* block(index_t i, index_t j) const;
   [[nodiscard]] index_t ld() const { return ld_; }
   [[nodiscard]] double* data() const { return data_.data(); }
   [[nodiscard]] index_t local_size() const { return data_.size(); }
 
-  /// The diagonal on every rank (collective).
+  /// Returns the diagonal on every rank (collective).
   [[nodiscard]] std::vector<double> diagonal(Collectives& comm) const;
-  /// Diagonal elements of this rank's blocks become those of `values` [n].
+  /// Sets the diagonal elements of this rank's blocks to those of `values` [n].
   void set_diagonal(std::span<const double> values);
 
  private:
@@ -44,17 +44,17 @@ class DistributedMatrix {
 template <typename T>
 class BlockColumn {
  public:
-  /// Room for the longest column.
+  /// Allocates room for the longest column.
   explicit BlockColumn(const BlockCyclic& layout);
 
   /// Brings blocks (i, j) with i ≥ first from their owners (collective).
   void gather(Collectives& comm, const DistributedMatrix& matrix, index_t j, index_t first);
-  /// Block (i, j) of the column last gathered: row-major, contiguous.
+  /// Returns block (i, j) of the column last gathered: row-major, contiguous.
   [[nodiscard]] const T* block(index_t i) const;
 
  private:
   void pack(const DistributedMatrix& matrix);
-  /// Where the blocks of one grid row begin.
+  /// Returns the offset of the blocks of one grid row.
   [[nodiscard]] index_t offset_of(int grid_row) const;
 
   BlockCyclic layout_;

@@ -1,5 +1,4 @@
-// Which rank holds which element of a matrix that is spread over a grid of ranks: pure values, no
-// communication.
+// The layout of a matrix over a grid of ranks: pure values, no communication.
 #pragma once
 
 #include <algorithm>
@@ -17,16 +16,16 @@ struct CyclicAxis {
   int processes = 1;
 
   [[nodiscard]] index_t blocks() const { return (n + block - 1) / block; }
-  /// Indices in block b: the last may be shorter.
+  /// Returns the number of indices in block b: the last may be shorter.
   [[nodiscard]] index_t width(index_t b) const { return std::min(block, n - b * block); }
   [[nodiscard]] int owner(index_t b) const { return static_cast<int>(b % processes); }
-  /// The how-manieth of its owner's blocks is block b?
+  /// Returns the number of block b among its owner's blocks.
   [[nodiscard]] index_t local_block(index_t b) const { return b / processes; }
-  /// Block `local` of process p, in the numbering of all.
+  /// Returns the number, among all blocks, of block `local` of process p.
   [[nodiscard]] index_t global_block(index_t local, int p) const { return local * processes + p; }
-  /// Blocks from `first` on that process p holds.
+  /// Returns the number of blocks from `first` on that process p holds.
   [[nodiscard]] index_t blocks_of(int p, index_t first = 0) const;
-  /// Indices in those.
+  /// Returns the number of indices in those.
   [[nodiscard]] index_t extent_of(int p, index_t first = 0) const;
 };
 
@@ -42,12 +41,12 @@ struct GridShape {
   friend bool operator==(const GridShape&, const GridShape&) = default;
 };
 
-/// "2x3"
+/// Returns "2x3".
 [[nodiscard]] std::string to_string(const GridShape& grid);
 /// Throws Error unless `text` reads ROWSxCOLUMNS, both positive.
 [[nodiscard]] GridShape parse_grid_shape(const std::string& text);
-/// The grid for a matrix of `blocks` × `blocks` blocks: no dimension exceeds `blocks`, as many of
-/// `ranks` as that allows, and of those grids the one nearest to a square, not wider than high.
+/// Returns the grid for a matrix of `blocks` × `blocks` blocks: no dimension exceeds `blocks`; of
+/// the grids with the most of `ranks` the one nearest to a square, not wider than high.
 [[nodiscard]] GridShape choose_grid_shape(int ranks, index_t blocks);
 
 /// A square matrix over a grid.
@@ -61,7 +60,7 @@ struct BlockCyclic {
       : rows{n, block, shape.rows}, cols{n, block, shape.cols}, grid(shape) {}
   [[nodiscard]] index_t n() const { return rows.n; }
   [[nodiscard]] index_t blocks() const { return rows.blocks(); }
-  /// The rank that holds block (i, j).
+  /// Returns the rank that holds block (i, j).
   [[nodiscard]] int owner(index_t i, index_t j) const {
     return grid.rank_at(rows.owner(i), cols.owner(j));
   }

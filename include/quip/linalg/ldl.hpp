@@ -15,7 +15,7 @@ namespace quip {
 /// Parallel over OpenMP threads with blocks of fixed shape: bits do not depend on their number.
 [[nodiscard]] index_t ldl_factor(MatrixView<double> h, std::span<double> d);
 
-/// The blocks' width: the unit of the factorisation.
+/// The width of the factorisation's blocks.
 inline constexpr index_t ldl_block = 128;
 
 }  // namespace quip

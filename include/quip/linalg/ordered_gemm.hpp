@@ -18,13 +18,13 @@ struct StridedView {
   index_t col_stride;
 };
 
-/// C += A·B with A [m × k], B [k × n] (rows ldb apart), C [m × n] (rows ldc apart).
-/// Serial; callers run it on disjoint parts of C in parallel. T is float or double.
+/// Adds A·B to C, with A [m × k], B [k × n] (rows ldb apart), C [m × n] (rows ldc apart). Serial;
+/// callers run it on disjoint parts of C in parallel. T is float or double.
 template <typename T>
 void ordered_gemm(index_t m, index_t n, index_t k, StridedView<T> a, const T* b, index_t ldb, T* c,
                   index_t ldc);
 
-/// C = A·B, the chains starting from zero; C is not read.
+/// Sets C = A·B, the chains starting from zero; C is not read.
 template <typename T>
 void ordered_product(index_t m, index_t n, index_t k, StridedView<T> a, const T* b, index_t ldb,
                      T* c, index_t ldc);

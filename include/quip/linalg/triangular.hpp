@@ -5,8 +5,8 @@
 
 namespace quip {
 
-/// The strict lower triangle of (L+I)⁻¹, into that of `inverse`, which may not be `l`. L+I is unit
-/// lower triangular: what lies on and above the diagonal of `l` [n × n] is not looked at. Parallel.
+/// Writes the strict lower triangle of (L+I)⁻¹ to that of `inverse`, which may not be `l`. L+I is
+/// unit lower triangular: only elements below the diagonal of `l` [n × n] are read. Parallel.
 void invert_unit_lower(MatrixView<const double> l, MatrixView<double> inverse);
 
 }  // namespace quip

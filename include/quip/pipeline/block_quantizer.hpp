@@ -14,8 +14,8 @@
 
 namespace quip {
 
-/// Which rank factorises which layer: largest first, to the least loaded rank (lowest on ties).
-/// `orders` are the layers' Hessian orders.
+/// Returns the rank that factorises each layer: largest first, to the least loaded rank (lowest on
+/// ties). `orders` are the layers' Hessian orders.
 [[nodiscard]] std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks);
 
 /// Quantizes the linears of one block after another. Collective throughout.
@@ -28,11 +28,11 @@ class BlockQuantizer {
   /// Reports what is being worked on.
   std::function<void(const std::string&)> on_step = [](const std::string&) {};
 
-  /// Of the wide layers so far.
+  /// Returns who factorised the wide layers so far.
   [[nodiscard]] const WideFactorisers& factorisers() const { return factorisers_; }
 
-  /// `states` is the block's input and is only read. On return `weights` holds the dequantized
-  /// layers. Same result on every rank.
+  /// Quantizes a block. `states` is its input and is only read. On return `weights` holds the
+  /// dequantized layers. Same result on every rank.
   [[nodiscard]] std::vector<StoredLayer> quantize(index_t block, WeightSet& weights,
                                                   const SampleShard& shard, ConstTensorView states);
 

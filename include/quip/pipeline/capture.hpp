@@ -12,15 +12,15 @@ namespace quip {
 /// Holds the running residual and one buffer for the captured input of every tap in turn.
 class Capture {
  public:
-  /// `states` is the block's input and is only read (collective).
+  /// Begins before the first tap; `states`, the block's input, is only read (collective).
   Capture(Collectives& comm, Backend& backend, const Family& family, index_t block,
           const SampleShard& shard, ConstTensorView states, Phases& phases);
 
   /// Moves every sample on to the next tap, through `weights` as they are now (collective).
   void advance(const WeightSet& weights);
-  /// H of the tap just reached; `layer` (one that reads it) goes into messages (collective).
+  /// Returns H of the tap just reached (collective). Messages name `layer`, which reads it.
   [[nodiscard]] Matrix<double> hessian(const std::string& layer);
-  /// The inputs of the tap just reached; valid until the next `advance`.
+  /// Returns the inputs of the tap just reached; valid until the next `advance`.
   [[nodiscard]] LayerInputs inputs() const;
 
  private:
@@ -32,7 +32,7 @@ class Capture {
   index_t block_;
   int tap_ = -1;
   Tensor residual_;
-  Tensor captured_;  ///< rows are as far apart as the widest tap needs
+  Tensor captured_;  ///< row pitch is the widest tap's
 };
 
 }  // namespace quip

@@ -22,8 +22,8 @@ struct Perplexity {
   [[nodiscard]] double value() const;
 };
 
-/// Collective; the same result on every rank and for any number of ranks: losses are summed
-/// sample by sample in the token set's order.
+/// Returns the same result on every rank and for any number of ranks (collective): losses are
+/// summed sample by sample in the token set's order.
 [[nodiscard]] Perplexity evaluate(Collectives& comm, Backend& backend,
                                   const EvaluateOptions& options, Progress& progress);
 

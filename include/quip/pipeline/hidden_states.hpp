@@ -19,14 +19,14 @@ struct SampleShard {
   Range samples;                  ///< global sample numbers
   index_t length = 0;             ///< tokens of the longest sample on any rank
   std::vector<std::int32_t> ids;  ///< sample after sample
-  std::vector<index_t> offsets;   ///< where each sample begins in `ids`, and where the last ends
+  std::vector<index_t> offsets;   ///< begin of each sample in `ids`, and the end of the last
 
   [[nodiscard]] index_t tokens() const { return static_cast<index_t>(ids.size()); }
   [[nodiscard]] index_t length_of(index_t i) const { return offsets[i + 1] - offsets[i]; }
   [[nodiscard]] std::span<const std::int32_t> sample(index_t i) const {
     return std::span(ids).subspan(offsets[i], length_of(i));
   }
-  /// Of a matrix with a row per token, those of sample i.
+  /// Returns the rows of sample i of a matrix with a row per token.
   template <typename T>
   [[nodiscard]] MatrixView<T> rows_of(MatrixView<T> all, index_t i) const {
     return all.middle_rows(offsets[i], length_of(i));
@@ -37,7 +37,7 @@ struct SampleShard {
 [[nodiscard]] SampleShard shard_tokens(Collectives& comm, const TokenSet& tokens, index_t samples,
                                        const ModelConfig& config, index_t max_length);
 
-/// What the first block sees: [tokens × hidden] of the shard (collective).
+/// Returns the first block's input: [tokens × hidden] of the shard (collective).
 [[nodiscard]] Tensor embed_shard(Collectives& comm, Backend& backend, const Family& family,
                                  const TensorSource& source, const WeightSet& ends,
                                  const SampleShard& shard);

@@ -17,11 +17,11 @@ struct OpenModel {
   std::unique_ptr<PackedModel> packed;
   std::unique_ptr<Family> family;
 
-  /// Where the tensors that are not quantized come from.
+  /// Returns the source of the tensors that are not quantized.
   [[nodiscard]] const TensorSource& source() const {
     return packed ? static_cast<const TensorSource&>(*packed) : *checkpoint;
   }
-  /// The weights of a block, dequantized where they are packed (collective).
+  /// Returns the weights of a block, dequantized where they are packed (collective).
   [[nodiscard]] WeightSet block(Collectives& comm, Backend& backend, index_t number) const;
 };
 

@@ -1,4 +1,4 @@
-// The next block's weights on their way into memory while the present one is worked on.
+// Reads the next block's weights into memory during work on the present one.
 #pragma once
 
 #include <stop_token>
@@ -10,9 +10,9 @@
 
 namespace quip {
 
-/// Reads, in a thread of its own, what this rank will read of a block (`load_block`) into the
-/// operating system's memory. Costs the process none: what is not there in time, or did not fit, is
-/// read when it is wanted, and errors are met then.
+/// Reads, in a thread of its own, this rank's part of a block (`load_block`) into the operating
+/// system's memory, which costs the process none. Parts that come late, or do not fit, are read
+/// when they are needed, and errors are met then.
 class Prefetch {
  public:
   Prefetch(const Collectives& comm, const TensorSource& source, const Family& family,

@@ -1,5 +1,5 @@
 // Progress of a long job: on rank 0 a bar on a terminal or lines in a log, on every rank the unit
-// that messages about a job which stands still name.
+// that messages about a stall name.
 #pragma once
 
 #include <chrono>
@@ -10,7 +10,7 @@
 namespace quip {
 
 enum class ProgressStyle { automatic, bar, lines, none };
-/// "auto", "bar", "lines", "none"; throws Error listing the choices.
+/// Parses "auto", "bar", "lines", "none"; throws Error listing the choices.
 [[nodiscard]] ProgressStyle parse_progress(const std::string& text);
 
 class Progress {
@@ -22,7 +22,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void start(index_t total, const std::string& unit);
-  /// `done` of the total are finished; `what` is being worked on.
+  /// Shows that `done` of the total are finished, and `what` is being worked on.
   void update(index_t done, const std::string& what);
   void finish();
 

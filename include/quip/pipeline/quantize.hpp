@@ -36,11 +36,11 @@ struct QuantizeOptions {
   LayerOptions layer;
   Overrides overrides;  ///< options of single layers
 
-  // How the job is run; none of it changes the result.
+  // Members below do not change the result.
   Start start = Start::fresh;
   KeepStates keep_states = KeepStates::last;
   std::optional<Range> blocks;  ///< quantize these only, and leave the rest to another run
-  /// Asked on every rank after each block: end here? One yes is enough.
+  /// Asked on every rank after each block; one true ends the run there.
   std::function<bool()> stop_requested = [] { return false; };
   /// Called on every rank with lines for the user.
   std::function<void(const std::string&)> on_note = [](const std::string&) {};
@@ -55,9 +55,9 @@ struct QuantizeOptions {
 
 enum class Ending {
   finished,
-  already_complete,  ///< by an earlier run; there was nothing to do
-  range_done,        ///< all of `blocks`; others are left
-  stopped            ///< because `stop_requested` said so
+  already_complete,  ///< an earlier run had finished
+  range_done,        ///< all of `blocks` are done, others are left
+  stopped            ///< `stop_requested` ended it
 };
 
 struct QuantizeOutcome {

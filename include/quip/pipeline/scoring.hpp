@@ -1,4 +1,4 @@
-// What a model says of the tokens of a text: the machinery behind perplexity and tasks.
+// Scores the tokens of a text, for perplexity and tasks.
 #pragma once
 
 #include <span>

@@ -27,10 +27,10 @@ struct TaskItem {
 /// Reads JSON lines, of two kinds that one file may mix:
 ///   {"id": …, "context": [ids], "choices": [[ids], …], "lengths": [bytes, …], "answer": number}
 ///   {"id": …, "context": [ids], "target": [ids]}
-/// `count` > 0 reads no more than so many. Throws Error naming file and line.
+/// `count` > 0 reads no more than that many. Throws Error naming file and line.
 [[nodiscard]] std::vector<TaskItem> read_tasks(const std::filesystem::path& file, index_t count);
 
-/// What the model made of one item.
+/// The scores of one item.
 struct TaskResult {
   std::vector<double> log_likelihoods;  ///< ln p(continuation | context), in nats, per continuation
   index_t chosen = 0;                   ///< largest log-likelihood; the first of equals
@@ -45,15 +45,15 @@ struct TaskOptions {
   index_t items = 0;  ///< 0: all
 };
 
-/// Scores, item by item; the same on every rank and for any number of ranks.
+/// Scores by item, the same on every rank and for any number of ranks.
 struct TaskScores {
   std::vector<TaskItem> items;
   std::vector<TaskResult> results;
 };
 
-/// Collective. Items are spread over the ranks; every continuation with its context is one unit
-/// of work. Throws AgreedError naming an item that is too long for the model or holds an id that
-/// is not in its vocabulary.
+/// Scores items (collective). They are spread over the ranks; every continuation with its context
+/// is one unit of work. Throws AgreedError naming an item that is too long for the model or holds
+/// an id that is not in its vocabulary.
 [[nodiscard]] TaskScores score_tasks(Collectives& comm, Backend& backend,
                                      const TaskOptions& options, Progress& progress);
 

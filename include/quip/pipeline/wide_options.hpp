@@ -1,4 +1,4 @@
-// Which layers are too wide for the Hessian of one rank.
+// The layers that are too wide for the Hessian of one rank.
 #pragma once
 
 #include <map>
@@ -16,24 +16,24 @@ namespace quip {
 /// not a share of some machine's memory, because the choice changes last bits.
 constexpr index_t default_wide_inputs = 32768;
 
-/// By width: who factorised such layers (WideLayer::cholesky).
+/// The makers of the factors (WideLayer::cholesky), by width.
 using WideFactorisers = std::map<index_t, std::set<std::string>>;
 
 struct WideOptions {
-  index_t inputs = default_wide_inputs;  ///< layers with so many and more are wide
-  /// cuSOLVERMp or ScaLAPACK on this grid; none: the program's own factorisation, on a grid made
-  /// for the ranks there are. The bits depend on the former, not on the latter.
+  index_t inputs = default_wide_inputs;  ///< layers with this many and more are wide
+  /// Grid for cuSOLVERMp or ScaLAPACK, on which the bits then depend; none: the program's own
+  /// factorisation, on a grid made for the ranks there are, on which they do not.
   std::optional<GridShape> process_grid;
 
   [[nodiscard]] bool covers(index_t cols) const { return cols >= inputs; }
-  /// How the H of a layer with `cols` inputs is spread over `ranks`.
+  /// Returns the layout of the H of a layer with `cols` inputs over `ranks`.
   [[nodiscard]] BlockCyclic layout(index_t cols, int ranks) const;
-  /// Throws Error naming `layer` and the options for a wide layer that cannot be had with
-  /// `layer_options` on so many ranks.
+  /// Throws Error naming `layer` and the options if a wide layer is not possible with
+  /// `layer_options` on this many ranks.
   void check(const std::string& layer, index_t cols, const LayerOptions& layer_options,
              int ranks) const;
-  /// A rank holds a Hessian of each of `orders`, which are not wide, at a time. Throws Error naming
-  /// the --wide that helps if they exceed a rank's part of a node's memory, swap not counted.
+  /// Throws Error naming the --wide that helps if Hessians of all `orders`, which are not wide,
+  /// exceed a rank's part of a node's memory, swap not counted.
   void check_memory(std::vector<index_t> orders, double node_bytes, int ranks_on_node) const;
 };
 

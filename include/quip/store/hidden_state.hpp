@@ -1,4 +1,4 @@
-// The shape in which hidden states are stored, and how their owner is asked for them.
+// The shape in which hidden states are stored, and access to their owner's memory.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,7 @@ namespace quip {
 struct StateShape {
   index_t samples = 0;
   index_t length = 0;  ///< tokens of a sample
-  index_t width = 0;   ///< of the model
+  index_t width = 0;   ///< hidden size of the model
   bool operator==(const StateShape&) const = default;
   [[nodiscard]] index_t sample_elements() const { return length * width; }
 };
@@ -21,8 +21,8 @@ struct StateShape {
 using FetchSample = std::function<void(index_t i, std::span<float> out)>;
 using PutSample = std::function<void(index_t i, std::span<const float> in)>;
 
-/// Which hidden states a run leaves on disk: none (resuming forwards the samples again through the
-/// finished blocks), the last ones while it is running, or those before every block for good.
+/// The hidden states that a run leaves on disk: none (resuming forwards the samples again through
+/// the finished blocks), the last ones while it is running, or those before every block for good.
 enum class KeepStates { none, last, all };
 
 }  // namespace quip

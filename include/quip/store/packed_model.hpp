@@ -35,20 +35,20 @@ struct StoredLayer {
 struct BlockEntry {
   index_t block = 0;
   std::string file;                            ///< relative to the directory
-  std::string file_digest;                     ///< of all bytes of the file
+  std::string file_digest;                     ///< digest of all bytes of the file
   std::vector<std::string> layers;             ///< names, in order
   std::vector<std::string> digests;            ///< digest_of(layer), same order
   std::vector<std::array<index_t, 2>> shapes;  ///< rows, cols, same order
 };
 
-/// Whether a model whose run has not finished may be read.
+/// Decides if a model whose run has not finished may be read.
 enum class Unfinished { refused, allowed };
 
 /// Reads a packed model. As a TensorSource it serves the tensors of rest.h5.
 class PackedModel final : public TensorSource {
  public:
-  /// Throws Error if the directory is not a packed model, or one whose run has not finished.
-  /// `Unfinished::allowed` takes that, too: what its manifest lists is there and final.
+  /// Opens a model. Throws Error if it is none, or one whose run has not finished.
+  /// `Unfinished::allowed` takes that, too: the files in its manifest are there and final.
   explicit PackedModel(const std::filesystem::path& directory,
                        Unfinished unfinished = Unfinished::refused);
   ~PackedModel() override;
@@ -58,11 +58,11 @@ class PackedModel final : public TensorSource {
   [[nodiscard]] bool is_quantized(const std::string& layer) const;
   /// Reads one layer and checks its digest. `layer` is a tensor name without ".weight".
   [[nodiscard]] StoredLayer read_layer(const std::string& layer) const;
-  /// One digest over the layers' digests in model order.
+  /// Returns one digest over the layers' digests in model order.
   [[nodiscard]] std::string digest() const;
-  /// Names everything that does not match its digest; empty means the model is whole.
+  /// Returns a line for everything that does not match its digest; none if the model is whole.
   [[nodiscard]] std::vector<std::string> verify() const;
-  /// Bytes on disk of the directory's files.
+  /// Returns the bytes on disk of the directory's files.
   [[nodiscard]] index_t bytes_on_disk() const;
 
   [[nodiscard]] std::vector<std::string> names() const override;

@@ -13,7 +13,7 @@ QUIP_SIMD void relu(float* x, index_t n) {
   for (index_t j = 0; j < n; ++j) x[j] = x[j] < 0.0F ? 0.0F : x[j];
 }
 
-/// x·σ(x).
+/// Computes x·σ(x).
 QUIP_SIMD void silu(float* x, index_t n) {
 #pragma omp simd
   for (index_t j = 0; j < n; ++j) x[j] = x[j] / (1.0F + exponential(-x[j]));
@@ -21,18 +21,18 @@ QUIP_SIMD void silu(float* x, index_t n) {
 
 /// x/2·(1 + tanh u) = x·σ(2u), u = √(2/π)·(x + 0.044715 x³).
 QUIP_SIMD void gelu_tanh(float* x, index_t n) {
-  constexpr float kTwice = 1.5957691216F;  // 2·√(2/π)
+  constexpr float twice = 1.5957691216F;  // 2·√(2/π)
 #pragma omp simd
   for (index_t j = 0; j < n; ++j) {
-    const float u = kTwice * (x[j] + 0.044715F * x[j] * x[j] * x[j]);
+    const float u = twice * (x[j] + 0.044715F * x[j] * x[j] * x[j]);
     x[j] = x[j] / (1.0F + exponential(-u));
   }
 }
 
-/// x·Φ(x), through erfc: 1 + erf would lose the negative tail.
+/// Computes x·Φ(x), through erfc: 1 + erf would lose the negative tail.
 void gelu(float* x, index_t n) {
-  constexpr float kInverseRoot2 = 0.70710678F;
-  for (index_t j = 0; j < n; ++j) x[j] = 0.5F * x[j] * std::erfc(-x[j] * kInverseRoot2);
+  constexpr float inverse_root2 = 0.70710678F;
+  for (index_t j = 0; j < n; ++j) x[j] = 0.5F * x[j] * std::erfc(-x[j] * inverse_root2);
 }
 
 QUIP_SIMD void multiply(const float* factor, index_t n, float* y) {

@@ -10,15 +10,15 @@
 namespace quip::cpu {
 namespace {
 
-constexpr index_t kQueryBlock = 128;
+constexpr index_t query_block = 128;
 
-/// The keys that query `row` sees: [first, row].
+/// Returns the first of the keys that query `row` sees, [first, row].
 index_t first_visible(index_t row, const AttentionShape& shape) {
   return shape.window ? std::max<index_t>(0, row - *shape.window + 1) : 0;
 }
 
-/// Query rows [first_row, first_row + out.rows) of one head. q, out [block × head_dim];
-/// k, v [T × head_dim]; `scores` holds out.rows · T elements.
+/// Attends from query rows [first_row, first_row + out.rows) of one head. q, out [block ×
+/// head_dim]; k, v [T × head_dim]; `scores` holds out.rows · T elements.
 void attend(ConstTensorView q, ConstTensorView k, ConstTensorView v, index_t first_row,
             const AttentionShape& shape, float* scores, TensorView out) {
   const index_t first_key = first_visible(first_row, shape);
@@ -28,7 +28,7 @@ void attend(ConstTensorView q, ConstTensorView k, ConstTensorView v, index_t fir
   // S = scale · Q Kᵀ over the keys that some row of the block sees
   gemm(Transpose::no, Transpose::yes, shape.scale, q, k.middle_rows(first_key, keys), 0.0F,
        weights);
-  float inverse_sum[kQueryBlock];
+  float inverse_sum[query_block];
   for (index_t i = 0; i < q.rows; ++i) {
     float* row = weights.row(i);
     const index_t begin = first_visible(first_row + i, shape) - first_key;
@@ -38,7 +38,7 @@ void attend(ConstTensorView q, ConstTensorView k, ConstTensorView v, index_t fir
         1.0F / exponentiate(row + begin, row_maximum(row + begin, end - begin), end - begin);
     std::fill(row + end, row + keys, 0.0F);
   }
-  // out = P V, normalised last: a row of out is shorter than a row of P
+  // out = P V, normalised last: rows of out are shorter than rows of P
   gemm(Transpose::no, Transpose::no, 1.0F, weights, v.middle_rows(first_key, keys), 0.0F, out);
   for (index_t i = 0; i < q.rows; ++i) {
     for (index_t j = 0; j < out.cols; ++j) out(i, j) *= inverse_sum[i];
@@ -50,14 +50,14 @@ void attend(ConstTensorView q, ConstTensorView k, ConstTensorView v, index_t fir
 void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v, const AttentionShape& shape,
                TensorView out) {
   check_attention(q, k, v, shape, out);
-  const Buffer<float> scores(std::min(kQueryBlock, q.rows) * q.rows);
+  const Buffer<float> scores(std::min(query_block, q.rows) * q.rows);
   const index_t dim = shape.head_dim;
   for (index_t head = 0; head < shape.heads; ++head) {
     const index_t kv_head = head / (shape.heads / shape.kv_heads);
     const ConstTensorView keys = k.middle_cols(kv_head * dim, dim);
     const ConstTensorView values = v.middle_cols(kv_head * dim, dim);
-    for (index_t row = 0; row < q.rows; row += kQueryBlock) {
-      const index_t rows = std::min(kQueryBlock, q.rows - row);
+    for (index_t row = 0; row < q.rows; row += query_block) {
+      const index_t rows = std::min(query_block, q.rows - row);
       attend(q.middle_cols(head * dim, dim).middle_rows(row, rows), keys, values, row, shape,
              scores.data(), out.middle_cols(head * dim, dim).middle_rows(row, rows));
     }

@@ -45,7 +45,7 @@ class CpuBackend final : public Backend {
   void for_each_unit(index_t count, const std::function<void(index_t)>& work) override;
 
   void linear(ConstTensorView x, ConstTensorView w, ConstTensorView bias, TensorView y) override {
-    // The bias first, so that the product is added to it where it is written anyway.
+    // Sets the bias first, so that the product is added to it where it is written anyway.
     if (bias.size() != 0) cpu::set_rows(bias, y);
     gemm(Transpose::no, Transpose::yes, 1.0F, x, w, bias.size() != 0 ? 1.0F : 0.0F, y);
   }

@@ -25,7 +25,7 @@ QUIP_SIMD void rotate(const float* cosine, const float* sine, index_t n, float* 
   }
 }
 
-/// Bit patterns of non-negative floats are ordered as the floats are, NaNs above infinity.
+/// Raises maxima by bit patterns: non-negative floats are ordered like them, NaNs above infinity.
 QUIP_SIMD void raise_maximum(const float* x, index_t n, float* maximum) {
 #pragma omp simd
   for (index_t j = 0; j < n; ++j) {
@@ -72,8 +72,8 @@ void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
 void channel_maximum(ConstTensorView x, std::span<float> maximum) {
   check_channel_maximum(x, maximum);
   for (index_t t = 0; t < x.rows; ++t) raise_maximum(x.row(t), x.cols, maximum.data());
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  for (float& value : maximum) value = value <= kInfinity ? value : kInfinity;
+  constexpr float infinite = std::numeric_limits<float>::infinity();
+  for (float& value : maximum) value = value <= infinite ? value : infinite;
 }
 
 }  // namespace quip::cpu

@@ -13,24 +13,24 @@
 
 namespace quip::cpu {
 
-/// Backend::accumulate_hessian by one kernel, which is not `best`. `sum` may also be the first
-/// columns only.
+/// Does the work of Backend::accumulate_hessian by one kernel, not `best`. `sum` may also be the
+/// first columns only.
 void accumulate_hessian(HessianKernel kernel, int threads, ConstTensorView x,
                         std::span<const float> scale, MatrixView<double> sum);
 
-/// The fastest kernel that this machine has.
+/// Returns the fastest kernel that this machine has.
 [[nodiscard]] HessianKernel best_hessian_kernel();
 
-// One chunk of tokens after another. `outside` becomes true, and the sum useless, if a z does
-// not fit in 16 bits.
+// They take one chunk of tokens after another. `outside` becomes true, and the sum undefined, if a
+// z does not fit in 16 bits.
 void accumulate_int8(HessianKernel kernel, int threads, ConstTensorView x,
                      std::span<const float> scale, MatrixView<double> sum,
                      std::atomic<bool>& outside);
 void accumulate_float64(int threads, ConstTensorView x, std::span<const float> scale,
                         MatrixView<double> sum, std::atomic<bool>& outside);
 
-/// Tokens whose `bytes_per_element` representation takes no more than 32 MiB or, where that is
-/// more, an eighth of the sum itself.
+/// Returns the tokens whose `bytes_per_element` representation takes no more than 32 MiB or, where
+/// that is more, an eighth of the sum itself.
 [[nodiscard]] index_t tokens_at_once(ConstTensorView x, MatrixView<const double> sum,
                                      index_t bytes_per_element);
 

@@ -9,9 +9,9 @@
 namespace quip::cpu {
 namespace {
 
-constexpr index_t kTile = 256;
+constexpr index_t tile_side = 256;
 
-/// z = round(x · scale) for one token; returns whether all fit in 16 bits.
+/// Rounds z = x · scale for one token; true if all fit in 16 bits.
 QUIP_SIMD bool round_row(const float* x, const float* scale, index_t n, double* z) {
   std::uint32_t beyond = 0;
 #pragma omp simd reduction(| : beyond)
@@ -24,10 +24,10 @@ QUIP_SIMD bool round_row(const float* x, const float* scale, index_t n, double* 
 }
 
 void add_tile(MatrixView<const double> z, TilePosition tile, MatrixView<double> sum) {
-  const index_t row = tile.row * kTile;
-  const index_t col = tile.col * kTile;
-  const index_t rows = std::min(kTile, sum.rows - row);
-  const index_t cols = std::min(kTile, sum.cols - col);
+  const index_t row = tile.row * tile_side;
+  const index_t col = tile.col * tile_side;
+  const index_t rows = std::min(tile_side, sum.rows - row);
+  const index_t cols = std::min(tile_side, sum.cols - col);
   const MatrixView<double> target = sum.middle_rows(row, rows).middle_cols(col, cols);
   if (row == col && rows == cols) {
     syrk_lower(Transpose::yes, 1.0, z.middle_cols(row, rows), 1.0, target);
@@ -43,7 +43,7 @@ void accumulate_float64(int threads, ConstTensorView x, std::span<const float> s
                         MatrixView<double> sum, std::atomic<bool>& outside) {
   const index_t chunk = tokens_at_once(x, sum, sizeof(double));
   const Matrix<double> integers(chunk, x.cols);
-  const std::vector<TilePosition> tiles = lower_tiles(sum, kTile);
+  const std::vector<TilePosition> tiles = lower_tiles(sum, tile_side);
   for (index_t first = 0; first < x.rows; first += chunk) {
     const index_t tokens = std::min(chunk, x.rows - first);
 #pragma omp parallel for num_threads(threads)

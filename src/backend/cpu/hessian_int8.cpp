@@ -11,10 +11,11 @@
 namespace quip::cpu {
 namespace {
 
-constexpr index_t kGroupsPerBlock = kBlock / Int8Slices::kGroup;
-constexpr index_t kTile = 4 * kBlock;  // channels; both factors of a tile fit in a 2 MiB cache
+constexpr index_t groups_per_block = block_side / Int8Slices::group_channels;
+constexpr index_t tile_side =
+    4 * block_side;  // channels; both factors of a tile fit in a 2 MiB cache
 
-using Products = std::int32_t[kBlock * kBlock];
+using Products = std::int32_t[block_side * block_side];
 struct BlockProducts {
   alignas(64) Products high;
   alignas(64) Products cross;
@@ -34,7 +35,7 @@ void multiply(const Int8Kernel& kernel, const Int8Slices& slices, index_t row_gr
   term(Slice::low, Slice::low, false, products.low);
 }
 
-/// One row of a block. offset: 128 Σ_t z' + 128² T / 2, of the row and of each column.
+/// Adds one row of a block. offset: 128 Σ_t z' + 128² T / 2, of the row and of each column.
 QUIP_SIMD void add_row(const std::int32_t* high, const std::int32_t* cross, const std::int32_t* low,
                        double row_offset, const double* col_offset, index_t n, double* sum) {
 #pragma omp simd
@@ -43,22 +44,23 @@ QUIP_SIMD void add_row(const std::int32_t* high, const std::int32_t* cross, cons
   }
 }
 
-/// The blocks of one tile that touch the lower triangle.
+/// Adds the blocks of one tile that touch the lower triangle.
 void add_tile(const Int8Kernel& kernel, const Int8Slices& slices, const double* offset,
               TilePosition tile, MatrixView<double> sum) {
   const index_t n = sum.rows;
-  const index_t last_col = std::min(sum.cols, (tile.col + 1) * kTile);
+  const index_t last_col = std::min(sum.cols, (tile.col + 1) * tile_side);
   BlockProducts products;
   kernel.begin();
-  for (index_t col = tile.col * kTile; col < last_col; col += kBlock) {
-    const index_t first = std::max(tile.row * kTile, col);
-    for (index_t row = first; row < std::min(n, (tile.row + 1) * kTile); row += kBlock) {
-      multiply(kernel, slices, row / kBlock * kGroupsPerBlock, col / kBlock * kGroupsPerBlock,
-               products);
-      for (index_t i = 0; i < std::min(kBlock, n - row); ++i) {
-        const index_t width = std::min({kBlock, last_col - col, row + i - col + 1});
-        add_row(products.high + i * kBlock, products.cross + i * kBlock, products.low + i * kBlock,
-                offset[row + i], offset + col, width, sum.row(row + i) + col);
+  for (index_t col = tile.col * tile_side; col < last_col; col += block_side) {
+    const index_t first = std::max(tile.row * tile_side, col);
+    for (index_t row = first; row < std::min(n, (tile.row + 1) * tile_side); row += block_side) {
+      multiply(kernel, slices, row / block_side * groups_per_block,
+               col / block_side * groups_per_block, products);
+      for (index_t i = 0; i < std::min(block_side, n - row); ++i) {
+        const index_t width = std::min({block_side, last_col - col, row + i - col + 1});
+        add_row(products.high + i * block_side, products.cross + i * block_side,
+                products.low + i * block_side, offset[row + i], offset + col, width,
+                sum.row(row + i) + col);
       }
     }
   }
@@ -79,10 +81,10 @@ void accumulate_int8(HessianKernel choice, int threads, ConstTensorView x,
                      std::span<const float> scale, MatrixView<double> sum,
                      std::atomic<bool>& outside) {
   const Int8Kernel& kernel = *(choice == HessianKernel::amx_int8 ? amx_kernel() : vnni_kernel());
-  const index_t chunk = tokens_at_once(x, sum, Int8Slices::kBytesPerElement);
+  const index_t chunk = tokens_at_once(x, sum, Int8Slices::bytes_per_element);
   Int8Slices slices(chunk, x.cols);
   const Buffer<double> offset(x.cols);
-  const std::vector<TilePosition> tiles = lower_tiles(sum, kTile);
+  const std::vector<TilePosition> tiles = lower_tiles(sum, tile_side);
   for (index_t first = 0; first < x.rows; first += chunk) {
     const index_t tokens = std::min(chunk, x.rows - first);
     slices.pack(x.middle_rows(first, tokens), scale, threads, outside);

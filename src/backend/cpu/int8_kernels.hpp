@@ -7,10 +7,10 @@
 
 namespace quip::cpu {
 
-/// Channels on a side of the block that a kernel computes at a time: two groups of Int8Slices.
-constexpr index_t kBlock = 32;
+/// The side, in channels, of the block that a kernel computes at a time: two groups of Int8Slices.
+constexpr index_t block_side = 32;
 
-/// A kernel keeps state in the processor between `begin` and `end`, per thread.
+/// A kernel, which keeps state in the processor between `begin` and `end`, per thread.
 struct Int8Kernel {
   void (*begin)();
   /// c = Σ_t aᵀb, or c += if `accumulate`; c [32 × 32] row-major, int32. `left` and `right` are
@@ -20,7 +20,7 @@ struct Int8Kernel {
   void (*end)();
 };
 
-/// Null where the build, the processor or the operating system lacks it.
+/// Returns null where the build, the processor or the operating system lacks it.
 [[nodiscard]] const Int8Kernel* amx_kernel();
 [[nodiscard]] const Int8Kernel* vnni_kernel();
 

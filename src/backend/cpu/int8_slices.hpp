@@ -22,13 +22,13 @@ enum class Side { left, right };
 /// A left tile is therefore the transpose of the right one, in units of 4 bytes.
 class Int8Slices {
  public:
-  static constexpr index_t kGroup = 16;
-  static constexpr index_t kStep = 64;
-  static constexpr index_t kTileBytes = kGroup * kStep;
-  /// Bytes kept per activation: two slices, two sides.
-  static constexpr index_t kBytesPerElement = 4;
+  static constexpr index_t group_channels = 16;
+  static constexpr index_t step_tokens = 64;
+  static constexpr index_t tile_bytes = group_channels * step_tokens;
+  /// The bytes kept per activation: two slices, two sides.
+  static constexpr index_t bytes_per_element = 4;
 
-  /// Storage for up to `tokens` tokens of `channels` channels.
+  /// Allocates storage for up to `tokens` tokens of `channels` channels.
   Int8Slices(index_t tokens, index_t channels);
 
   /// Rounds x [tokens × channels] · scale and slices it, over `threads` threads. Sets `outside`
@@ -36,11 +36,11 @@ class Int8Slices {
   void pack(ConstTensorView x, std::span<const float> scale, int threads,
             std::atomic<bool>& outside);
 
-  /// Tokens of the last pack, in steps; the last step is filled up with zero bytes.
+  /// Returns the tokens of the last pack, in steps; the last step is filled up with zero bytes.
   [[nodiscard]] index_t steps() const { return steps_; }
-  /// The tiles of a group; the group after it follows at once.
+  /// Returns the tiles of a group; the next group follows them.
   [[nodiscard]] const std::int8_t* tiles(Slice slice, Side side, index_t group) const;
-  /// Σ_t of the slice's bytes, one for each channel, from the first of `group` on.
+  /// Returns Σ_t of the slice's bytes, one for each channel, from the first of `group` on.
   [[nodiscard]] const std::int32_t* sums(Slice slice, index_t group) const;
 
  private:

@@ -10,7 +10,7 @@
 namespace quip::cpu {
 namespace {
 
-constexpr index_t kLogitsAtOnce = index_t{1} << 20;  // 4 MiB
+constexpr index_t logits_at_once = index_t{1} << 20;  // 4 MiB
 
 }  // namespace
 
@@ -19,7 +19,7 @@ void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
                        std::span<double> running_sum, std::span<double> target_logit) {
   check_log_sum_exp(x, w, targets, running_max, running_sum, target_logit);
   if (x.rows == 0 || w.rows == 0) return;
-  const index_t chunk = std::clamp<index_t>(kLogitsAtOnce / w.rows, 1, x.rows);
+  const index_t chunk = std::clamp<index_t>(logits_at_once / w.rows, 1, x.rows);
   const Matrix<float> logits(chunk, w.rows);
   for (index_t first = 0; first < x.rows; first += chunk) {
     const index_t rows = std::min(chunk, x.rows - first);

@@ -14,7 +14,7 @@ QUIP_SIMD float sum(const float* x, index_t n) {
   return total;
 }
 
-/// Σ (x − centre)².
+/// Returns Σ (x − centre)².
 QUIP_SIMD float sum_of_squares(const float* x, float centre, index_t n) {
   float total = 0.0F;
 #pragma omp simd reduction(+ : total)

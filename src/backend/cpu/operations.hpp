@@ -18,7 +18,7 @@ void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, f
 // elementwise.cpp
 void add(ConstTensorView x, TensorView y);
 void copy(ConstTensorView x, TensorView y);
-/// Every row of y = bias, or += bias.
+/// Sets every row of y to bias, or adds bias to it.
 void set_rows(ConstTensorView bias, TensorView y);
 void add_rows(ConstTensorView bias, TensorView y);
 void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,

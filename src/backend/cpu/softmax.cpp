@@ -10,13 +10,13 @@ namespace quip::cpu {
 
 QUIP_SIMD float row_maximum(const float* x, index_t n) {
   // Independent lanes, because a maximum of floats is not reordered by itself.
-  constexpr index_t kLanes = 32;
-  std::array<float, kLanes> lane;
+  constexpr index_t lanes = 32;
+  std::array<float, lanes> lane;
   lane.fill(-std::numeric_limits<float>::infinity());
   index_t j = 0;
-  for (; j + kLanes <= n; j += kLanes) {
+  for (; j + lanes <= n; j += lanes) {
 #pragma omp simd
-    for (index_t l = 0; l < kLanes; ++l) lane[l] = x[j + l] > lane[l] ? x[j + l] : lane[l];
+    for (index_t l = 0; l < lanes; ++l) lane[l] = x[j + l] > lane[l] ? x[j + l] : lane[l];
   }
   for (; j < n; ++j) lane[0] = x[j] > lane[0] ? x[j] : lane[0];
   float maximum = lane[0];

@@ -5,7 +5,7 @@
 
 namespace quip::cpu {
 
-/// max x, −∞ for n = 0; NaNs are passed over.
+/// Returns max x, −∞ for n = 0; NaNs are ignored.
 [[nodiscard]] float row_maximum(const float* x, index_t n);
 /// x = exp(x − shift), in place; returns the sum. A NaN in x makes it NaN.
 [[nodiscard]] float exponentiate(float* x, float shift, index_t n);

@@ -8,22 +8,22 @@
 
 namespace quip::cpu {
 
-/// eˣ to 2 ulp for every float: subnormal results are rounded correctly, beyond the range it is 0
-/// or infinite, NaN stays NaN.
+/// Returns eˣ to 2 ulp for every float: subnormal results are rounded correctly, beyond the range
+/// it is 0 or infinite, NaN stays NaN.
 ///
 /// eˣ = 2ⁿ·eʳ with n = round(x / ln 2), |r| ≤ ln 2 / 2; eʳ = 1 + r + r²·P(r), with P the minimax
 /// polynomial of degree 4 for the relative error of eʳ (3·10⁻⁹, a twentieth of an ulp).
 QUIP_INLINE float exponential(float x) {
-  // Where the result is 0 or infinite already; written so that a NaN passes.
+  // Clamps where the result is 0 or infinite already; written so that a NaN passes.
   x = x < -104.0F ? -104.0F : x;
   x = x > 89.0F ? 89.0F : x;
 
   // Adding 1.5·2²³ leaves the nearest integer in the low bits.
-  constexpr float kRound = 12582912.0F;
-  const float shifted = x * 1.44269504F + kRound;
-  const float n = shifted - kRound;
+  constexpr float round = 12582912.0F;
+  const float shifted = x * 1.44269504F + round;
+  const float n = shifted - round;
   const std::int32_t exponent =
-      std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(kRound);
+      std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(round);
 
   // ln 2 in two parts, the first short enough for n·ln2 to be exact without FMA.
   float r = x - n * 0.693145751953125F;

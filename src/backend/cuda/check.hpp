@@ -8,7 +8,7 @@
 
 namespace quip::cuda {
 
-/// Throw Error carrying the call, the library's text and the place, unless `code` is success.
+/// Throws Error carrying the call, the library's text and the place, unless `code` is success.
 void check(cudaError_t code, const char* call, const char* file, int line);
 void check(cublasStatus_t code, const char* call, const char* file, int line);
 void check(cusolverStatus_t code, const char* call, const char* file, int line);

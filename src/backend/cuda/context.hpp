@@ -10,7 +10,7 @@
 
 namespace quip::cuda {
 
-/// What one host thread works with: its own stream, and what goes with a stream.
+/// The stream of one host thread, and the handles and workspace that go with it.
 struct Lane {
   Stream stream;
   Matmul matmul;
@@ -22,18 +22,17 @@ struct Lane {
 
 class Context {
  public:
-  /// `lanes`: units of work side by side, besides the thread that hands them out. So many
-  /// processes share the device.
+  /// Opens a GPU that `sharers` processes share. `lanes`: units of work side by side, besides the
+  /// thread that hands them out.
   Context(int device, int sharers, int lanes);
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
   [[nodiscard]] Device& device() { return device_; }
-  /// The calling thread's: inside a unit of work its own, else the first.
+  /// Returns the calling thread's lane: its own inside a unit of work, else the first.
   [[nodiscard]] Lane& lane();
-  /// Units on the lanes: after everything that the first lane has been given, and before what it
-  /// gets next.
+  /// Runs units on the lanes, after all earlier and before all later work of the first lane.
   void for_each_unit(index_t count, const std::function<void(index_t)>& work);
 
   template <typename T>

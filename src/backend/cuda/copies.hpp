@@ -1,4 +1,4 @@
-// Between host and device, element types and shapes kept.
+// Copies between host and device, with element types and shapes.
 #pragma once
 
 #include <span>
@@ -8,7 +8,7 @@
 
 namespace quip::cuda {
 
-/// Of equal shapes. Returns when the host's may be overwritten.
+/// Copies to the device, shapes being equal. Returns when `host` may be overwritten.
 template <typename T>
 void upload(Lane& lane, MatrixView<const T> host, MatrixView<T> device) {
   if (host.size() == 0) return;
@@ -18,7 +18,7 @@ void upload(Lane& lane, MatrixView<const T> host, MatrixView<T> device) {
                       static_cast<std::size_t>(host.rows));
 }
 
-/// Of equal shapes. Returns when the host has it.
+/// Copies to the host, shapes being equal. Returns when the host has it.
 template <typename T>
 void download(Lane& lane, MatrixView<const T> device, MatrixView<T> host) {
   if (host.size() == 0) return;
@@ -40,7 +40,7 @@ void download(Lane& lane, const T* device, std::span<T> host) {
   download<T>(lane, MatrixView<const T>(device, 1, count), MatrixView<T>(host.data(), 1, count));
 }
 
-/// Host values in a new buffer.
+/// Returns host values in a new buffer.
 template <typename T>
 [[nodiscard]] DeviceBuffer<T> to_device(Context& context, std::span<const T> values,
                                         std::string_view what) {

@@ -27,7 +27,7 @@ namespace {
 
 constexpr index_t logits_at_once = index_t{64} << 20;  // 256 MiB
 
-/// What tensors refer to; the last of them to go takes it along.
+/// The state behind tensors, freed with the last of them.
 struct Shared {
   Context context;
   WeightCopies copies;
@@ -140,7 +140,7 @@ class CudaBackend final : public Backend {
  private:
   [[nodiscard]] cudaStream_t stream() const { return context().lane().get(); }
 
-  /// Every operation names what it writes: copies of it in bfloat16 are no longer true.
+  /// Marks `y` as written: copies of it in bfloat16 are no longer valid.
   TensorView written(TensorView y) const {
     if (y.size() != 0) shared_->copies.forget(y.data, y.data + (y.rows - 1) * y.ld + y.cols);
     return y;
@@ -166,8 +166,8 @@ Tensor CudaBackend::allocate(index_t rows, index_t cols) {
   return make_tensor(rows, cols, Device::Use::work);
 }
 
-/// Where there is no room, in page-locked host memory, which kernels read and write over the bus:
-/// every operation streams through the rows of a sample once.
+/// Falls back to page-locked host memory, which kernels read and write over the bus: every
+/// operation streams through the rows of a sample once.
 Tensor CudaBackend::allocate_samples(index_t rows, index_t cols) {
   check_size(rows, cols);
   const std::size_t bytes = bytes_of(rows, cols);

@@ -37,7 +37,7 @@ using Owned = std::unique_ptr<std::remove_pointer_t<Pointer>, Release>;
 /// it has no notion of one that is still under way.
 class DeviceGrid {
  public:
-  /// Collective; ranks beyond the grid take part, and hold nothing.
+  /// Makes the grid (collective); ranks beyond it take part, and hold nothing.
   DeviceGrid(Context& context, Collectives& comm, const GridShape& shape)
       : shape_(shape),
         nccl_(comm, shape.size(), NcclCommunicator::Calls::blocking, comm.stall_timeout()) {
@@ -63,7 +63,7 @@ class DeviceGrid {
   Owned<cusolverMpGrid_t> grid_;
 };
 
-/// This rank's blocks on its device, and what their factorisation takes.
+/// This rank's blocks on its device, and the memory for their factorisation.
 class LocalBlocks {
  public:
   LocalBlocks(Context& context, DeviceGrid& grid, const DistributedMatrix& h)
@@ -80,10 +80,10 @@ class LocalBlocks {
                                          descriptor, CUDA_R_64F, &device_bytes_, &host_bytes_));
   }
 
-  /// Besides the blocks.
+  /// Returns the bytes needed besides the blocks.
   [[nodiscard]] std::size_t workspace() const { return device_bytes_; }
 
-  /// Returns the library's info.
+  /// Factorises the blocks; returns the library's info.
   int factor(DistributedMatrix& h) {
     Lane& lane = context_.lane();
     upload<double>(lane, std::span<const double>(local(h)), a_.data());
@@ -107,8 +107,8 @@ class LocalBlocks {
   void store(DistributedMatrix& h) { download<double>(context_.lane(), a_.data(), local(h)); }
 
  private:
-  /// Ends the job on an error: the library has made communicators of its own, whose kernels nothing
-  /// takes off the device, and every other way out waits for the device.
+  /// Ends the job on an error: the kernels of the library's own communicators never leave the
+  /// device, and every other way out waits for it.
   template <typename Call>
   void run(const Call& call) {
     try {
@@ -151,7 +151,7 @@ class CusolverMpCholesky final : public GridCholesky {
   bool told_ = false;
 };
 
-/// Have all ranks so much room, each what it says?
+/// True if every rank has the room that it asks for.
 bool CusolverMpCholesky::all_have(Collectives& comm, std::size_t bytes) {
   float lacking = bytes > context_.device().available() ? 1 : 0;
   comm.all_reduce_max(std::span(&lacking, 1));
@@ -167,7 +167,7 @@ std::nullopt_t CusolverMpCholesky::decline(const Collectives& comm, const GridSh
   return std::nullopt;
 }
 
-// Every rank takes the same way through this: what it depends on has been agreed.
+// Every rank takes the same branches here: they depend on agreed values alone.
 std::optional<index_t> CusolverMpCholesky::factor(Collectives& comm, DistributedMatrix& h) {
   const GridShape& shape = h.layout().grid;
   if (!shared_) shared_ = ranks_share_gpus(comm);

@@ -42,30 +42,30 @@ class Codes {
   CodeMatrix matrix_;
 };
 
-/// From row to row and from column to column.
+/// The elements from row to row and from column to column.
 struct Strides {
   index_t row = 0;
   index_t col = 0;
   bool operator==(const Strides&) const = default;
 };
 
-/// One kernel on the way from codes to weights, and how its two ends lie in memory.
+/// One kernel on the way from codes to weights, with the layouts of its input and output.
 struct Link {
   const TransformPass<float>* pass;
-  index_t cols;  ///< of what it transforms
+  index_t cols;  ///< columns of its operand
   Strides in;
   Strides out;
 
   [[nodiscard]] bool in_place() const { return pass->in_place() && in == out; }
 };
 
-/// V acts on w' transposed, [cols × rows]. A Walsh–Hadamard transform runs along the rows of W as
-/// they lie in the end; small products run across them, so that permutations move runs of elements.
+/// Returns V's layout: V acts on w' transposed, [cols × rows]. Walsh–Hadamard transforms run along
+/// the final rows of W, small products across them, so that permutations move runs of elements.
 Layout layout_for(TransformKind kind) {
   return kind == TransformKind::hadamard ? Layout::down : Layout::across;
 }
 
-/// Vᵀ w'ᵀ and, of its transpose [rows × cols], Uᵀ. The first kernel of Uᵀ finds it transposed.
+/// Returns the kernels of Vᵀ w'ᵀ and, on its transpose [rows × cols], of Uᵀ.
 std::vector<Link> links(const TransformOnDevice<float>& v, const TransformOnDevice<float>& u,
                         const QuantizedLinear& layer) {
   const bool down = layout_for(layer.transform) == Layout::down;
@@ -81,7 +81,7 @@ std::vector<Link> links(const TransformOnDevice<float>& v, const TransformOnDevi
   return all;
 }
 
-/// From codes through all links into `out`. Whoever writes first, the last one writes there.
+/// Runs all links, from codes into `out`: buffers alternate so that the last one writes there.
 void run(Context& context, const CodeMatrix& codes, const std::vector<Link>& chain,
          const float* divisor, TensorView out) {
   const auto moves = std::count_if(chain.begin() + 1, chain.end(),

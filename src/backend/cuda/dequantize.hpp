@@ -1,4 +1,4 @@
-// From codes back to weights on the device.
+// Dequantization on the device.
 #pragma once
 
 #include "context.hpp"
@@ -8,8 +8,8 @@
 
 namespace quip::cuda {
 
-/// Ŵ = Uᵀ w' V D̃⁻¹ into `out` [rows × cols], contiguous, which kernels may use as working memory
-/// before. The first kernel reads the codes, the last divides by D̃. Takes dequantize_bytes besides.
+/// Writes Ŵ = Uᵀ w' V D̃⁻¹ to `out` [rows × cols], contiguous and scratch before. The first kernel
+/// reads the codes, the last divides by D̃. Takes dequantize_bytes besides.
 void dequantize(Context& context, const QuantizedLinear& layer, TensorView out);
 
 }  // namespace quip::cuda

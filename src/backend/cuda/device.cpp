@@ -52,7 +52,7 @@ std::size_t Device::available() const {
   std::size_t total = 0;
   QUIP_CUDA(cudaMemGetInfo(&free_bytes, &total));
   const std::size_t kept = std::min(reserve, total / 16);
-  const std::size_t part = (total - kept) / sharers_;  // a fair one: the others will want theirs
+  const std::size_t part = (total - kept) / sharers_;  // a fair share: the others take theirs
   const std::size_t free_part = free_bytes > kept ? free_bytes - kept : 0;
   return std::min(free_part, part > used_ ? part - used_ : 0);
 }
@@ -66,7 +66,7 @@ void* Device::allocate(std::size_t bytes, std::string_view what, const Stream& s
   void* pointer = nullptr;
   const cudaError_t code = cudaMallocAsync(&pointer, bytes, stream.get());
   if (code == cudaErrorMemoryAllocation) {
-    static_cast<void>(cudaGetLastError());  // or the next call reports it again
+    static_cast<void>(cudaGetLastError());  // otherwise the next call reports it again
     fail(
         "GPU {}: no {:.2f} GiB for {}: {:.2f} of {:.2f} GiB are in use here; use more GPUs or "
         "nodes "
@@ -103,7 +103,7 @@ Staging::Staging() = default;
 
 namespace {
 
-/// Part of the rows of a copy that fits in one piece.
+/// The part of a copy's rows that fits in one piece.
 struct Rectangle {
   std::size_t row;
   std::size_t col;
@@ -122,7 +122,7 @@ void for_rectangles(std::size_t width, std::size_t rows, const Visit& visit) {
   }
 }
 
-/// Rows from host to host.
+/// Copies rows from host to host.
 void copy_rows(const std::byte* from, std::size_t from_pitch, std::byte* to, std::size_t to_pitch,
                const Rectangle& part) {
   if (from_pitch == part.width && to_pitch == part.width) {
@@ -144,7 +144,7 @@ void Staging::upload(const Stream& stream, const void* from, std::size_t from_pi
   for_rectangles(width, rows, [&](const Rectangle& part) {
     Piece& piece = pieces_[turn];
     turn = 1 - turn;
-    piece.done.synchronize();  // what it held has left it
+    piece.done.synchronize();  // its content has been copied
     copy_rows(source + part.row * from_pitch + part.col, from_pitch, piece.memory.data(),
               part.width, part);
     QUIP_CUDA(cudaMemcpy2DAsync(target + part.row * to_pitch + part.col, to_pitch,

@@ -40,13 +40,13 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-/// The GPU of this process, and what is taken of its memory. All sizes in bytes.
+/// The GPU of this process, and the use of its memory. All sizes in bytes.
 class Device {
  public:
-  /// What memory is for: activations of all samples, which could also lie in the host's, or else.
+  /// The use of memory: activations of all samples, which may also lie in host memory, or work.
   enum class Use { work, samples };
 
-  /// GPU `number` becomes the calling thread's; so many processes share its memory.
+  /// Makes GPU `number` the calling thread's; `sharers` processes share its memory.
   Device(int number, int sharers);
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
@@ -58,15 +58,14 @@ class Device {
   [[nodiscard]] std::size_t shared_memory_of_block() const { return shared_memory_; }
   [[nodiscard]] std::size_t total() const { return total_ / sharers_; }
   [[nodiscard]] std::size_t most_used() const { return most_used_; }
-  /// What can still be had of this process's part of the device: less a reserve for the libraries.
+  /// Returns the free bytes of this process's part of the device, less a reserve for the libraries.
   [[nodiscard]] std::size_t available() const;
-  /// So much is for work, what it has already taken included. An eighth of the device to begin
-  /// with.
+  /// Keeps this many bytes for work, those in use included; an eighth of the device at first.
   void keep_for_work(std::size_t bytes) { kept_ = bytes; }
   [[nodiscard]] bool has_room_for_samples(std::size_t bytes) const;
 
-  /// Ordered on `stream`: may be used by what comes after it there. Throws Error naming `what` if
-  /// it does not fit.
+  /// Allocates on `stream`, for use by later work there. Throws Error naming `what` if it does not
+  /// fit.
   [[nodiscard]] void* allocate(std::size_t bytes, std::string_view what, const Stream& stream,
                                Use use = Use::work);
   void free(void* pointer, std::size_t bytes, cudaStream_t stream, Use use = Use::work) noexcept;
@@ -146,11 +145,11 @@ class PinnedBuffer {
 class Staging {
  public:
   Staging();
-  /// Rows of `width` bytes, `from_pitch` and `to_pitch` bytes apart. Returns when `from` may be
-  /// overwritten; the copy itself is ordered on `stream`.
+  /// Copies rows of `width` bytes, `from_pitch` and `to_pitch` bytes apart. Returns when `from` may
+  /// be overwritten; the copy itself is ordered on `stream`.
   void upload(const Stream& stream, const void* from, std::size_t from_pitch, void* to,
               std::size_t to_pitch, std::size_t width, std::size_t rows);
-  /// Returns when `to` is complete.
+  /// Copies rows back. Returns when `to` is complete.
   void download(const Stream& stream, const void* from, std::size_t from_pitch, void* to,
                 std::size_t to_pitch, std::size_t width, std::size_t rows);
 

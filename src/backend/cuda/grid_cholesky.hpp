@@ -17,11 +17,11 @@ class GridCholesky {
   GridCholesky& operator=(const GridCholesky&) = delete;
   virtual ~GridCholesky() = default;
 
-  /// Quantizer::grid_cholesky.
+  /// Does the work of Quantizer::grid_cholesky.
   [[nodiscard]] virtual std::optional<index_t> factor(Collectives& comm, DistributedMatrix& h) = 0;
 };
 
-/// By cuSOLVERMp; null in a build without it.
+/// Makes the factorisation by cuSOLVERMp; null in a build without it.
 [[nodiscard]] std::unique_ptr<GridCholesky> make_grid_cholesky(Context& context);
 
 }  // namespace quip::cuda

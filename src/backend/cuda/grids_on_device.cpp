@@ -53,7 +53,7 @@ GridsOnDevice::GridsOnDevice(Context& context, const ColumnPlaces& places,
   for (index_t g = 0; !dynamic_ && g < places.groups; ++g) fit(g, w);
 }
 
-/// The range of every lane over the group's columns comes to the host, which settles the grids.
+/// Brings every lane's range over the group's columns to the host, which settles the grids.
 void GridsOnDevice::fit(index_t g, MatrixView<const float> w) {
   const index_t first = g * group_size_;
   const index_t count = std::min(group_size_, w.rows - first);

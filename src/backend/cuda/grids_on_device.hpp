@@ -1,4 +1,4 @@
-// The grids of some rows, on the device and for the host: what quant/tile_grids does for a tile.
+// The grids of some rows, on device and host, as quant/round/tile_grids for a tile.
 #pragma once
 
 #include <vector>
@@ -11,10 +11,10 @@
 
 namespace quip::cuda {
 
-/// Where the columns of a layer are in the order of rounding, and to which group they belong.
+/// The positions of a layer's columns in the order of rounding, and the groups of the positions.
 struct ColumnPlaces {
-  DeviceBuffer<std::int32_t> position;  ///< of every column
-  DeviceBuffer<std::int32_t> group;     ///< of every position; empty: one group
+  DeviceBuffer<std::int32_t> position;  ///< position of every column
+  DeviceBuffer<std::int32_t> group;     ///< group of every position; empty: one group
   index_t groups = 1;
 
   ColumnPlaces(Context& context, index_t n, const std::vector<index_t>& order, index_t group_size);
@@ -22,16 +22,16 @@ struct ColumnPlaces {
 
 class GridsOnDevice {
  public:
-  /// One given grid for each lane.
+  /// Takes one given grid for each lane.
   GridsOnDevice(Context& context, const ColumnPlaces& places, std::vector<RowGrid> lanes);
-  /// Min-max grids of w [n × lanes], unless they are to be fitted in the course of rounding.
+  /// Fits min-max grids to w [n × lanes], unless rounding fits them as it goes.
   GridsOnDevice(Context& context, const ColumnPlaces& places, MatrixView<const float> w,
                 const LayerOptions& options);
 
   [[nodiscard]] bool dynamic() const { return dynamic_; }
-  /// From weights to coordinates; x may be w.
+  /// Turns weights into coordinates; x may be w.
   void to_coordinates(MatrixView<const float> w, MatrixView<float> x) const;
-  /// What kernels see of positions from `first` on.
+  /// Returns the kernels' view of positions from `first` on.
   [[nodiscard]] GridView view(index_t first) const;
   /// Fits the group that begins at position `first` to w [n × lanes] and makes its weights
   /// coordinates.
@@ -41,7 +41,7 @@ class GridsOnDevice {
   [[nodiscard]] const RowGrid& grid(index_t lane, index_t g) const {
     return grids_[at(g * lanes_ + lane)];
   }
-  /// Weights per unit of a lane's coordinates.
+  /// Returns the weight of one unit of a lane's coordinates.
   [[nodiscard]] double unit(index_t lane) const {
     return groups() > 1 ? 1.0 : static_cast<double>(grids_[static_cast<std::size_t>(lane)].step);
   }

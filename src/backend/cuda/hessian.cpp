@@ -23,7 +23,7 @@ index_t round_up(index_t value, index_t to) { return (value + to - 1) / to * to;
 
 /// The two slices of some channels and their sums.
 struct Slices {
-  index_t channels = 0;  ///< in use
+  index_t channels = 0;  ///< channels in use
   index_t ld;
   DeviceBuffer<std::int8_t> high;
   DeviceBuffer<std::int8_t> low;
@@ -76,7 +76,7 @@ void add_chunk(Lane& lane, const Slices& rows, const Slices& cols, index_t token
                  rows.sums.data(), cols.sums.data(), tokens, sum);
 }
 
-/// Adds a downloaded tile to where it belongs in the lower triangle.
+/// Adds a downloaded tile to its place in the lower triangle.
 void add_lower(MatrixView<const double> tile, index_t row, index_t col, MatrixView<double> sum) {
 #pragma omp parallel for schedule(dynamic, 16)
   for (index_t i = 0; i < tile.rows; ++i) {

@@ -9,7 +9,7 @@
 
 namespace quip::cuda {
 
-/// Backend::accumulate_hessian for a device x; `sum` may be the first columns alone.
+/// Does Backend::accumulate_hessian's work for a device x; `sum` may be the first columns alone.
 void accumulate_hessian(Context& context, ConstTensorView x, std::span<const float> scale,
                         MatrixView<double> sum);
 

@@ -1,4 +1,4 @@
-// What every kernel is written with. Kernels are plain CUDA C++: tests/cuda_on_host runs the same
+// The parts of which kernels are written. They are plain CUDA C++: tests/cuda_on_host runs the same
 // sources on the CPU.
 #pragma once
 
@@ -24,7 +24,7 @@ struct DeviceView {
   __device__ T& operator()(index_t i, index_t j) const { return data[i * ld + j]; }
 };
 
-/// The block's dynamic shared memory.
+/// Returns the block's dynamic shared memory.
 template <typename T>
 __device__ T* shared_memory() {
   extern __shared__ __align__(128) unsigned char shared_bytes[];
@@ -35,13 +35,13 @@ inline unsigned blocks_for(index_t count, index_t per_block) {
   return static_cast<unsigned>((count + per_block - 1) / per_block);
 }
 
-/// The first of the elements that this thread visits, and how far apart they are.
+/// Returns the first element that this thread visits; all_threads() is the distance to the next.
 __device__ inline index_t global_thread() {
   return static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 __device__ inline index_t all_threads() { return static_cast<index_t>(gridDim.x) * blockDim.x; }
 
-/// A grid for element-wise kernels, whose threads take several elements each.
+/// The grid of element-wise kernels, whose threads take several elements each.
 inline constexpr unsigned threads_elementwise = 256;
 inline unsigned elementwise_blocks(index_t elements) {
   constexpr index_t per_block = index_t{4} * threads_elementwise;

@@ -1,6 +1,6 @@
-// cublasLt is column-major: a row-major [r × c] matrix is to it a [c × r] one, transposed. So
-// C = A Bᵀ becomes Cᵀ = (Bᵀ)ᵀ Aᵀ: its first operand is our B, transposed, the second our A as it
-// is. That is also the one form in which it multiplies bytes.
+// cublasLt is column-major: a row-major [r × c] matrix is to it a [c × r] one, transposed. So C = A
+// Bᵀ becomes Cᵀ = (Bᵀ)ᵀ Aᵀ: its first operand is our B, transposed, the second our A. Only in this
+// form it multiplies bytes.
 #include "matmul.hpp"
 
 #include "quip/backend/device_work.hpp"
@@ -50,11 +50,11 @@ class Description {
 
 class Preference {
  public:
-  /// `alignment` of C in bytes.
+  /// Takes the alignment of C in bytes.
   explicit Preference(std::uint32_t alignment) {
     QUIP_CUDA(cublasLtMatmulPreferenceCreate(&preference_));
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::size_t>(matmul_workspace_bytes));
-    // It takes 256 bytes for granted, which the middle of a matrix does not have.
+    // The default is 256 bytes, which the middle of a matrix does not have.
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, operand_alignment);
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, operand_alignment);
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment);

@@ -11,7 +11,7 @@
 namespace quip::cuda {
 
 /// C = A Bᵀ (+ C) for row-major A [m × k], B [n × k], C [m × n]. One for each stream: its workspace
-/// is in use until the stream has got there. The algorithm is chosen once for each shape, so that
+/// is in use until the stream gets there. The algorithm is chosen once for each shape, so that
 /// equal shapes have equal bits.
 class Matmul {
  public:
@@ -22,16 +22,16 @@ class Matmul {
 
   // A and B are aligned to 16 bytes, each of their rows too.
 
-  /// fp32 accumulation. `add`: to what C holds.
+  /// Multiplies with fp32 accumulation; `add`: adds to C.
   void multiply(MatrixView<const __nv_bfloat16> a, MatrixView<const __nv_bfloat16> b, bool add,
                 MatrixView<float> c);
-  /// Exact while the sums fit in 32 bits. k, n and all strides are multiples of 4.
+  /// Multiplies exactly while the sums fit in 32 bits. k, n and all strides are multiples of 4.
   void multiply(MatrixView<const std::int8_t> a, MatrixView<const std::int8_t> b, bool add,
                 MatrixView<std::int32_t> c);
 
  private:
   struct Plan;
-  /// bytes?, m, n, k, the three strides, and to how many bytes C is aligned.
+  /// True for bytes; m, n, k; the three strides; the alignment of C in bytes.
   using Key = std::tuple<bool, index_t, index_t, index_t, index_t, index_t, index_t, std::uint32_t>;
   const Plan& plan_for(const Key& key);
   void run(const Key& key, const void* a, const void* b, const void* beta, void* c);

@@ -12,7 +12,7 @@
 namespace quip::cuda {
 namespace {
 
-/// A factor that comes panel by panel, and with it what else is known of the layer.
+/// A factor that comes panel by panel, with the outline of its layer.
 class FactorOnDevice final : public HeldFactor {
  public:
   FactorOnDevice(Context& context, const PreparedLayer& layer, const LayerOptions& options)

@@ -14,12 +14,12 @@ struct Sum {
     return a + b;
   }
 };
-/// NaNs are passed over.
+/// The larger of two values; NaNs are ignored.
 struct Maximum {
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
-/// The value combined over the warp's lanes, in every lane.
+/// Returns the value combined over the warp's lanes, in every lane.
 template <typename T, typename Combine>
 __device__ T reduce_warp(T value, Combine combine) {
   for (int lanes = 16; lanes > 0; lanes /= 2) {
@@ -28,8 +28,8 @@ __device__ T reduce_warp(T value, Combine combine) {
   return value;
 }
 
-/// The value combined over all threads of a one-dimensional block of whole warps, in every thread.
-/// `scratch`: shared memory for one element a warp.
+/// Returns the value combined over all threads of a one-dimensional block of whole warps, in every
+/// thread. `scratch`: shared memory for one element a warp.
 template <typename T, typename Combine>
 __device__ T reduce_block(T value, T neutral, Combine combine, T* scratch) {
   const unsigned warp = threadIdx.x / warp_size;

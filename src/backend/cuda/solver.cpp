@@ -38,7 +38,7 @@ class Solver {
 // our factor, transposed. It leaves the other triangle alone.
 constexpr cublasFillMode_t our_lower = CUBLAS_FILL_MODE_UPPER;
 
-/// Cholesky of a [n × n] on the device; returns 0 or the leading minor that is not positive.
+/// Factorises a [n × n] by Cholesky; returns 0 or the leading minor that is not positive.
 index_t cholesky(Context& context, index_t n, double* a) {
   const Lane& lane = context.lane();
   const Solver solver(lane.get());
@@ -60,7 +60,7 @@ index_t cholesky(Context& context, index_t n, double* a) {
   return outcome;
 }
 
-/// L = C diag(C)⁻¹ into the strict lower triangle of `h`, some rows of C at a time.
+/// Copies L = C diag(C)⁻¹ into the strict lower triangle of `h`, some rows of C at a time.
 void download_factor(Context& context, const double* c, std::span<const double> inverse,
                      MatrixView<double> h) {
   const index_t n = h.rows;

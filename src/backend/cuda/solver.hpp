@@ -7,12 +7,12 @@
 
 namespace quip::cuda {
 
-/// The costly steps of prepare_layer. What does not fit on the device is done on the host.
+/// The costly steps of prepare_layer, on the host if the device lacks room.
 class HessianMathOnDevice final : public HessianMath {
  public:
   explicit HessianMathOnDevice(Context& context) : context_(context) {}
 
-  /// Slab by slab: the device holds some columns at a time.
+  /// Transforms slab by slab: the device holds some columns at a time.
   void transform(const Transform& v, MatrixView<double> x) const override;
   /// Holds all of h on the device.
   [[nodiscard]] index_t ldl_factor(MatrixView<double> h, std::span<double> d) const override;

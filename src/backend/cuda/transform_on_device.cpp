@@ -26,7 +26,7 @@ std::vector<V> permuted(const std::vector<V>& values, std::span<const index_t> o
   return result;
 }
 
-/// Null where there is nothing.
+/// Returns null for an empty buffer.
 template <typename V>
 const V* pointer(const DeviceBuffer<V>& buffer) {
   return buffer.size() == 0 ? nullptr : buffer.data();
@@ -104,8 +104,8 @@ void TransformOnDevice<T>::add(const TransformStep& step, bool transposed, Moves
   moves = {};
 }
 
-/// What is left when no kernel follows goes into the last one's way out: x's row i ends up where
-/// from says i, with that place's factor.
+/// Adds moves that no kernel follows to the last kernel's output: x's row i goes where `from` says
+/// i, with that place's factor.
 template <typename T>
 void TransformOnDevice<T>::finish(const Moves& moves) {
   if (moves.from.empty() && moves.factor.empty()) return;
@@ -145,7 +145,7 @@ void TransformOnDevice<T>::add_product(const TransformStep& step, bool transpose
   pass.product.batch_stride = step.batch_stride;
 }
 
-/// Whole columns where memory runs down them and they fit; else equal numbers of levels, the
+/// Takes whole columns if memory runs down them and they fit; else equal numbers of levels, the
 /// largest distances first.
 template <typename T>
 void TransformOnDevice<T>::add_walsh(const TransformStep& step, std::size_t shared_memory,

@@ -20,17 +20,17 @@ struct TransformPass {
   index_t n = 0;
   WalshStep walsh{};
   ProductStep<T> product{};
-  DeviceBuffer<T> factors;     ///< of the product, one behind the other
-  DeviceBuffer<index_t> from;  ///< where rows come from; empty: from their places
-  DeviceBuffer<T> before;      ///< what they are multiplied with on the way in; empty: nothing
-  DeviceBuffer<index_t> to;    ///< the same on the way out
+  DeviceBuffer<T> factors;     ///< factors of the product, one behind the other
+  DeviceBuffer<index_t> from;  ///< sources of the rows; empty: their own places
+  DeviceBuffer<T> before;      ///< their factors on input; empty: none
+  DeviceBuffer<index_t> to;    ///< destinations of the rows; empty: their own places
   DeviceBuffer<T> after;
 
-  /// Whether X may be transformed where it lies.
+  /// True if X may be transformed in place.
   [[nodiscard]] bool in_place() const {
     return kind == Kind::walsh && from.size() == 0 && to.size() == 0;
   }
-  /// From `x` to `y`, which are different memory unless in_place(). divisor: D̃ [cols], or null.
+  /// Runs from `x` to `y`, different memory unless in_place(). divisor: D̃ [cols], or null.
   template <typename Elements>
   void run(cudaStream_t stream, const Elements& x, const StridedMatrix<T>& y, index_t cols,
            const T* divisor = nullptr) const;
@@ -39,8 +39,8 @@ struct TransformPass {
 /// Q or Qᵀ.
 enum class Direction { forward, transposed };
 
-/// How X lies in memory: row by row ("across": neighbours in a row are neighbours), or column by
-/// column. Down the columns a Walsh–Hadamard transform takes one pass, whatever its size.
+/// The layout of X in memory: row by row ("across": neighbours in a row are neighbours), or column
+/// by column. Down the columns a Walsh–Hadamard transform takes one pass, whatever its size.
 enum class Layout { across, down };
 
 template <typename T>
@@ -49,7 +49,7 @@ class TransformOnDevice {
   TransformOnDevice(Context& context, const Transform& transform,
                     Direction direction = Direction::forward, Layout layout = Layout::across);
 
-  /// One kernel after the other.
+  /// Returns the kernels, in order.
   [[nodiscard]] const std::vector<TransformPass<T>>& passes() const { return passes_; }
 
   /// Applies all of it to X [n × cols], contiguous in `x` row by row; `scratch` is as large, and
@@ -57,7 +57,7 @@ class TransformOnDevice {
   void apply(DeviceBuffer<T>& x, DeviceBuffer<T>& scratch, index_t cols) const;
 
  private:
-  /// Row i becomes row from[i] times factor[i]: what waits for the next kernel.
+  /// Moves that wait for the next kernel: row i becomes row from[i] times factor[i].
   struct Moves {
     std::vector<index_t> from;
     std::vector<T> factor;

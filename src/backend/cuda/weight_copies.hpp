@@ -12,14 +12,14 @@
 
 namespace quip::cuda {
 
-/// Keyed by where the fp32 weights lie: whoever writes to memory, or frees it, has to say so.
+/// Keyed by the address of the fp32 weights: code that writes to memory, or frees it, calls forget.
 class WeightCopies {
  public:
   explicit WeightCopies(Context& context) : context_(context) {}
 
-  /// w in bfloat16, ready for every lane. Thread-safe.
+  /// Returns w in bfloat16, ready for every lane. Thread-safe.
   [[nodiscard]] MatrixView<const __nv_bfloat16> of(ConstTensorView w);
-  /// The copies of what overlaps [first, last) are no longer true.
+  /// Drops the copies of weights that overlap [first, last).
   void forget(const float* first, const float* last);
 
  private:

@@ -1,4 +1,4 @@
-// What a build without cuSOLVERMp has in place of cusolvermp_cholesky.cpp.
+// Stands in for cusolvermp_cholesky.cpp in a build without cuSOLVERMp.
 #include "grid_cholesky.hpp"
 
 namespace quip::cuda {

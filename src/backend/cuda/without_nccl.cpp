@@ -1,4 +1,4 @@
-// What a build without NCCL has in place of nccl_collectives.cpp.
+// Stands in for nccl_collectives.cpp in a build without NCCL.
 #include "nccl_collectives.hpp"
 
 namespace quip::cuda {

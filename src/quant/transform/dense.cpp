@@ -1,5 +1,5 @@
-// A Haar-distributed orthogonal matrix as a whole: the reference for what the fast transforms lose.
-// 2·n²·c flops on n × c.
+// A Haar-distributed orthogonal matrix as a whole: the reference for the fast transforms. 2·n²·c
+// flops on n × c.
 #include "small_factor.hpp"
 #include "transforms.hpp"
 

@@ -16,7 +16,7 @@
 namespace quip {
 namespace {
 
-/// Asks for rows that are needed next.
+/// Prefetches rows that are needed next.
 template <typename T>
 void prefetch(MatrixView<T> x) {
   constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
@@ -35,7 +35,7 @@ class Hadamard final : public TransformOf<Hadamard> {
     } else if (b > 1) {
       factor_ = SmallFactor(random_orthogonal(b, derive_key(key, "", "odd factor")));
     }
-    const index_t energy = shape_.paley ? n : shape_.walsh;  // of a row of H ⊗ M
+    const index_t energy = shape_.paley ? n : shape_.walsh;  // ‖row‖² of H ⊗ M
     const double scale = 1.0 / std::sqrt(static_cast<double>(energy));
     const RandomStream random(derive_key(key, "", "signs"));
     for (index_t i = 0; i < n; ++i) {
@@ -93,7 +93,7 @@ class Hadamard final : public TransformOf<Hadamard> {
   }
 
  private:
-  /// The rows [first, first + rows.rows) of a product, and where they go.
+  /// The rows [first, first + rows.rows) of a product, and their place.
   template <typename T>
   struct Wanted {
     index_t first;
@@ -101,7 +101,7 @@ class Hadamard final : public TransformOf<Hadamard> {
 
     [[nodiscard]] index_t last() const { return first + rows.rows; }
     [[nodiscard]] T* row(index_t i) const { return rows.row(i - first); }
-    /// Where the block after the one at row i goes.
+    /// Returns the place of the block after the one at row i.
     [[nodiscard]] MatrixView<T> following(index_t i, index_t b) const {
       const index_t next = i + b - first;
       if (next < 0 || next + b > rows.rows) return {};
@@ -109,7 +109,7 @@ class Hadamard final : public TransformOf<Hadamard> {
     }
   };
 
-  /// `rows` rows from each of `radix` streams that are `part` rows apart.
+  /// Takes `rows` rows from each of `radix` streams that are `part` rows apart.
   template <typename T>
   static void pass(index_t radix, index_t rows, index_t part, MatrixView<T> in, MatrixView<T> out,
                    const double* before, const double* after) {
@@ -117,9 +117,9 @@ class Hadamard final : public TransformOf<Hadamard> {
               before, after});
   }
 
-  /// (H ⊗ M) of diag(before) X for `order`·b rows from `first` on: levels from X into the slab and
-  /// on in it, depth first so that each level of the cache sees its part once; M takes the blocks
-  /// out of it. Parts without a wanted row are left out.
+  /// Computes (H ⊗ M) diag(before) X for `order`·b rows from `first` on: levels from X into the
+  /// slab and on in it, depth first so that each level of the cache sees its part once; M takes the
+  /// blocks out of it. Parts without a wanted row are left out.
   template <typename T>
   void spread(index_t first, index_t order, MatrixView<T> x, const double* before,
               MatrixView<T> slab, const Wanted<T>& wanted) const {
@@ -143,7 +143,7 @@ class Hadamard final : public TransformOf<Hadamard> {
     }
   }
 
-  /// The rows of M times the block at row `first` that are wanted.
+  /// Computes the wanted rows of M times the block at row `first`.
   template <typename T>
   void mix(index_t first, MatrixView<T> slab, const Wanted<T>& wanted) const {
     const index_t b = shape_.order;
@@ -157,7 +157,7 @@ class Hadamard final : public TransformOf<Hadamard> {
     }
   }
 
-  /// diag(signs) (H ⊗ I) of the slab for `order`·b rows from `first` on, depth first, into X.
+  /// Puts diag(signs) (H ⊗ I) of `order`·b slab rows from `first` on into X, depth first.
   template <typename T>
   void gather(index_t first, index_t order, MatrixView<T> slab, MatrixView<T> x) const {
     const index_t radix = walsh_radix(order);

@@ -12,7 +12,7 @@
 namespace quip {
 namespace {
 
-/// `count` independent random orthogonal matrices of one order.
+/// Returns `count` independent random orthogonal matrices of one order.
 std::vector<SmallFactor> random_factors(index_t count, index_t order, std::uint64_t key) {
   std::vector<SmallFactor> factors(static_cast<std::size_t>(count));
 #pragma omp parallel for schedule(dynamic)
@@ -88,7 +88,7 @@ class KroneckerBlocked final : public TransformOf<KroneckerBlocked> {
   }
 
  private:
-  /// B₁: blocks [first, last) of q output rows.
+  /// Applies B₁ to blocks [first, last) of q output rows.
   template <typename T>
   void mix_outer(bool transposed, index_t first, index_t last, index_t c, const T* x, T* y) const {
     const index_t q = shape_.q;

@@ -14,7 +14,7 @@ bool is_prime(index_t n) {
   return true;
 }
 
-/// χ(a) of a = 0 … q−1: 0 for 0, +1 for nonzero squares modulo q, −1 for the others.
+/// Returns χ(a) for a = 0 … q−1: 0 for 0, +1 for nonzero squares modulo q, −1 for the others.
 std::vector<double> quadratic_character(index_t q) {
   std::vector<double> chi(static_cast<std::size_t>(q), -1.0);
   for (index_t a = 1; a < q; ++a) chi[static_cast<std::size_t>(a * a % q)] = 1.0;
@@ -22,8 +22,8 @@ std::vector<double> quadratic_character(index_t q) {
   return chi;
 }
 
-/// The bordered Jacobsthal matrix [0 1ᵀ; ±1 χ(i−j)] of order q+1, a conference matrix C:
-/// C Cᵀ = q I, with the sign that makes it symmetric (q ≡ 1 mod 4) or skew (q ≡ 3 mod 4).
+/// Returns the bordered Jacobsthal matrix [0 1ᵀ; ±1 χ(i−j)] of order q+1, a conference matrix C: C
+/// Cᵀ = q I, with the sign that makes it symmetric (q ≡ 1 mod 4) or skew (q ≡ 3 mod 4).
 Matrix<double> conference_matrix(index_t q) {
   const std::vector<double> chi = quadratic_character(q);
   Matrix<double> c(q + 1, q + 1, 0.0);
@@ -37,14 +37,14 @@ Matrix<double> conference_matrix(index_t q) {
   return c;
 }
 
-/// I + C for skew C.
+/// Returns I + C for skew C.
 Matrix<double> first_construction(index_t q) {
   Matrix<double> h = conference_matrix(q);
   for (index_t i = 0; i <= q; ++i) h(i, i) += 1.0;
   return h;
 }
 
-/// C ⊗ [1 1; 1 −1] + I ⊗ [1 −1; −1 −1] for symmetric C.
+/// Returns C ⊗ [1 1; 1 −1] + I ⊗ [1 −1; −1 −1] for symmetric C.
 Matrix<double> second_construction(index_t q) {
   const Matrix<double> c = conference_matrix(q);
   Matrix<double> h(2 * (q + 1), 2 * (q + 1));

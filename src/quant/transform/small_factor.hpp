@@ -19,17 +19,17 @@ class SmallFactor {
       : double_(std::move(matrix)), single_(to_single(double_)) {}
 
   [[nodiscard]] index_t order() const { return double_.rows(); }
-  /// In double precision; single is its rounding.
+  /// Returns it in double precision, of which single is the rounding.
   [[nodiscard]] MatrixView<const double> view() const { return double_.cview(); }
 
-  /// Y = rows [first, last) of A (or Aᵀ) times X [order × width]; rows of X and Y are `ldx` and
-  /// `ldy` apart.
+  /// Computes Y = rows [first, last) of A (or Aᵀ) times X [order × width]; rows of X and Y are
+  /// `ldx` and `ldy` apart.
   template <typename T>
   void multiply(bool transposed, index_t first, index_t last, index_t width, const T* x,
                 index_t ldx, T* y, index_t ldy) const {
     const index_t n = order();
     const T* a = get<T>().data();
-    // Member by member: a copied view would be read back while its stores are under way.
+    // Built member by member: a copied view would be read back while its stores are under way.
     const StridedView<T> view{a + first * (transposed ? 1 : n), transposed ? 1 : n,
                               transposed ? n : 1};
     ordered_product<T>(last - first, width, n, view, x, ldx, y, ldy);
@@ -49,7 +49,7 @@ class SmallFactor {
   Matrix<float> single_;
 };
 
-/// The step that `gather_rows` makes, if any, and the one that `scatter_rows` makes.
+/// Adds the step of `gather_rows`, or of `scatter_rows` below, if there is one.
 inline void add_gather(const std::vector<index_t>& order, std::vector<TransformStep>& steps) {
   if (!order.empty()) steps.push_back({.kind = TransformStep::Kind::gather, .order = order});
 }
@@ -57,7 +57,7 @@ inline void add_scatter(const std::vector<index_t>& order, std::vector<Transform
   if (!order.empty()) steps.push_back({.kind = TransformStep::Kind::scatter, .order = order});
 }
 
-/// Row i of `out` is row order[i] of X.
+/// Copies row order[i] of X to row i of `out`.
 template <typename T>
 void gather_rows(MatrixView<T> x, const std::vector<index_t>& order, T* out) {
   for (index_t i = 0; i < x.rows; ++i) {
@@ -66,7 +66,7 @@ void gather_rows(MatrixView<T> x, const std::vector<index_t>& order, T* out) {
   }
 }
 
-/// Row order[i] of X is row i of `in`.
+/// Copies row i of `in` to row order[i] of X.
 template <typename T>
 void scatter_rows(const T* in, const std::vector<index_t>& order, MatrixView<T> x) {
   for (index_t i = 0; i < x.rows; ++i) {

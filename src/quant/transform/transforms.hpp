@@ -1,4 +1,4 @@
-// The makers behind make_transform, one file per kind, and what the kinds share.
+// The makers behind make_transform, one file per kind, and the common part of the kinds.
 #pragma once
 
 #include "quip/core/error.hpp"
@@ -14,7 +14,7 @@ std::unique_ptr<const Transform> make_kronecker_blocked(index_t n, std::uint64_t
 std::unique_ptr<const Transform> make_hadamard(index_t n, std::uint64_t key);
 std::unique_ptr<const Transform> make_dense(index_t n, std::uint64_t key);
 
-/// Random orthogonal matrices are made whole: QR costs 8/3·order³ flops.
+/// Limits the order of random orthogonal matrices: QR costs 8/3·order³ flops.
 inline void require_small_factor(index_t n, index_t order, const char* transform,
                                  const char* instead) {
   constexpr index_t most = 8192;

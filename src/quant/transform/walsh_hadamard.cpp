@@ -7,11 +7,11 @@
 namespace quip {
 namespace {
 
-// Unaligned vectors of 64 bytes; the compiler lowers them to what the target has.
+// Unaligned vectors of 64 bytes; the compiler lowers them to the target's.
 template <typename T>
 using Vector [[gnu::vector_size(64), gnu::aligned(sizeof(T)), gnu::may_alias]] = T;
 
-/// The levels of a transform of order Radix on values in registers.
+/// Does the levels of a transform of order Radix on values in registers.
 template <int Radix, typename V>
 [[gnu::always_inline]] inline void butterflies(V (&v)[Radix]) {
 #pragma GCC unroll 3
@@ -26,7 +26,7 @@ template <int Radix, typename V>
   }
 }
 
-/// Element(s) of type V at the same place of all streams.
+/// Transforms element(s) of type V at the same place of all streams.
 template <int Radix, bool Before, bool After, typename V, typename T>
 [[gnu::always_inline]] inline void step(const T* in, index_t in_step, T* out, index_t out_step,
                                         const T* before, const T* after) {
@@ -46,7 +46,7 @@ template <int Radix, bool Before, bool After, typename V, typename T>
 
 constexpr index_t rows_ahead = 4;
 
-/// Asks for the elements of all streams that are `ahead` from here; nothing where that is 0.
+/// Prefetches the elements of all streams that are `ahead` from here; none if that is 0.
 template <int Radix>
 [[gnu::always_inline]] inline void prefetch(const void* here, index_t step, index_t ahead) {
   if (ahead == 0) return;
@@ -69,7 +69,7 @@ template <int Radix, bool Before, bool After, typename T>
     }
     const T* in = p.in + i * p.in_ld;
     T* out = p.out + i * p.out_ld;
-    // Where rows are far apart the processor sees no stream in them.
+    // Rows far apart are no stream to the processor.
     const bool more = i + rows_ahead < p.rows;
     const index_t in_ahead = more && p.in_ld != p.cols ? rows_ahead * p.in_ld * size : 0;
     const index_t out_ahead =

@@ -20,8 +20,8 @@ struct WalshPass {
   T* out = nullptr;
   index_t out_ld = 0;
   index_t out_step = 0;
-  /// Row i of stream r is multiplied with before[r·rows + i] on its way in and with
-  /// after[r·rows + i] on its way out; none where null.
+  /// Row i of stream r is multiplied by before[r·rows + i] on input and by after[r·rows + i] on
+  /// output; null: no factor.
   const double* before = nullptr;
   const double* after = nullptr;
 };
@@ -29,8 +29,8 @@ struct WalshPass {
 void run_pass(const WalshPass<float>& pass);
 void run_pass(const WalshPass<double>& pass);
 
-/// How many streams the next pass over 2^k = `order` rows takes: eight stay below the
-/// associativity of the caches, whose strides are powers of two here.
+/// Returns the number of streams that the next pass over 2^k = `order` rows takes: eight stay below
+/// the associativity of the caches, whose strides are powers of two here.
 constexpr index_t walsh_radix(index_t order) { return order % 8 == 0 ? 8 : order; }
 
 }  // namespace quip

@@ -7,8 +7,8 @@
 
 namespace quip {
 
-/// A Hadamard matrix of order b by Paley's constructions: b = q+1 for a prime q ≡ 3 (mod 4), or
-/// b = 2(q+1) for a prime q ≡ 1 (mod 4). None where b has neither form.
+/// Returns a Hadamard matrix of order b by Paley's constructions: b = q+1 for a prime q ≡ 3 (mod
+/// 4), or b = 2(q+1) for a prime q ≡ 1 (mod 4). Nothing where b has neither form.
 [[nodiscard]] std::optional<Matrix<double>> paley_hadamard(index_t b);
 
 /// n = walsh·order: a Walsh–Hadamard matrix of order `walsh` = 2^k times a factor of order

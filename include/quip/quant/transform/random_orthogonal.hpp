@@ -7,8 +7,8 @@
 
 namespace quip {
 
-/// A Haar-distributed random orthogonal n × n matrix: QR of a Gaussian matrix, with the signs
-/// of R's diagonal made positive. Its bits depend on `key` and n.
+/// Returns a Haar-distributed random orthogonal n × n matrix: QR of a Gaussian matrix, with the
+/// signs of R's diagonal made positive. Its bits depend on `key` and n.
 [[nodiscard]] Matrix<double> random_orthogonal(index_t n, std::uint64_t key);
 
 [[nodiscard]] Matrix<float> to_single(const Matrix<double>& x);

@@ -1,4 +1,4 @@
-// Random orthogonal transforms: what makes weights and Hessians incoherent (QuIP, §4.1).
+// Random orthogonal transforms, which make weights and Hessians incoherent (QuIP, §4.1).
 #pragma once
 
 #include <cstdint>
@@ -11,12 +11,12 @@
 
 namespace quip {
 
-/// Which side of W a transform belongs to. The rows of W are rounded independently, so an output
-/// permutation of U would only rename them: transforms of the output side leave it out, and a
-/// contiguous range of their rows is cheap.
+/// The side of W to which a transform belongs. The rows of W are rounded independently, so an
+/// output permutation of U would only rename them: transforms of the output side leave it out, and
+/// a contiguous range of their rows is cheap.
 enum class Side { output, input };
 
-/// One factor of a transform, for those who apply it with means of their own. X is [n × c].
+/// One factor of a transform, for code that applies it by other means. X is [n × c].
 struct TransformStep {
   enum class Kind {
     gather,    ///< row i of the result is row order[i] of X
@@ -28,7 +28,7 @@ struct TransformStep {
   Kind kind = Kind::gather;
   std::span<const index_t> order{};  ///< gather, scatter
   std::span<const double> scale{};   ///< scale
-  index_t size = 1;                  ///< walsh: of the transform, 2ᵏ
+  index_t size = 1;                  ///< walsh: order of the transform, 2ᵏ
   index_t stride = 1;                ///< walsh and multiply: rows from one element to the next
   /// multiply: batch b takes element i from the `width` rows that begin at b·batch_stride +
   /// i·stride and multiplies them with factors[b], or with the only one.
@@ -51,27 +51,27 @@ class Transform {
   [[nodiscard]] index_t size() const { return n_; }
   [[nodiscard]] virtual bool is_identity() const { return false; }
 
-  /// X ← Q X for X [n × c], its rows any distance apart, c few enough that n·c elements fit the
-  /// cache; `scratch` holds n·c elements.
+  /// Transforms X ← Q X for X [n × c], its rows any distance apart, c few enough that n·c elements
+  /// fit the cache; `scratch` holds n·c elements.
   virtual void apply(MatrixView<float> x, float* scratch) const = 0;
   virtual void apply(MatrixView<double> x, double* scratch) const = 0;
-  /// X ← Qᵀ X.
+  /// Transforms X ← Qᵀ X.
   virtual void apply_transposed(MatrixView<float> x, float* scratch) const = 0;
   virtual void apply_transposed(MatrixView<double> x, double* scratch) const = 0;
-  /// Rows [first, first + out.rows) of Q X into `out` [rows × c]; X is overwritten. Only for
+  /// Writes rows [first, first + out.rows) of Q X to `out` [rows × c]; X is overwritten. Only for
   /// Side::output.
   virtual void apply_rows(MatrixView<float> x, index_t first, MatrixView<float> out,
                           float* scratch) const = 0;
-  /// What Q X does, one step after the other, with the same sequence of operations for every
-  /// element; Qᵀ X undoes them from the last to the first. Refers to this object.
+  /// Returns the steps of Q X in order, with the same sequence of operations for every element; Qᵀ
+  /// X undoes them from the last to the first. Refers to this object.
   [[nodiscard]] virtual std::vector<TransformStep> steps() const = 0;
 
  private:
   index_t n_;
 };
 
-/// Kind → transform: the one place of that choice. Its bits depend on kind, n, key and side.
-/// Throws Error if the kind does not suit n (a dense matrix is for small n).
+/// Makes the transform of a kind, in the one place of that choice. Its bits depend on kind, n, key
+/// and side. Throws Error if the kind does not suit n (a dense matrix is for small n).
 [[nodiscard]] std::unique_ptr<const Transform> make_transform(TransformKind kind, index_t n,
                                                               std::uint64_t key, Side side);
 
@@ -83,13 +83,13 @@ struct LayerTransforms {
 [[nodiscard]] LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
                                               std::uint64_t seed_u, std::uint64_t seed_v);
 
-/// Flops of Q x for one vector of n elements. A multiply-add is two.
+/// Returns the flops of Q x for one vector of n elements. A multiply-add is two.
 [[nodiscard]] double transform_flops(TransformKind kind, index_t n);
-/// Flops of U W D̃ Vᵀ for `rows` rows of a layer, or of Ŵ from its codes.
+/// Returns the flops of U W D̃ Vᵀ for `rows` rows of a layer, or of Ŵ from its codes.
 [[nodiscard]] double transform_rows_flops(TransformKind kind, index_t layer_rows, index_t cols,
                                           index_t rows);
 
-/// Q X (or Qᵀ X) for all columns of X, in slabs over OpenMP threads.
+/// Computes Q X (or Qᵀ X) for all columns of X, in slabs over OpenMP threads.
 template <typename T>
 void apply_in_slabs(const Transform& transform, MatrixView<T> x, bool transposed);
 

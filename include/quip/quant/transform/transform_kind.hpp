@@ -14,7 +14,7 @@ enum class TransformKind {
   dense                 ///< Haar-distributed as a whole; small layers only
 };
 
-/// As users write it ("kronecker-blocked"). The parser throws Error listing the choices.
+/// Prints it as users write it ("kronecker-blocked"). The parser throws Error listing the choices.
 [[nodiscard]] std::string to_string(TransformKind kind);
 [[nodiscard]] TransformKind parse_transform(const std::string& text);
 

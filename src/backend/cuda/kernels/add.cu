@@ -5,7 +5,7 @@
 namespace quip::cuda {
 namespace {
 
-/// y = x, or += x; x has y's shape, or one row for all.
+/// Sets y = x, or y += x; x has y's shape, or one row for all.
 template <bool Add>
 __global__ void combine(DeviceView<const float> x, index_t x_ld, DeviceView<float> y) {
   const index_t total = y.rows * y.cols;

@@ -17,16 +17,16 @@ namespace {
 namespace wmma = nvcuda::wmma;
 using bf16 = __nv_bfloat16;
 
-constexpr int tile = 16;  // side of what a tensor core multiplies
+constexpr int tile = 16;  // side of a tensor core's operands
 constexpr int warps = 4;
 constexpr int queries = warps * tile;
 constexpr unsigned threads = warps * warp_size;
 
-/// Where things lie in shared memory; rows are padded against bank conflicts. Sizes in elements,
-/// every part a multiple of 128 bytes.
+/// The layout of shared memory; rows are padded against bank conflicts. Sizes in elements, every
+/// part a multiple of 128 bytes.
 struct Plan {
-  int dim;        ///< of a head, rounded up to whole tiles
-  int keys;       ///< of a tile
+  int dim;        ///< dimension of a head, rounded up to whole tiles
+  int keys;       ///< keys of a tile
   int dim_ld;     ///< rows of Q, K, V
   int out_ld;     ///< rows of O
   int score_ld;   ///< rows of S
@@ -53,8 +53,8 @@ struct Plan {
   }
 };
 
-/// Columns [first, first + head_dim) of `rows` rows of x as bf16; zero beyond the matrix and the
-/// head.
+/// Loads columns [first, first + head_dim) of `rows` rows of x as bf16; zero beyond the matrix and
+/// the head.
 __device__ void load_tile(DeviceView<const float> x, index_t first_row, int rows, index_t first_col,
                           int head_dim, const Plan& plan, bf16* to) {
   for (int i = static_cast<int>(threadIdx.x); i < rows * plan.dim; i += threads) {
@@ -66,7 +66,7 @@ __device__ void load_tile(DeviceView<const float> x, index_t first_row, int rows
   }
 }
 
-/// S [16 × keys] = Q Kᵀ of one warp.
+/// Computes S [16 × keys] = Q Kᵀ of one warp.
 __device__ void multiply_keys(const Plan& plan, const bf16* q, const bf16* k, float* scores) {
   for (int key = 0; key < plan.keys; key += tile) {
     wmma::fragment<wmma::accumulator, tile, tile, tile, float> sum;
@@ -83,7 +83,7 @@ __device__ void multiply_keys(const Plan& plan, const bf16* q, const bf16* k, fl
   }
 }
 
-/// O [16 × dim] += P V of one warp.
+/// Adds P V of one warp to O [16 × dim].
 __device__ void multiply_values(const Plan& plan, const bf16* weights, const bf16* v, float* out) {
   for (int d = 0; d < plan.dim; d += tile) {
     wmma::fragment<wmma::accumulator, tile, tile, tile, float> sum;
@@ -99,7 +99,7 @@ __device__ void multiply_values(const Plan& plan, const bf16* weights, const bf1
   }
 }
 
-/// What a query keeps from tile to tile. Two lanes share a query, and hold the same.
+/// The running values of a query from tile to tile. Two lanes share a query, with equal values.
 struct Running {
   float maximum = -INFINITY;
   float sum = 0.0F;
@@ -130,7 +130,7 @@ __device__ void soften(const Plan& plan, float scale, int first, int last, const
   for (int d = half; d < plan.dim; d += 2) out[d] *= keep;
 }
 
-/// Grid [tiles of queries × heads].
+/// Runs on a grid [tiles of queries × heads].
 __global__ void __launch_bounds__(threads)
     attend(DeviceView<const float> q, DeviceView<const float> k, DeviceView<const float> v,
            int head_dim, int heads_of_key, float scale, index_t window, int keys_of_tile,
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(threads)
   const index_t end = first_query + queries < q.rows ? first_query + queries : q.rows;
   Running running;
   for (index_t key = first_of_block / plan.keys * plan.keys; key < end; key += plan.keys) {
-    __syncthreads();  // the tile before is no longer needed
+    __syncthreads();  // the previous tile is no longer needed
     load_tile(k, key, plan.keys, key_col, head_dim, plan, k_tile);
     load_tile(v, key, plan.keys, key_col, head_dim, plan, v_tile);
     __syncthreads();
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// The largest tile of keys that fits; 0: none does.
+/// Returns the largest tile of keys that fits; 0 if none does.
 int choose_keys(index_t head_dim, std::size_t shared_memory) {
   constexpr index_t widest = 1024;  // beyond it sizes would not fit in int
   if (head_dim > widest) return 0;

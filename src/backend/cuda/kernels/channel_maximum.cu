@@ -1,12 +1,12 @@
 // The largest magnitude in each column. Bit patterns of non-negative floats are ordered as the
-// floats are, so that a maximum of integers does, in any order.
+// floats are, so that a maximum of integers serves, in any order.
 #include "backend/cuda/kernel.hpp"
 #include "kernels.hpp"
 
 namespace quip::cuda {
 namespace {
 
-constexpr unsigned columns = 32;  // of a block: neighbouring threads read neighbouring columns
+constexpr unsigned columns = 32;  // columns of a block: neighbouring threads read neighbours
 constexpr unsigned rows = 8;
 constexpr index_t rows_of_block = 512;
 
@@ -35,7 +35,7 @@ __global__ void raise(DeviceView<const float> x, std::int32_t* maximum) {
 }  // namespace
 
 void channel_maximum(cudaStream_t stream, ConstTensorView x, std::int32_t* maximum) {
-  constexpr index_t most_rows = rows_of_block * 65535;  // what a grid can have
+  constexpr index_t most_rows = rows_of_block * 65535;  // the limit of a grid
   for (index_t first = 0; first < x.rows; first += most_rows) {
     const index_t count = x.rows - first < most_rows ? x.rows - first : most_rows;
     const dim3 grid(blocks_for(x.cols, columns), blocks_for(count, rows_of_block));

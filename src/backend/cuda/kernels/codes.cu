@@ -1,5 +1,5 @@
-// Levels to packed codes and back. Eight codes fill a whole number of bytes for every width: they
-// are one thread's to pack.
+// Levels to packed codes and back. Eight codes fill a whole number of bytes for every width: one
+// thread packs them.
 #include "quant_kernels.hpp"
 #include "step_access.hpp"
 
@@ -11,7 +11,7 @@ namespace {
 constexpr index_t run = 8;
 constexpr unsigned threads = 128;
 
-/// blockIdx.y: the run of columns; threads along rows of W.
+/// Packs codes. blockIdx.y: the run of columns; threads along rows of W.
 __global__ void pack(DeviceView<const float> q, const std::int32_t* position, int bits,
                      std::uint8_t* packed, index_t row_bytes) {
   const index_t row = global_thread();
@@ -48,7 +48,7 @@ void pack_codes(cudaStream_t stream, MatrixView<const float> q, const std::int32
 void unpack_codes(cudaStream_t stream, const CodeMatrix& codes, const StepOutput<float>& out,
                   index_t rows, index_t cols) {
   if (rows * cols == 0) return;
-  constexpr index_t most_rows = 65535;  // what a grid can have
+  constexpr index_t most_rows = 65535;  // the limit of a grid
   const auto blocks_of_rows = static_cast<unsigned>(rows < most_rows ? rows : most_rows);
   launch("unpack_codes", unpack, dim3(blocks_for(cols, threads), blocks_of_rows), threads, 0,
          stream, codes, out, rows, cols);

@@ -1,6 +1,6 @@
-// What the kernels share that walk the columns of a block one after the other, a thread for each
-// lane. The errors of the block's columns so far stay in shared memory, beside its part of the
-// factor, whose elements all threads read at once.
+// The common part of kernels that walk the columns of a block in turn, a thread for each lane. The
+// errors of the block's columns so far stay in shared memory, beside its part of the factor, whose
+// elements all threads read at once.
 #pragma once
 
 #include "grid_access.hpp"
@@ -31,7 +31,7 @@ __device__ inline WalkMemory load_factor(const ColumnBlock& b) {
   return {memory, memory + b.width * b.width};
 }
 
-/// sum += Σ_{first ≤ j < last} factor[j·stride] · error_j, j ascending.
+/// Returns sum + Σ_{first ≤ j < last} factor[j·stride] · error_j, j ascending.
 __device__ inline float accumulate(float sum, index_t first, index_t last, const float* factor,
                                    index_t stride, const float* error) {
   for (index_t j = first; j < last; ++j) {

@@ -1,10 +1,10 @@
-// Element by element between weights, coordinates and levels.
+// Element-wise conversions between weights, coordinates and levels.
 #include "grid_access.hpp"
 
 namespace quip::cuda {
 namespace {
 
-/// Rounded twice, as the host's plain loops do; its column kernels fuse.
+/// Rounds twice, as the host's plain loops do; its column kernels fuse.
 __device__ float multiply_then_add(float a, float b, float c) {
   return __fadd_rn(__fmul_rn(a, b), c);
 }

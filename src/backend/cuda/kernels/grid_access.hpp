@@ -1,4 +1,4 @@
-// How kernels look up the grid of an element.
+// The grid of an element, as kernels look it up.
 #pragma once
 
 #include "backend/cuda/kernel.hpp"
@@ -16,7 +16,7 @@ __device__ inline float inverse_of(const GridView& grid, index_t lanes, index_t 
   return grid.inverse == nullptr ? 1.0F : grid.inverse[grid_row(grid.group, k) * lanes + lane];
 }
 
-/// clamp(⌊g + offset⌋, low, top) for g = x·inverse.
+/// Returns clamp(⌊g + offset⌋, low, top) for g = x·inverse.
 __device__ inline float to_level(float x, float inverse, float offset, float low, float top) {
   return fminf(fmaxf(floorf(fmaf(x, inverse, offset)), low), top);
 }

@@ -1,5 +1,5 @@
-// What the kernels do, one file each. Everything is ordered on `stream`; views are on the device,
-// and their shapes fit together: callers check. x is [tokens × features].
+// The kernels, one file each. They are ordered on `stream`; views are on the device, and callers
+// have checked their shapes. x is [tokens × features].
 #pragma once
 
 #include <cuda_bf16.h>
@@ -14,7 +14,7 @@ namespace quip::cuda {
 /// y [rows × y.ld] = x, to the nearest; columns from x.cols to y.ld become zero.
 void to_bf16(cudaStream_t stream, ConstTensorView x, MatrixView<__nv_bfloat16> y);
 void add(cudaStream_t stream, ConstTensorView x, TensorView y);
-/// Every row of y = bias, or += bias.
+/// Sets every row of y to bias, or adds bias to it.
 void set_rows(cudaStream_t stream, ConstTensorView bias, TensorView y);
 void add_rows(cudaStream_t stream, ConstTensorView bias, TensorView y);
 void rms_norm(cudaStream_t stream, ConstTensorView x, ConstTensorView gain, float epsilon,
@@ -25,12 +25,12 @@ void rope(cudaStream_t stream, TensorView x, index_t heads, index_t head_dim,
           ConstTensorView cosine, ConstTensorView sine);
 void activate(cudaStream_t stream, Activation kind, TensorView x);
 void gated_activate(cudaStream_t stream, Activation kind, TensorView gate, ConstTensorView up);
-/// Whether heads of so many channels fit in the shared memory that a block can have.
+/// True if heads of this many channels fit in the shared memory that a block can have.
 [[nodiscard]] bool attention_fits(std::size_t shared_memory, index_t head_dim);
 void attention(cudaStream_t stream, std::size_t shared_memory, ConstTensorView q, ConstTensorView k,
                ConstTensorView v, const AttentionShape& shape, TensorView out);
-/// Of each row: its maximum, Σ exp(x − maximum), and the element at target − first (0 if it is not
-/// in the row).
+/// The maximum of a row, Σ exp(x − maximum), and the element at target − first (0 if it is not in
+/// the row).
 struct RowExponentials {
   double sum;
   float maximum;

@@ -1,4 +1,4 @@
-// What is reduced over the positions of a lane: a thread for each lane, so that neighbours read
+// Reductions over the positions of a lane: a thread for each lane, so that neighbours read
 // neighbouring elements and the order of the sum is that of the positions.
 #include "backend/cuda/kernel.hpp"
 #include "quant_kernels.hpp"

@@ -7,7 +7,7 @@ namespace {
 
 constexpr unsigned threads = 256;
 
-/// `gain` and `bias` may be null; y may be x.
+/// Normalises rows. `gain` and `bias` may be null; y may be x.
 __global__ void __launch_bounds__(threads)
     standardise(DeviceView<const float> x, const float* gain, const float* bias, float epsilon,
                 DeviceView<float> y) {

@@ -5,7 +5,7 @@
 namespace quip::cuda {
 namespace {
 
-/// One set of one batch, as multiply_tile sees it.
+/// One set of one batch, as multiply_tile reads it.
 template <typename T, typename Elements>
 struct SetOperands {
   index_t m;
@@ -52,7 +52,7 @@ void run(cudaStream_t stream, const StepInput<T, Elements>& x, const StepOutput<
   const bool down = product.stride == 1 && y.elements.row_stride == 1;
   const auto kernel = down ? multiply_sets<true, T, Elements> : multiply_sets<false, T, Elements>;
   const index_t sets = product.batches * product.width;
-  constexpr index_t most_sets = 65535;  // what a grid can have
+  constexpr index_t most_sets = 65535;  // the limit of a grid
   for (index_t first = 0; first < sets; first += most_sets) {
     const index_t count = sets - first < most_sets ? sets - first : most_sets;
     const dim3 grid(blocks_for(cols, tile_side), blocks_for(product.order, tile_side),

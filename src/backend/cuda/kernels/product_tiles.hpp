@@ -12,8 +12,7 @@ inline constexpr int tile_patch = 4;
 inline constexpr int threads_of_side = tile_side / tile_patch;
 inline constexpr unsigned tile_threads = threads_of_side * threads_of_side;
 
-/// The padding keeps what is read down the columns of memory out of one bank, and groups of four
-/// aligned.
+/// The padding spreads the columns of memory over banks and keeps groups of four aligned.
 template <typename T>
 struct ProductTiles {
   T a[tile_depth][tile_side + 4];
@@ -23,8 +22,8 @@ struct ProductTiles {
 __device__ inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ inline double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 
-/// Which element of a slice of depth × side this thread loads as its `i`-th: threads run along the
-/// side, or along the depth where that is how memory runs.
+/// The element of a slice of depth × side that this thread loads as its `i`-th: threads run along
+/// the side or the depth, as memory does.
 struct SlicePlace {
   int depth;
   int side;
@@ -33,8 +32,8 @@ struct SlicePlace {
         side(along_depth ? i / tile_depth : i % tile_side) {}
 };
 
-/// `p` has shape m, n, k and the elements of one batch: a(i, k), b(k, j), where C starts, where it
-/// goes. Down: C lies column by column in memory.
+/// Multiplies one tile. `p` has shape m, n, k and the elements of one batch: a(i, k), b(k, j),
+/// where C starts, where it goes. Down: C lies column by column in memory.
 template <bool Down, typename T, typename Operands>
 __device__ void multiply_tile(const Operands& p, ProductTiles<T>& tiles) {
   const index_t row = static_cast<index_t>(blockIdx.y) * tile_side;
@@ -64,7 +63,7 @@ __device__ void multiply_tile(const Operands& p, ProductTiles<T>& tiles) {
       tiles.b[b.depth][b.side] = in_b ? p.b(k0 + b.depth, col + b.side) : T{0};
     }
     __syncthreads();
-    // Not beyond the end: a product with zero could turn −0 into 0.
+    // Stops at the end: a product with zero could turn −0 into 0.
     const int count = p.k - k0 < tile_depth ? static_cast<int>(p.k - k0) : tile_depth;
     for (int k = 0; k < count; ++k) {
       for (int i = 0; i < tile_patch; ++i) {

@@ -1,6 +1,6 @@
-// What quantization does on the device: every element comes out of the same sequence of operations
-// as on the CPU, so that levels and weights have its bits, whatever rows a rank has. Matrices hold
-// a row of W in each column ("lane"), as RoundingTile does. Shapes fit together: callers check.
+// The kernels of quantization: every element comes out of the same sequence of operations as on the
+// CPU, so that levels and weights have its bits, whatever rows a rank has. Matrices hold a row of W
+// in each column ("lane"), as RoundingTile does. Callers have checked the shapes.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +58,7 @@ void spread_lanes(cudaStream_t stream, MatrixView<const float> w, const std::int
                   const float* factor, const float* shift, MatrixView<float> x);
 /// x = clamp(x, 0, top·step).
 void clamp_coordinates(cudaStream_t stream, GridView grid, float top, MatrixView<float> x);
-/// The ranges, widened to hold 0, of each lane over the positions that `position` lists [count].
+/// Finds each lane's range, widened to hold 0, over the positions that `position` lists [count].
 void lane_ranges(cudaStream_t stream, MatrixView<const float> x, const std::int32_t* position,
                  index_t count, float* low, float* high);
 /// x += step·offset, lane by lane: the weights of a dynamic group become coordinates.
@@ -75,12 +75,12 @@ void round_to_nearest(cudaStream_t stream, MatrixView<const float> x, GridView g
 /// q = x·inverse.
 void unrounded_levels(cudaStream_t stream, MatrixView<const float> x, GridView grid,
                       MatrixView<float> q);
-/// Levels beyond [0, top] are cut, and base += (cut − level)·step.
+/// Cuts levels beyond [0, top], and base += (cut − level)·step.
 void cut_levels(cudaStream_t stream, GridView grid, float top, MatrixView<float> q,
                 MatrixView<float> base);
 
-/// One block of columns that a thread walks for its lane; what `base`, `target` and `error` mean is
-/// that of the CPU's kernel of the same name. Pointers are at the block's first column, `ld`
+/// One block of columns that a thread walks for its lane; `base`, `target` and `error` mean the
+/// same as in the CPU's kernel of the same name. Pointers are at the block's first column, `ld`
 /// elements from column to column.
 struct ColumnBlock {
   index_t width = 0;
@@ -98,14 +98,14 @@ struct ColumnBlock {
   float* q = nullptr;
   double* loss = nullptr;
 };
-/// quant/linear_feedback.
+/// Runs one block of quant/round/linear_feedback.
 void round_with_feedback(cudaStream_t stream, const ColumnBlock& block);
-/// quant/optq; `target` is `base`.
+/// Runs one block of quant/round/optq; `target` is `base`.
 void round_optq(cudaStream_t stream, const ColumnBlock& block);
-/// quant/greedy_passes: `loss` counts changes; levels below `low` are cut.
+/// Runs one block of quant/round/greedy_passes: `loss` counts changes; levels below `low` are cut.
 void descend(cudaStream_t stream, const ColumnBlock& block, float low);
 
-/// Levels [n × lanes], position[j] that of column j, as codes: row r at packed + r·row_bytes.
+/// Packs levels [n × lanes], position[j] that of column j: row r goes to packed + r·row_bytes.
 void pack_codes(cudaStream_t stream, MatrixView<const float> q, const std::int32_t* position,
                 int bits, std::uint8_t* packed, index_t row_bytes);
 

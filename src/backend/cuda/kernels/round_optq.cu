@@ -1,4 +1,4 @@
-// The columns of one block of OPTQ: quant/optq, a thread for each row of W.
+// The columns of one block of OPTQ (quant/round/optq), a thread for each row of W.
 #include "column_walk.hpp"
 
 namespace quip::cuda {
@@ -10,7 +10,7 @@ __global__ void __launch_bounds__(walk_threads) walk(ColumnBlock b) {
   if (lane >= b.lanes) return;
   double loss = b.loss[lane];
   for (index_t k = 0; k < b.width; ++k) {
-    // What the columns before this one have left of it.
+    // The weight as updated by the columns before it.
     const float weight =
         accumulate(b.target[k * b.ld + lane], 0, k, memory.factor + k * b.width, 1, memory.error);
     const float level =

@@ -7,7 +7,7 @@
 namespace quip::cuda {
 namespace {
 
-constexpr unsigned channels = 32;  // of a block
+constexpr unsigned channels = 32;  // channels of a block
 constexpr unsigned tokens = 64;
 constexpr unsigned rows_of_threads = 8;
 constexpr unsigned pitch = tokens + 1;  // neighbouring channels in different banks
@@ -16,7 +16,7 @@ struct Tile {
   std::int32_t z[channels * pitch];
 };
 
-/// Threads [32 × 8]: along channels while reading, along tokens while writing.
+/// Uses threads [32 × 8]: along channels while reading, along tokens while writing.
 __global__ void slice_tile(DeviceView<const float> x, const float* scale,
                            DeviceView<std::int8_t> high, DeviceView<std::int8_t> low,
                            std::int64_t* sums, std::int32_t* outside) {
@@ -36,7 +36,7 @@ __global__ void slice_tile(DeviceView<const float> x, const float* scale,
   }
   if (beyond != 0) atomicOr(outside, 1);
   __syncthreads();
-  // Four tokens of a channel a thread, as one word.
+  // A thread writes four tokens of a channel, as one word.
   const unsigned thread = threadIdx.y * channels + threadIdx.x;
   for (unsigned word = thread; word < channels * tokens / 4; word += channels * rows_of_threads) {
     const unsigned channel = word / (tokens / 4);

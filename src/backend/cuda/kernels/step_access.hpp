@@ -1,4 +1,4 @@
-// How the kernels of a transform read and write an element.
+// Element access in a transform's kernels.
 #pragma once
 
 #include "backend/cuda/kernel.hpp"
@@ -6,7 +6,7 @@
 
 namespace quip::cuda {
 
-// A product that never becomes part of a multiply-add.
+// Multiplies without ever becoming part of a multiply-add.
 __device__ inline float multiplied(float a, float b) { return __fmul_rn(a, b); }
 __device__ inline double multiplied(double a, double b) { return __dmul_rn(a, b); }
 
@@ -20,7 +20,8 @@ __device__ inline float element_of(const CodeMatrix& x, index_t i, index_t j) {
   const std::uint8_t* from = x.packed + j * x.row_bytes + first_bit / 8;
   const auto shift = static_cast<int>(first_bit % 8);
   unsigned codes = *from;
-  if (shift + x.bits > 8) codes |= static_cast<unsigned>(from[1]) << 8;  // may be the row's last
+  if (shift + x.bits > 8)
+    codes |= static_cast<unsigned>(from[1]) << 8;  // that byte may be the row's last
   const auto level = static_cast<float>(codes >> shift & ((1U << x.bits) - 1U));
   index_t grid = 0;
   if (!x.single) {
@@ -44,7 +45,7 @@ __device__ void put(const StepOutput<T>& y, index_t i, index_t j, T value) {
   y.elements.data[row * y.elements.row_stride + j * y.elements.col_stride] = value;
 }
 
-/// Whether neighbours in memory are neighbours in a column. Codes are: a row of W is a column here.
+/// True if neighbours in memory are neighbours in a column. Codes are: a row of W is a column here.
 template <typename T>
 __device__ bool runs_down(const StridedMatrix<T>& x) {
   return x.row_stride == 1;

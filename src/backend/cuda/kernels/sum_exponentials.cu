@@ -1,4 +1,4 @@
-// What the language-model head keeps of its logits: a block of threads for each row.
+// The sums that the language-model head keeps of its logits: a block of threads for each row.
 #include "backend/cuda/reduce.hpp"
 #include "kernels.hpp"
 

@@ -1,4 +1,4 @@
-// fp32 to bfloat16, padded with zeros: what the tensor cores read.
+// fp32 to bfloat16, padded with zeros, for the tensor cores.
 #include "backend/cuda/kernel.hpp"
 #include "kernels.hpp"
 

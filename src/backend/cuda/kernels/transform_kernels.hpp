@@ -1,5 +1,5 @@
-// One kernel of an orthogonal transform: Y = A X for X [n × cols], where what stands next to the
-// arithmetic (a permutation, a scaling, a change of layout, the unpacking of codes) happens on the
+// One kernel of an orthogonal transform: Y = A X for X [n × cols], where the steps beside the
+// arithmetic (a permutation, a scaling, a change of layout, the unpacking of codes) happen on the
 // way in and out. Every element comes out of the same sequence of operations as on the CPU.
 #pragma once
 
@@ -64,8 +64,8 @@ struct WalshStep {
 
   [[nodiscard]] index_t elements() const { return radix * group << lane_bits; }
 };
-/// For all sets of X [n × cols], n a multiple of radix·step, the largest distance first. Input and
-/// output may be the same memory where both leave the rows in their places.
+/// Transforms all sets of X [n × cols], n a multiple of radix·step, the largest distance first.
+/// Input and output may be the same memory if both leave the rows in their places.
 void walsh_step(cudaStream_t stream, const StridedInput<float>& x, const StepOutput<float>& y,
                 const WalshStep& walsh, index_t n, index_t cols);
 void walsh_step(cudaStream_t stream, const StridedInput<double>& x, const StepOutput<double>& y,
@@ -88,8 +88,8 @@ struct ProductStep {
   index_t batches = 1;
   index_t batch_stride = 0;
 };
-/// In all `cols` columns; each element is one chain of multiply-adds from 0 in ascending k. Input
-/// and output are different memory.
+/// Multiplies all `cols` columns; each element is one chain of multiply-adds from 0 in ascending k.
+/// Input and output are different memory.
 void product_step(cudaStream_t stream, const StridedInput<float>& x, const StepOutput<float>& y,
                   const ProductStep<float>& product, index_t cols);
 void product_step(cudaStream_t stream, const StridedInput<double>& x, const StepOutput<double>& y,
@@ -97,7 +97,7 @@ void product_step(cudaStream_t stream, const StridedInput<double>& x, const Step
 void product_step(cudaStream_t stream, const CodeInput& x, const StepOutput<float>& y,
                   const ProductStep<float>& product, index_t cols);
 
-/// No transform: w' [rows × cols] through `out`, whose rows are those of W.
+/// Unpacks without a transform: w' [rows × cols] through `out`, whose rows are those of W.
 void unpack_codes(cudaStream_t stream, const CodeMatrix& codes, const StepOutput<float>& out,
                   index_t rows, index_t cols);
 

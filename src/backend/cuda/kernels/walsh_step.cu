@@ -9,7 +9,7 @@ namespace {
 constexpr unsigned most_threads = 1024;
 constexpr unsigned elements_of_thread = 16;
 
-/// log₂(Radix) levels of `tile`, the smallest over elements `distance` apart.
+/// Does log₂(Radix) levels of `tile`, the smallest over elements `distance` apart.
 template <int Radix, typename T>
 __device__ void run_levels(T* tile, unsigned elements, unsigned distance) {
   for (unsigned set = threadIdx.x; set < elements / Radix; set += blockDim.x) {
@@ -75,7 +75,7 @@ void run(cudaStream_t stream, const StepInput<T, Elements>& x, const StepOutput<
          const WalshStep& walsh, index_t n, index_t cols) {
   if (n * cols == 0) return;
   const index_t groups = n / (walsh.radix * walsh.group);
-  constexpr index_t most_groups = 65535;  // what a grid can have
+  constexpr index_t most_groups = 65535;  // the limit of a grid
   for (index_t first = 0; first < groups; first += most_groups) {
     const index_t count = groups - first < most_groups ? groups - first : most_groups;
     const dim3 grid(blocks_for(cols, index_t{1} << walsh.lane_bits), static_cast<unsigned>(count));
