@@ -95,9 +95,9 @@ inline void expect_near(const Matrix<float>& actual, const Matrix<float>& expect
 }
 
 inline void expect_same(const RoundedRows& a, const RoundedRows& b) {
-  EXPECT_EQ(a.codes, b.codes);
-  EXPECT_EQ(a.scale, b.scale);
-  EXPECT_EQ(a.zero, b.zero);
+  EXPECT_EQ(a.layer.codes, b.layer.codes);
+  EXPECT_EQ(a.layer.scale, b.layer.scale);
+  EXPECT_EQ(a.layer.zero, b.layer.zero);
   EXPECT_EQ(a.passes, b.passes);
   ASSERT_EQ(a.losses.size(), b.losses.size());
   for (std::size_t i = 0; i < a.losses.size(); ++i) {
