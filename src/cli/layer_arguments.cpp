@@ -59,14 +59,14 @@ void LayerArguments::declare_for_model(po::options_description& options, Quantiz
       po::value<std::vector<std::string>>()->composing()->value_name("RULE")->notifier(add),
       "REGEX:option=value,... for the linears whose name matches, e.g. "
       "'down_proj:bits=4'; repeatable, a later rule wins");
+  options.add_options()("true-sequential", po::bool_switch(&job.true_sequential),
+                        "Hessians also see the quantized layers before them in their block");
   const auto wide = [&job](const std::string& text) {
     job.wide.inputs = parse_number<index_t>(text);
   };
   options.add_options()(
       "wide", value_of("wide", "N", wide)->default_value(std::to_string(default_wide_inputs)),
       "from N inputs on, spread a layer's Hessian over all ranks; 0: always");
-  options.add_options()("true-sequential", po::bool_switch(&job.true_sequential),
-                        "Hessians also see the quantized layers before them in their block");
 }
 
 LayerOptions LayerArguments::options(const Command& command) const {

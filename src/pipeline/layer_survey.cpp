@@ -16,7 +16,8 @@ std::string ragged_note(const std::vector<std::string>& ragged) {
   const std::string others =
       ragged.size() > 1 ? fmt::format(" (and {} more layers)", ragged.size() - 1) : "";
   return fmt::format(
-      "{}{}; engines that want whole groups cannot load this: choose a --group-size that divides",
+      "{}{}; engines that want whole groups cannot load this: choose a --group-size that divides "
+      "them",
       ragged.front(), others);
 }
 

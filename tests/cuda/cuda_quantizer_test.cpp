@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cuda/lane_rounding.hpp"
 #include "cuda/cuda_support.hpp"
 #include "support/one_layer.hpp"
 
@@ -53,6 +54,11 @@ class CudaQuantizer : public CudaTest, public testing::WithParamInterface<Case> 
 void expect_same(const std::vector<double>& a, const std::vector<double>& b, const char* what) {
   ASSERT_EQ(a.size(), b.size());
   for (std::size_t i = 0; i < a.size(); ++i) ASSERT_EQ(a[i], b[i]) << what << " " << i;
+}
+
+// CudaQuantizer::rows leaves such a method to the host.
+TEST(CudaKernels, AreNullForAMethodUnknownHere) {
+  EXPECT_EQ(cuda::LaneRounding::kernel_of(static_cast<Method>(methods.size())), nullptr);
 }
 
 TEST_P(CudaQuantizer, RoundsToTheHostsBits) {

@@ -129,6 +129,9 @@ const std::vector<LayerOption>& table() {
       row<&Layer::grid_kind, or_auto<parse_grid>>(
           "grid", "NAME", "auto", "levels: incoherent (one per layer) or minmax (per row or group)",
           [](auto& o) -> OptionValue { return to_string(o.grid()); }),
+      row<&Layer::symmetric, named<switch_names>>(
+          "symmetric", nullptr, "off", "min-max grid with zero in its middle",
+          [](auto& o) -> OptionValue { return o.symmetric; }, unless_grid<GridKind::minmax>),
       row<&Layer::group_size, parse_group_size>(
           "group-size", "N", "row", "min-max grid: input channels that share a scale, 8 or more",
           [](auto& o) { return whole(o.group_size); }, unless_grid<GridKind::minmax>),
@@ -137,9 +140,6 @@ const std::vector<LayerOption>& table() {
           "fit the grids of groups before rounding (static), or when optq reaches them (dynamic); "
           "auto: dynamic for optq without --act-order or --clamp pre, else static",
           [](auto& o) -> OptionValue { return to_string(o.effective_groups()); }),
-      row<&Layer::symmetric, named<switch_names>>(
-          "symmetric", nullptr, "off", "min-max grid with zero in its middle",
-          [](auto& o) -> OptionValue { return o.symmetric; }, unless_grid<GridKind::minmax>),
       row<&Layer::rho, or_auto<parse_rho>>(
           "rho", "X", "auto", "half width of the grid over rms(W), or auto: searched per layer",
           [](auto& o) { return o.rho ? OptionValue(*o.rho) : OptionValue("auto"); },
