@@ -16,7 +16,7 @@ namespace {
 constexpr double penalty = 0.1;
 constexpr index_t rows_at_once = 128;
 constexpr index_t panel_cols = 256;
-constexpr index_t smallest_shared = 256;  // below it waking threads costs more than they do
+constexpr index_t smallest_shared = 256;  // below it waking threads costs more than it gains
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
@@ -63,7 +63,7 @@ class Admm {
     update_excess();
   }
 
-  /// Z = T C⁻¹ into T.
+  /// Puts Z = T C⁻¹ into T.
   [[nodiscard]] MatrixView<double> solution() {
 #pragma omp parallel for schedule(static)
     for (index_t i = 0; i < t_.rows(); ++i) {
@@ -73,7 +73,7 @@ class Admm {
   }
 
  private:
-  /// X minimises f(X) + ρ/2·‖X − Z + Y‖²: on every row's support j < i
+  /// Sets X to minimise f(X) + ρ/2·‖X − Z + Y‖²: on every row's support j < i
   ///   X (2H + ρI) = G = ρ(Z − Y) − 2H,
   /// which the leading parts of the factor solve: X = ((G Nᵀ) ∘ mask) D⁻¹ N.
   void update_rows(index_t first, index_t count, Matrix<float>& x, Matrix<float>& y) {
@@ -99,7 +99,7 @@ class Admm {
     }
   }
 
-  /// G, zero off the support; in tiles, because H is stored transposed.
+  /// Fills G, zero off the support, in tiles, because H is stored transposed.
   void set_right_side(index_t first, index_t count, Matrix<float>& g) const {
     constexpr index_t tile = 32;
     const index_t n = first + count;
@@ -115,7 +115,7 @@ class Admm {
     }
   }
 
-  /// Columns [first, last) of the first `rows` rows.
+  /// Returns columns [first, last) of the first `rows` rows.
   [[nodiscard]] static MatrixView<float> block(Matrix<float>& x, index_t rows, index_t first,
                                                index_t last) {
     return {x.data() + first, rows, last - first, x.cols()};

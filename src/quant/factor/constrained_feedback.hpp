@@ -8,10 +8,10 @@
 
 namespace quip {
 
-constexpr int constrained_feedback_iterations = 100;  ///< the authors'
+constexpr int constrained_feedback_iterations = 100;  ///< the authors' number
 
 /// Minimises tr((I+Z) H (I+Z)ᵀ) over strictly lower triangular Z whose columns have norm ≤ 1, by
-/// ADMM, and returns the feedback L = (I+Z)⁻¹ − I with a zero diagonal (a loss is not to be had
+/// ADMM, and returns the feedback L = (I+Z)⁻¹ − I with a zero diagonal (no loss can be computed
 /// from it). The strict upper triangle of `h` [n × n] and `diagonal` are H, positive definite. Each
 /// iteration takes 2/3·n³ flops and 3·n² doubles: for moderate n.
 [[nodiscard]] LowerPanels constrained_feedback(MatrixView<const double> h,

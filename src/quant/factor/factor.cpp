@@ -21,7 +21,7 @@ constexpr double identity_share = 1e-2;     // added to H before the transform (
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
-/// (WᵀW)ⱼⱼ for every column j, rows added in order.
+/// Returns (WᵀW)ⱼⱼ for every column j, rows added in order.
 std::vector<double> column_energies(MatrixView<const float> w) {
   std::vector<double> energy(at(w.cols), 0.0);
   for (index_t i = 0; i < w.rows; ++i) {
@@ -31,7 +31,7 @@ std::vector<double> column_energies(MatrixView<const float> w) {
   return energy;
 }
 
-/// μ_W = max|W|·√(mn)/‖W‖_F; 0 for W = 0.
+/// Returns μ_W = max|W|·√(mn)/‖W‖_F; 0 for W = 0.
 double weight_incoherence(MatrixView<const float> w, const std::vector<double>& energy) {
   float largest = 0;
   for (index_t i = 0; i < w.rows; ++i) {
@@ -72,7 +72,7 @@ std::vector<double> diagonal_of(MatrixView<const double> h) {
   return diagonal;
 }
 
-/// H ← factor · diag(s) H diag(s); s empty means the identity.
+/// Scales H ← factor · diag(s) H diag(s); s empty means the identity.
 void scale_both_sides(MatrixView<double> h, double factor, const std::vector<double>& s) {
 #pragma omp parallel for schedule(static)
   for (index_t i = 0; i < h.rows; ++i) {
@@ -82,10 +82,10 @@ void scale_both_sides(MatrixView<double> h, double factor, const std::vector<dou
   }
 }
 
-/// D̃ⱼ = (Hⱼⱼ / (WᵀW)ⱼⱼ)^¼ with H scaled to max|H| = 1; returns that scale.
+/// Sets D̃ⱼ = (Hⱼⱼ / (WᵀW)ⱼⱼ)^¼ with H scaled to max|H| = 1; returns that scale.
 double choose_rescale(const std::vector<double>& diagonal, const std::vector<double>& energy,
                       std::vector<float>& rescale) {
-  double largest = 0;  // of a positive semi-definite matrix: on the diagonal
+  double largest = 0;  // a positive semi-definite matrix has it on the diagonal
   for (const double value : diagonal) largest = std::max(largest, value);
   const double scale = largest > 0 ? 1.0 / largest : 1.0;
   rescale.resize(diagonal.size());
@@ -97,7 +97,7 @@ double choose_rescale(const std::vector<double>& diagonal, const std::vector<dou
   return scale;
 }
 
-/// V H Vᵀ for symmetric H: V H, transposed (= H Vᵀ), and V on the left again.
+/// Computes V H Vᵀ for symmetric H: V H, transposed (= H Vᵀ), and V on the left again.
 void transform_both_sides(const HessianMath& math, const Transform& v, MatrixView<double> h) {
   if (v.is_identity()) return;
   math.transform(v, h);

@@ -14,7 +14,7 @@ namespace {
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
-/// Positions by ascending diagonal; equal ones keep their order.
+/// Returns positions by ascending diagonal; equal ones keep their order.
 std::vector<index_t> ascending(std::span<const double> diagonal) {
   std::vector<index_t> order(diagonal.size());
   std::iota(order.begin(), order.end(), index_t{0});
@@ -23,9 +23,9 @@ std::vector<index_t> ascending(std::span<const double> diagonal) {
   return order;
 }
 
-/// OPTQ's factor: H⁻¹ = RᵀR, R upper. With J the reversal, J H J = (L+I) D (L+I)ᵀ makes
-/// R = J D^{−½} (L+I)⁻¹ J: its rows over their diagonal are those of (L+I)⁻¹ reversed, and 1/R_kk²
-/// is D reversed. H is read from the upper triangle of `h` and `damped`; the lower one is scratch.
+/// Fills OPTQ's factor: H⁻¹ = RᵀR, R upper. With J the reversal, J H J = (L+I) D (L+I)ᵀ makes R = J
+/// D^{−½} (L+I)⁻¹ J: its rows over their diagonal are those of (L+I)⁻¹ reversed, and 1/R_kk² is D
+/// reversed. H is read from the upper triangle of `h` and `damped`; the lower one is scratch.
 index_t fill_inverse(const HessianMath& math, MatrixView<double> h, std::span<const double> damped,
                      LowerPanels& out) {
   const index_t n = h.rows;
@@ -89,7 +89,7 @@ void permute_symmetric(MatrixView<double> h, const std::vector<index_t>& order) 
       std::copy(moved.begin(), moved.end(), row);
     }
   }
-  // Rows along the permutation's cycles: one row of scratch instead of a second matrix.
+  // Moves rows along the permutation's cycles: one row of scratch instead of a second matrix.
   std::vector<bool> placed(at(n), false);
   std::vector<double> first_row(at(n));
   for (index_t start = 0; start < n; ++start) {

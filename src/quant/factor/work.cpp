@@ -9,7 +9,7 @@ namespace {
 
 double real(index_t n) { return static_cast<double>(n); }
 
-/// LDLᵀ, or the inverse of a triangular matrix.
+/// Returns the flops of LDLᵀ, or of the inverse of a triangular matrix.
 double cubic_flops(index_t n) { return real(n) * real(n) * real(n) / 3; }
 
 }  // namespace

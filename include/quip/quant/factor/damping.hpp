@@ -1,4 +1,4 @@
-// λ: what is added to the diagonal of H until it can be factorised.
+// The damping λ, added to the diagonal of H until it can be factorised.
 #pragma once
 
 #include <span>
@@ -9,18 +9,18 @@
 
 namespace quip {
 
-/// λ = α·mean(diag H), then ten times as much, up to four times.
+/// Tries λ = α·mean(diag H), then ten times as much, up to four times.
 class Damping {
  public:
-  /// `diagonal` is that of the undamped H.
+  /// Takes the diagonal of the undamped H.
   Damping(std::vector<double> diagonal, double alpha);
 
-  /// The diagonal of H + λI.
+  /// Returns the diagonal of H + λI.
   [[nodiscard]] const std::vector<double>& damped() const { return damped_; }
-  /// H + λI has been factorised, and layer.factor.diagonal is its D: writes down what it took.
+  /// Records the damping in `layer`, whose factor's diagonal is the D of H + λI.
   void record(PreparedLayer& layer) const;
-  /// Its leading minor of that order is not positive. Throws Error naming `layer`, λ and the minor
-  /// if this was the last λ.
+  /// Takes the next λ, because the leading minor of that order is not positive. Throws Error naming
+  /// `layer`, λ and the minor if this was the last one.
   void increase(const std::string& layer, index_t minor);
 
  private:

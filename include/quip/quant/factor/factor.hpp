@@ -1,4 +1,4 @@
-// From a Hessian to what rounding needs: rescaling, transform, damping, LDLᵀ.
+// From a Hessian to its factor: rescaling, transform, damping, LDLᵀ.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@
 
 namespace quip {
 
-/// Everything that rounds the rows of one layer; small but for what is made of H. Matrices, and
-/// `added`, are in the order in which the method takes the columns.
+/// The input for rounding the rows of one layer; small but for the matrices made of H. Matrices,
+/// and `added`, are in the order in which the method takes the columns.
 struct PreparedLayer {
   LowerPanels factor;              ///< (L, D) of the damped H
   LowerPanels feedback;            ///< optq: (L', 1/D') of H⁻¹; ldl-admm: its L; else empty
@@ -23,31 +23,30 @@ struct PreparedLayer {
   std::vector<index_t> order;      ///< [n]: the column at each position; empty: the same
   std::vector<float> rescale;      ///< D̃ [n], or empty
   std::vector<std::uint8_t> dead;  ///< [n]: inputs whose weights are set to zero, or empty
-  std::vector<double> added;       ///< [n]: what damping added to each diagonal element
-  double weight_rms = 0;           ///< of W·D̃: orthogonal transforms do not change it
+  std::vector<double> added;       ///< [n]: damping of each diagonal element
+  double weight_rms = 0;           ///< rms of W·D̃: orthogonal transforms keep it
   double loss_unit = 1;    ///< proxy loss in H's own units = loss_unit × the one computed here
   double trace_d = 0;      ///< tr(D)
   double trace_ratio = 0;  ///< tr(D)/tr(H)
-  double weight_incoherence = 0;  ///< μ_W before any of this
+  double weight_incoherence = 0;  ///< μ_W of the weights as they came
   Spectra spectra;                ///< if options.spectra
   double damping = 0;             ///< λ/mean(diag H)
   int damping_tries = 1;
   index_t dead_channels = 0;
   std::uint64_t seed_u = 0;
   std::uint64_t seed_v = 0;
-  std::uint64_t seed_rounding = 0;  ///< of stochastic rounding
+  std::uint64_t seed_rounding = 0;  ///< seed of stochastic rounding
 };
 
-/// The order (position → column) in which `options.method` wants H whose diagonal is given; empty:
-/// as it is. Loops over positions run from the last to the first, but OPTQ's from the first.
+/// Returns the order (position → column) in which `options.method` wants H whose diagonal is given;
+/// empty: as it is. Loops over positions run from the last to the first, but OPTQ's from the first.
 [[nodiscard]] std::vector<index_t> column_order(const LayerOptions& options,
                                                 std::span<const double> diagonal);
-/// `values` by `order`.
+/// Puts `values` into `order`.
 void reorder(std::vector<double>& values, const std::vector<index_t>& order);
 
-/// What is known of a layer before H is looked at beyond its diagonal, and what becomes of H:
-/// V (transform_unit · rescale_unit · D̃⁻¹ H D̃⁻¹ + identity · I) Vᵀ, then 1 on the diagonal of dead
-/// inputs.
+/// A layer as known from the diagonal of H, and the transform of H: V (transform_unit ·
+/// rescale_unit · D̃⁻¹ H D̃⁻¹ + identity · I) Vᵀ, then 1 on the diagonal of dead inputs.
 struct OutlinedLayer {
   PreparedLayer layer;  ///< without factors, order and damping
   double rescale_unit = 1;
@@ -55,7 +54,7 @@ struct OutlinedLayer {
   double identity = 0;
 };
 
-/// `diagonal` [n] is that of H.
+/// Outlines a layer; `diagonal` [n] is that of H.
 [[nodiscard]] OutlinedLayer outline_layer(MatrixView<const float> weights,
                                           std::vector<double> diagonal, const LayerOptions& options,
                                           const std::string& layer);
@@ -68,17 +67,16 @@ class HessianMath {
   HessianMath& operator=(const HessianMath&) = delete;
   virtual ~HessianMath() = default;
 
-  /// X ← V X for all columns of X.
+  /// Transforms all columns, X ← V X.
   virtual void transform(const Transform& v, MatrixView<double> x) const;
-  /// linalg/ldl.hpp's.
+  /// Does the work of quip::ldl_factor.
   [[nodiscard]] virtual index_t ldl_factor(MatrixView<double> h, std::span<double> d) const;
 };
 
-/// D̃, V H Vᵀ, damping, column order, LDLᵀ and what else `options.method` needs of one layer (QuIP
-/// algorithm 1, lines 1–6). `hessian` [n × n] has
-/// its lower triangle filled and is used up. `weights` [m × n] is only read. A Hessian that is
-/// not positive definite is tried again with ten times the damping, up to four times; then
-/// Error names `layer`, λ and the leading minor.
+/// Prepares one layer (QuIP algorithm 1, lines 1–6): D̃, V H Vᵀ, damping, column order, LDLᵀ and
+/// the other needs of `options.method`. `hessian` [n × n] has its lower triangle filled and is used
+/// up. `weights` [m × n] is only read. A Hessian that is not positive definite is tried again with
+/// ten times the damping, up to four times; then Error names `layer`, λ and the leading minor.
 [[nodiscard]] PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
                                           const LayerOptions& options, const std::string& layer,
                                           const HessianMath& math = HessianMath());

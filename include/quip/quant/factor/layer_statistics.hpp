@@ -1,4 +1,4 @@
-// What is known about how well a layer was rounded.
+// The quality of a layer's rounding.
 #pragma once
 
 #include <optional>
@@ -14,13 +14,13 @@ struct Spectra {
   Spectrum after;
 };
 
-/// What is known about how well a layer was rounded; goes to reports and attributes.
+/// The quality of a layer's rounding, for reports and attributes.
 struct LayerStatistics {
   double proxy_loss = 0;           ///< tr((Ŵ−W) H (Ŵ−W)ᵀ), undamped H
   double relative_proxy_loss = 0;  ///< the same over tr(W H Wᵀ)
   double trace_ratio = 0;          ///< tr(D)/tr(H) of the damped, transformed H
-  /// The loss over ‖W‖²_F/n · tr(D) · 2^(−2·bits), the least that any code with so many bits leaves
-  /// of Gaussian weights (rate–distortion bound).
+  /// The loss over ‖W‖²_F/n · tr(D) · 2^(−2·bits), the least that any code with this many bits
+  /// leaves of Gaussian weights (rate–distortion bound).
   double rate_distortion_ratio = 0;
   double incoherence_before = 0;   ///< μ_W = max|W|·√(mn)/‖W‖_F of the weights as they came
   double incoherence_after = 0;    ///< the same of U W D̃ Vᵀ
@@ -28,7 +28,7 @@ struct LayerStatistics {
   int damping_tries = 0;           ///< 1: the first λ made H positive definite
   index_t dead_channels = 0;       ///< inputs that were zero on all calibration tokens
   double rho = 0;                  ///< incoherent grid: half width over rms(W); else 0
-  int rho_rounds = 0;              ///< of the search for ρ; 0: none. Of the run: not stored
+  int rho_rounds = 0;              ///< rounds of the search for ρ; 0: none. Not stored
   int passes = 0;                  ///< greedy passes until nothing changed, or all allowed
   std::optional<Spectra> spectra;  ///< if they were asked for
 };

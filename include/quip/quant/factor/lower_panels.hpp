@@ -8,9 +8,9 @@
 namespace quip {
 
 /// A strictly lower triangular matrix in fp32 and a diagonal in fp64. Block columns of fixed width:
-/// block b holds rows b·block … n-1 of its columns, row-major, so that what one block owes to all
-/// the others is one product. Holds the factors L and D of H = (L+I) D (L+I)ᵀ, or a symmetric
-/// matrix.
+/// block b holds rows b·block … n-1 of its columns, row-major, so that the update of all other
+/// blocks by one block is one product. Holds the factors L and D of H = (L+I) D (L+I)ᵀ, or a
+/// symmetric matrix.
 struct LowerPanels {
   static constexpr index_t block = 128;
 
@@ -20,13 +20,13 @@ struct LowerPanels {
 
   LowerPanels() = default;
   explicit LowerPanels(index_t order);
-  /// The shape and a diagonal to fill, for panels that are elsewhere.
+  /// Makes the shape and a diagonal to fill, for panels that are elsewhere.
   [[nodiscard]] static LowerPanels outline(index_t order);
   [[nodiscard]] bool empty() const { return n == 0; }
   [[nodiscard]] index_t blocks() const { return (n + block - 1) / block; }
   [[nodiscard]] index_t first_column(index_t b) const { return b * block; }
   [[nodiscard]] index_t width(index_t b) const;
-  /// Element (i, j) of the panel is that at (first_column + i, first_column + j).
+  /// Returns a panel, whose element (i, j) is that at (first_column + i, first_column + j).
   [[nodiscard]] MatrixView<float> panel(index_t b) const;
   [[nodiscard]] index_t panel_offset(index_t b) const;
 

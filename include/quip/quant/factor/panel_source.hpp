@@ -13,7 +13,7 @@ class PanelSource {
   PanelSource& operator=(const PanelSource&) = delete;
   virtual ~PanelSource() = default;
 
-  /// Panel b as LowerPanels::panel lays it out, strictly lower; valid until the next call.
+  /// Returns panel b as LowerPanels::panel lays it out, strictly lower; valid until the next call.
   [[nodiscard]] virtual MatrixView<const float> panel(index_t b) = 0;
 };
 

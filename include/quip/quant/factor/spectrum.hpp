@@ -1,4 +1,4 @@
-// What the eigenvectors and eigenvalues of a Hessian say about it (QuIP, tables on H).
+// Statistics of the eigenvectors and eigenvalues of a Hessian (QuIP, tables on H).
 #pragma once
 
 #include <string>
