@@ -38,8 +38,7 @@ struct PreparedLayer {
   std::uint64_t seed_rounding = 0;  ///< seed of stochastic rounding
 };
 
-/// The list of a prepared layer's scalars, all that is not as long as a row: calls visit(value) for
-/// each.
+/// Calls visit(value) for each of a prepared layer's scalars: all that is not as long as a row.
 template <typename Visit, typename Layer>
 void visit_scalars(const Visit& visit, Layer& layer) {
   visit(layer.weight_rms);
@@ -56,8 +55,8 @@ void visit_scalars(const Visit& visit, Layer& layer) {
   visit(layer.seed_rounding);
 }
 
-/// The order (position → column) in which `options.method` wants H whose diagonal is given; empty:
-/// as it is. Loops over positions run from the last to the first, but OPTQ's from the first.
+/// Returns the order (position → column) in which `options.method` wants H whose diagonal is given;
+/// empty: as it is. Loops over positions run from the last to the first, but OPTQ's from the first.
 [[nodiscard]] std::vector<index_t> column_order(const LayerOptions& options,
                                                 std::span<const double> diagonal);
 /// Puts `values` into `order`.
