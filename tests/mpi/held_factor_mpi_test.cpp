@@ -79,7 +79,7 @@ class PanelsInTurn final : public PanelSource {
   }
   MatrixView<const float> panel(index_t b) override {
     ++count_;
-    const MatrixView<float> from = factor_.panel(b);
+    const MatrixView<const float> from = factor_.panel(b);
     const MatrixView<float> out(passing_.data(), from.rows, from.cols);
     const int root = static_cast<int>(b) % comm_.size();
     if (comm_.rank() == root) std::copy_n(from.data, from.size(), out.data);
