@@ -91,7 +91,6 @@ void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOpti
   };
   const QuantizedLinear rounded = described(options, linear.rows, n);
   visit_parts(gather, rounded);
-  agree(ledger, do_nothing);  // the largest weight
   ledger.count_maximum(2 * float_bytes);
   gather_rows(ledger, linear.rows, sizeof(RowLoss));
 }

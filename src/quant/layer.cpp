@@ -1,13 +1,13 @@
 #include "quip/quant/layer.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
+#include <utility>
 
 #include "quant/round/tile_rounding.hpp"
 
-#include "quip/core/usage.hpp"
 #include "quip/quant/code/grid.hpp"
-#include "quip/quant/factor/work.hpp"
 
 namespace quip {
 namespace {
@@ -32,75 +32,20 @@ void pack_tile(MatrixView<const float> q, const std::vector<index_t>& order, ind
   }
 }
 
-Matrix<float> coordinates_of(const TileGrids& grids, MatrixView<const float> weights) {
+/// Tile t, whose grids are fitted to it or have the half width `scale`.
+std::unique_ptr<TileRounding> make_tile(const RowTiles& tiles, index_t t,
+                                        const PreparedLayer& layer, const LayerOptions& options,
+                                        const Rounder& rounder, float scale) {
+  const MatrixView<const float> weights = tiles.tile(t);
+  TileGrids grids = choose_grids(weights, layer, options, scale);
   Matrix<float> coordinates(weights.rows, weights.cols);
   grids.to_coordinates(weights, coordinates.view());
-  return coordinates;
-}
-
-/// The layer's rows in a tile, by lane.
-std::vector<index_t> numbers_of(Range range) {
+  const Range range = tiles.rows_of(t);
   std::vector<index_t> rows(at(range.count()));
   std::iota(rows.begin(), rows.end(), range.first);
-  return rows;
+  return std::make_unique<TileRounding>(layer, options, rounder, std::move(grids), rows,
+                                        std::move(coordinates), weights);
 }
-
-/// What every row of a tile needs besides: its own norm under H, to which losses are related.
-class TileOfRows {
- public:
-  TileOfRows(const RowTiles& tiles, index_t t, const PreparedLayer& layer,
-             const LayerOptions& options, float scale)
-      : TileOfRows(tiles.tile(t), tiles.rows_of(t), layer, options,
-                   choose_grids(tiles.tile(t), layer, options, scale)) {}
-
-  [[nodiscard]] TileRounding& tile() { return tile_; }
-
-  /// Σ over all columns, with the factor that the layer holds.
-  void measure_weights() { add_hessian_norm(layer_.factor, weights_, reference_); }
-
-  void prepare_blocks() {
-    tile_.prepare_blocks();
-    projected_ = Matrix<float>(LowerPanels::block, weights_.cols);
-  }
-  void take_block(index_t b, MatrixView<const float> panel) {
-    tile_.round_block(b, panel);
-    add_block_norm(layer_.factor, b, panel, weights_, projected_.data(), reference_);
-  }
-
-  /// Ends either way, and writes everything down.
-  void finish(RoundedRows& out) {
-    subtract_damping(layer_.added, weights_, reference_);
-    UsageMeter::current().add_flops(static_cast<double>(range_.count()) *
-                                    reference_flops(weights_.rows));
-    tile_.finish();
-    const index_t first = range_.first - out.rows.first;
-    QuantizedLinear& stored = out.layer;
-    if (stored.grid == GridKind::minmax) store_grids(tile_.grids(), first, range_.count(), stored);
-    pack_tile(tile_.levels(), layer_.order, range_.count(), stored.bits,
-              stored.codes.data() + first * stored.row_bytes(), stored.row_bytes());
-    for (index_t r = 0; r < range_.count(); ++r) {
-      out.losses[at(first + r)] = {tile_.loss()[at(r)], reference_[at(r)]};
-    }
-  }
-
- private:
-  TileOfRows(MatrixView<const float> weights, Range range, const PreparedLayer& layer,
-             const LayerOptions& options, TileGrids grids)
-      : layer_(layer),
-        weights_(weights),
-        range_(range),
-        reference_(at(weights.cols), 0.0),
-        coordinates_(coordinates_of(grids, weights)),
-        tile_(layer, options, std::move(grids), numbers_of(range), coordinates_.view()) {}
-
-  const PreparedLayer& layer_;
-  MatrixView<const float> weights_;
-  Range range_;
-  std::vector<double> reference_;
-  Matrix<float> coordinates_;
-  TileRounding tile_;
-  Matrix<float> projected_;  ///< block by block
-};
 
 }  // namespace
 
@@ -128,51 +73,24 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
                        const LayerOptions& options, double rho) {
   const float scale = incoherent_scale(layer, rho);
   RoundedRows out = room_for(tiles.rows(), tiles.n(), layer, options, rho);
+  QuantizedLinear& stored = out.layer;
+  std::vector<int> passes(at(tiles.count()));
   const auto rounder = make_rounder(options);
-  int passes = 0;
-#pragma omp parallel for schedule(dynamic) reduction(max : passes)
-  for (index_t t = 0; t < tiles.count(); ++t) {
-    TileOfRows rows(tiles, t, layer, options, scale);
-    rows.measure_weights();
-    rows.tile().round(*rounder);
-    passes = std::max(passes, rows.tile().passes());
-    rows.finish(out);
-  }
-  out.passes = passes;
+  const auto make = [&](index_t t) { return make_tile(tiles, t, layer, options, *rounder, scale); };
+  const auto done = [&](index_t t, const TileRounding& tile) {
+    const index_t first = tiles.rows_of(t).first - out.rows.first;
+    const index_t count = tiles.rows_of(t).count();
+    if (stored.grid == GridKind::minmax) store_grids(tile.grids(), first, count, stored);
+    pack_tile(tile.levels(), layer.order, count, stored.bits,
+              stored.codes.data() + first * stored.row_bytes(), stored.row_bytes());
+    for (index_t r = 0; r < count; ++r) {
+      out.losses[at(first + r)] = {tile.loss()[at(r)], tile.reference()[at(r)]};
+    }
+    passes[at(t)] = tile.passes();
+  };
+  round_tiles(layer, *rounder, tiles.count(), make, done);
+  for (const int used : passes) out.passes = std::max(out.passes, used);
   return out;
-}
-
-// --- with a factor that comes panel by panel ---
-
-struct StreamedRows::State {
-  std::vector<std::unique_ptr<TileOfRows>> tiles;
-  RoundedRows out;
-};
-
-StreamedRows::StreamedRows(const RowTiles& tiles, const PreparedLayer& layer,
-                           const LayerOptions& options, double rho)
-    : state_(new State{{}, room_for(tiles.rows(), tiles.n(), layer, options, rho)}) {
-  const float scale = incoherent_scale(layer, rho);
-  state_->tiles.resize(at(tiles.count()));
-#pragma omp parallel for schedule(dynamic)
-  for (index_t t = 0; t < tiles.count(); ++t) {
-    auto& rows = state_->tiles[at(t)];
-    rows = std::make_unique<TileOfRows>(tiles, t, layer, options, scale);
-    rows->prepare_blocks();
-  }
-}
-
-StreamedRows::~StreamedRows() = default;
-
-void StreamedRows::take(index_t b, MatrixView<const float> panel) {
-#pragma omp parallel for schedule(dynamic)
-  for (const auto& rows : state_->tiles) rows->take_block(b, panel);
-}
-
-RoundedRows StreamedRows::finish() {
-#pragma omp parallel for schedule(dynamic)
-  for (const auto& rows : state_->tiles) rows->finish(state_->out);
-  return std::move(state_->out);
 }
 
 }  // namespace quip

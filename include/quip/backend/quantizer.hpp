@@ -12,7 +12,8 @@
 
 namespace quip {
 
-/// Rows of W' = U W D̃ Vᵀ of one layer, in the backend's memory.
+/// Rows of W' = U W D̃ Vᵀ of one layer, in the backend's memory. `evaluate` and `round` are
+/// collective if the factor is not resident and the backend takes its panels as they pass by.
 class LayerRows {
  public:
   LayerRows() = default;
@@ -28,24 +29,8 @@ class LayerRows {
   [[nodiscard]] virtual RoundedRows round(double rho) = 0;
 };
 
-/// The factor of a layer in the backend's memory, where L arrives panel by panel.
-class HeldFactor {
- public:
-  HeldFactor() = default;
-  HeldFactor(const HeldFactor&) = delete;
-  HeldFactor& operator=(const HeldFactor&) = delete;
-  virtual ~HeldFactor() = default;
-
-  /// Takes panel b of a PanelSource, once each, in any order. Returns when `panel` may be
-  /// overwritten.
-  virtual void take(index_t b, MatrixView<const float> panel) = 0;
-  /// Does the work of Quantizer::rows with this factor, all of whose panels have come.
-  [[nodiscard]] virtual std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
-                                                        Range rows) = 0;
-};
-
-/// Serial, in the sense of Backend: one call at a time. The bits do not depend on the rows that a
-/// call asks for.
+/// Serial, in the sense of Backend: one call at a time. The bits do not depend on which rows a call
+/// is asked for.
 class Quantizer {
  public:
   Quantizer() = default;
@@ -57,22 +42,18 @@ class Quantizer {
   [[nodiscard]] virtual PreparedLayer prepare(MatrixView<const float> weights,
                                               Matrix<double> hessian, const LayerOptions& options,
                                               const std::string& layer) = 0;
-  /// Returns the rows of a layer. `weights` [m × n] and `layer` are host memory; the result refers
-  /// to `layer` and `options`.
+  /// `weights` [m × n] and what is prepared are host memory; the result refers to `layer` and
+  /// `options`. Collective if the factor is not resident.
   [[nodiscard]] virtual std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                         const PreparedLayer& layer,
                                                         const LayerOptions& options,
                                                         Range rows) = 0;
-
-  /// True if factors that no rank has can be held. The same on all ranks of a job: operations that
-  /// follow from it may be collective.
-  [[nodiscard]] virtual bool holds_factors() const { return false; }
-  /// Makes room for the L of a layer whose `factor` is an outline; null if there is too little
-  /// beside the needs of rounding `rows` of its rows. Methods ldlq and nearest. The result refers
-  /// to `layer` and `options`.
-  [[nodiscard]] virtual std::unique_ptr<HeldFactor> hold_factor(const PreparedLayer& layer,
-                                                                const LayerOptions& options,
-                                                                index_t rows);
+  /// True if `rows` rows can be rounded here with a factor that is not resident. Where some rank
+  /// lacks the room, host_quantizer does it on all.
+  [[nodiscard]] virtual bool has_room(const PreparedLayer& /*layer*/,
+                                      const LayerOptions& /*options*/, index_t /*rows*/) {
+    return true;
+  }
 
   /// Does a DistributedCholesky's work on the devices of the grid's ranks (cuSOLVERMp). Returns
   /// nothing and leaves `h` if the build or a rank's device cannot; collective if the build can.

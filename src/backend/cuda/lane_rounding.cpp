@@ -61,11 +61,11 @@ void LaneRounding::copy(const float* from, float* to, index_t rows) const {
 void LaneRounding::round() {
   if (lanes_ == 0) return;
   const cudaStream_t stream = context_.lane().get();
-  kernel_of(options().method)(*this);
+  const bool known = kernel_of(options().method)(*this);
   // Until now the coordinates of dynamic groups were the weights.
   if (grids_.dynamic()) grids_.to_coordinates(view(coordinates_), view(coordinates_));
   level_difference(stream, levels(), grids_.view(0), view(coordinates_), view(error_));
-  if (layer_.options.clamp == Clamp::pre) {  // the rounder saw other weights than ours
+  if (!known || clamped_.size() > 0) {  // clamped: the rounder saw other weights than ours
     QUIP_CUDA(cudaMemsetAsync(loss_.data(), 0, loss_.bytes(), stream));
     add_hessian_norm(context_, layer_.factor, view(error_), loss_.data());
   }
@@ -85,25 +85,34 @@ std::vector<double> LaneRounding::losses() const {
 LaneRounding::Kernel LaneRounding::kernel_of(Method method) {
   switch (method) {
     case Method::nearest:
-      return [](LaneRounding& rows) { rows.round_nearest(); };
+      return [](LaneRounding& rows) {
+        rows.round_nearest();
+        return false;
+      };
     case Method::ldlq:
     case Method::ldlq_rg:
       return [](LaneRounding& rows) {
         rows.round_with_feedback(rows.layer_.factor);
-        if (rows.options().effective_passes() > 0) rows.greedy_passes(rows.options().clamp);
+        rows.greedy_passes(rows.options().clamp);
+        return rows.options().effective_passes() == 0;
       };
     case Method::optq:
-      return [](LaneRounding& rows) { rows.round_optq(); };
+      return [](LaneRounding& rows) {
+        rows.round_optq();
+        return true;
+      };
     case Method::greedy:
       return [](LaneRounding& rows) {
         unrounded_levels(rows.context_.lane().get(), rows.seen(), rows.grids_.view(0),
                          rows.view(rows.q_));
         rows.greedy_passes(rows.options().clamp);
+        return false;
       };
     case Method::ldl_admm:
       return [](LaneRounding& rows) {
         rows.round_with_feedback(*rows.layer_.feedback);
         rows.greedy_passes(Clamp::feedback);
+        return false;
       };
     default:
       return nullptr;
@@ -134,18 +143,9 @@ void LaneRounding::round_nearest() {
   const cudaStream_t stream = context_.lane().get();
   const float* offset = dither_.size() > 0 ? dither_.data() : nullptr;
   round_to_nearest(stream, seen(), grids_.view(0), offset, top_, view(q_));
-  measure_loss(seen());
 }
 
-/// Of the levels, against x.
-void LaneRounding::measure_loss(MatrixView<const float> x) {
-  const cudaStream_t stream = context_.lane().get();
-  level_difference(stream, levels(), grids_.view(0), x, view(error_));
-  QUIP_CUDA(cudaMemsetAsync(loss_.data(), 0, loss_.bytes(), stream));
-  add_hessian_norm(context_, layer_.factor, view(error_), loss_.data());
-}
-
-// quant/linear_feedback: per block one product for what lies beyond it, and one walk.
+// quant/round/ldlq: per block one product for what lies beyond it, and one walk.
 void LaneRounding::round_with_feedback(const PanelsOnDevice& feedback) {
   const cudaStream_t stream = context_.lane().get();
   const auto target = context_.buffer<float>(LowerPanels::block * lanes_, "targets of rows");
@@ -171,7 +171,7 @@ void LaneRounding::round_with_feedback(const PanelsOnDevice& feedback) {
   }
 }
 
-// quant/optq: runs of columns end with their block, or before the next dynamic group.
+// quant/round/optq: runs of columns end with their block, or before the next dynamic group.
 void LaneRounding::round_optq() {
   const cudaStream_t stream = context_.lane().get();
   const PanelsOnDevice& inverse = *layer_.feedback;
@@ -236,10 +236,10 @@ void LaneRounding::gather_outside(index_t b, MatrixView<const float> s,
   ordered_product(stream, product);
 }
 
-// quant/greedy_passes.
+// quant/round/greedy.
 void LaneRounding::greedy_passes(Clamp clamp) {
   const int passes = options().effective_passes();
-  if (passes == 0) return measure_loss(seen());
+  if (passes == 0) return;
   const cudaStream_t stream = context_.lane().get();
   const bool inside = clamp == Clamp::feedback;
   constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -263,7 +263,6 @@ void LaneRounding::greedy_passes(Clamp clamp) {
     if (!inside) cut_levels(stream, grids_.view(0), top_, view(q_), view(base));
     if (settled()) break;
   }
-  measure_loss(seen());
 }
 
 }  // namespace quip::cuda

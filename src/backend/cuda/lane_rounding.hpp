@@ -1,5 +1,5 @@
-// Rounding of many rows at once on the device: what quant/tile_rounding and the rounders do for a
-// tile.
+// Rounding of many rows at once on the device: what quant/round/tile_rounding and the rounders do
+// for a tile.
 #pragma once
 
 #include <optional>
@@ -35,8 +35,8 @@ class LaneRounding {
   LaneRounding(Context& context, const LayerOnDevice& layer, GridsOnDevice& grids,
                const std::vector<index_t>& rows, DeviceBuffer<float> coordinates);
 
-  /// Rounds a method's rows.
-  using Kernel = void (*)(LaneRounding& rows);
+  /// Rounds a method's rows. Returns true if `loss_` has become the damped losses of what it saw.
+  using Kernel = bool (*)(LaneRounding& rows);
   /// Returns null for a method that has no kernels: it is left to the host.
   [[nodiscard]] static Kernel kernel_of(Method method);
   void round();
@@ -66,7 +66,6 @@ class LaneRounding {
   void greedy_passes(Clamp clamp);
   void gather_outside(index_t b, MatrixView<const float> s, const DeviceBuffer<float>& out) const;
   [[nodiscard]] bool settled() const;
-  void measure_loss(MatrixView<const float> x);
   void copy(const float* from, float* to, index_t rows) const;
 
   Context& context_;

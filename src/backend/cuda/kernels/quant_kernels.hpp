@@ -98,11 +98,11 @@ struct ColumnBlock {
   float* q = nullptr;
   double* loss = nullptr;
 };
-/// Runs one block of quant/round/linear_feedback.
+/// quant/round/ldlq.
 void round_with_feedback(cudaStream_t stream, const ColumnBlock& block);
 /// Runs one block of quant/round/optq; `target` is `base`.
 void round_optq(cudaStream_t stream, const ColumnBlock& block);
-/// Runs one block of quant/round/greedy_passes: `loss` counts changes; levels below `low` are cut.
+/// quant/round/greedy: `loss` counts changes; levels below `low` are cut.
 void descend(cudaStream_t stream, const ColumnBlock& block, float low);
 
 /// Packs levels [n × lanes], position[j] that of column j: row r goes to packed + r·row_bytes.
