@@ -27,9 +27,9 @@ constexpr auto method_names = [] {
 
 // --- from text ---
 
-template <const auto& names>
+template <const auto& Known>
 auto named(const std::string& text) {
-  return parse_name(text, names);
+  return parse_name(text, Known);
 }
 
 template <typename Number>
@@ -43,9 +43,9 @@ double parse_damping(const std::string& text) { return parse_number(text, 0.0, 1
 double parse_rho(const std::string& text) { return parse_number(text, 1e-6, 1e6); }
 
 /// `auto` leaves to the method, or to the bundle of steps, what the other options say.
-template <auto parse>
+template <auto Parse>
 auto or_auto(const std::string& text) {
-  return parse_or(text, "auto", parse);
+  return parse_or(text, "auto", Parse);
 }
 
 int parse_bits(const std::string& text) {
@@ -78,10 +78,10 @@ std::string unless_passes(const LayerOptions& options) {
   return unless_method(options, [](auto& method) { return method.passes != Passes::never; });
 }
 
-template <GridKind grid>
+template <GridKind Grid>
 std::string unless_grid(const LayerOptions& options) {
-  if (options.grid() == grid) return {};
-  return fmt::format("belongs to --grid {} and does not go with {}", to_string(grid),
+  if (options.grid() == Grid) return {};
+  return fmt::format("belongs to --grid {} and does not go with {}", to_string(Grid),
                      options.grid_kind
                          ? "--grid " + to_string(*options.grid_kind)
                          : "--processing " + name_of(options.processing, processing_names));
@@ -89,7 +89,7 @@ std::string unless_grid(const LayerOptions& options) {
 
 // --- the table ---
 
-template <auto member, auto parse>
+template <auto Member, auto Parse>
 LayerOption row(const char* name, const char* value_name, const char* standard, std::string help,
                 OptionValue (*in_force)(const LayerOptions&),
                 std::string (*misplaced)(const LayerOptions&) = nullptr) {
@@ -97,8 +97,8 @@ LayerOption row(const char* name, const char* value_name, const char* standard, 
           value_name,
           standard,
           std::move(help),
-          [](LayerOptions& options, const std::string& text) { options.*member = parse(text); },
-          [](const LayerOptions& options) { return options.*member != LayerOptions{}.*member; },
+          [](LayerOptions& options, const std::string& text) { options.*Member = Parse(text); },
+          [](const LayerOptions& options) { return options.*Member != LayerOptions{}.*Member; },
           in_force,
           misplaced};
 }
