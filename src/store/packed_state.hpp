@@ -21,15 +21,17 @@ struct LayerPlace {
 
 struct PackedModel::State {
   State(std::filesystem::path where, Manifest parsed)
-      : directory(std::move(where)), manifest(std::move(parsed)), whole_(manifest.blocks.size()) {}
+      : directory(std::move(where)), manifest(std::move(parsed)), whole_(manifest.blocks.size()) {
+    for (const auto& [name, entry] : manifest.rest) whole_tensors_[name];
+  }
 
   std::filesystem::path directory;
   Manifest manifest;
   std::map<std::string, LayerPlace> places;
 
-  /// rest.h5, for plain reads: the manifest knows where each tensor lies. Opened on first
-  /// use, so that a model with a damaged one can still be verified.
-  [[nodiscard]] const File& rest();
+  /// rest.h5, for plain reads of a tensor whose digest was found right, once: the manifest knows
+  /// where it lies. Opened on first use, so that a model with a damaged one can still be verified.
+  [[nodiscard]] const File& rest_holding(const RestEntry& tensor);
   /// The file of block number `block` in the manifest, after its digest was found right,
   /// once: HDF5 is not to be trusted with bytes that nobody has vouched for.
   [[nodiscard]] std::filesystem::path whole_block_file(std::size_t block);
@@ -37,6 +39,7 @@ struct PackedModel::State {
  private:
   std::once_flag opened_;
   std::optional<File> rest_;
+  std::map<std::string, std::once_flag> whole_tensors_;
   std::vector<std::once_flag> whole_;
 };
 

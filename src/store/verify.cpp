@@ -63,23 +63,6 @@ bool verify_block(Findings& findings, const fs::path& directory, const BlockEntr
   return true;
 }
 
-void verify_tensor(const File& file, const RestEntry& entry, const std::string& where) {
-  const TensorInfo& tensor = entry.info;
-  if (entry.offset + tensor.bytes() > file.size()) {
-    fail("{}: tensor {} lies outside the file", where, tensor.name);
-  }
-  const Buffer<std::byte> buffer(std::min(kChunkBytes, tensor.bytes()));
-  std::vector<std::string> digests;
-  for (const Chunk& chunk : chunks_of({tensor})) {
-    const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));
-    file.read_at(bytes, entry.offset + chunk.begin);
-    digests.push_back(digest_of(std::span<const std::byte>(bytes)));
-  }
-  if (digest_of_chunks(digests) != entry.digest) {
-    fail("{}: tensor {} does not match its digest", where, tensor.name);
-  }
-}
-
 bool verify_rest(Findings& findings, const fs::path& directory, const Manifest& manifest) {
   const fs::path path = directory / kRestFile;
   if (!manifest.has_rest()) return false;
@@ -87,7 +70,7 @@ bool verify_rest(Findings& findings, const fs::path& directory, const Manifest& 
   findings.attempt([&] {
     const File file = File::open_read(path);
     for (const auto& tensor : manifest.rest) {
-      findings.attempt([&] { verify_tensor(file, tensor.second, path.string()); });
+      findings.attempt([&] { require_tensor(file, tensor.second, path.string()); });
     }
     require_rest_frame(path, manifest);
   });
@@ -165,9 +148,6 @@ std::vector<std::string> PackedModel::verify() const {
   const Manifest& manifest = state_->manifest;
   Findings findings;
   findings.attempt([&] {
-    if (!manifest_intact(directory)) {
-      fail("{}: was changed after it was written", (directory / kManifestFile).string());
-    }
     if (manifest.document.at("digest") != digest()) {
       fail("{}: the model's digest does not follow from its layers' digests", describe());
     }
