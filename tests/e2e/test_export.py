@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -134,6 +135,21 @@ def test_nothing_is_lost(tmp_path):
     for file in files:
         if file.name not in ("config.json", "model.safetensors"):
             assert (exported / file).read_bytes() == (checkpoint / file).read_bytes()
+
+
+def test_other_types_are_what_h5py_shows(tmp_path):
+    """HDF5's own types where it has them, else unsigned integers of the same width."""
+    packed = cli.quantize(with_extras(tmp_path / "model"), tmp_path / "packed", *SHORT)
+    with h5py.File(packed / "rest.h5") as rest:
+        assert np.array_equal(rest["model.position_ids"], np.arange(10, dtype=np.int64)[None])
+        assert np.array_equal(rest["model.f64"], np.arange(7) / 3)
+        assert rest["model.table"].dtype == np.int32
+        for name, stored in {**dict.fromkeys(EXTRAS), "odd/name": "odd%2Fname"}.items():
+            dtype, shape, content = EXTRAS[name]
+            dataset = rest[stored or name]
+            assert dataset.attrs["dtype"] == dtype.encode()
+            assert dataset[()].tobytes() == content
+            assert dtype == "F4" or dataset.shape == tuple(shape)
 
 
 def test_resume_notices_a_change_of_a_tensor_that_is_only_carried(tmp_path):
