@@ -1,11 +1,13 @@
 // quip: the program. Picks a subcommand; here and in run_job is where errors end.
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <malloc.h>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "command.hpp"
@@ -52,6 +54,13 @@ bool launched_first() {
 /// fails: only rank 0 does, when it has spoken.
 int usage_status() { return launched_first() ? exit_usage : EXIT_SUCCESS; }
 
+/// Throws Error if what was printed did not reach its file: on a full disk, say.
+void require_output_written() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  quip::fail("standard output: cannot write: {}; what was printed is lost",
+             std::generic_category().message(errno));
+}
+
 int run_serial(Command& command) {
   quip::SelfCollectives self;
   try {
@@ -69,7 +78,9 @@ int run_parallel(Command& command, int argc, char** argv) {
       fmt::print(stderr, "quip: each rank holds a block's weights for itself: {}\n",
                  comm.why_not_shared());
     }
-    return command.run(comm, comm.node_size());
+    const int status = command.run(comm, comm.node_size());
+    if (status == EXIT_SUCCESS) quip::agree(comm, require_output_written);
+    return status;
   });
 }
 
@@ -119,7 +130,9 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);
   quip::restart_with_fitting_blas_kernels(argv);
   try {
-    return dispatch(argc, argv);
+    const int status = dispatch(argc, argv);
+    if (status == EXIT_SUCCESS) require_output_written();
+    return status;
   } catch (const std::exception& error) {
     report_error(quip::message_of(error));
     return exit_failure;

@@ -1,14 +1,53 @@
 #include "quip/core/dtype.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
+
+#include "quip/core/error.hpp"
 
 namespace quip {
 namespace {
 
 static_assert(std::endian::native == std::endian::little,
               "stored tensors are little-endian and are converted without swapping");
+
+struct Traits {
+  DType type;
+  std::string_view name;
+  int bits;
+  bool computable = false;
+};
+
+constexpr std::array kTypes = {Traits{DType::boolean, "BOOL", 8},
+                               Traits{DType::f4, "F4", 4},
+                               Traits{DType::f6_e2m3, "F6_E2M3", 6},
+                               Traits{DType::f6_e3m2, "F6_E3M2", 6},
+                               Traits{DType::u8, "U8", 8},
+                               Traits{DType::i8, "I8", 8},
+                               Traits{DType::f8_e5m2, "F8_E5M2", 8},
+                               Traits{DType::f8_e4m3, "F8_E4M3", 8},
+                               Traits{DType::f8_e8m0, "F8_E8M0", 8},
+                               Traits{DType::f8_e4m3fnuz, "F8_E4M3FNUZ", 8},
+                               Traits{DType::f8_e5m2fnuz, "F8_E5M2FNUZ", 8},
+                               Traits{DType::i16, "I16", 16},
+                               Traits{DType::u16, "U16", 16},
+                               Traits{DType::f16, "F16", 16, true},
+                               Traits{DType::bf16, "BF16", 16, true},
+                               Traits{DType::i32, "I32", 32},
+                               Traits{DType::u32, "U32", 32},
+                               Traits{DType::f32, "F32", 32, true},
+                               Traits{DType::c64, "C64", 64},
+                               Traits{DType::f64, "F64", 64},
+                               Traits{DType::i64, "I64", 64},
+                               Traits{DType::u64, "U64", 64}};
+
+constexpr const Traits& traits_of(DType type) { return kTypes[static_cast<std::size_t>(type)]; }
+
+static_assert(std::ranges::all_of(kTypes,
+                                  [](const Traits& t) { return traits_of(t.type).type == t.type; }),
+              "the table is in the order of DType");
 
 constexpr std::uint32_t kExponentF32 = 0x7f800000U;
 
@@ -47,17 +86,22 @@ inline bool is_nonfinite(float value) {
 
 }  // namespace
 
-std::string_view to_string(DType type) {
-  switch (type) {
-    case DType::f32:
-      return "F32";
-    case DType::f16:
-      return "F16";
-    case DType::bf16:
-      return "BF16";
-  }
-  return "unknown";
+index_t size_of(DType type) { return std::max(traits_of(type).bits / 8, 1); }
+
+index_t bytes_of(DType type, index_t elements) {
+  const index_t bits = traits_of(type).bits;  // eight elements at a time: their bits may overflow
+  return elements / 8 * bits + elements % 8 * bits / 8;
 }
+
+std::string_view to_string(DType type) { return traits_of(type).name; }
+
+std::optional<DType> find_dtype(std::string_view name) {
+  const auto* found = std::ranges::find(kTypes, name, &Traits::name);
+  if (found == kTypes.end()) return std::nullopt;
+  return found->type;
+}
+
+bool computes_with(DType type) { return traits_of(type).computable; }
 
 void to_float(DType type, std::span<const std::byte> in, std::span<float> out) {
   if (out.empty()) return;
@@ -74,6 +118,8 @@ void to_float(DType type, std::span<const std::byte> in, std::span<float> out) {
     case DType::bf16:
       for (std::size_t i = 0; i < count; ++i) target[i] = expand_bf16(load16(source, i));
       return;
+    default:
+      fail("quip does not compute with elements of type {}", to_string(type));
   }
 }
 

@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 
 /// Bytes per system call: below the limit that Linux sets to one read or write.
 constexpr std::size_t call_bytes = std::size_t{1} << 30;
-constexpr index_t digest_bytes = index_t{4} << 20;
+constexpr index_t copy_bytes = index_t{4} << 20;
 
 [[noreturn]] void fail_errno(const fs::path& path, std::string_view what, int error) {
   const std::string reason = std::generic_category().message(error);
@@ -49,6 +49,18 @@ void sync_folder(const fs::path& folder) {
   const int error = ::fsync(descriptor) == 0 ? 0 : errno;
   ::close(descriptor);
   if (error != 0 && error != EINVAL) fail_errno(folder, "sync", error);
+}
+
+/// Reads bytes [begin, end) of a file and hands them on piece by piece: bytes, offset.
+template <typename Work>
+void for_each_piece(const File& file, index_t begin, index_t end, const Work& work) {
+  const Buffer<std::byte> buffer(std::min(copy_bytes, end - begin));
+  for (index_t offset = begin; offset < end; offset += copy_bytes) {
+    const auto piece =
+        buffer.span().first(static_cast<std::size_t>(std::min(copy_bytes, end - offset)));
+    file.read_at(piece, offset);
+    work(piece, offset);
+  }
 }
 
 fs::path folder_of(const fs::path& path) {
@@ -170,14 +182,17 @@ std::string read_text(const fs::path& path) {
   return text;
 }
 
+void copy_content(const fs::path& from, const fs::path& to) {
+  const File source = File::open_read(from);
+  PendingFile pending(to);
+  const File target = File::create(pending.temporary());
+  for_each_piece(source, 0, source.size(),
+                 [&](auto piece, index_t offset) { target.write_at(piece, offset); });
+  pending.publish();
+}
+
 void digest_range(const File& file, index_t begin, index_t end, Digest& digest) {
-  const Buffer<std::byte> buffer(std::min(digest_bytes, end - begin));
-  for (index_t offset = begin; offset < end; offset += digest_bytes) {
-    const auto piece =
-        buffer.span().first(static_cast<std::size_t>(std::min(digest_bytes, end - offset)));
-    file.read_at(piece, offset);
-    digest.update(piece);
-  }
+  for_each_piece(file, begin, end, [&](auto piece, index_t /*offset*/) { digest.update(piece); });
 }
 
 std::string digest_file(const fs::path& path) {
@@ -191,7 +206,7 @@ void require_digest(const fs::path& path, const std::string& expected) {
   if (digest_file(path) == expected) return;
   fail(
       "{}: the file's bytes do not match its digest in the manifest; it is damaged or belongs to "
-      "another model",
+      "another model; quip quantize --repair mends it",
       path.string());
 }
 
@@ -217,6 +232,15 @@ void make_empty_directory(const fs::path& directory) {
   if (error) fail_errno(directory, "list the output directory", error.value());
   if (!empty) {
     fail("{}: the output directory is not empty; choose another or remove it", directory.string());
+  }
+}
+
+void clear_directory(const fs::path& directory) noexcept {
+  std::error_code ignored;
+  for (fs::directory_iterator entry(directory, ignored), end; entry != end;
+       entry.increment(ignored)) {
+    std::error_code kept;
+    fs::remove_all(entry->path(), kept);
   }
 }
 

@@ -71,6 +71,9 @@ void write_text(const std::filesystem::path& path, std::string_view text);
 /// Returns the whole content of a text file.
 [[nodiscard]] std::string read_text(const std::filesystem::path& path);
 
+/// Copies a file's content, all or nothing.
+void copy_content(const std::filesystem::path& from, const std::filesystem::path& to);
+
 /// Adds bytes [begin, end) of a file to a digest, read in pieces.
 void digest_range(const File& file, index_t begin, index_t end, Digest& digest);
 
@@ -86,5 +89,8 @@ void make_output_directory(const std::filesystem::path& directory);
 
 /// Makes `directory` likewise. Throws Error also if there is anything in it.
 void make_empty_directory(const std::filesystem::path& directory);
+
+/// Removes everything in `directory`, as far as that can be done.
+void clear_directory(const std::filesystem::path& directory) noexcept;
 
 }  // namespace quip

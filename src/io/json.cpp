@@ -9,18 +9,22 @@ namespace quip {
 
 using nlohmann::json;
 
-json parse_json(std::string_view text, const std::string& origin) {
+template <typename Json>
+Json parse_json(std::string_view text, const std::string& origin) {
   constexpr int deepest = 64;
-  const auto shallow = [&](int depth, json::parse_event_t /*event*/, json& /*value*/) {
+  const auto shallow = [&](int depth, typename Json::parse_event_t /*event*/, Json& /*value*/) {
     if (depth > deepest) fail("{}: nests more than {} lists or objects", origin, deepest);
     return true;
   };
   try {
-    return json::parse(text.begin(), text.end(), shallow);
+    return Json::parse(text.begin(), text.end(), shallow);
   } catch (const json::exception& error) {
     fail("{}: not valid JSON: {}", origin, shortened(error.what()));
   }
 }
+
+template json parse_json(std::string_view, const std::string&);
+template nlohmann::ordered_json parse_json(std::string_view, const std::string&);
 
 std::string shortened(std::string text) {
   constexpr std::size_t longest = 160;

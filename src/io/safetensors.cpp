@@ -51,15 +51,12 @@ class SafetensorsSource final : public TensorSource {
 
   [[nodiscard]] std::vector<std::string> names() const override {
     std::vector<std::string> result;
-    for (const auto& [name, tensor] : tensors_) {
-      if (tensor.entry.readable) result.push_back(name);
-    }
+    for (const auto& [name, tensor] : tensors_) result.push_back(name);
     return result;
   }
 
   [[nodiscard]] bool contains(const std::string& name) const override {
-    const auto found = tensors_.find(name);
-    return found != tensors_.end() && found->second.entry.readable;
+    return tensors_.contains(name);
   }
 
   [[nodiscard]] const TensorInfo& info(const std::string& name) const override {
@@ -98,11 +95,6 @@ class SafetensorsSource final : public TensorSource {
   [[nodiscard]] const Located& locate(const std::string& name) const {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) fail("tensor {} is not in {}", name, describe());
-    const HeaderEntry& entry = found->second.entry;
-    if (!entry.readable) {
-      fail("tensor {} of {} has dtype {}; quip reads F32, F16, BF16", name, describe(),
-           entry.dtype);
-    }
     return found->second;
   }
 

@@ -1,7 +1,6 @@
 #include "safetensors_header.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -19,28 +18,6 @@ using nlohmann::json;
 constexpr index_t kLengthBytes = 8;
 /// The limit of the format's own library. Parsed JSON takes many times its text's memory.
 constexpr std::uint64_t kLongestHeader = 100'000'000;
-
-struct StoredType {
-  std::string_view name;
-  index_t bytes;
-  std::optional<DType> readable;
-};
-
-constexpr std::array<StoredType, 15> kStoredTypes = {{{"F32", 4, DType::f32},
-                                                      {"F16", 2, DType::f16},
-                                                      {"BF16", 2, DType::bf16},
-                                                      {"F64", 8, {}},
-                                                      {"I64", 8, {}},
-                                                      {"I32", 4, {}},
-                                                      {"I16", 2, {}},
-                                                      {"I8", 1, {}},
-                                                      {"U64", 8, {}},
-                                                      {"U32", 4, {}},
-                                                      {"U16", 2, {}},
-                                                      {"U8", 1, {}},
-                                                      {"BOOL", 1, {}},
-                                                      {"F8_E4M3", 1, {}},
-                                                      {"F8_E5M2", 1, {}}}};
 
 /// Where messages point to.
 struct Place {
@@ -108,19 +85,19 @@ HeaderEntry parse_entry(const json& value, index_t data_start, const Place& plac
   parse_offsets(member(value, "data_offsets", place), data_start, place, entry);
   const json& dtype = member(value, "dtype", place);
   if (!dtype.is_string()) place.reject("\"dtype\" is not a string");
-  entry.dtype = dtype.get<std::string>();
-
-  const auto* known =
-      std::find_if(kStoredTypes.begin(), kStoredTypes.end(),
-                   [&](const StoredType& type) { return type.name == entry.dtype; });
-  if (known == kStoredTypes.end()) return entry;  // a problem only for whoever asks for it
-  const std::optional<index_t> bytes = product(entry.info.elements(), known->bytes);
-  if (!bytes || *bytes != entry.end - entry.begin) {
-    place.reject("\"data_offsets\" span {} bytes, but shape {} of {} does not need that many",
-                 entry.end - entry.begin, shown(value["shape"]), entry.dtype);
+  const std::optional<DType> known = find_dtype(dtype.get_ref<const std::string&>());
+  if (!known) {
+    place.reject("\"dtype\" {} is unknown to quip; store the tensor in another type", shown(dtype));
   }
-  entry.readable = known->readable.has_value();
-  entry.info.dtype = known->readable.value_or(DType::f32);
+  entry.info.dtype = *known;
+  const index_t elements = entry.info.elements();
+  // Eight elements have as many bytes as one has bits.
+  const bool whole = elements % 8 * bytes_of(*known, 8) % 8 == 0;
+  if (!whole || !product(elements, size_of(*known)) ||
+      entry.info.bytes() != entry.end - entry.begin) {
+    place.reject("\"data_offsets\" span {} bytes, but shape {} of {} does not need that many",
+                 entry.end - entry.begin, shown(value["shape"]), to_string(*known));
+  }
   return entry;
 }
 

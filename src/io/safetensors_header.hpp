@@ -11,12 +11,10 @@
 
 namespace quip {
 
-/// One entry of a header. `info.dtype` means something only if `readable`.
+/// One entry of a header.
 struct HeaderEntry {
   TensorInfo info;
-  std::string dtype;      ///< as written: "F32", "I64", …
-  bool readable = false;  ///< F32, F16 or BF16
-  index_t begin = 0;      ///< first byte, counted from the start of the file
+  index_t begin = 0;  ///< first byte, counted from the start of the file
   index_t end = 0;
 };
 

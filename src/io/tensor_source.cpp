@@ -18,6 +18,12 @@ void require_finite(const TensorSource& source, const std::string& name, index_t
        name, source.describe(), first + bad, values[static_cast<std::size_t>(bad)]);
 }
 
+void require_computable(const TensorSource& source, const TensorInfo& info) {
+  if (computes_with(info.dtype)) return;
+  fail("tensor {} of {} has dtype {}; quip computes with F32, F16 and BF16", info.name,
+       source.describe(), to_string(info.dtype));
+}
+
 std::string text_of(const std::vector<index_t>& shape) {
   std::string text = "[";
   for (const index_t extent : shape) {
@@ -32,6 +38,7 @@ std::string text_of(const std::vector<index_t>& shape) {
 void read_floats(const TensorSource& source, const std::string& name, index_t first,
                  std::span<float> out) {
   const DType dtype = source.info(name).dtype;
+  require_computable(source, source.info(name));
   const index_t width = size_of(dtype);
   const auto count = static_cast<index_t>(out.size());
   Buffer<std::byte> stored;
@@ -54,6 +61,7 @@ void read_floats(const TensorSource& source, const std::string& name, index_t fi
 
 void require_shape(const TensorSource& source, const std::string& name,
                    const std::vector<index_t>& shape) {
+  require_computable(source, source.info(name));
   if (source.info(name).shape == shape) return;
   fail("tensor {} of {} has shape {}, but config.json asks for {}", name, source.describe(),
        text_of(source.info(name).shape), text_of(shape));

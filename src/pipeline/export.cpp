@@ -1,13 +1,17 @@
 #include "quip/pipeline/export.hpp"
 
 #include <algorithm>
-#include <array>
-#include <map>
+#include <functional>
+#include <list>
+#include <tuple>
 
 #include "io/files.hpp"
-#include "io/safetensors_writer.hpp"
+#include "io/safetensors_layout.hpp"
+#include "side_files.hpp"
 
 #include "quip/core/error.hpp"
+#include "quip/io/json.hpp"
+#include "quip/pipeline/open_model.hpp"
 #include "quip/quant/code/dequantize.hpp"
 
 namespace quip {
@@ -17,135 +21,196 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using nlohmann::ordered_json;
 
+constexpr std::string_view kWeight = ".weight";
 constexpr index_t kPieceElements = index_t{4} << 20;
+constexpr index_t kPieceBytes = index_t{16} << 20;
 
-/// What goes into one file: bf16 tensors, sorted by name.
-using Shard = std::vector<TensorInfo>;
+/// A tensor of the export.
+struct ExportTensor {
+  TensorInfo info;
+  index_t unit = 0;  ///< ranks take units in turn: a block, whose file is read whole, or a tensor
+  std::size_t shard = 0;
+  index_t offset = 0;  ///< in the file of its shard
+};
 
-std::string layer_of(const TensorInfo& tensor) {
-  return tensor.name.substr(0, tensor.name.size() - std::string_view(".weight").size());
-}
+/// A file of weights.
+struct Shard {
+  std::string name;
+  SafetensorsLayout layout;
+};
 
-/// One shard per block, then one for the tensors that were not quantized.
-std::vector<Shard> plan_shards(const PackedModel& model) {
+struct ExportPlan {
+  std::vector<ExportTensor> tensors;  ///< shard by shard
   std::vector<Shard> shards;
+};
+
+/// Every tensor in the model's order: a block's weights, dequantized, then those in rest.h5.
+std::vector<ExportTensor> list_tensors(const PackedModel& model) {
+  std::vector<ExportTensor> tensors;
+  index_t unit = 0;
   for (const BlockEntry& block : model.blocks()) {
-    Shard& shard = shards.emplace_back();
     for (std::size_t l = 0; l < block.layers.size(); ++l) {
       const auto [rows, cols] = block.shapes[l];
-      shard.push_back({block.layers[l] + ".weight", DType::bf16, {rows, cols}});
+      tensors.push_back(
+          {{fmt::format("{}{}", block.layers[l], kWeight), DType::bf16, {rows, cols}}, unit});
+    }
+    ++unit;
+  }
+  for (const std::string& name : model.names()) tensors.push_back({model.info(name), unit++});
+  return tensors;
+}
+
+/// Fills a shard until the next tensor would take it beyond `shard_bytes`, as transformers does.
+ExportPlan plan_export(const PackedModel& model, index_t shard_bytes) {
+  ExportPlan plan{list_tensors(model), {}};
+  std::size_t shard = 0;
+  index_t filled = 0;
+  for (ExportTensor& tensor : plan.tensors) {
+    const index_t bytes = tensor.info.bytes();
+    if (filled > 0 && filled + bytes > shard_bytes) {
+      ++shard;
+      filled = 0;
+    }
+    tensor.shard = shard;
+    filled += bytes;
+  }
+  std::ranges::sort(plan.tensors, {}, [](const ExportTensor& tensor) {
+    return std::tuple(tensor.shard, -static_cast<int>(tensor.info.dtype), tensor.info.name);
+  });
+  auto next = plan.tensors.begin();
+  for (std::size_t s = 0; s <= shard; ++s) {
+    const auto first = next;
+    std::vector<TensorInfo> infos;
+    for (; next != plan.tensors.end() && next->shard == s; ++next) infos.push_back(next->info);
+    const std::string name =
+        shard == 0 ? "model.safetensors"
+                   : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shard + 1);
+    const Shard& laid_out = plan.shards.emplace_back(name, lay_out_safetensors(infos));
+    for (auto t = first; t != next; ++t) {
+      t->offset = laid_out.layout.offsets[static_cast<std::size_t>(t - first)];
     }
   }
-  Shard& rest = shards.emplace_back();
-  for (const std::string& name : model.names()) {
-    rest.push_back({name, DType::bf16, model.info(name).shape});
-  }
-  for (Shard& shard : shards) std::ranges::sort(shard, {}, &TensorInfo::name);
-  return shards;
+  return plan;
 }
 
-std::string shard_name(std::size_t index, std::size_t count) {
-  return fmt::format("model-{:05}-of-{:05}.safetensors", index + 1, count);
-}
-
-void append_floats(SafetensorsWriter& writer, std::span<const float> values) {
+void write_dequantized(const File& file, index_t offset, const QuantizedLinear& layer) {
+  const Matrix<float> weights = dequantize(layer);
+  std::span<const float> values = weights.span();
   std::vector<std::uint16_t> rounded;
   while (!values.empty()) {
     const auto piece = values.first(std::min<std::size_t>(values.size(), kPieceElements));
     rounded.resize(piece.size());
     std::ranges::transform(piece, rounded.begin(), to_bf16);
-    writer.append(std::as_bytes(std::span(rounded)));
+    const auto bytes = std::as_bytes(std::span(rounded));
+    file.write_at(bytes, offset);
+    offset += std::ssize(bytes);
     values = values.subspan(piece.size());
   }
 }
 
-/// A tensor that was stored as it was: copied if bf16, else rounded to it.
-void append_rest(SafetensorsWriter& writer, const PackedModel& model, const std::string& name) {
-  const TensorInfo& tensor = model.info(name);
-  std::vector<std::byte> stored;
-  std::vector<float> values;
-  for (index_t first = 0; first < tensor.elements(); first += kPieceElements) {
-    const index_t count = std::min(kPieceElements, tensor.elements() - first);
-    stored.resize(static_cast<std::size_t>(count * size_of(tensor.dtype)));
-    model.read(name, first * size_of(tensor.dtype), stored);
-    if (tensor.dtype == DType::bf16) {
-      writer.append(stored);
-      continue;
-    }
-    values.resize(static_cast<std::size_t>(count));
-    to_float(tensor.dtype, stored, values);
-    append_floats(writer, values);
+void copy_stored(const File& file, const ExportTensor& tensor, const PackedModel& model) {
+  const index_t bytes = tensor.info.bytes();
+  std::vector<std::byte> piece;
+  for (index_t done = 0; done < bytes; done += kPieceBytes) {
+    piece.resize(static_cast<std::size_t>(std::min(kPieceBytes, bytes - done)));
+    model.read(tensor.info.name, done, piece);
+    file.write_at(piece, tensor.offset + done);
   }
 }
 
-void write_shard(const fs::path& file, const Shard& shard, const PackedModel& model) {
-  SafetensorsWriter writer(file, shard);
-  for (const TensorInfo& tensor : shard) {
-    if (model.contains(tensor.name)) {
-      append_rest(writer, model, tensor.name);
-    } else {
-      append_floats(writer, dequantize(model.read_layer(layer_of(tensor)).layer).span());
-    }
-  }
-  writer.publish();
+void write_tensor(const File& file, const ExportTensor& tensor, const PackedModel& model) {
+  const std::string& name = tensor.info.name;
+  if (model.contains(name)) return copy_stored(file, tensor, model);
+  const std::string layer = name.substr(0, name.size() - kWeight.size());
+  write_dequantized(file, tensor.offset, model.read_layer(layer).layer);
+}
+
+/// What is taken from the original checkpoint.
+struct Original {
+  ordered_json config;
+  std::vector<fs::path> side_files;
+};
+
+/// Reads all that could turn out wrong, before anything is written.
+Original check_original(const PackedModel& packed, const fs::path& model, const fs::path& out) {
+  const fs::path config = model / "config.json";
+  require_made_from(packed, model);
+  return {parse_json<ordered_json>(read_text(config), config.string()),
+          list_side_files(model, {packed.describe(), out})};
 }
 
 /// The original configuration, with nothing but the element type changed.
-void write_config(const fs::path& model_dir, const fs::path& out) {
-  const fs::path path = model_dir / "config.json";
-  ordered_json config = ordered_json::parse(read_text(path), nullptr, false);
-  if (!config.is_object()) fail("{}: is not a JSON object", path.string());
+void write_config(ordered_json config, const fs::path& out) {
   config["torch_dtype"] = "bfloat16";
   if (config.contains("dtype")) config["dtype"] = "bfloat16";  // its name in newer versions
   write_text(out / "config.json", config.dump(2) + "\n");
 }
 
-/// Everything that a tokenizer or a generation loop needs beside the weights.
-void copy_companions(const fs::path& model_dir, const fs::path& out) {
-  static constexpr std::array<std::string_view, 7> kPrefixes = {
-      "tokenizer",    "special_tokens_map", "vocab",        "merges",
-      "added_tokens", "generation_config",  "chat_template"};
-  for (const auto& entry : fs::directory_iterator(model_dir)) {
-    const std::string name = entry.path().filename().string();
-    const bool wanted = std::ranges::any_of(
-        kPrefixes, [&](std::string_view prefix) { return name.starts_with(prefix); });
-    if (wanted && entry.is_regular_file()) write_text(out / name, read_text(entry.path()));
-  }
-}
-
-void write_index(const fs::path& out, const std::vector<Shard>& shards) {
+void write_index(const fs::path& out, const ExportPlan& plan) {
   index_t total = 0;
   json weights = json::object();
-  for (std::size_t s = 0; s < shards.size(); ++s) {
-    for (const TensorInfo& tensor : shards[s]) {
-      total += tensor.bytes();
-      weights[tensor.name] = shard_name(s, shards.size());
-    }
+  for (const ExportTensor& tensor : plan.tensors) {
+    total += tensor.info.bytes();
+    weights[tensor.info.name] = plan.shards[tensor.shard].name;
   }
   const json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weights}};
   write_text(out / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
-}  // namespace
-
-void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::path& model_dir,
-                       const fs::path& out) {
-  std::vector<Shard> shards;
+void fill(Collectives& comm, const PackedModel& model, const ExportPlan& plan,
+          const fs::path& model_dir, const Original& original, const fs::path& out) {
+  std::list<PendingFile> pending;  // rank 0's: it removes the files after an error
+  std::vector<std::string> temporaries(plan.shards.size());
   agree(comm, [&] {
-    shards = plan_shards(model);
-    if (comm.rank() == 0) make_empty_directory(out);
-  });
-  agree(comm, [&] {
-    for (auto s = static_cast<std::size_t>(comm.rank()); s < shards.size(); s += comm.size()) {
-      write_shard(out / shard_name(s, shards.size()), shards[s], model);
+    if (comm.rank() != 0) return;
+    for (std::size_t s = 0; s < plan.shards.size(); ++s) {
+      const auto& [name, layout] = plan.shards[s];
+      temporaries[s] = pending.emplace_back(out / name).temporary().string();
+      const File file = File::create(temporaries[s]);
+      file.write_at(std::as_bytes(std::span(layout.header)), 0);
+      file.resize(layout.bytes);
     }
+  });
+  for (std::string& temporary : temporaries) comm.broadcast(temporary, 0);
+  agree(comm, [&] {
+    std::vector<File> files;
+    for (const std::string& temporary : temporaries) files.push_back(File::open_write(temporary));
+    for (const ExportTensor& tensor : plan.tensors) {
+      if (tensor.unit % comm.size() != comm.rank()) continue;
+      write_tensor(files[tensor.shard], tensor, model);
+    }
+    for (const File& file : files) file.sync();
   });
   agree(comm, [&] {
     if (comm.rank() != 0) return;
-    write_config(model_dir, out);
-    copy_companions(model_dir, out);
-    write_index(out, shards);
+    for (const fs::path& name : original.side_files) {
+      make_output_directory((out / name).parent_path());
+      copy_content(model_dir / name, out / name);
+    }
+    write_config(original.config, out);
+    for (PendingFile& file : pending) file.publish();
+    if (plan.shards.size() > 1) write_index(out, plan);
   });
+}
+
+}  // namespace
+
+void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::path& model_dir,
+                       const fs::path& out, index_t shard_bytes) {
+  ExportPlan plan;
+  Original original;
+  agree(comm, [&] {
+    plan = plan_export(model, shard_bytes);
+    if (comm.rank() != 0) return;
+    original = check_original(model, model_dir, out);
+    make_empty_directory(out);
+  });
+  try {
+    fill(comm, model, plan, model_dir, original, out);
+  } catch (const AgreedError&) {
+    if (comm.rank() == 0) clear_directory(out);  // the same command is to work once it is mended
+    throw;
+  }
 }
 
 }  // namespace quip

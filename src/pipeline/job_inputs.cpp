@@ -5,6 +5,7 @@
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
+#include "quip/io/json.hpp"
 #include "quip/io/safetensors.hpp"
 #include "quip/quant/options/option_table.hpp"
 
@@ -70,7 +71,7 @@ nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
            {{"config_digest", digest_of(std::as_bytes(std::span(config)))},
             {"checkpoint_fingerprint", checkpoint},
             {"tokens_digest", tokens}}},
-          {"config", nlohmann::json::parse(config)}};
+          {"config", parse_json(config, "config.json")}};
 }
 
 nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options,

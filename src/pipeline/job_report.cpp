@@ -43,7 +43,10 @@ nlohmann::json size_report(const TensorSource& source, const std::set<std::strin
 
 index_t parameters(const TensorSource& source) {
   index_t count = 0;
-  for (const std::string& name : source.names()) count += source.info(name).elements();
+  for (const std::string& name : source.names()) {
+    const TensorInfo& info = source.info(name);
+    if (computes_with(info.dtype)) count += info.elements();  // the others are tables and masks
+  }
   return count;
 }
 

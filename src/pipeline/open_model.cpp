@@ -22,18 +22,15 @@ const nlohmann::json& recorded(const PackedModel& packed, const char* pointer) {
   return manifest.at(place);
 }
 
-void require_same_config(const PackedModel& packed, const std::filesystem::path& directory,
-                         const std::filesystem::path& model) {
+}  // namespace
+
+void require_made_from(const PackedModel& packed, const std::filesystem::path& model) {
   const std::string text = read_config(model).text;
   if (recorded(packed, "/inputs/config_digest") != digest_of(std::as_bytes(std::span(text)))) {
-    fail(
-        "{} was not made from {}: their config.json differ; give the --model it was made from, "
-        "or leave --model out",
-        directory.string(), model.string());
+    fail("{} was not made from {}: their config.json differ; give the --model it was made from",
+         packed.describe(), model.string());
   }
 }
-
-}  // namespace
 
 OpenModel open_model(const std::filesystem::path& model, const std::filesystem::path& packed) {
   OpenModel opened;
@@ -47,7 +44,7 @@ OpenModel open_model(const std::filesystem::path& model, const std::filesystem::
   const PackedModel& layers = *opened.packed;
   const ModelConfig config =
       parse_config(recorded(layers, "/config").dump(), packed.string() + "/manifest.json");
-  if (!model.empty()) require_same_config(layers, packed, model);
+  if (!model.empty()) require_made_from(layers, model);
   opened.family = make_family(
       config, layers, [&](const std::string& linear) { return layers.is_quantized(linear); });
   return opened;

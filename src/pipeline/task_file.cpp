@@ -2,6 +2,7 @@
 #include <string>
 
 #include "quip/core/error.hpp"
+#include "quip/io/json.hpp"
 #include "quip/pipeline/tasks.hpp"
 
 namespace quip {
@@ -18,7 +19,7 @@ Ids ids_of(const json& value, const std::string& where, const char* field) {
   Ids ids;
   for (const json& id : value) {
     if (!id.is_number_integer() || id < 0 || id > INT32_MAX) {
-      fail("{}: \"{}\" holds {}, which is not a token id", where, field, id.dump());
+      fail("{}: \"{}\" holds {}, which is not a token id", where, field, shown(id));
     }
     ids.push_back(id.get<std::int32_t>());
   }
@@ -43,7 +44,7 @@ void read_choices(const json& line, const std::string& where, TaskItem& item) {
   }
   for (const json& length : lengths) {
     if (!length.is_number() || !(length.get<double>() > 0)) {
-      fail("{}: \"lengths\" holds {}, which is not a positive number", where, length.dump());
+      fail("{}: \"lengths\" holds {}, which is not a positive number", where, shown(length));
     }
     item.lengths.push_back(length.get<double>());
   }
@@ -55,7 +56,7 @@ void read_choices(const json& line, const std::string& where, TaskItem& item) {
 }
 
 TaskItem parse_item(const std::string& text, const std::string& where, index_t number) {
-  const json line = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const json line = parse_json(text, where);
   if (!line.is_object()) {
     fail("{}: not a JSON object; jobs/convert_tasks.py makes such files", where);
   }

@@ -5,6 +5,8 @@
 #include <sstream>
 #include <utility>
 
+#include "pipeline/job_report.hpp"
+
 #include "quip/core/error.hpp"
 #include "quip/io/json.hpp"
 #include "quip/io/safetensors.hpp"
@@ -90,11 +92,7 @@ bool holds_checkpoint(const fs::path& directory) {
 
 }  // namespace
 
-index_t ModelShapes::parameters() const {
-  index_t count = 0;
-  for (const std::string& name : source->names()) count += source->info(name).elements();
-  return count;
-}
+index_t ModelShapes::parameters() const { return quip::parameters(*source); }
 
 ModelShapes open_shapes(const fs::path& path) {
   const bool directory = fs::is_directory(path);

@@ -10,6 +10,11 @@ namespace {
 constexpr const char* temporary_name = ".states_00001.h5.tmp.0000000";
 constexpr index_t layer_structure_bytes = 2300;  // of HDF5, around a layer's datasets
 
+/// Counts the exchange of lengths with which Collectives::gather begins.
+void count_lengths(Ledger& ledger) {
+  ledger.count_gather(share_offsets(ledger.size(), ledger.size(), sizeof(index_t)));
+}
+
 }  // namespace
 
 void Walk::save_manifest(Ledger& ledger) const {
@@ -35,6 +40,7 @@ void Walk::write_rest(Ledger& ledger) const {
     ledger.add_read(chunks[static_cast<std::size_t>(c)].bytes);
     ledger.add_written(chunks[static_cast<std::size_t>(c)].bytes);
   }
+  count_lengths(ledger);
   ledger.count_gather(offsets);
   ledger.add_durable(1);
   agree(ledger, do_nothing);
@@ -64,6 +70,7 @@ void Walk::write_states(Ledger& ledger) const {
   agree(ledger, do_nothing);
   ledger.add_written(samples_of(ledger).count() * job_.length * job_.model.family->config().hidden *
                      float_bytes);
+  count_lengths(ledger);
   ledger.count_gather(share_offsets(job_.samples, ledger.size(), std::ssize(a_digest)));
   ledger.add_durable(1);
   agree(ledger, do_nothing);

@@ -50,17 +50,13 @@ BlockEntry parse_block(const json& entry, const std::string& where) {
   return block;
 }
 
-DType parse_dtype(const std::string& text, const std::string& where) {
-  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
-    if (text == to_string(dtype)) return dtype;
-  }
-  fail("{}: unknown element type \"{}\"", where, text);
-}
-
 RestEntry parse_rest(const std::string& name, const json& entry, const std::string& where) {
   RestEntry rest;
   rest.info.name = name;
-  rest.info.dtype = parse_dtype(entry.at("dtype").get<std::string>(), where);
+  const json& type = entry.at("dtype");
+  const std::optional<DType> dtype = find_dtype(type.get<std::string>());
+  if (!dtype) fail("{}: tensor {} has the unknown element type {}", where, name, shown(type));
+  rest.info.dtype = *dtype;
   for (const json& extent : entry.at("shape")) {
     rest.info.shape.push_back(require_natural(extent, where));
   }

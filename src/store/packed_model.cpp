@@ -9,12 +9,14 @@ namespace quip {
 
 namespace fs = std::filesystem;
 
-const File& PackedModel::State::rest() {
+const File& PackedModel::State::rest_holding(const RestEntry& tensor) {
+  const fs::path path = directory / kRestFile;
   std::call_once(opened_, [&] {
-    const fs::path path = directory / kRestFile;
     require_rest_frame(path, manifest);
     rest_ = File::open_read(path);
   });
+  std::call_once(whole_tensors_.at(tensor.info.name),
+                 [&] { require_tensor(*rest_, tensor, path.string()); });
   return *rest_;
 }
 
@@ -27,6 +29,10 @@ fs::path PackedModel::State::whole_block_file(std::size_t block) {
 
 PackedModel::PackedModel(const fs::path& directory, Unfinished unfinished)
     : state_(std::make_unique<State>(directory, read_manifest(directory))) {
+  if (!manifest_intact(directory)) {
+    fail("{}: was changed after it was written; quip quantize --repair makes it anew",
+         (directory / kManifestFile).string());
+  }
   if (unfinished == Unfinished::refused) require_complete(state_->manifest, directory);
   const auto& blocks = state_->manifest.blocks;
   for (std::size_t b = 0; b < blocks.size(); ++b) {
@@ -96,7 +102,8 @@ void PackedModel::read(const std::string& name, index_t offset, std::span<std::b
          tensor.bytes(), bytes, offset);
   }
   if (out.empty()) return;
-  state_->rest().read_at(out, state_->manifest.rest.at(name).offset + offset);
+  const RestEntry& entry = state_->manifest.rest.at(name);
+  state_->rest_holding(entry).read_at(out, entry.offset + offset);
 }
 
 std::string PackedModel::describe() const { return state_->directory.string(); }

@@ -21,15 +21,18 @@ struct LayerPlace {
 
 struct PackedModel::State {
   State(std::filesystem::path where, Manifest parsed)
-      : directory(std::move(where)), manifest(std::move(parsed)), whole_(manifest.blocks.size()) {}
+      : directory(std::move(where)), manifest(std::move(parsed)), whole_(manifest.blocks.size()) {
+    for (const auto& [name, entry] : manifest.rest) whole_tensors_[name];
+  }
 
   std::filesystem::path directory;
   Manifest manifest;
   std::map<std::string, LayerPlace> places;
 
-  /// Returns rest.h5 for plain reads: the manifest knows where each tensor lies. Opened on first
-  /// use, so that a model with a damaged one can still be verified.
-  [[nodiscard]] const File& rest();
+  /// Returns rest.h5 for plain reads of a tensor, after checking its digest once: the manifest
+  /// knows where it lies. Opened on first use, so that a model with a damaged one can still be
+  /// verified.
+  [[nodiscard]] const File& rest_holding(const RestEntry& tensor);
   /// Returns the file of block number `block` in the manifest, after checking its digest once: HDF5
   /// crashes on some damaged files.
   [[nodiscard]] std::filesystem::path whole_block_file(std::size_t block);
@@ -37,6 +40,7 @@ struct PackedModel::State {
  private:
   std::once_flag opened_;
   std::optional<File> rest_;
+  std::map<std::string, std::once_flag> whole_tensors_;
   std::vector<std::once_flag> whole_;
 };
 

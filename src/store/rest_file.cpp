@@ -1,8 +1,9 @@
 #include "rest_file.hpp"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 
-#include "io/files.hpp"
 #include "io/hdf5_layout.hpp"
 
 #include "quip/core/digest.hpp"
@@ -20,16 +21,36 @@ H5Type half_type(const std::string& where) {
   return type;
 }
 
+/// HDF5's type where it has the same, else unsigned integers of the same width.
 H5Type element_type(DType dtype, const std::string& where) {
-  switch (dtype) {
-    case DType::f32:
-      return {H5Tcopy(H5T_IEEE_F32LE), "H5Tcopy", where};
-    case DType::f16:
-      return half_type(where);
-    case DType::bf16:  // HDF5 libraries of today have no such float
-      return {H5Tcopy(H5T_STD_U16LE), "H5Tcopy", where};
+  if (dtype == DType::f16) return half_type(where);
+  const std::string_view name = to_string(dtype);
+  const std::array<hid_t, 4> types =
+      name[0] == 'I' ? std::array{H5T_STD_I8LE, H5T_STD_I16LE, H5T_STD_I32LE, H5T_STD_I64LE}
+                     : std::array{H5T_STD_U8LE, H5T_STD_U16LE, H5T_STD_U32LE, H5T_STD_U64LE};
+  hid_t type = types[std::bit_width(static_cast<unsigned>(size_of(dtype))) - 1];
+  if (dtype == DType::f32) type = H5T_IEEE_F32LE;
+  if (dtype == DType::f64) type = H5T_IEEE_F64LE;
+  return {H5Tcopy(type), "H5Tcopy", where};
+}
+
+/// The shape of a tensor's dataset: its own, but for types narrower than a byte, whose bytes are
+/// one list.
+std::vector<index_t> dataset_shape(const TensorInfo& tensor) {
+  const bool packed = bytes_of(tensor.dtype, 8) < 8;
+  return packed ? std::vector<index_t>{tensor.bytes()} : tensor.shape;
+}
+
+/// The name of a tensor's dataset. HDF5 takes "/" and a lone "." for parts of a path and a zero
+/// byte for the end: these, and "%" itself, are written as in URLs.
+std::string dataset_name(const std::string& tensor) {
+  if (tensor.empty()) return "%";
+  std::string name;
+  for (const char letter : tensor) {
+    const bool plain = letter != '/' && letter != '%' && letter != '\0' && tensor != ".";
+    name += plain ? std::string(1, letter) : fmt::format("%{:02X}", letter);
   }
-  fail("{}: unknown element type", where);
+  return name;
 }
 
 }  // namespace
@@ -58,8 +79,8 @@ std::vector<index_t> create_rest_file(const std::filesystem::path& file,
   std::vector<index_t> offsets;
   for (const TensorInfo& tensor : tensors) {
     const H5Type type = element_type(tensor.dtype, where);
-    const H5Dataset dataset =
-        layout.add_dataset(layout.file(), tensor.name, type.get(), tensor.shape);
+    const H5Dataset dataset = layout.add_dataset(layout.file(), dataset_name(tensor.name),
+                                                 type.get(), dataset_shape(tensor));
     write_attribute(dataset.get(), "dtype", std::string(to_string(tensor.dtype)), where);
     offsets.push_back(std::max<index_t>(data_offset(dataset), 0));
   }
@@ -93,8 +114,26 @@ void require_rest_frame(const std::filesystem::path& file, const Manifest& manif
   if (recorded == manifest.document.end() || *recorded != frame_digest(file, tensors, offsets)) {
     fail(
         "{}: the file's structure does not match its digest in the manifest; it is damaged or "
-        "belongs to another model",
+        "belongs to another model; quip quantize --repair mends it",
         file.string());
+  }
+}
+
+void require_tensor(const File& file, const RestEntry& entry, const std::string& where) {
+  const TensorInfo& tensor = entry.info;
+  if (entry.offset + tensor.bytes() > file.size()) {
+    fail("{}: tensor {} lies outside the file", where, tensor.name);
+  }
+  const Buffer<std::byte> buffer(std::min(kChunkBytes, tensor.bytes()));
+  std::vector<std::string> digests;
+  for (const Chunk& chunk : chunks_of({tensor})) {
+    const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));
+    file.read_at(bytes, entry.offset + chunk.begin);
+    digests.push_back(digest_of(std::span<const std::byte>(bytes)));
+  }
+  if (digest_of_chunks(digests) != entry.digest) {
+    fail("{}: tensor {} does not match its digest in the manifest; quip quantize --repair mends it",
+         where, tensor.name);
   }
 }
 
@@ -102,7 +141,7 @@ void require_rest_datasets(const std::filesystem::path& file, const Manifest& ma
   const std::string where = file.string();
   const H5File source = open_hdf5(file);
   for (const auto& [name, entry] : manifest.rest) {
-    const H5Dataset dataset = open_dataset(source.get(), name, where);
+    const H5Dataset dataset = open_dataset(source.get(), dataset_name(name), where);
     const index_t bytes = entry.info.bytes();
     if (static_cast<index_t>(H5Dget_storage_size(dataset.get())) != bytes ||
         (bytes > 0 && data_offset(dataset) != entry.offset)) {

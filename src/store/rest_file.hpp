@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "io/files.hpp"
 #include "manifest.hpp"
 
 #include "quip/io/tensor_source.hpp"
@@ -29,7 +30,7 @@ struct Chunk {
 [[nodiscard]] std::string digest_of_chunks(std::span<const std::string> digests);
 
 /// Creates the file with one contiguous dataset per tensor, elements not yet written.
-/// float32 for F32, IEEE half for F16, uint16 for BF16; attribute `dtype` says which.
+/// Types that HDF5 lacks are unsigned integers of their width; attribute `dtype` says which.
 /// Returns where each tensor's elements start in the file (0: it has none).
 [[nodiscard]] std::vector<index_t> create_rest_file(const std::filesystem::path& file,
                                                     const std::vector<TensorInfo>& tensors);
@@ -42,6 +43,9 @@ struct Chunk {
 /// Throws Error unless all of the file but the tensors' elements is as it was written,
 /// around elements that lie where the manifest says. HDF5 is not asked.
 void require_rest_frame(const std::filesystem::path& file, const Manifest& manifest);
+
+/// Throws Error naming `where` and the tensor unless its elements in the file match its digest.
+void require_tensor(const File& file, const RestEntry& entry, const std::string& where);
 
 /// Throws Error unless HDF5 finds each tensor where the manifest says. For a file whose
 /// bytes are known to be right.

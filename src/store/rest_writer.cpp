@@ -13,22 +13,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr index_t kDigestLength = 32;  // hexadecimal digits
-
-/// Copies every size-th chunk from `source` into the file; returns their digests.
-std::vector<std::string> copy_chunks(const TensorSource& source, const fs::path& path,
-                                     const std::vector<TensorInfo>& tensors,
-                                     std::span<const index_t> offsets,
-                                     std::span<const Chunk> chunks, const Collectives& comm) {
+/// Copies every size-th chunk from `source` into the file; returns their digests, joined.
+std::string copy_chunks(const TensorSource& source, const fs::path& path,
+                        const std::vector<TensorInfo>& tensors, std::span<const index_t> offsets,
+                        std::span<const Chunk> chunks, const Collectives& comm) {
   const File file = File::open_write(path);
   const Buffer<std::byte> buffer(kChunkBytes);
-  std::vector<std::string> digests;
+  std::string digests;
   for (auto c = static_cast<std::size_t>(comm.rank()); c < chunks.size(); c += comm.size()) {
     const Chunk& chunk = chunks[c];
     const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));
     source.read(tensors[chunk.tensor].name, chunk.begin, bytes);
     file.write_at(bytes, offsets[chunk.tensor] + chunk.begin);
-    digests.push_back(digest_of(std::span<const std::byte>(bytes)));
+    digests += digest_of(std::span<const std::byte>(bytes));
   }
   file.sync();
   return digests;
@@ -36,24 +33,12 @@ std::vector<std::string> copy_chunks(const TensorSource& source, const fs::path&
 
 /// Every rank's digests, put back into the order of the chunks.
 std::vector<std::string> gather_digests(Collectives& comm, std::size_t chunks,
-                                        const std::vector<std::string>& mine) {
-  const auto size = static_cast<std::size_t>(comm.size());
-  std::vector<index_t> offsets(size + 1, 0);
-  for (std::size_t r = 0; r < size; ++r) {
-    const auto count = static_cast<index_t>((chunks + size - 1 - r) / size);
-    offsets[r + 1] = offsets[r] + count * kDigestLength;
-  }
-  std::string all(static_cast<std::size_t>(offsets[size]), '\0');
-  auto position = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm.rank())]);
-  for (const std::string& digest : mine) {
-    all.replace(position, kDigestLength, digest);
-    position += kDigestLength;
-  }
-  comm.all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
+                                        const std::string& mine) {
+  const std::vector<std::string> by_rank = comm.gather(mine);
+  const std::size_t length = Digest().hex().size();
   std::vector<std::string> digests;
   for (std::size_t c = 0; c < chunks; ++c) {
-    const auto begin = static_cast<std::size_t>(offsets[c % size]) + c / size * kDigestLength;
-    digests.push_back(all.substr(begin, kDigestLength));
+    digests.push_back(by_rank[c % by_rank.size()].substr(c / by_rank.size() * length, length));
   }
   return digests;
 }
@@ -80,7 +65,7 @@ RestFile write_rest_file(Collectives& comm, const fs::path& directory, const Ten
   comm.broadcast(std::span(offsets), 0);
 
   const std::vector<Chunk> chunks = chunks_of(tensors);
-  std::vector<std::string> mine;
+  std::string mine;
   agree(comm,
         [&] { mine = copy_chunks(source, directory / temporary, tensors, offsets, chunks, comm); });
   const std::vector<std::string> digests = gather_digests(comm, chunks.size(), mine);

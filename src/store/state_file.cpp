@@ -15,8 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr index_t digest_length = 32;  // hexadecimal digits
-
 TensorInfo tensor_of(const StateShape& shape) {
   return {"hidden_states", DType::f32, {shape.samples, shape.length, shape.width}};
 }
@@ -25,17 +23,11 @@ index_t sample_bytes(const StateShape& shape) {
   return shape.sample_elements() * static_cast<index_t>(sizeof(float));
 }
 
-/// Returns the digest over all samples, of which each rank brings its own.
-std::string join_digests(Collectives& comm, index_t samples, const std::vector<std::string>& mine) {
-  const std::vector<index_t> offsets = share_offsets(samples, comm.size(), digest_length);
-  std::string all(static_cast<std::size_t>(offsets.back()), '\0');
-  auto position = static_cast<std::size_t>(offsets[static_cast<std::size_t>(comm.rank())]);
-  for (const std::string& digest : mine) {
-    all.replace(position, digest_length, digest);
-    position += digest_length;
-  }
-  comm.all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
-  return digest_of(std::as_bytes(std::span(all)));
+/// Returns the digest over those of all samples, of which each rank brings its own, joined.
+std::string join_digests(Collectives& comm, const std::string& mine) {
+  Digest digest;
+  for (const std::string& digests : comm.gather(mine)) digest.update(digests);
+  return digest.hex();
 }
 
 index_t natural_at(const json& object, const char* key, const std::string& where) {
@@ -97,7 +89,7 @@ StateEntry write_state_file(Collectives& comm, const fs::path& directory, index_
   comm.broadcast(temporary, 0);
   comm.broadcast(entry.frame, 0);
   comm.broadcast_value(entry.offset, 0);
-  std::vector<std::string> digests;
+  std::string digests;
   agree(comm, [&] {
     const File file = File::open_write(directory / "states" / temporary);
     std::vector<float> sample(static_cast<std::size_t>(shape.sample_elements()));
@@ -105,11 +97,11 @@ StateEntry write_state_file(Collectives& comm, const fs::path& directory, index_
       fetch(i, sample);
       const auto bytes = std::as_bytes(std::span(sample));
       file.write_at(bytes, entry.offset + i * sample_bytes(shape));
-      digests.push_back(digest_of(bytes));
+      digests += digest_of(bytes);
     }
     file.sync();
   });
-  entry.digest = join_digests(comm, shape.samples, digests);
+  entry.digest = join_digests(comm, digests);
   agree(comm, [&] {
     if (pending) pending->publish();
   });
@@ -119,7 +111,7 @@ StateEntry write_state_file(Collectives& comm, const fs::path& directory, index_
 void read_state_file(Collectives& comm, const fs::path& directory, const StateEntry& entry,
                      Range mine, const PutSample& put) {
   const fs::path path = directory / entry.file;
-  std::vector<std::string> digests;
+  std::string digests;
   agree(comm, [&] {
     const std::vector<TensorInfo> tensors{tensor_of(entry.shape)};
     if (comm.rank() == 0 && frame_digest(path, tensors, {entry.offset}) != entry.frame) {
@@ -134,11 +126,11 @@ void read_state_file(Collectives& comm, const fs::path& directory, const StateEn
     for (index_t i = mine.first; i < mine.last; ++i) {
       const auto bytes = std::as_writable_bytes(std::span(sample));
       file.read_at(bytes, entry.offset + i * sample_bytes(entry.shape));
-      digests.push_back(digest_of(std::span<const std::byte>(bytes)));
+      digests += digest_of(std::span<const std::byte>(bytes));
       put(i, sample);
     }
   });
-  const std::string digest = join_digests(comm, entry.shape.samples, digests);
+  const std::string digest = join_digests(comm, digests);
   agree(comm, [&] {
     if (digest != entry.digest) {
       fail("{}: the hidden states do not match their digest in the manifest", path.string());

@@ -20,35 +20,37 @@ using nlohmann::json;
 /// Collects one line for each fault.
 class Findings {
  public:
-  /// Runs a check; whatever it throws becomes a line.
-  void attempt(const std::function<void()>& work) {
+  /// Runs a check; whatever it throws becomes a line. True if it threw nothing.
+  bool attempt(const std::function<void()>& work) {
     try {
       work();
+      return true;
     } catch (const std::exception& error) {
-      add(error.what());
+      lines_.emplace_back(error.what());
+      return false;
     }
   }
-  void add(std::string line) { lines_.push_back(std::move(line)); }
-  [[nodiscard]] std::size_t count() const { return lines_.size(); }
+  /// True if there are none.
+  bool add(const std::vector<std::string>& lines) {
+    lines_.insert(lines_.end(), lines.begin(), lines.end());
+    return lines.empty();
+  }
+  [[nodiscard]] bool empty() const { return lines_.empty(); }
   [[nodiscard]] std::vector<std::string> take() { return std::move(lines_); }
 
  private:
   std::vector<std::string> lines_;
 };
 
-// Each of these is true if a file's bytes are those that were written: only then may HDF5, which
-// crashes on some damaged files, read them.
+}  // namespace
 
-bool verify_file(Findings& findings, const fs::path& file, const std::string& digest) {
-  const std::size_t before = findings.count();
-  findings.attempt([&] { require_digest(file, digest); });
-  return findings.count() == before;
-}
+// HDF5, which crashes on some damaged files, looks at those only whose digest was found right.
 
-bool verify_block(Findings& findings, const fs::path& directory, const BlockEntry& block,
-                  json* report) {
+std::vector<std::string> check_block(const fs::path& directory, const BlockEntry& block,
+                                     json* report) {
+  Findings findings;
   const fs::path file = directory / block.file;
-  if (!verify_file(findings, file, block.file_digest)) return false;
+  if (!findings.attempt([&] { require_digest(file, block.file_digest); })) return findings.take();
   if (report != nullptr) *report = json::array();
   for (std::size_t l = 0; l < block.layers.size(); ++l) {
     findings.attempt([&] {
@@ -60,46 +62,46 @@ bool verify_block(Findings& findings, const fs::path& directory, const BlockEntr
       if (report != nullptr) report->push_back(to_json(stored));
     });
   }
-  return true;
+  return findings.take();
 }
 
-void verify_tensor(const File& file, const RestEntry& entry, const std::string& where) {
-  const TensorInfo& tensor = entry.info;
-  if (entry.offset + tensor.bytes() > file.size()) {
-    fail("{}: tensor {} lies outside the file", where, tensor.name);
-  }
-  const Buffer<std::byte> buffer(std::min(kChunkBytes, tensor.bytes()));
-  std::vector<std::string> digests;
-  for (const Chunk& chunk : chunks_of({tensor})) {
-    const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));
-    file.read_at(bytes, entry.offset + chunk.begin);
-    digests.push_back(digest_of(std::span<const std::byte>(bytes)));
-  }
-  if (digest_of_chunks(digests) != entry.digest) {
-    fail("{}: tensor {} does not match its digest", where, tensor.name);
-  }
+std::vector<std::string> check_state(const fs::path& directory, const StateEntry& state) {
+  Findings findings;
+  findings.attempt([&] {
+    SelfCollectives self;
+    read_state_file(self, directory, state, {0, state.shape.samples},
+                    [](index_t /*sample*/, std::span<const float> /*values*/) {});
+  });
+  return findings.take();
 }
 
-bool verify_rest(Findings& findings, const fs::path& directory, const Manifest& manifest) {
+std::vector<std::string> check_rest(const fs::path& directory, const Manifest& manifest) {
   const fs::path path = directory / kRestFile;
-  if (!manifest.has_rest()) return false;
-  const std::size_t before = findings.count();
+  Findings findings;
   findings.attempt([&] {
     const File file = File::open_read(path);
     for (const auto& tensor : manifest.rest) {
-      findings.attempt([&] { verify_tensor(file, tensor.second, path.string()); });
+      findings.attempt([&] { require_tensor(file, tensor.second, path.string()); });
     }
     require_rest_frame(path, manifest);
   });
-  if (findings.count() != before) return false;
-  findings.attempt([&] { require_rest_datasets(path, manifest); });
-  return true;
+  if (findings.empty()) findings.attempt([&] { require_rest_datasets(path, manifest); });
+  return findings.take();
 }
 
-/// Checks that the external links of model.h5 lead to `targets`.
-void verify_links(Findings& findings, const fs::path& model,
-                  const std::vector<std::string>& targets) {
+std::vector<std::string> check_summaries(const fs::path& directory, const Manifest& manifest,
+                                         const std::vector<std::string>& targets) {
+  Findings findings;
+  const auto attempt_listed = [&](const char* file) {
+    return findings.attempt([&] {
+      const auto digest = manifest.document.at("files").at(file).get<std::string>();
+      require_digest(directory / file, digest);
+    });
+  };
+  attempt_listed(kReportFile);
+  if (!attempt_listed(kModelFile)) return findings.take();
   findings.attempt([&] {
+    const fs::path model = directory / kModelFile;
     const H5File file = open_hdf5(model);
     for (const std::string& link : targets) {
       findings.attempt([&] {
@@ -108,55 +110,6 @@ void verify_links(Findings& findings, const fs::path& model,
       });
     }
   });
-}
-
-/// Checks model.h5, which has to lead to `targets`, and report.json.
-void verify_summaries(Findings& findings, const fs::path& directory, const Manifest& manifest,
-                      const std::vector<std::string>& targets) {
-  const auto verify_listed = [&](const char* file) {
-    bool whole = false;
-    findings.attempt([&] {
-      const auto digest = manifest.document.at("files").at(file).get<std::string>();
-      whole = verify_file(findings, directory / file, digest);
-    });
-    return whole;
-  };
-  verify_listed(kReportFile);
-  if (verify_listed(kModelFile)) verify_links(findings, directory / kModelFile, targets);
-}
-
-void verify_state(Findings& findings, const fs::path& directory, const StateEntry& state) {
-  findings.attempt([&] {
-    SelfCollectives self;
-    read_state_file(self, directory, state, {0, state.shape.samples},
-                    [](index_t /*sample*/, std::span<const float> /*values*/) {});
-  });
-}
-
-}  // namespace
-
-std::vector<std::string> check_block(const fs::path& directory, const BlockEntry& block,
-                                     json* report) {
-  Findings findings;
-  verify_block(findings, directory, block, report);
-  return findings.take();
-}
-
-std::vector<std::string> check_state(const fs::path& directory, const StateEntry& state) {
-  Findings findings;
-  verify_state(findings, directory, state);
-  return findings.take();
-}
-
-std::vector<std::string> check_rest(const fs::path& directory, const Manifest& manifest) {
-  Findings findings;
-  verify_rest(findings, directory, manifest);
-  return findings.take();
-}
-
-std::vector<std::string> check_summaries(const fs::path& directory, const Manifest& manifest) {
-  Findings findings;
-  verify_summaries(findings, directory, manifest, {});
   return findings.take();
 }
 
@@ -165,21 +118,20 @@ std::vector<std::string> PackedModel::verify() const {
   const Manifest& manifest = state_->manifest;
   Findings findings;
   findings.attempt([&] {
-    if (!manifest_intact(directory)) {
-      fail("{}: was changed after it was written", (directory / kManifestFile).string());
-    }
     if (manifest.document.at("digest") != digest()) {
       fail("{}: the model's digest does not follow from its layers' digests", describe());
     }
   });
   std::vector<std::string> targets;  // targets of model.h5's links into undamaged files
   for (const BlockEntry& block : manifest.blocks) {
-    if (!verify_block(findings, directory, block, nullptr)) continue;
+    if (!findings.add(check_block(directory, block))) continue;
     for (const std::string& layer : block.layers) targets.push_back("/layers/" + layer);
   }
-  if (verify_rest(findings, directory, manifest)) targets.emplace_back("/rest");
-  for (const StateEntry& state : manifest.states) verify_state(findings, directory, state);
-  verify_summaries(findings, directory, manifest, targets);
+  if (manifest.has_rest() && findings.add(check_rest(directory, manifest))) {
+    targets.emplace_back("/rest");
+  }
+  for (const StateEntry& state : manifest.states) findings.add(check_state(directory, state));
+  findings.add(check_summaries(directory, manifest, targets));
   return findings.take();
 }
 

@@ -18,8 +18,9 @@ namespace quip {
                                                    const StateEntry& state);
 [[nodiscard]] std::vector<std::string> check_rest(const std::filesystem::path& directory,
                                                   const Manifest& manifest);
-/// Checks model.h5 and report.json.
-[[nodiscard]] std::vector<std::string> check_summaries(const std::filesystem::path& directory,
-                                                       const Manifest& manifest);
+/// Checks report.json, and model.h5, whose external links have to lead to `targets`.
+[[nodiscard]] std::vector<std::string> check_summaries(
+    const std::filesystem::path& directory, const Manifest& manifest,
+    const std::vector<std::string>& targets = {});
 
 }  // namespace quip

@@ -194,6 +194,22 @@ def test_skip_may_leave_whole_blocks(tmp_path):
     assert all("layers.0." in name for name in names)
 
 
+@pytest.mark.parametrize("command", ["eval", "inspect", "export", "help"])
+def test_results_that_cannot_be_written_are_an_error(command, run_at_two_bits, tmp_path):
+    packed = run_at_two_bits[1]
+    model = ("--model", cli.model("llama-nano"), "--packed", packed)
+    arguments = {
+        "eval": ("eval", *model, "--tokens", cli.EVALUATION, "--samples", 2, "--json"),
+        "inspect": ("inspect", packed, "--json"),
+        "export": ("export", *model, "--out", tmp_path / "out"),
+        "help": ("plan", "--help"),
+    }[command]
+    full = ("bash", "-c", 'exec "$0" "$@" > /dev/full')
+    result = cli.run(*arguments, ranks=0, prefix=full, check=False)
+    assert result.returncode == 1
+    assert "No space left on device" in result.stderr and result.stderr.count("error:") == 1
+
+
 def test_unknown_option_is_named():
     result = cli.run("quantize", "--bitz", 2, check=False)
     assert result.returncode != 0

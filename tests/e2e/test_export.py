@@ -1,11 +1,15 @@
 """What `quip export` writes loads in transformers and means the same."""
 
 import json
+from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
+import checkpoints
 import cli
 import hf_models
 
@@ -71,3 +75,143 @@ def shapes(directory):
         with safe_open(file, framework="pt") as source:
             found |= {name: source.get_slice(name).get_shape() for name in source.keys()}  # noqa: SIM118
     return found
+
+
+SHORT = ("--bits", 2, "--samples", 2, "--keep-states", "none")
+
+# Tensors that quip does not compute with: type, shape, bytes.
+EXTRAS = {
+    "model.position_ids": ("I64", [1, 10], np.arange(10).tobytes()),
+    "model.table": ("I32", [7], np.arange(7, dtype=np.int32).tobytes()),
+    "model.mask": ("BOOL", [3, 3], bytes([1, 0, 1, 1, 0, 0, 1, 1, 1])),
+    "model.u8": ("U8", [7], bytes(range(7))),
+    "model.f64": ("F64", [7], (np.arange(7) / 3).tobytes()),
+    "model.c64": ("C64", [2], np.array([1 + 2j, 3j], np.complex64).tobytes()),
+    "model.f8": ("F8_E4M3", [4, 4], bytes(range(16))),
+    "model.f4": ("F4", [3, 2], bytes(range(3))),
+    "model.f32": ("F32", [3], np.array([1 / 3, 1e-30, 7], np.float32).tobytes()),
+    "odd/name": ("U16", [2], bytes(range(4))),
+}
+
+
+def with_extras(directory: Path) -> Path:
+    """llama-nano with more tensors and more files."""
+    checkpoint = checkpoints.copy(cli.model("llama-nano"), directory)
+    header, data = checkpoints.read(checkpoint / "model.safetensors")
+    for name, (dtype, shape, content) in EXTRAS.items():
+        offsets = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        data += content
+    checkpoints.write(checkpoint / "model.safetensors", header, data)
+    (checkpoint / "LICENSE").write_text("Do pass it on.")
+    (checkpoint / "additional_chat_templates").mkdir()
+    (checkpoint / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    return checkpoint
+
+
+def tensors(file: Path) -> dict[str, tuple]:
+    """Type, shape and bytes of the tensors of one safetensors file."""
+    header, data = checkpoints.read(file)
+    header.pop("__metadata__", None)
+    return {
+        name: (entry["dtype"], entry["shape"], data[slice(*entry["data_offsets"])])
+        for name, entry in header.items()
+    }
+
+
+def test_nothing_is_lost(tmp_path):
+    """All tensors but the quantized ones, and all files beside them, are there byte for byte."""
+    checkpoint = with_extras(tmp_path / "model")
+    packed = cli.quantize(checkpoint, tmp_path / "packed", *SHORT, ranks=2)
+    exported = tmp_path / "exported"
+    cli.run("export", "--packed", packed, "--model", checkpoint, "--out", exported, ranks=3)
+    before = tensors(checkpoint / "model.safetensors")
+    after = tensors(exported / "model.safetensors")
+    assert after.keys() == before.keys()
+    quantized = {f"{layer['name']}.weight" for layer in cli.inspect(packed, "--verify")["layers"]}
+    assert {name for name in before if before[name] != after[name]} == quantized
+    assert {name: after[name] for name in EXTRAS} == EXTRAS
+    files = [path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file()]
+    for file in files:
+        if file.name not in ("config.json", "model.safetensors"):
+            assert (exported / file).read_bytes() == (checkpoint / file).read_bytes()
+
+
+def test_other_types_are_what_h5py_shows(tmp_path):
+    """HDF5's own types where it has them, else unsigned integers of the same width."""
+    packed = cli.quantize(with_extras(tmp_path / "model"), tmp_path / "packed", *SHORT)
+    with h5py.File(packed / "rest.h5") as rest:
+        assert np.array_equal(rest["model.position_ids"], np.arange(10, dtype=np.int64)[None])
+        assert np.array_equal(rest["model.f64"], np.arange(7) / 3)
+        assert rest["model.table"].dtype == np.int32
+        for name, stored in {**dict.fromkeys(EXTRAS), "odd/name": "odd%2Fname"}.items():
+            dtype, shape, content = EXTRAS[name]
+            dataset = rest[stored or name]
+            assert dataset.attrs["dtype"] == dtype.encode()
+            assert dataset[()].tobytes() == content
+            assert dtype == "F4" or dataset.shape == tuple(shape)
+
+
+def test_resume_notices_a_change_of_a_tensor_that_is_only_carried(tmp_path):
+    checkpoint = with_extras(tmp_path / "model")
+    cli.quantize(checkpoint, tmp_path / "out", *SHORT, "--blocks", "0:1")
+    checkpoints.overwrite(checkpoint, "model.position_ids", 16, b"\x09")
+    result = cli.run(
+        *("quantize", "--model", checkpoint, "--out", tmp_path / "out", "--resume"),
+        *("--tokens", cli.CALIBRATION, *SHORT),
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "inputs.checkpoint_fingerprint" in result.stderr
+
+
+def refused(*arguments, ranks=2):
+    """The one error line of a command that must fail."""
+    result = cli.run(*arguments, ranks=ranks, check=False, timeout=60)
+    assert result.returncode == 1, result.stdout + result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "error:" in line]
+    return line
+
+
+def test_a_mistaken_model_costs_nothing(quantized, tmp_path):
+    """The corrected command works, as nothing was written."""
+    packed = quantized("llama-nano", "--bits", 2, "--samples", 16)
+    other = checkpoints.copy(cli.model("llama-nano"), tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rope_theta": 500000.0}))
+    export = ("export", "--packed", packed, "--out", tmp_path / "out", "--model")
+    assert "nope/config.json" in refused(*export, tmp_path / "nope")
+    for model in (other, cli.model("opt-micro")):
+        assert f"{packed} was not made from {model}" in refused(*export, model)
+    (other / "config.json").write_text((cli.model("llama-nano") / "config.json").read_text())
+    (other / "tokenizer.json").unlink()
+    (other / "tokenizer.json").symlink_to("../../blobs/0123")
+    assert "tokenizer.json" in refused(*export, other)
+    assert not (tmp_path / "out").exists()
+    cli.run(*export, cli.model("llama-nano"), ranks=2)
+
+
+def test_damage_is_refused_where_it_is_read(quantized, tmp_path):
+    """One bit of the final norm, or an edited configuration: eval and export say so and stop."""
+    packed = checkpoints.copy(quantized("llama-nano", "--bits", 2, "--samples", 16), tmp_path / "p")
+    out = tmp_path / "out"
+    commands = (
+        ("eval", "--packed", packed, "--tokens", cli.EVALUATION, "--samples", 2),
+        ("export", "--packed", packed, "--model", cli.model("llama-nano"), "--out", out),
+    )
+    rest = packed / "rest.h5"
+    intact = rest.read_bytes()
+    text = (packed / "manifest.json").read_text()
+    place = json.loads(text)["rest"]["model.norm.weight"]["offset"] + 7 * 2 + 1
+    rest.write_bytes(intact[:place] + bytes([intact[place] ^ 0x10]) + intact[place + 1 :])
+    for command in commands:
+        line = refused(*command)
+        assert f"{rest}: tensor model.norm.weight" in line and "quip quantize --repair" in line
+    rest.write_bytes(intact)
+    edited = text.replace('"rms_norm_eps": ', '"rms_norm_eps": 1')
+    assert edited != text
+    (packed / "manifest.json").write_text(edited)
+    for command in commands:
+        line = refused(*command)
+        assert str(packed / "manifest.json") in line and "quip quantize --repair" in line
+    assert not out.exists() or not any(out.iterdir())

@@ -178,7 +178,7 @@ CHOICE = {"context": [5], "choices": [[6], [7]], "lengths": [1, 1], "answer": 1}
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("not json", "tasks.jsonl:2: not a JSON object"),
+        ("not json", "tasks.jsonl:2: not valid JSON"),
         ([1], "tasks.jsonl:2: not a JSON object"),
         ({"target": [1]}, 'tasks.jsonl:2: has no "context"'),
         ({"context": [], "target": [1]}, '"context" must be a list of token ids'),

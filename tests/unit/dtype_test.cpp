@@ -4,9 +4,13 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
+
+#include "quip/core/error.hpp"
 
 namespace quip {
 namespace {
@@ -120,13 +124,34 @@ TEST(DType, FirstNonfiniteFindsTheFirst) {
   EXPECT_EQ(first_nonfinite(values), 0);
 }
 
-TEST(DType, NamesAreThoseOfSafetensors) {
-  EXPECT_EQ(to_string(DType::f32), "F32");
-  EXPECT_EQ(to_string(DType::f16), "F16");
-  EXPECT_EQ(to_string(DType::bf16), "BF16");
-  EXPECT_EQ(size_of(DType::f32), 4);
-  EXPECT_EQ(size_of(DType::f16), 2);
-  EXPECT_EQ(size_of(DType::bf16), 2);
+// The types of the format's own library (safetensors 0.7, Dtype), with their bits.
+TEST(DType, KnowsEveryTypeOfSafetensors) {
+  const std::vector<std::pair<const char*, int>> types = {
+      {"BOOL", 8},        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8},
+      {"I8", 8},          {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+      {"F8_E5M2FNUZ", 8}, {"I16", 16},    {"U16", 16},    {"F16", 16},    {"BF16", 16},
+      {"I32", 32},        {"U32", 32},    {"F32", 32},    {"C64", 64},    {"F64", 64},
+      {"I64", 64},        {"U64", 64}};
+  int order = 0;
+  for (const auto& [name, bits] : types) {
+    const std::optional<DType> type = find_dtype(name);
+    ASSERT_TRUE(type) << name;
+    EXPECT_EQ(static_cast<int>(*type), order++) << name;
+    EXPECT_EQ(to_string(*type), name);
+    EXPECT_EQ(bytes_of(*type, 24), 3 * bits) << name;
+    EXPECT_EQ(size_of(*type), bits < 8 ? 1 : bits / 8) << name;
+    const std::string text = name;
+    EXPECT_EQ(computes_with(*type), text == "F32" || text == "F16" || text == "BF16") << name;
+  }
+  EXPECT_FALSE(find_dtype("Q9"));
+  EXPECT_FALSE(find_dtype("f32"));
+  EXPECT_EQ(bytes_of(DType::f4, 2), 1);
+  EXPECT_EQ(bytes_of(DType::f64, index_t{1} << 59), index_t{1} << 62);
+}
+
+TEST(DType, DoesNotComputeWithTheOthers) {
+  std::vector<float> out(1);
+  EXPECT_THROW(to_float(DType::i32, std::vector<std::byte>(4), out), Error);
 }
 
 }  // namespace

@@ -3,8 +3,10 @@
 #include <cstring>
 
 #include "support/store_fixture.hpp"
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "quip/core/digest.hpp"
 #include "quip/io/safetensors.hpp"
 
 namespace quip {
@@ -14,6 +16,12 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using test::message_of;
 using test::text_of;
+using testing::AllOf;
+using testing::HasSubstr;
+
+constexpr const char* kConfig =
+    R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, )"
+    R"("num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 32, "zeta": 1)";
 
 /// Two rows on the 2-bit grid: (q − zero)·scale is exact in bf16 for these.
 StoredLayer small_layer(const std::string& name) {
@@ -32,38 +40,64 @@ StoredLayer small_layer(const std::string& name) {
   return stored;
 }
 
+/// The header of a safetensors file, by the format's definition.
+json header_of(const fs::path& file) {
+  const std::string text = text_of(file);
+  std::uint64_t length = 0;
+  std::memcpy(&length, text.data(), sizeof(length));
+  return json::parse(text.substr(8, length));
+}
+
 class ExportTest : public testing::Test {
  protected:
   ExportTest() {
     fs::create_directories(original_);
-    write_original("config.json",
-                   R"({"model_type": "llama", "torch_dtype": "float32", "zeta": 1})");
-    write_original("tokenizer.json", "{}");
-    write_original("generation_config.json", R"({"eos_token_id": 2})");
+    write_original("config.json", kConfig + std::string(R"(, "torch_dtype": "float32"})"));
     write_original("model.safetensors", "not to be copied");
-    PackedWriter writer(comm_, packed_, {});
-    writer.write_block(0, {small_layer("model.layers.0.b"), small_layer("model.layers.0.a")});
-    writer.write_block(1, {small_layer("model.layers.1.a")});
     test::MemorySource source;
     source.add_float("norm", {1.0F, 1.001953125F, 3.14159265F, -2.0F});
     source.add_half("half", DType::f16, {0x3C00, 0x7BFF, 0x0001});
     source.add_half("brain", DType::bf16, {0x3F80, 0x1234, 0xFFFF});
     source.add("scalar", DType::f32, {}, 1);
+    pack(source);
+  }
+
+  /// Makes the packed model anew, from the present config.json.
+  void pack(const test::MemorySource& source) {
+    fs::remove_all(packed_);
+    const std::string config = text_of(original_ / "config.json");
+    const std::string digest = digest_of(std::as_bytes(std::span(config)));
+    PackedWriter writer(comm_, packed_, {{"inputs", {{"config_digest", digest}}}});
+    writer.write_block(0, {small_layer("model.layers.0.b"), small_layer("model.layers.0.a")});
+    writer.write_block(1, {small_layer("model.layers.1.a")});
     writer.write_rest(source, source.names());
     writer.finish({});
   }
-
-  void write_original(const char* name, const std::string& text) const {
+  void write_original(const fs::path& name, const std::string& text) const {
+    fs::create_directories((original_ / name).parent_path());
     std::ofstream(original_ / name) << text;
   }
-  void run() { export_checkpoint(comm_, PackedModel(packed_), original_, out_); }
+  void run(index_t shard_bytes = kShardBytes) {
+    export_checkpoint(comm_, PackedModel(packed_), original_, out_, shard_bytes);
+  }
+  [[nodiscard]] std::string error() {
+    return message_of([&] { run(); });
+  }
 
-  /// The stored 16-bit elements of an exported tensor.
-  [[nodiscard]] std::vector<std::uint16_t> elements(const std::string& name) const {
+  /// The stored bytes of an exported tensor, which has to have this type.
+  [[nodiscard]] std::vector<std::byte> bytes(const std::string& name, DType dtype) const {
     const auto checkpoint = open_checkpoint(out_);
-    EXPECT_EQ(checkpoint->info(name).dtype, DType::bf16);
-    std::vector<std::uint16_t> values(static_cast<std::size_t>(checkpoint->info(name).elements()));
-    checkpoint->read(name, 0, std::as_writable_bytes(std::span(values)));
+    const TensorInfo& info = checkpoint->info(name);
+    EXPECT_EQ(info.dtype, dtype) << name;
+    std::vector<std::byte> stored(static_cast<std::size_t>(info.bytes()));
+    checkpoint->read(name, 0, stored);
+    return stored;
+  }
+  /// The 16-bit elements of an exported tensor.
+  [[nodiscard]] std::vector<std::uint16_t> elements(const std::string& name, DType dtype) const {
+    const std::vector<std::byte> stored = bytes(name, dtype);
+    std::vector<std::uint16_t> values(stored.size() / 2);
+    std::memcpy(values.data(), stored.data(), stored.size());
     return values;
   }
 
@@ -81,45 +115,99 @@ TEST_F(ExportTest, WritesTheWeightsThatTheCodesStandFor) {
                                                0x4000, 0x0000, 0xC000, 0xC080};
   for (const char* name :
        {"model.layers.0.a.weight", "model.layers.0.b.weight", "model.layers.1.a.weight"}) {
-    EXPECT_EQ(elements(name), expected) << name;
+    EXPECT_EQ(elements(name, DType::bf16), expected) << name;
   }
   EXPECT_EQ(open_checkpoint(out_)->info("model.layers.1.a.weight").shape,
             (std::vector<index_t>{2, 4}));
 }
 
-TEST_F(ExportTest, RoundsTheOtherTensorsToNearestEven) {
+TEST_F(ExportTest, KeepsTheOtherTensorsAsTheyWere) {
   run();
-  EXPECT_EQ(elements("norm"), (std::vector<std::uint16_t>{0x3F80, 0x3F80, 0x4049, 0xC000}));
-  // 1, 65504 (rounds up to 65536) and 2⁻²⁴
-  EXPECT_EQ(elements("half"), (std::vector<std::uint16_t>{0x3F80, 0x4780, 0x3380}));
-  EXPECT_EQ(elements("brain"), (std::vector<std::uint16_t>{0x3F80, 0x1234, 0xFFFF}));
+  const std::vector<float> norm = {1.0F, 1.001953125F, 3.14159265F, -2.0F};
+  const auto expected = std::as_bytes(std::span(norm));
+  EXPECT_EQ(bytes("norm", DType::f32), std::vector<std::byte>(expected.begin(), expected.end()));
+  EXPECT_EQ(elements("half", DType::f16), (std::vector<std::uint16_t>{0x3C00, 0x7BFF, 0x0001}));
+  EXPECT_EQ(elements("brain", DType::bf16), (std::vector<std::uint16_t>{0x3F80, 0x1234, 0xFFFF}));
   EXPECT_TRUE(open_checkpoint(out_)->info("scalar").shape.empty());
 }
 
-TEST_F(ExportTest, WritesOneShardPerBlockAndOneForTheRest) {
+// Odd numbers of bytes first would leave the wider types unaligned, which torch refuses.
+TEST_F(ExportTest, CarriesTensorsOfEveryTypeByteForByte) {
+  test::MemorySource source;
+  std::size_t count = 0;
+  for (int t = 0; t <= static_cast<int>(DType::u64); ++t) {
+    const auto type = static_cast<DType>(t);
+    // Eight elements are whole bytes of any type; three, of those that have at least a byte.
+    const index_t elements = bytes_of(type, 8) < 8 ? 8 : 3;
+    source.add(std::string(to_string(type)), type, {elements}, static_cast<unsigned>(++count));
+  }
+  pack(source);
+  EXPECT_TRUE(PackedModel(packed_).verify().empty());
+  run();
+  for (const std::string& name : source.names()) {
+    EXPECT_EQ(bytes(name, source.info(name).dtype), source.bytes(name)) << name;
+  }
+  const json header = header_of(out_ / "model.safetensors");
+  for (const auto& [name, entry] : header.items()) {
+    if (!source.contains(name)) continue;
+    const auto offset = entry.at("data_offsets").at(0).get<index_t>();
+    EXPECT_EQ(offset % size_of(source.info(name).dtype), 0) << name;
+  }
+}
+
+// HDF5, which keeps them in between, reads "/" and "." as parts of a path.
+TEST_F(ExportTest, NamesOfTensorsMayHoldAnything) {
+  test::MemorySource source;
+  unsigned seed = 0;
+  for (const char* name : {"a/b", "a", ".", "..", "/", "a%2Fb", "%", "", "ü", "tab\there"}) {
+    source.add(name, DType::i16, {5}, ++seed);
+  }
+  source.add(std::string("zero\0byte", 9), DType::i16, {5}, ++seed);
+  pack(source);
+  EXPECT_TRUE(PackedModel(packed_).verify().empty());
+  run();
+  for (const std::string& name : source.names()) {
+    EXPECT_EQ(bytes(name, DType::i16), source.bytes(name)) << name;
+  }
+}
+
+TEST_F(ExportTest, WritesASmallModelAsOneFile) {
+  write_original("tokenizer.json", "{}");
   run();
   EXPECT_EQ(test::files_below(out_),
-            (std::set<std::string>{
-                "config.json", "generation_config.json", "model-00001-of-00003.safetensors",
-                "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors",
-                "model.safetensors.index.json", "tokenizer.json"}));
+            (std::set<std::string>{"config.json", "model.safetensors", "tokenizer.json"}));
+}
+
+// Three weights of 16 bytes, then brain (6), half (6), norm (16) and scalar (4).
+TEST_F(ExportTest, BeginsAShardWhereTheNextTensorWouldNotFit) {
+  run(32);
+  EXPECT_EQ(
+      test::files_below(out_),
+      (std::set<std::string>{"config.json", "model-00001-of-00003.safetensors",
+                             "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors",
+                             "model.safetensors.index.json"}));
   const json index = json::parse(text_of(out_ / "model.safetensors.index.json"));
-  EXPECT_EQ(index.at("metadata").at("total_size"), 3 * 16 + 8 + 6 + 6 + 2);
+  EXPECT_EQ(index.at("metadata").at("total_size"), 3 * 16 + 6 + 6 + 16 + 4);
   const json& map = index.at("weight_map");
   EXPECT_EQ(map.size(), 7U);
-  EXPECT_EQ(map.at("model.layers.0.b.weight"), "model-00001-of-00003.safetensors");
+  EXPECT_EQ(map.at("model.layers.0.a.weight"), "model-00001-of-00003.safetensors");
   EXPECT_EQ(map.at("model.layers.1.a.weight"), "model-00002-of-00003.safetensors");
+  EXPECT_EQ(map.at("half"), "model-00002-of-00003.safetensors");
   EXPECT_EQ(map.at("norm"), "model-00003-of-00003.safetensors");
+  EXPECT_EQ(open_checkpoint(out_)->names().size(), 7U);
+}
+
+TEST_F(ExportTest, ATensorLargerThanAShardHasOneToItself) {
+  run(1);
+  EXPECT_TRUE(fs::exists(out_ / "model-00007-of-00007.safetensors"));
+  EXPECT_EQ(open_checkpoint(out_)->names().size(), 7U);
 }
 
 TEST_F(ExportTest, HeaderIsSortedAndTheDataAligned) {
-  run();
-  const std::string text = text_of(out_ / "model-00001-of-00003.safetensors");
-  std::uint64_t length = 0;
-  std::memcpy(&length, text.data(), sizeof(length));
-  EXPECT_EQ(length % 8, 0U);
-  EXPECT_EQ(text.size(), 8 + length + 2 * 16);
-  const json header = json::parse(text.substr(8, length));
+  run(32);
+  const fs::path file = out_ / "model-00001-of-00003.safetensors";
+  const json header = header_of(file);
+  EXPECT_EQ(fs::file_size(file) % 8, 0U);
   EXPECT_EQ(header.at("__metadata__").at("format"), "pt");
   EXPECT_EQ(header.at("model.layers.0.a.weight").at("data_offsets"), (json{0, 16}));
   EXPECT_EQ(header.at("model.layers.0.b.weight").at("data_offsets"), (json{16, 32}));
@@ -127,16 +215,65 @@ TEST_F(ExportTest, HeaderIsSortedAndTheDataAligned) {
 
 TEST_F(ExportTest, ChangesNothingButTheTypeInTheConfiguration) {
   run();
-  EXPECT_EQ(json::parse(text_of(out_ / "config.json")),
-            json::parse(R"({"model_type": "llama", "torch_dtype": "bfloat16", "zeta": 1})"));
-  EXPECT_EQ(text_of(out_ / "generation_config.json"), R"({"eos_token_id": 2})");
+  json expected = json::parse(text_of(original_ / "config.json"));
+  expected["torch_dtype"] = "bfloat16";
+  EXPECT_EQ(json::parse(text_of(out_ / "config.json")), expected);
 }
 
 TEST_F(ExportTest, KnowsTheNewerNameOfTheType) {
-  write_original("config.json", R"({"dtype": "float16"})");
+  write_original("config.json", kConfig + std::string(R"(, "dtype": "float16"})"));
+  pack({});
   run();
-  EXPECT_EQ(json::parse(text_of(out_ / "config.json")),
-            json::parse(R"({"dtype": "bfloat16", "torch_dtype": "bfloat16"})"));
+  const json config = json::parse(text_of(out_ / "config.json"));
+  EXPECT_EQ(config.at("dtype"), "bfloat16");
+  EXPECT_EQ(config.at("torch_dtype"), "bfloat16");
+}
+
+TEST_F(ExportTest, CopiesAllButWeightsAndCaches) {
+  const std::set<std::string> kept = {"LICENSE",
+                                      "tekken.json",
+                                      "tokenizer.model",
+                                      "modeling_x.py",
+                                      "chat_template.jinja",
+                                      "additional_chat_templates/tools.jinja",
+                                      "original/params.json"};
+  for (const std::string& name : kept) write_original(name, "text of " + name);
+  for (const char* name :
+       {"consolidated.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json",
+        "model.safetensors.index.json", "original/consolidated.00.pth", "q4.gguf",
+        ".cache/huggingface/x", ".git/HEAD", "__pycache__/modeling_x.pyc"}) {
+    write_original(name, "no");
+  }
+  fs::create_symlink(original_ / "LICENSE", original_ / "NOTICE");
+  out_ = original_ / "exported";  // in there lies neither it nor the packed model
+  fs::rename(packed_, original_ / "packed");
+  packed_ = original_ / "packed";
+  run();
+  std::set<std::string> found = test::files_below(out_);
+  for (const std::string& name : kept) {
+    EXPECT_EQ(found.erase(name), 1U) << name;
+    EXPECT_EQ(text_of(out_ / name), "text of " + name);
+  }
+  EXPECT_EQ(found, (std::set<std::string>{"NOTICE", "config.json", "model.safetensors"}));
+}
+
+TEST_F(ExportTest, ALinkToNowhereIsFoundBeforeAnythingIsWritten) {
+  fs::create_symlink("../../blobs/0123", original_ / "tokenizer.json");
+  EXPECT_THAT(error(), AllOf(HasSubstr("tokenizer.json"), HasSubstr("missing")));
+  EXPECT_FALSE(fs::exists(out_));
+}
+
+TEST_F(ExportTest, RefusesAModelThatItWasNotMadeFrom) {
+  write_original("config.json", kConfig + std::string(R"(, "rope_theta": 5})"));
+  EXPECT_THAT(error(), HasSubstr(packed_.string() + " was not made from " + original_.string() +
+                                 ": their config.json differ"));
+  EXPECT_FALSE(fs::exists(out_));
+}
+
+TEST_F(ExportTest, AMissingModelIsFoundBeforeAnythingIsWritten) {
+  original_ = folder_.path() / "nope";
+  EXPECT_THAT(error(), HasSubstr("nope"));
+  EXPECT_FALSE(fs::exists(out_));
 }
 
 TEST_F(ExportTest, RefusesAnOutputThatIsNotEmpty) {
@@ -146,18 +283,32 @@ TEST_F(ExportTest, RefusesAnOutputThatIsNotEmpty) {
       << message;
 }
 
-TEST_F(ExportTest, DamageEndsTheExportWithoutAnIndex) {
+// The corrected command finds an empty directory.
+TEST_F(ExportTest, DamageLeavesNothingBehind) {
   const fs::path file = packed_ / "blocks/block_00001.h5";
-  std::string text = text_of(file);
-  const std::size_t place = text.find("\xE4\x1B");  // the codes
+  const std::string intact = text_of(file);
+  std::string damaged = intact;
+  const std::size_t place = damaged.find("\xE4\x1B");  // the codes
   ASSERT_NE(place, std::string::npos);
-  text[place] = '\0';
+  damaged[place] = '\0';
+  std::ofstream(file, std::ios::binary) << damaged;
+  EXPECT_THAT(error(), AllOf(HasSubstr(file.string() + ": the file's bytes do not match"),
+                             HasSubstr("--repair")));
+  EXPECT_TRUE(fs::is_empty(out_));
+  std::ofstream(file, std::ios::binary) << intact;
+  EXPECT_EQ(error(), "no error");
+}
+
+TEST_F(ExportTest, ADamagedTensorIsNamed) {
+  const fs::path file = packed_ / "rest.h5";
+  std::string text = text_of(file);
+  const std::size_t place = text.find("\x34\x12\xFF\xFF");  // in brain
+  ASSERT_NE(place, std::string::npos);
+  text[place] = static_cast<char>(text[place] ^ 0x10);
   std::ofstream(file, std::ios::binary) << text;
-  const std::string message = message_of([&] { run(); });
-  EXPECT_NE(message.find(file.string() + ": the file's bytes do not match"), std::string::npos)
-      << message;
-  EXPECT_FALSE(fs::exists(out_ / "model.safetensors.index.json"));
-  EXPECT_FALSE(fs::exists(out_ / "model-00002-of-00003.safetensors"));
+  EXPECT_THAT(error(), AllOf(HasSubstr(file.string() + ": tensor brain does not match its digest"),
+                             HasSubstr("quip quantize --repair")));
+  EXPECT_TRUE(fs::is_empty(out_));
 }
 
 }  // namespace

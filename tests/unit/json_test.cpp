@@ -29,6 +29,8 @@ std::string rejection(const std::string& text) {
 TEST(Json, ParsesWhatIsJson) {
   EXPECT_EQ(parse_json(R"( {"a": [1, null, "ü"]} )", "x"), (json{{"a", {1, nullptr, "ü"}}}));
   EXPECT_EQ(parse_json("3", "x"), 3);
+  EXPECT_EQ(parse_json<nlohmann::ordered_json>(R"({"b": 1, "a": 2})", "x").dump(),
+            R"({"b":1,"a":2})");
 }
 
 TEST(Json, NamesTheFileThatIsNoJson) {

@@ -66,6 +66,40 @@ TEST_F(PackedDamageTest, RefusesAManifestThatPointsOutside) {
   }
 }
 
+TEST_F(PackedDamageTest, RefusesAManifestThatWasEdited) {
+  write();
+  nlohmann::json manifest = nlohmann::json::parse(test::text_of(directory_ / "manifest.json"));
+  manifest["options"]["bits"] = 4;
+  std::ofstream(directory_ / "manifest.json") << manifest.dump(2) << "\n";
+  EXPECT_EQ(opening_error(), (directory_ / "manifest.json").string() +
+                                 ": was changed after it was written; quip quantize --repair "
+                                 "makes it anew");
+}
+
+// One bit in the middle of a tensor; the tensors beside it can be used.
+TEST_F(PackedDamageTest, RefusesADamagedTensorOnFirstUse) {
+  write();
+  test::MemorySource source;
+  test::fill(source, false);
+  const fs::path file = directory_ / "rest.h5";
+  std::string text = test::text_of(file);
+  const auto& bytes = source.bytes("model.norm.weight");
+  const std::string needle(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const std::size_t place = text.find(needle);
+  ASSERT_NE(place, std::string::npos);
+  text[place + 29] = static_cast<char>(text[place + 29] ^ 0x10);
+  std::ofstream(file, std::ios::binary) << text;
+  const PackedModel model(directory_);
+  std::array<std::byte, 4> out{};
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    EXPECT_EQ(message_of([&] { model.read("model.norm.weight", 0, out); }),
+              file.string() +
+                  ": tensor model.norm.weight does not match its digest in the manifest; quip "
+                  "quantize --repair mends it");
+  }
+  EXPECT_NO_THROW(model.read("lm_head.weight", 0, out));
+}
+
 TEST_F(PackedDamageTest, RefusesAnOutputThatIsNotAnEmptyDirectory) {
   fs::create_directories(directory_);
   std::ofstream(directory_ / "precious.txt") << "keep";

@@ -1,6 +1,7 @@
 // Packed models whose files are sound but say what no run would have written.
 #include <fstream>
 
+#include "store/manifest.hpp"
 #include "support/store_fixture.hpp"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -31,9 +32,8 @@ class PackedHostileTest : public testing::Test {
   [[nodiscard]] json manifest() const {
     return json::parse(test::text_of(directory_ / "manifest.json"));
   }
-  void replace_manifest(const json& manifest) const {
-    std::ofstream(directory_ / "manifest.json") << manifest;
-  }
+  /// With its right digest: whoever writes such a manifest can do that.
+  void replace_manifest(const json& manifest) const { write_manifest(directory_, manifest); }
   /// The error on opening after `pointer` of the manifest got this value.
   [[nodiscard]] std::string rejection(const char* pointer, const char* value) const {
     json changed = original_;

@@ -84,17 +84,22 @@ TEST_F(Safetensors, EmptyTensorsAndScalarsAreFine) {
   EXPECT_EQ(one[0], 7.0F);
 }
 
-TEST_F(Safetensors, OtherDTypesMatterOnlyWhenAskedFor) {
+TEST_F(Safetensors, TensorsOfOtherTypesAreThereButNotComputedWith) {
   const auto source = open_safetensors(
       write("a.safetensors", file_of(R"({"ids":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},)"
                                      R"("new":{"dtype":"F4","shape":[2],"data_offsets":[8,9]},)"
                                      R"("w":{"dtype":"F32","shape":[1],"data_offsets":[9,13]}})",
-                                     std::string(13, '\0'))));
-  EXPECT_THAT(source->names(), ElementsAre("w"));
-  EXPECT_FALSE(source->contains("ids"));
-  EXPECT_THAT(message_of([&] { (void)source->info("ids"); }),
-              AllOf(HasSubstr("tensor ids"), HasSubstr("dtype I64; quip reads F32, F16, BF16")));
-  EXPECT_THAT(message_of([&] { (void)source->info("new"); }), HasSubstr("dtype F4"));
+                                     "12345678x" + std::string(4, '\0'))));
+  EXPECT_THAT(source->names(), ElementsAre("ids", "new", "w"));
+  EXPECT_EQ(source->info("ids").dtype, DType::i64);
+  EXPECT_EQ(source->info("new").bytes(), 1);
+  std::byte last{};
+  source->read("new", 0, std::span(&last, 1));
+  EXPECT_EQ(last, std::byte{'x'});
+  std::vector<float> one(1);
+  const auto refusal = AllOf(HasSubstr("tensor ids"), HasSubstr("dtype I64; quip computes with"));
+  EXPECT_THAT(message_of([&] { read_floats(*source, "ids", 0, one); }), refusal);
+  EXPECT_THAT(message_of([&] { require_shape(*source, "ids", {1}); }), refusal);
   EXPECT_THAT(message_of([&] { (void)source->info("x"); }),
               AllOf(HasSubstr("tensor x"), HasSubstr("a.safetensors")));
 }
@@ -185,6 +190,9 @@ TEST_F(Safetensors, BadEntriesNameTheTensorAndTheFault) {
       {R"("dtype":"F32","shape":[1],"data_offsets":[4,0])", "run backwards: 4 > 0"},
       {R"("dtype":"F32","shape":[2],"data_offsets":[0,4])", "span 4 bytes, but shape [2] of F32"},
       {R"("dtype":"Q9","shape":[1],"data_offsets":[0,9223372036854775807])", "beyond any file"},
+      {R"("dtype":"Q9","shape":[1],"data_offsets":[0,4])", "\"dtype\" \"Q9\" is unknown"},
+      {R"("dtype":"F4","shape":[7],"data_offsets":[0,4])", "span 4 bytes, but shape [7] of F4"},
+      {R"("dtype":"F6_E2M3","shape":[5],"data_offsets":[0,4])", "span 4 bytes"},
   };
   for (const Case& c : cases) {
     EXPECT_THAT(header_rejection("{\"w\":{" + c.entry + "}}", std::string(4, '\0')),

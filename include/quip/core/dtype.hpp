@@ -1,8 +1,10 @@
-// Element types of stored tensors and their exact conversion to fp32.
+// Element types of stored tensors, and the exact conversion to fp32 of those that quip computes
+// with.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -10,16 +12,50 @@
 
 namespace quip {
 
-enum class DType { f32, f16, bf16 };
+/// Every type of the safetensors format, in the format's order: by alignment, the smallest first.
+enum class DType {
+  boolean,
+  f4,
+  f6_e2m3,
+  f6_e3m2,
+  u8,
+  i8,
+  f8_e5m2,
+  f8_e4m3,
+  f8_e8m0,
+  f8_e4m3fnuz,
+  f8_e5m2fnuz,
+  i16,
+  u16,
+  f16,
+  bf16,
+  i32,
+  u32,
+  f32,
+  c64,
+  f64,
+  i64,
+  u64
+};
 
-/// Bytes of one element.
-[[nodiscard]] constexpr index_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
+/// Returns the bytes of one element; 1 for a type of fewer than 8 bits.
+[[nodiscard]] index_t size_of(DType type);
 
-/// "F32", "F16" or "BF16", as safetensors writes them.
+/// Returns the bytes of `elements` elements. Types of fewer than 8 bits are stored without gaps.
+[[nodiscard]] index_t bytes_of(DType type, index_t elements);
+
+/// Returns the name that safetensors gives the type: "F32", "BF16", "I64", …
 [[nodiscard]] std::string_view to_string(DType type);
+
+/// Returns the type of that name, or nothing if the format has none.
+[[nodiscard]] std::optional<DType> find_dtype(std::string_view name);
+
+/// True if quip converts the type to fp32; tensors of other types are only carried along.
+[[nodiscard]] bool computes_with(DType type);
 
 /// Converts `out.size()` stored little-endian elements to fp32 (exact).
 /// `in` holds `out.size() * size_of(type)` bytes and may be unaligned.
+/// Throws Error unless quip computes with the type.
 void to_float(DType type, std::span<const std::byte> in, std::span<float> out);
 
 /// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.

@@ -13,7 +13,9 @@ namespace quip {
 
 /// Parses `text`. Throws Error naming `origin` (a path) if it is no JSON, or nests values
 /// deeper than any file of ours or Hugging Face's: printing and copying recurse.
-[[nodiscard]] nlohmann::json parse_json(std::string_view text, const std::string& origin);
+/// Defined for nlohmann::json, and for nlohmann::ordered_json, which keeps the order of keys.
+template <typename Json = nlohmann::json>
+[[nodiscard]] Json parse_json(std::string_view text, const std::string& origin);
 
 /// Returns `text` cut after 160 bytes, as one line of a message can hold it.
 [[nodiscard]] std::string shortened(std::string text);

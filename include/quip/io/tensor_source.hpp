@@ -21,7 +21,7 @@ struct TensorInfo {
     for (const index_t extent : shape) count *= extent;
     return count;
   }
-  [[nodiscard]] index_t bytes() const { return elements() * size_of(dtype); }
+  [[nodiscard]] index_t bytes() const { return bytes_of(dtype, elements()); }
 };
 
 /// Random access to the stored bytes of named tensors. Reading a range touches
@@ -48,11 +48,13 @@ class TensorSource {
 };
 
 /// Reads `count` elements from element `first` on, as fp32.
-/// Throws Error naming the tensor if one is NaN or infinite.
+/// Throws Error naming the tensor if one is NaN or infinite, or of a type quip does not compute
+/// with.
 void read_floats(const TensorSource& source, const std::string& name, index_t first,
                  std::span<float> out);
 
-/// Throws Error unless tensor `name` is there with exactly this shape.
+/// Throws Error unless tensor `name` is there with exactly this shape, in a type that quip computes
+/// with.
 void require_shape(const TensorSource& source, const std::string& name,
                    const std::vector<index_t>& shape);
 

@@ -8,13 +8,18 @@
 
 namespace quip {
 
-/// Writes `model` as a bfloat16 Hugging Face directory to `out`, which must be absent or
-/// empty: one safetensors shard per block and one for all other tensors, their index,
-/// config.json (with the element type changed) and the tokenizer files of `model_dir`, the
-/// directory of the original checkpoint.
-/// Collective: every rank writes every size-th shard, one tensor at a time. Every file
-/// appears whole or not at all, the index last. Throws AgreedError naming the file.
+/// Where a file of weights ends and the next begins, as transformers sets it.
+inline constexpr index_t kShardBytes = 5'000'000'000;
+
+/// Writes `model` as a Hugging Face directory to `out`, which must be absent or empty: dequantized
+/// weights in bfloat16, all other tensors byte for byte in their own types, in one
+/// model.safetensors or in shards of up to `shard_bytes` with an index; config.json with the
+/// element type changed; and all that lies beside the weights in `model_dir`, the directory of the
+/// original checkpoint. Collective: ranks take blocks in turn, one tensor at a time. All inputs are
+/// checked before the first byte is written, every file appears whole or not at all, the weights
+/// last, and an error leaves `out` empty. Throws AgreedError naming the file.
 void export_checkpoint(Collectives& comm, const PackedModel& model,
-                       const std::filesystem::path& model_dir, const std::filesystem::path& out);
+                       const std::filesystem::path& model_dir, const std::filesystem::path& out,
+                       index_t shard_bytes = kShardBytes);
 
 }  // namespace quip

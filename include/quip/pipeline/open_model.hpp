@@ -25,6 +25,9 @@ struct OpenModel {
   [[nodiscard]] WeightSet block(Collectives& comm, Backend& backend, index_t number) const;
 };
 
+/// Throws Error unless `packed` was made from the checkpoint in `model`, by their config.json.
+void require_made_from(const PackedModel& packed, const std::filesystem::path& model);
+
 /// Opens the packed model if `packed` is given, else the Hugging Face directory `model`. Not
 /// collective. Throws Error if both are given and the one was not made from the other.
 [[nodiscard]] OpenModel open_model(const std::filesystem::path& model,
