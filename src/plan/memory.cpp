@@ -24,7 +24,6 @@ constexpr index_t release_bytes = mib;
 // Pages that the system maps around one that is touched.
 constexpr index_t page_cluster = index_t{64} << 10;
 constexpr index_t probes = 4;  // of a tensor, for the checkpoint's fingerprint
-constexpr index_t reduce_piece = 4 * mib;
 
 /// Sizes that all moments share.
 class Sizes {
@@ -157,7 +156,8 @@ index_t summing_work(const Sizes& sizes, index_t n) {
   const index_t chunk =
       std::min(sizes.tokens(), std::clamp(chunk_budget, fewest_tokens, most_tokens));
   const index_t parts = sizes.ranks() > 1 ? shared_piece_bytes(sizes.ranks()) : 0;
-  const index_t exchange = sizes.ranks() > 1 ? 2 * reduce_piece + parts : 0;
+  const index_t piece = std::min(staged_bytes, n * (n + 1) / 2 * double_bytes);
+  const index_t exchange = sizes.ranks() > 1 ? piece + parts : 0;
   return std::max(chunk * n * slice_bytes, exchange);
 }
 
