@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <regex>
 
 #include "quip/core/error.hpp"
 #include "quip/core/memory.hpp"
@@ -31,6 +32,19 @@ void look_at(const std::vector<LinearSpec>& linears, const Collectives& comm,
 }
 
 }  // namespace
+
+std::vector<LinearSpec> QuantizeOptions::selected(const Family& family, index_t block) const {
+  std::vector<LinearSpec> linears = family.linears(block);
+  if (skip.empty()) return linears;
+  try {
+    const std::regex pattern(skip);
+    std::erase_if(
+        linears, [&](const LinearSpec& linear) { return std::regex_search(linear.name, pattern); });
+  } catch (const std::regex_error&) {
+    fail("--skip: '{}' is not a regular expression (ECMAScript syntax)", skip);
+  }
+  return linears;
+}
 
 LayerSurvey survey_layers(const Collectives& comm, const BlockQuantizer& quantizer, index_t blocks,
                           const QuantizeOptions& options) {

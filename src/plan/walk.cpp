@@ -1,6 +1,5 @@
 #include "quip/plan/walk.hpp"
 
-#include <regex>
 #include <set>
 
 #include "pipeline/job_inputs.hpp"
@@ -33,15 +32,6 @@ std::string entry_of(index_t block, const std::vector<LinearSpec>& linears) {
 
 }  // namespace
 
-std::vector<LinearSpec> selected_linears(const PlannedJob& job, index_t block) {
-  std::vector<LinearSpec> linears = job.model.family->linears(block);
-  if (job.options.skip.empty()) return linears;
-  const std::regex skip(job.options.skip);
-  std::erase_if(linears,
-                [&](const LinearSpec& linear) { return std::regex_search(linear.name, skip); });
-  return linears;
-}
-
 Walk::Walk(const PlannedJob& job, const Layout& layout)
     : job_(job), layout_(layout), blocks_(job.model.family->config().blocks) {
   const Family& family = *job.model.family;
@@ -50,7 +40,7 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
   }
   std::set<std::string> quantized;
   for (index_t b = 0; b < blocks_; ++b) {
-    const std::vector<LinearSpec> linears = selected_linears(job, b);
+    const std::vector<LinearSpec> linears = job.options.selected(family, b);
     for (const LinearSpec& linear : linears) {
       quantized.insert(linear.name + ".weight");
       const LayerOptions of_layer = options_of(linear);
@@ -70,7 +60,7 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
 }
 
 LayerOptions Walk::options_of(const LinearSpec& linear) const {
-  return job_.options.overrides.apply(job_.options.layer, linear.name);
+  return job_.options.of(linear.name);
 }
 
 Range Walk::samples_of(const Ledger& ledger) const {
@@ -138,7 +128,7 @@ void Walk::load_tensor(Ledger& ledger, const TensorInfo& info) const {
       allocate_on_node(ledger, info.bytes());
       agree(ledger, do_nothing);
       ledger.node_barrier();
-      ledger.count_gather_over_nodes(share_offsets(count, place.nodes, size_of(info.dtype)));
+      ledger.all_gather_over_nodes({}, share_offsets(count, place.nodes, size_of(info.dtype)));
       ledger.node_barrier();
     }
     agree(ledger, do_nothing);
@@ -161,7 +151,7 @@ void Walk::load_block(Ledger& ledger, index_t b) const {
 void Walk::block(Ledger& ledger, index_t b) {
   load_block(ledger, b);
   const Family& family = *job_.model.family;
-  const std::vector<LinearSpec> linears = selected_linears(job_, b);
+  const std::vector<LinearSpec> linears = job_.options.selected(*job_.model.family, b);
   if (!linears.empty()) {
     ledger.enter("capture");
     agree(ledger, do_nothing);  // room for the captured inputs
@@ -199,15 +189,22 @@ void Walk::hessian(Ledger& ledger, index_t n) {
   measure_channels(ledger, n);
   agree(ledger, do_nothing);
   ledger.add_flops(hessian_flops(n, samples_of(ledger).count() * job_.length));
-  const auto [found, fresh] = triangles_.try_emplace({ledger.rank(), n});
-  if (fresh) {
-    Ledger sums(ledger.rank(), ledger.size(), ledger.place());
+  once(ledger, "triangle", n, [&](Ledger& books) {
     const std::vector<index_t> pieces = triangle_pieces(n);
     for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
       const auto before = [](index_t row) { return row * (row + 1) / 2; };
-      sums.count_sum(before(pieces[p + 1]) - before(pieces[p]));
+      books.count_sum(before(pieces[p + 1]) - before(pieces[p]));
     }
-    found->second = sums.current();
+  });
+}
+
+void Walk::once(Ledger& ledger, const char* what, index_t n,
+                const std::function<void(Ledger&)>& work) {
+  const auto [found, fresh] = costs_.try_emplace({what, ledger.rank(), n});
+  if (fresh) {
+    Ledger books(ledger.rank(), ledger.size(), ledger.place());
+    work(books);
+    found->second = books.current();
   }
   ledger.add(found->second);
 }

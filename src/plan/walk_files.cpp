@@ -43,7 +43,7 @@ void Walk::write_rest(Ledger& ledger) const {
     ledger.add_read(chunks[static_cast<std::size_t>(c)].bytes);
     ledger.add_written(chunks[static_cast<std::size_t>(c)].bytes);
   }
-  ledger.count_gather(offsets);
+  ledger.all_gather_bytes({}, offsets);
   ledger.add_durable(1);
   agree(ledger, do_nothing);
   save_manifest(ledger);
@@ -71,7 +71,7 @@ void Walk::write_states(Ledger& ledger) const {
   agree(ledger, do_nothing);
   ledger.add_written(samples_of(ledger).count() * job_.length * job_.model.family->config().hidden *
                      float_bytes);
-  ledger.count_gather(share_offsets(job_.samples, ledger.size(), std::ssize(a_digest)));
+  ledger.all_gather_bytes({}, share_offsets(job_.samples, ledger.size(), std::ssize(a_digest)));
   ledger.add_durable(1);
   agree(ledger, do_nothing);
   save_manifest(ledger);

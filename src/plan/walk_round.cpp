@@ -77,7 +77,7 @@ void Walk::gather_rows(Ledger& ledger, index_t rows, index_t per_row) {
       offsets.push_back(row_share(rows, r, ledger.size()).last * per_row);
     }
   }
-  ledger.count_gather(offsets);
+  ledger.all_gather_bytes({}, offsets);
 }
 
 void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options,

@@ -6,6 +6,7 @@
 
 #include "backend/cuda/copies.hpp"
 #include "backend/cuda/nccl_collectives.hpp"
+#include "plan/measure_machine.hpp"
 #include "support/rank_devices.hpp"
 #include <gtest/gtest.h>
 
@@ -120,6 +121,19 @@ TEST_F(NcclMpiTest, LargeHessiansAreSummedBetweenDevicesAndSmallOnesOverMpi) {
     const Matrix<double> over_mpi = hessian_of(host_, *backend, n, comm_->rank());
     for (index_t i = 0; i < n; ++i) {
       for (index_t j = 0; j <= i; ++j) ASSERT_EQ(h(i, j), over_mpi(i, j)) << i << ' ' << j;
+    }
+  }
+}
+
+// A sum and a broadcast of the triangle, each once; what gathers and votes send stays with MPI.
+TEST_F(NcclMpiTest, ACalibrationTakesTheWayOfTheRun) {
+  for (const auto& [n, carried] : {std::pair<index_t, index_t>{1023, 0}, {1024, 1024 * 1025}}) {
+    const std::size_t before = cuda_on_host::nccl_bytes();
+    plan::Rates rates;
+    plan::measure_links(*comm_, n, rates, 0);
+    EXPECT_EQ(cuda_on_host::nccl_bytes() - before, static_cast<std::size_t>(carried) * 8) << n;
+    for (const plan::Exchange kind : plan::all_exchanges) {
+      EXPECT_GT(rates.links.at(to_string(kind)).bandwidth, 0);
     }
   }
 }

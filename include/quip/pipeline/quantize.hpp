@@ -5,11 +5,13 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
+#include "quip/model/family.hpp"
 #include "quip/pipeline/progress.hpp"
 #include "quip/pipeline/wide_options.hpp"
 #include "quip/quant/options/options.hpp"
@@ -38,6 +40,13 @@ struct QuantizeOptions {
   std::function<bool()> stop_requested = [] { return false; };
   /// Called on every rank with lines for the user.
   std::function<void(const std::string&)> on_note = [](const std::string&) {};
+
+  /// Returns how a layer is quantized.
+  [[nodiscard]] LayerOptions of(const std::string& name) const {
+    return overrides.apply(layer, name);
+  }
+  /// Returns the linears of a block that get quantized: all but those that `skip` matches.
+  [[nodiscard]] std::vector<LinearSpec> selected(const Family& family, index_t block) const;
 };
 
 enum class Ending {

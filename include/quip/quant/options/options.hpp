@@ -62,6 +62,8 @@ struct LayerOptions {
   std::uint64_t seed = 0;
   bool spectra = false;  ///< also decompose the Hessians, for the report; changes no result
 
+  bool operator==(const LayerOptions&) const = default;
+
   // The steps in force.
   /// Greedy passes.
   [[nodiscard]] int effective_passes() const;
