@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 
 #include "quip/core/usage.hpp"
 #include "quip/quant/factor/work.hpp"
@@ -30,22 +31,14 @@ void for_lower_blocks(const BlockCyclic& layout, index_t first, index_t last, in
 class PanelBuffer {
  public:
   PanelBuffer(const BlockCyclic& layout, index_t width, int ranks)
-      : layout_(layout), sum_(layout.n() * width), packed_(layout.n() * width) {
-    offsets_.resize(at(ranks) + 1);
-  }
+      : layout_(layout), ranks_(ranks), sum_(layout.n() * width), packed_(layout.n() * width) {}
 
   /// Block columns [first, last) come next.
   void start(index_t first, index_t last) {
     first_ = first;
     last_ = last;
     std::fill_n(sum_.data(), view().size(), 0.0);
-    for (std::size_t r = 0; r + 1 < offsets_.size(); ++r) {
-      index_t elements = 0;
-      for_lower_blocks(layout_, first, last, static_cast<int>(r), [&](index_t i, index_t j) {
-        elements += layout_.rows.width(i) * layout_.cols.width(j);
-      });
-      offsets_[r + 1] = offsets_[r] + elements;
-    }
+    offsets_ = panel_offsets(layout_, first, last, ranks_);
   }
 
   /// From the diagonal of the first column on down.
@@ -87,6 +80,7 @@ class PanelBuffer {
   }
 
   const BlockCyclic& layout_;
+  int ranks_;
   index_t first_ = 0;
   index_t last_ = 0;
   Buffer<double> sum_;
@@ -126,6 +120,18 @@ index_t hessian_panel_width(index_t n, int ranks) {
   const index_t unit = Backend::hessian_panel_unit;
   const index_t share = n / (8 * ranks) / unit * unit;
   return std::min((n + unit - 1) / unit * unit, std::clamp(share, narrowest_panel, widest_panel));
+}
+
+std::vector<index_t> panel_offsets(const BlockCyclic& layout, index_t first, index_t last,
+                                   int ranks) {
+  std::vector<index_t> offsets(at(ranks) + 1, 0);
+  for (index_t j = first; j < last; ++j) {
+    for (index_t i = j; i < layout.blocks(); ++i) {
+      offsets[at(layout.owner(i, j)) + 1] += layout.rows.width(i) * layout.cols.width(j);
+    }
+  }
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  return offsets;
 }
 
 void distributed_hessian(Collectives& comm, Backend& backend, ConstTensorView x,

@@ -1,16 +1,19 @@
 #include "quip/calib/hessian.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "quip/calib/channel_scales.hpp"
+#include "quip/comm/schedule.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/quant/factor/work.hpp"
 
 namespace quip {
 namespace {
 
-constexpr index_t reduce_elements = 1 << 19;  // 4 MiB of doubles at a time
+/// Elements of the lower triangle above a row.
+index_t elements_before(index_t row) { return row * (row + 1) / 2; }
 
 /// Sums the lower triangle over ranks.
 void reduce_lower_triangle(Collectives& comm, MatrixView<double> h) {
@@ -20,6 +23,8 @@ void reduce_lower_triangle(Collectives& comm, MatrixView<double> h) {
   for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
     const Range rows{pieces[p], pieces[p + 1]};
     piece.clear();
+    piece.reserve(
+        static_cast<std::size_t>(elements_before(rows.last) - elements_before(rows.first)));
     for (index_t i = rows.first; i < rows.last; ++i) {
       piece.insert(piece.end(), h.row(i), h.row(i) + i + 1);
     }
@@ -35,15 +40,14 @@ void reduce_lower_triangle(Collectives& comm, MatrixView<double> h) {
 }  // namespace
 
 std::vector<index_t> triangle_pieces(index_t n) {
+  const index_t bytes = elements_before(n) * index_t{sizeof(double)};
+  const index_t count = bytes / staged_bytes + 1;
   std::vector<index_t> first{0};
-  while (first.back() < n) {
-    index_t last = first.back();
-    index_t elements = 0;
-    while (last < n && (elements == 0 || elements + last + 1 <= reduce_elements)) {
-      elements += ++last;
-    }
-    first.push_back(last);
+  for (index_t k = 1; k < count; ++k) {  // row²/2 elements before it are k of `count` parts
+    const double share = static_cast<double>(k) / static_cast<double>(count);
+    first.push_back(std::llround(static_cast<double>(n) * std::sqrt(share)));
   }
+  first.push_back(n);
   return first;
 }
 

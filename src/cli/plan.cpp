@@ -8,6 +8,7 @@
 #include "layer_arguments.hpp"
 #include "run_arguments.hpp"
 
+#include "quip/backend/cuda_backend.hpp"
 #include "quip/calib/token_set.hpp"
 #include "quip/plan/calibrate.hpp"
 #include "quip/plan/render.hpp"
@@ -164,7 +165,9 @@ class PlanCommand final : public Command {
     layout.threads = run_.use_threads(node_size);
     layout.nodes = comm.place().nodes;
     const auto backend = run_.make_backend(comm, layout.threads);
-    Rates rates = plan::calibrate(comm, *backend, job, layout, scratch_);
+    const auto between_devices = make_device_collectives(*backend, comm, stall_timeout());
+    Collectives& fastest = between_devices ? *between_devices : comm;
+    Rates rates = plan::calibrate(fastest, *backend, job, layout, scratch_);
     agree(comm, [&] {
       if (comm.rank() == 0 && !rates_file_.empty()) {
         write_file(rates_file_, plan::to_json(rates).dump(2) + "\n");

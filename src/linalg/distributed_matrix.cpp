@@ -72,20 +72,25 @@ void BlockColumn<T>::pack(const DistributedMatrix& matrix) {
   }
 }
 
+std::vector<index_t> column_offsets(const BlockCyclic& layout, index_t j, index_t first,
+                                    index_t element, int ranks) {
+  std::vector<index_t> offsets{0};
+  for (int rank = 0; rank < ranks; ++rank) {
+    const bool sends =
+        rank < layout.grid.size() && layout.grid.col_of(rank) == layout.cols.owner(j);
+    const index_t rows = sends ? layout.rows.extent_of(layout.grid.row_of(rank), first) : 0;
+    offsets.push_back(offsets.back() + rows * layout.cols.width(j) * element);
+  }
+  return offsets;
+}
+
 template <typename T>
 void BlockColumn<T>::gather(Collectives& comm, const DistributedMatrix& matrix, index_t j,
                             index_t first) {
   column_ = j;
   first_ = first;
   pack(matrix);
-  offsets_.assign(1, 0);
-  for (int rank = 0; rank < comm.size(); ++rank) {
-    const bool sends =
-        rank < layout_.grid.size() && layout_.grid.col_of(rank) == layout_.cols.owner(j);
-    const index_t rows = sends ? layout_.rows.extent_of(layout_.grid.row_of(rank), first) : 0;
-    offsets_.push_back(offsets_.back() +
-                       rows * layout_.cols.width(j) * static_cast<index_t>(sizeof(T)));
-  }
+  offsets_ = column_offsets(layout_, j, first, sizeof(T), comm.size());
   const auto elements = offsets_.back() / static_cast<index_t>(sizeof(T));
   comm.all_gather_bytes(
       std::as_writable_bytes(std::span(data_.data(), static_cast<std::size_t>(elements))),

@@ -5,6 +5,7 @@
 #include "quip/calib/hessian.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/model/work.hpp"
+#include "quip/pipeline/device_memory.hpp"
 
 namespace quip {
 
@@ -17,12 +18,10 @@ Capture::Capture(Collectives& comm, Backend& backend, const Family& family, inde
       phases_(phases),
       block_(block) {
   auto scope = phases_.measure("capture");
-  index_t widest = 0;
-  for (int tap = 0; tap < family.taps(); ++tap) widest = std::max(widest, family.tap_width(tap));
   agree(comm_, [&] {
     residual_ = backend_.allocate_samples(states.rows, states.cols);
     backend_.copy(states, residual_.view());
-    captured_ = backend_.allocate_samples(shard.tokens(), widest);
+    captured_ = backend_.allocate_samples(shard.tokens(), widest_tap(family));
   });
 }
 

@@ -16,14 +16,14 @@ namespace {
 constexpr index_t float_bytes = sizeof(float);
 
 /// fp32, and in bfloat16 those that products read.
-index_t weight_bytes(const Family& family) {
+index_t weight_bytes(const Family& family, index_t block) {
   index_t bytes = 0;
-  for (const TensorSpec& tensor : family.block_tensors(0)) {
+  for (const TensorSpec& tensor : family.block_tensors(block)) {
     index_t elements = 1;
     for (const index_t extent : tensor.shape) elements *= extent;
     bytes += elements * float_bytes;
   }
-  for (const LinearSpec& linear : family.linears(0)) {
+  for (const LinearSpec& linear : family.linears(block)) {
     bytes += linear.rows * linear.cols * float_bytes + bf16_bytes(linear.rows, linear.cols);
   }
   return bytes;
@@ -43,20 +43,14 @@ index_t unit_bytes(const DeviceWork& work) {
   return most * std::min<index_t>(device_lanes(work.threads), work.samples);
 }
 
-index_t widest_tap(const Family& family) {
-  index_t widest = 0;
-  for (int tap = 0; tap < family.taps(); ++tap) widest = std::max(widest, family.tap_width(tap));
-  return widest;
-}
-
 /// Of one layer: what its rounding holds whole, and beyond that in pieces.
 struct LayerNeeds {
   index_t fixed = 0;
   index_t pieces = 0;
 };
 
-LayerNeeds rounding_needs(const DeviceWork& work, const LinearSpec& linear) {
-  const LayerOptions options = work.options(linear.name);
+LayerNeeds rounding_needs(const DeviceWork& work, const LinearSpec& linear,
+                          const LayerOptions& options) {
   const index_t n = linear.cols;
   const index_t rows = row_share(linear.rows, work.rank, work.ranks).count();
   const index_t lane = rounding_lane_bytes(n, options) + n * float_bytes;
@@ -72,18 +66,12 @@ struct Work {
   index_t rounding = 0;  ///< what cannot be cut
   index_t pieces = 0;
   index_t wide = 0;  ///< rounding of wide layers, which the host does where there is no room
-  index_t dequantizing = 0;
 };
 
-Work quantizing_needs(const DeviceWork& work) {
+Work quantizing_needs(const DeviceWork& work, const BlockKind& kind) {
   Work most;
-  for (const LinearSpec& linear : work.linears) {
-    // The weights come beside those that they replace.
-    const index_t weights = linear.rows * linear.cols * float_bytes;
-    most.dequantizing =
-        std::max(most.dequantizing,
-                 weights + dequantize_bytes(linear.rows, linear.cols, work.options(linear.name)));
-    const LayerNeeds needs = rounding_needs(work, linear);
+  for (const auto& [linear, options] : kind.linears) {
+    const LayerNeeds needs = rounding_needs(work, linear, options);
     if (work.wide.covers(linear.cols)) {
       most.wide = std::max(most.wide, needs.fixed);
       continue;
@@ -94,13 +82,23 @@ Work quantizing_needs(const DeviceWork& work) {
   return most;
 }
 
-}  // namespace
+/// To turn codes into weights, one layer after another.
+index_t dequantizing_needs(const DeviceWork& work, const BlockKind& kind) {
+  index_t most = 0;
+  for (const auto& [linear, options] : kind.linears) {
+    index_t bytes = dequantize_bytes(linear.rows, linear.cols, options);
+    // Those just quantized come beside the weights that they replace.
+    if (!work.packed) bytes += linear.rows * linear.cols * float_bytes;
+    most = std::max(most, bytes);
+  }
+  return most;
+}
 
-DeviceNeeds device_needs(const DeviceWork& work) {
+DeviceNeeds needs_of(const DeviceWork& work, const BlockKind& kind) {
   const Family& family = work.family;
   const index_t tokens = work.samples * work.length;
   const index_t states = tokens * family.config().hidden * float_bytes;
-  const index_t weights = weight_bytes(family);
+  const index_t weights = weight_bytes(family, kind.block);
   const index_t libraries = workspace_bytes(work.threads);
   const index_t units = unit_bytes(work);
   Footprint forward{"forward",
@@ -109,43 +107,82 @@ DeviceNeeds device_needs(const DeviceWork& work) {
                      {"hidden states", states},
                      {"work", units}}};
   DeviceNeeds needs;
-  needs.fixed = weights + libraries + units;
+  const index_t dequantizing = dequantizing_needs(work, kind);
+  needs.fixed = weights + libraries + std::max(units, dequantizing);
   needs.samples = states;
   needs.fullest = forward;
-  if (work.packed) {
-    for (const LinearSpec& linear : family.linears(0)) {
-      // As by default: the options are the packed model's.
-      const index_t bytes = dequantize_bytes(linear.rows, linear.cols, LayerOptions{});
-      needs.fixed = std::max(needs.fixed, weights + libraries + bytes);
-    }
-  }
-  if (work.linears.empty()) return needs;
+  if (work.packed || kind.linears.empty()) return needs;
 
   // Of a wide layer the transformed inputs, too.
-  const bool wide = std::any_of(work.linears.begin(), work.linears.end(),
-                                [&](const LinearSpec& l) { return work.wide.covers(l.cols); });
+  const bool wide = std::any_of(kind.linears.begin(), kind.linears.end(), [&](const auto& planned) {
+    return work.wide.covers(planned.first.cols);
+  });
   const index_t captured = (wide ? 2 : 1) * tokens * widest_tap(family) * float_bytes;
   const index_t tile = largest_pieces(widest_tap(family), tokens).bytes();
   Footprint capture = forward;
   capture.moment = "capture, hessian";
   capture.items.insert(capture.items.begin() + 3,
                        {{"running residual", states}, {"captured inputs", captured}});
-  const Work work_bytes = quantizing_needs(work);
+  const Work work_bytes = quantizing_needs(work, kind);
   capture.items.back().second = std::max({units, tile, work_bytes.wide});
 
   Footprint round = work.true_sequential ? capture : forward;
   round.moment = "factor, round";
-  round.items.back().second =
-      std::max(work_bytes.rounding + work_bytes.pieces, work_bytes.dequantizing);
+  round.items.back().second = std::max(work_bytes.rounding + work_bytes.pieces, dequantizing);
 
   needs.samples += states + captured;
-  needs.fixed =
-      weights + libraries + std::max({units, work_bytes.rounding, work_bytes.dequantizing});
+  needs.fixed = std::max(needs.fixed, weights + libraries + work_bytes.rounding);
   needs.pieces = std::max({tile, work_bytes.pieces, work_bytes.wide});
   for (const Footprint& moment : {capture, round}) {
     if (moment.total() > needs.fullest.total()) needs.fullest = moment;
   }
   return needs;
+}
+
+}  // namespace
+
+index_t widest_tap(const Family& family) {
+  index_t widest = 0;
+  for (int tap = 0; tap < family.taps(); ++tap) widest = std::max(widest, family.tap_width(tap));
+  return widest;
+}
+
+std::vector<BlockKind> kinds_of_blocks(const Family& family, const QuantizeOptions& options) {
+  std::vector<BlockKind> kinds;
+  std::vector<std::pair<std::vector<index_t>, std::vector<LayerOptions>>> known;
+  for (index_t b = 0; b < family.config().blocks; ++b) {
+    BlockKind kind{b, {}};
+    std::vector<index_t> shapes;
+    std::vector<LayerOptions> of_layers;
+    for (const TensorSpec& tensor : family.block_tensors(b)) {
+      shapes.insert(shapes.end(), tensor.shape.begin(), tensor.shape.end());
+    }
+    for (const LinearSpec& linear : family.linears(b)) {
+      shapes.insert(shapes.end(), {linear.rows, linear.cols});
+    }
+    for (const LinearSpec& linear : options.selected(family, b)) {
+      shapes.insert(shapes.end(), {linear.rows, linear.cols, linear.tap});
+      of_layers.push_back(options.of(linear.name));
+      kind.linears.emplace_back(linear, of_layers.back());
+    }
+    std::pair outline(std::move(shapes), std::move(of_layers));
+    if (std::find(known.begin(), known.end(), outline) != known.end()) continue;
+    known.push_back(std::move(outline));
+    kinds.push_back(std::move(kind));
+  }
+  return kinds;
+}
+
+DeviceNeeds device_needs(const DeviceWork& work) {
+  DeviceNeeds most;
+  for (const BlockKind& kind : work.kinds) {
+    const DeviceNeeds needs = needs_of(work, kind);
+    most.fixed = std::max(most.fixed, needs.fixed);
+    most.pieces = std::max(most.pieces, needs.pieces);
+    most.samples = std::max(most.samples, needs.samples);
+    if (needs.fullest.total() > most.fullest.total()) most.fullest = needs.fullest;
+  }
+  return most;
 }
 
 void plan_device_memory(Collectives& comm, Backend& backend, const DeviceWork& work) {

@@ -50,6 +50,28 @@ OpenModel open_model(const std::filesystem::path& model, const std::filesystem::
   return opened;
 }
 
+QuantizeOptions OpenModel::stored_as() const {
+  QuantizeOptions options;
+  options.skip = packed ? recorded(*packed, "/options/skip").get<std::string>() : ".";
+  if (!packed) return options;
+  std::string rule = ".:";  // for all layers
+  for (const std::string key : {"method", "bits", "rescale", "transform", "grid", "symmetric"}) {
+    const nlohmann::json& value = recorded(*packed, ("/options/" + key).c_str());
+    if (value.is_boolean()) {
+      rule += fmt::format("{}={},", key, value.get<bool>() ? "on" : "off");
+    } else {
+      rule +=
+          fmt::format("{}={},", key, value.is_string() ? value.get<std::string>() : value.dump());
+    }
+  }
+  const auto group = recorded(*packed, "/options/group_size").get<index_t>();
+  options.overrides.add(rule + "group-size=" + (group == 0 ? "row" : std::to_string(group)));
+  for (const auto& item : recorded(*packed, "/options/overrides")) {
+    options.overrides.add(item.get<std::string>());
+  }
+  return options;
+}
+
 WeightSet OpenModel::block(Collectives& comm, Backend& backend, index_t number) const {
   return packed ? load_block(comm, backend, *packed, *family, number)
                 : load_block(comm, backend, *checkpoint, *family, number);

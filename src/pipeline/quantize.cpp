@@ -89,8 +89,7 @@ class Job {
             .rank = comm_.rank(),
             .ranks = comm_.size(),
             .threads = threads,
-            .linears = options_.selected(family_, 0),
-            .options = [this](const std::string& layer) { return options_.of(layer); },
+            .kinds = kinds_of_blocks(family_, options_),
             .wide = options_.wide,
             .true_sequential = options_.true_sequential,
             .packed = false};

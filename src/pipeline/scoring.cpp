@@ -94,6 +94,10 @@ std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& ba
                                                   std::span<const index_t> first_scored,
                                                   Progress& progress) {
   Family& family = *model.family;
+  std::vector<BlockKind> kinds;
+  agree(comm, [&] {
+    if (backend.memory()) kinds = kinds_of_blocks(family, model.stored_as());
+  });
   plan_device_memory(comm, backend,
                      {.family = family,
                       .samples = shard.samples.count(),
@@ -101,8 +105,7 @@ std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& ba
                       .rank = comm.rank(),
                       .ranks = comm.size(),
                       .threads = omp_get_max_threads(),
-                      .linears = {},
-                      .options = {},
+                      .kinds = std::move(kinds),
                       .wide = {},
                       .true_sequential = false,
                       .packed = model.packed != nullptr});

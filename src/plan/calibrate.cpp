@@ -2,14 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <set>
 #include <vector>
 
 #include "measure_machine.hpp"
 
+#include "quip/backend/device_work.hpp"
 #include "quip/core/rng.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
+#include "quip/pipeline/device_memory.hpp"
+#include "quip/pipeline/loader.hpp"
 
 namespace quip::plan {
 namespace {
@@ -20,159 +22,162 @@ const std::set<std::string> device_phases{"capture", "hessian",    "factor",
                                           "round",   "dequantize", "forward"};
 constexpr index_t most_samples = 32;  // of a rank: enough to drive caches as a run does
 
-/// Seconds and flops of the phases of one block.
-using Block = std::map<std::string, Phase>;
+/// What a rank did in a phase of one block, and for how long without communication.
+struct Work {
+  double flops = 0;
+  double seconds = 0;
+};
+using Block = std::map<std::string, Work>;
 
-Tensor random_tensor(Backend& backend, index_t rows, index_t cols, float scale,
-                     const std::string& name) {
-  const RandomStream random(derive_key(0, name, "calibration"));
-  std::vector<float> host(static_cast<std::size_t>(rows * cols));
-  for (std::size_t i = 0; i < host.size(); ++i) {
-    host[i] = scale * static_cast<float>(random.normal(i));
-  }
-  Tensor tensor = backend.allocate(rows, cols);
-  backend.upload(host, tensor.view());
-  return tensor;
-}
-
-/// Weights of a block: gains around one, everything else small.
-WeightSet random_weights(Backend& backend, const Family& family) {
-  constexpr float scale = 0.02F;
-  WeightSet weights;
-  for (const TensorSpec& tensor : family.block_tensors(0)) {
-    weights.insert(tensor.name, random_tensor(backend, 1, tensor.shape[0], scale, tensor.name));
-  }
-  for (const LinearSpec& linear : family.linears(0)) {
-    const std::string name = linear.name + ".weight";
-    weights.insert(name, random_tensor(backend, linear.rows, linear.cols, scale, name));
-  }
-  return weights;
-}
-
-SampleShard shard_of(index_t samples, index_t length) {
+/// Samples of random tokens for each rank.
+SampleShard shard_of(int rank, index_t samples, index_t length, index_t vocabulary) {
+  const RandomStream random(derive_key(static_cast<std::uint64_t>(rank), "tokens", "calibration"));
   SampleShard shard;
-  shard.samples = {0, samples};
+  shard.samples = {rank * samples, (rank + 1) * samples};
   shard.length = length;
-  shard.ids.resize(static_cast<std::size_t>(samples * length));
+  for (index_t i = 0; i < samples * length; ++i) {
+    const double draw = random.uniform(static_cast<std::uint64_t>(i));
+    shard.ids.push_back(static_cast<std::int32_t>(draw * static_cast<double>(vocabulary)));
+  }
   for (index_t i = 0; i <= samples; ++i) shard.offsets.push_back(i * length);
   return shard;
 }
 
-/// One rank's block on `samples` samples, alone.
-class BlockTrial {
- public:
-  BlockTrial(Backend& backend, const PlannedJob& job)
-      : backend_(backend), job_(job), options_(job.options) {
-    options_.wide = {};
-    job.model.family->prepare(backend, job.length);
-  }
-
-  [[nodiscard]] Block run(index_t samples) {
-    SelfCollectives self;
-    Phases phases;
-    const Family& family = *job_.model.family;
-    BlockQuantizer quantizer(self, backend_, family, options_, phases);
-    WeightSet weights = random_weights(backend_, family);
-    const SampleShard shard = shard_of(samples, job_.length);
-    const Tensor states =
-        random_tensor(backend_, shard.tokens(), family.config().hidden, 1.0F, "hidden states");
-    static_cast<void>(quantizer.quantize(0, weights, shard, states.cview()));
-    {
-      const auto scope = phases.measure("forward");
-      forward_shard(self, backend_, family, 0, weights, shard, states.view());
-    }
-    Block block;
-    for (const Phase& phase : phases.all()) block[phase.name] = phase;
-    return block;
-  }
-
- private:
-  Backend& backend_;
-  const PlannedJob& job_;
-  QuantizeOptions options_;
-};
-
-double largest(Collectives& comm, double value) {
-  auto single = static_cast<float>(value);
-  comm.all_reduce_max(std::span(&single, 1));
-  return single;
-}
-
-/// One trial on all ranks at once: each phase takes as long as on the slowest rank. A rank that has
-/// to wait for a core before it begins would seem fast: what all take together stretches its time.
-Block together(Collectives& comm, BlockTrial& trial, index_t samples) {
+/// In each phase the rank that computes for the longest: the others wait for it.
+Block busiest(Collectives& comm, const std::vector<Phase>& phases) {
   Block block;
-  comm.barrier();
-  const auto start = std::chrono::steady_clock::now();
-  agree(comm, [&] { block = trial.run(samples); });
-  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-  double own = 0;
-  for (const auto& item : block) own += item.second.seconds;
-  const double stretch = largest(comm, spent.count()) / own;
-  for (auto& item : block) item.second.seconds = largest(comm, item.second.seconds * stretch);
+  for (const std::string& name : computing_phases) {
+    const auto found = std::find_if(phases.begin(), phases.end(),
+                                    [&](const Phase& phase) { return phase.name == name; });
+    std::vector<double> seconds(static_cast<std::size_t>(comm.size()), 0.0);
+    std::vector<double> flops(seconds.size(), 0.0);
+    if (found != phases.end()) {
+      const auto self = static_cast<std::size_t>(comm.rank());
+      seconds[self] = found->seconds - found->usage.communication_seconds;
+      flops[self] = found->usage.flops;
+    }
+    comm.all_reduce_sum(seconds);  // one rank's value and zeros
+    comm.all_reduce_sum(flops);
+    const auto longest = std::max_element(seconds.begin(), seconds.end());
+    block[name] = {flops[static_cast<std::size_t>(longest - seconds.begin())], *longest};
+  }
   return block;
 }
 
-/// The median of some trials, phase by phase.
-Block typical(Collectives& comm, BlockTrial& trial, index_t samples) {
-  std::vector<Block> blocks;
-  blocks.reserve(static_cast<std::size_t>(repeats));
-  for (int repeat = 0; repeat < repeats; ++repeat) {
-    blocks.push_back(together(comm, trial, samples));
+/// One block as a run on these ranks takes it.
+class BlockTrial {
+ public:
+  BlockTrial(Collectives& comm, Backend& backend, const PlannedJob& job, index_t block)
+      : comm_(comm), backend_(backend), job_(job), block_(block) {
+    agree(comm, [&] { job.model.family->prepare(backend, job.length); });
+    load_into(ends_, comm, backend, *job.model.source, job.model.family->end_tensors());
   }
-  Block median = blocks.front();
+
+  /// `samples`: of each rank.
+  [[nodiscard]] Block run(index_t samples) {
+    const Family& family = *job_.model.family;
+    Phases phases;
+    BlockQuantizer quantizer(comm_, backend_, family, job_.options, phases);
+    WeightSet weights = load_block(comm_, backend_, *job_.model.source, family, block_);
+    const SampleShard shard =
+        shard_of(comm_.rank(), samples, job_.length, family.config().vocabulary);
+    const Tensor states = embed_shard(comm_, backend_, family, *job_.model.source, ends_, shard);
+    static_cast<void>(quantizer.quantize(block_, weights, shard, states.cview()));
+    {
+      const auto scope = phases.measure("forward");
+      forward_shard(comm_, backend_, family, block_, weights, shard, states.view());
+    }
+    return busiest(comm_, phases.all());
+  }
+
+ private:
+  Collectives& comm_;
+  Backend& backend_;
+  const PlannedJob& job_;
+  index_t block_;
+  WeightSet ends_;
+};
+
+/// The median, phase by phase, of as many trials as begin within `patience` seconds; of one in any
+/// case.
+Block typical(Collectives& comm, BlockTrial& trial, index_t samples, double patience) {
+  std::vector<Block> blocks;
+  do {
+    const auto start = std::chrono::steady_clock::now();
+    blocks.push_back(trial.run(samples));
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+    patience -= largest(comm, spent.count());
+  } while (patience > 0 && std::ssize(blocks) < repeats);
+  Block median;
   for (const std::string& name : computing_phases) {
-    std::vector<double> seconds;
-    seconds.reserve(blocks.size());
-    for (Block& block : blocks) seconds.push_back(block[name].seconds);
-    std::sort(seconds.begin(), seconds.end());
-    median[name].seconds = seconds[seconds.size() / 2];
+    std::sort(blocks.begin(), blocks.end(), [&](const Block& a, const Block& b) {
+      return a.at(name).seconds < b.at(name).seconds;
+    });
+    median[name] = blocks[blocks.size() / 2].at(name);
   }
   return median;
 }
 
-/// The line through two points, if it rises; else the proportion of the larger.
-Speed fit(const Phase& few, const Phase& many) {
-  const double flops = many.usage.flops - few.usage.flops;
-  const double seconds = many.seconds - few.seconds;
-  constexpr double least = 1e-9;
-  if (flops <= 0.25 * many.usage.flops || seconds <= least) {
-    const Phase& quick =
-        few.usage.flops < many.usage.flops || many.seconds < few.seconds ? many : few;
-    return {quick.usage.flops / std::max(quick.seconds, least), 0};
-  }
-  const double rate = flops / seconds;
-  const double fixed = few.seconds - few.usage.flops / rate;
-  if (fixed > 0) return {rate, fixed};
-  return {many.usage.flops / many.seconds, 0};
+/// The kind of block whose rounding is the most work.
+const BlockKind& heaviest(const std::vector<BlockKind>& kinds) {
+  const auto work = [](const BlockKind& kind) {
+    double flops = 0;
+    for (const auto& [linear, options] : kind.linears) {
+      flops += static_cast<double>(linear.rows) * static_cast<double>(linear.cols * linear.cols);
+    }
+    return flops;
+  };
+  return *std::max_element(kinds.begin(), kinds.end(),
+                           [&](const auto& a, const auto& b) { return work(a) < work(b); });
 }
 
 }  // namespace
 
 Rates calibrate(Collectives& comm, Backend& backend, const PlannedJob& job, const Layout& layout,
-                const std::filesystem::path& scratch) {
+                const std::filesystem::path& scratch, double patience) {
+  const Family& family = *job.model.family;
+  std::vector<BlockKind> kinds;
+  agree(comm, [&] {
+    static_cast<void>(Walk(job, layout));  // throws for what cannot be planned
+    kinds = kinds_of_blocks(family, job.options);
+  });
+  const BlockKind& kind = heaviest(kinds);
   Rates rates;
   rates.machine = backend.describe();
   rates.ranks = comm.size();
   rates.ranks_per_node = layout.ranks_per_node;
   rates.baseline_bytes = measure_baseline(comm, job, layout.threads, scratch);
-  BlockTrial trial(backend, job);
+
+  // Rounds of samples side by side that are full, and no more of them than a run has.
+  const bool on_device = layout.gpus_per_node > 0;
+  const index_t lanes = on_device ? device_lanes(layout.threads) : layout.threads;
   const index_t of_rank = std::max<index_t>(1, job.samples / comm.size());
-  const index_t many = std::max<index_t>(2 * layout.threads, std::min(of_rank, most_samples));
-  const index_t few = std::max<index_t>(layout.threads, many / 4);
-  const Block small = typical(comm, trial, few);
-  const Block large = typical(comm, trial, many);
-  const double crowding = layout.threads / layout.cores_of_rank();
-  for (const std::string& phase : computing_phases) {
-    const Speed speed = fit(small.at(phase), large.at(phase));
-    if (layout.gpus_per_node > 0 && device_phases.contains(phase)) {
-      rates.device[phase] = {speed.flops / layout.gpus_of_rank(), speed.seconds};
+  const index_t samples =
+      lanes * std::clamp<index_t>(most_samples / lanes, 1, (of_rank + lanes - 1) / lanes);
+  plan_device_memory(comm, backend,
+                     {.family = family,
+                      .samples = samples,
+                      .length = job.length,
+                      .rank = comm.rank(),
+                      .ranks = comm.size(),
+                      .threads = layout.threads,
+                      .kinds = {kind},
+                      .wide = job.options.wide,
+                      .true_sequential = job.options.true_sequential});
+  BlockTrial trial(comm, backend, job, kind.block);
+  for (const auto& [phase, work] : typical(comm, trial, samples, patience)) {
+    // Positive where there is nothing to do, as dequantizing without a transform: nobody asks then.
+    const double flops = std::max(work.flops, 1.0) / std::max(work.seconds, 1e-9);
+    if (on_device && device_phases.contains(phase)) {
+      rates.device[phase] = flops / layout.gpus_of_rank();
     } else {
-      rates.host[phase] = {speed.flops / layout.cores_of_rank(), speed.seconds / crowding};
+      rates.host[phase] = flops / layout.cores_of_rank();
     }
   }
-  measure_links(comm, rates);
-  measure_files(comm, job, scratch, rates);
+  const index_t widest = widest_tap(family);
+  measure_links(comm, job.options.wide.covers(widest) ? family.config().hidden : widest, rates,
+                patience);
+  measure_files(comm, job, scratch, rates, patience);
   return rates;
 }
 

@@ -56,14 +56,6 @@ void Ledger::count_sum(index_t count) {
       2 * payload * (size_ - 1) / size_);
 }
 
-void Ledger::count_reduce_scatter(index_t total, index_t mine) {
-  if (size_ == 1) return;
-  constexpr auto element = static_cast<index_t>(sizeof(double));
-  const auto payload = static_cast<double>(total * element);
-  // Half of what a sum on all ranks takes.
-  add(Exchange::reduce, (total - mine) * element, payload / 2, payload * (size_ - 1) / size_);
-}
-
 void Ledger::count_maximum(index_t bytes) {
   if (size_ == 1) return;
   const auto payload = static_cast<double>(bytes);
@@ -83,30 +75,19 @@ void Ledger::count_text(index_t bytes, int root) {
   count_broadcast(bytes, root);
 }
 
-void Ledger::count_gather(std::span<const index_t> offsets) {
-  if (size_ == 1) return;
-  const auto payload = static_cast<double>(offsets.back());
-  add(Exchange::gather, sent_by_gather(offsets, rank_, size_), payload,
-      payload * (size_ - 1) / size_);
-}
-
-void Ledger::count_gather_over_nodes(std::span<const index_t> offsets) {
-  if (place_.nodes == 1) return;
-  const auto payload = static_cast<double>(offsets.back());
-  const auto node = static_cast<std::size_t>(place_.node);
-  const bool leads = place_.rank == 0;
-  const index_t share = offsets[node + 1] - offsets[node];
-  add(Exchange::gather, leads ? share * (place_.nodes - 1) : 0, payload,
-      payload * (place_.nodes - 1) / size_);
-}
-
 void Ledger::all_reduce_sum(std::span<double> values) {
   count_sum(static_cast<index_t>(values.size()));
 }
 
 void Ledger::reduce_scatter_sum(std::span<double> /*values*/, std::span<const index_t> offsets) {
+  if (size_ == 1) return;
+  constexpr auto element = static_cast<index_t>(sizeof(double));
   const auto self = static_cast<std::size_t>(rank_);
-  count_reduce_scatter(offsets.back(), offsets[self + 1] - offsets[self]);
+  const index_t total = offsets.back();
+  const auto payload = static_cast<double>(total * element);
+  // Half of what a sum on all ranks takes.
+  add(Exchange::reduce, (total - offsets[self + 1] + offsets[self]) * element, payload / 2,
+      payload * (size_ - 1) / size_);
 }
 
 void Ledger::all_reduce_max(std::span<float> values) {
@@ -118,7 +99,10 @@ void Ledger::broadcast_bytes(std::span<std::byte> bytes, int root) {
 }
 
 void Ledger::all_gather_bytes(std::span<std::byte> /*buffer*/, std::span<const index_t> offsets) {
-  count_gather(offsets);
+  if (size_ == 1) return;
+  const auto payload = static_cast<double>(offsets.back());
+  add(Exchange::gather, sent_by_gather(offsets, rank_, size_), payload,
+      payload * (size_ - 1) / size_);
 }
 
 void Ledger::node_barrier() {
@@ -135,7 +119,13 @@ void Ledger::node_broadcast(std::span<std::byte> bytes) {
 
 void Ledger::all_gather_over_nodes(std::span<std::byte> /*buffer*/,
                                    std::span<const index_t> offsets) {
-  count_gather_over_nodes(offsets);
+  if (place_.nodes == 1) return;
+  const auto payload = static_cast<double>(offsets.back());
+  const auto node = static_cast<std::size_t>(place_.node);
+  const bool leads = place_.rank == 0;
+  const index_t share = offsets[node + 1] - offsets[node];
+  add(Exchange::gather, leads ? share * (place_.nodes - 1) : 0, payload,
+      payload * (place_.nodes - 1) / size_);
 }
 
 }  // namespace quip::plan

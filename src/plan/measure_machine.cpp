@@ -14,44 +14,42 @@
 #include "store/rest_file.hpp"
 #include "store/state_file.hpp"
 
+#include "quip/comm/schedule.hpp"
 #include "quip/core/dtype.hpp"
 #include "quip/core/error.hpp"
 #include "quip/linalg/blas.hpp"
 #include "quip/pipeline/report.hpp"
 
 namespace quip::plan {
+
+double largest(Collectives& comm, double value) {
+  auto single = static_cast<float>(value);
+  comm.all_reduce_max(std::span(&single, 1));
+  return single;
+}
+
 namespace {
 
 namespace fs = std::filesystem;
 
 constexpr int batches = 5;
 constexpr int small_calls = 40;
-constexpr index_t large_bytes = index_t{4} << 20;
 constexpr index_t state_bytes = index_t{8} << 20;  // of a rank
 
 /// Seconds of one of `calls` calls in the fastest batch, as the slowest rank sees them.
-double seconds_of(Collectives& comm, int calls, const std::function<void()>& work) {
-  auto best = std::numeric_limits<float>::max();
-  for (int batch = 0; batch < batches; ++batch) {
+double seconds_of(Collectives& comm, int calls, double patience,
+                  const std::function<void()>& work) {
+  double best = std::numeric_limits<double>::max();
+  for (int batch = 0; batch == 0 || (batch < batches && patience > 0); ++batch) {
     comm.barrier();
     const auto start = std::chrono::steady_clock::now();
     for (int call = 0; call < calls; ++call) work();
-    const std::chrono::duration<float> spent = std::chrono::steady_clock::now() - start;
-    float seconds = spent.count() / static_cast<float>(calls);
-    comm.all_reduce_max(std::span(&seconds, 1));
-    best = std::min(best, seconds);
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+    const double seconds = largest(comm, spent.count());
+    best = std::min(best, seconds / calls);
+    patience -= seconds;
   }
   return best;
-}
-
-Link measure_link(Collectives& comm, Exchange kind, const std::function<void()>& small,
-                  const std::function<void()>& large) {
-  Link link;
-  link.latency = seconds_of(comm, small_calls, small);
-  const double seconds = seconds_of(comm, 2, large);
-  const double bytes = transferred_bytes(kind, static_cast<double>(large_bytes), comm.size());
-  link.bandwidth = bytes / std::max(seconds - link.latency, 1e-6);
-  return link;
 }
 
 /// A folder of the job's own that goes away with everything in it. For rank 0.
@@ -88,14 +86,6 @@ index_t resident_memory() {
   return stream ? resident_pages * ::sysconf(_SC_PAGESIZE) : peak_memory();
 }
 
-/// The largest of all ranks' values.
-index_t largest(Collectives& comm, index_t value) {
-  std::vector<double> values(static_cast<std::size_t>(comm.size()), 0.0);
-  values[static_cast<std::size_t>(comm.rank())] = static_cast<double>(value);
-  comm.all_reduce_sum(values);
-  return static_cast<index_t>(*std::max_element(values.begin(), values.end()));
-}
-
 }  // namespace
 
 index_t measure_baseline(Collectives& comm, const PlannedJob& job, int threads,
@@ -115,11 +105,13 @@ index_t measure_baseline(Collectives& comm, const PlannedJob& job, int threads,
       gemm(Transpose::no, Transpose::yes, 1.0F, x.cview(), w.cview(), 0.0F, y.view());
     }
   });
-  return largest(comm, resident_memory());
+  return static_cast<index_t>(largest(comm, static_cast<double>(resident_memory())));
 }
 
-void measure_links(Collectives& comm, Rates& rates) {
+void measure_links(Collectives& comm, index_t order, Rates& rates, double patience) {
   if (comm.size() == 1) return;
+  const index_t triangle = order * (order + 1) / 2 * index_t{sizeof(double)};
+  const index_t large_bytes = std::min(staged_bytes, triangle);
   float vote = 0;
   std::array<std::byte, 8> word{};
   std::vector<double> sums(static_cast<std::size_t>(large_bytes) / sizeof(double), 1.0);
@@ -127,22 +119,30 @@ void measure_links(Collectives& comm, Rates& rates) {
   std::vector<std::byte> few(static_cast<std::size_t>(8 * comm.size()));
   const std::vector<index_t> small_shares = share_offsets(8 * comm.size(), comm.size());
   const std::vector<index_t> large_shares = share_offsets(large_bytes, comm.size());
-  rates.links[to_string(Exchange::reduce)] = measure_link(
-      comm, Exchange::reduce, [&] { comm.all_reduce_max(std::span(&vote, 1)); },
+  const auto measure = [&](Exchange kind, const std::function<void()>& small,
+                           const std::function<void()>& large) {
+    Link& link = rates.links[to_string(kind)];
+    link.latency = seconds_of(comm, small_calls, patience, small);
+    const double seconds = seconds_of(comm, 1, patience, large);
+    link.bandwidth = transferred_bytes(kind, static_cast<double>(large_bytes), comm.size()) /
+                     std::max(seconds - link.latency, 1e-6);
+  };
+  measure(
+      Exchange::reduce, [&] { comm.all_reduce_max(std::span(&vote, 1)); },
       [&] { comm.all_reduce_sum(sums); });
-  rates.links[to_string(Exchange::broadcast)] = measure_link(
-      comm, Exchange::broadcast, [&] { comm.broadcast_bytes(word, 0); },
+  measure(
+      Exchange::broadcast, [&] { comm.broadcast_bytes(word, 0); },
       [&] { comm.broadcast_bytes(bytes, 0); });
-  rates.links[to_string(Exchange::gather)] = measure_link(
-      comm, Exchange::gather, [&] { comm.all_gather_bytes(few, small_shares); },
+  measure(
+      Exchange::gather, [&] { comm.all_gather_bytes(few, small_shares); },
       [&] { comm.all_gather_bytes(bytes, large_shares); });
 }
 
-void measure_files(Collectives& comm, const PlannedJob& job, const fs::path& scratch,
-                   Rates& rates) {
+void measure_files(Collectives& comm, const PlannedJob& job, const fs::path& scratch, Rates& rates,
+                   double patience) {
   const fs::path folder = folder_in(scratch);
   const auto made = make_scratch(comm, folder);
-  rates.durable_seconds = seconds_of(comm, 1, [&] {
+  rates.durable_seconds = seconds_of(comm, 1, patience, [&] {
     agree(comm, [&] {
       if (comm.rank() == 0) write_text(folder / "small", std::string(4096, 'x'));
     });
@@ -153,7 +153,7 @@ void measure_files(Collectives& comm, const PlannedJob& job, const fs::path& scr
   const StateShape shape{each * comm.size(), job.length, width};
   const std::vector<float> values(static_cast<std::size_t>(job.length * width), 1.0F);
   StateEntry entry;
-  const double writing = seconds_of(comm, 1, [&] {
+  const double writing = seconds_of(comm, 1, patience, [&] {
     entry =
         write_state_file(comm, folder, 1, shape, share_of(shape.samples, comm.rank(), comm.size()),
                          [&](index_t /*i*/, std::span<float> out) {
@@ -162,7 +162,7 @@ void measure_files(Collectives& comm, const PlannedJob& job, const fs::path& scr
   });
   const auto bytes = static_cast<double>(each * sample);
   rates.write_bandwidth = bytes / std::max(writing - rates.durable_seconds, 0.1 * writing);
-  const double reading = seconds_of(comm, 1, [&] {
+  const double reading = seconds_of(comm, 1, patience, [&] {
     agree(comm, [&] {
       const File file = File::open_read(folder / entry.file);
       std::vector<std::byte> raw(static_cast<std::size_t>(sample));

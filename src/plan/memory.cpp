@@ -24,58 +24,51 @@ constexpr index_t release_bytes = mib;
 // Pages that the system maps around one that is touched.
 constexpr index_t page_cluster = index_t{64} << 10;
 constexpr index_t probes = 4;  // of a tensor, for the checkpoint's fingerprint
-constexpr index_t reduce_piece = 4 * mib;
 
-/// Sizes that all moments share.
+using Linears = decltype(BlockKind::linears);
+
+/// Sizes that all moments of a kind of block share.
 class Sizes {
  public:
-  Sizes(const PlannedJob& job, const Layout& layout, int rank)
+  Sizes(const PlannedJob& job, const Layout& layout, int rank, const BlockKind& kind)
       : job_(job),
         layout_(layout),
         ledger_(rank, layout.ranks(), layout.place_of(rank)),
         family_(*job.model.family),
-        linears_(job.options.selected(*job.model.family, 0)) {
-    for (const LinearSpec& linear : linears_) {
-      if (!wide().covers(linear.cols)) narrow_.push_back(linear);
+        kind_(kind) {
+    for (const auto& planned : kind.linears) {
+      if (!wide().covers(planned.first.cols)) narrow_.push_back(planned);
     }
     samples_ = share_of(job.samples, rank, layout.ranks()).count();
   }
 
   [[nodiscard]] const Family& family() const { return family_; }
-  [[nodiscard]] const std::vector<LinearSpec>& linears() const { return linears_; }
+  [[nodiscard]] const Linears& linears() const { return kind_.linears; }
   /// Those that one rank factorises.
-  [[nodiscard]] const std::vector<LinearSpec>& narrow() const { return narrow_; }
+  [[nodiscard]] const Linears& narrow() const { return narrow_; }
   [[nodiscard]] const WideOptions& wide() const { return job_.options.wide; }
   [[nodiscard]] index_t tokens() const { return samples_ * job_.length; }
   /// Samples that a rank works on side by side.
   [[nodiscard]] index_t units() const { return std::min<index_t>(layout_.threads, samples_); }
   /// Samples, and rows that are rounded, lie there.
   [[nodiscard]] bool on_device() const { return layout_.gpus_per_node > 0; }
-  [[nodiscard]] LayerOptions options(const LinearSpec& linear) const {
-    return job_.options.of(linear.name);
-  }
 
   [[nodiscard]] index_t block_elements() const {
     index_t elements = 0;
-    for (const TensorSpec& tensor : family_.block_tensors(0)) {
+    for (const TensorSpec& tensor : family_.block_tensors(kind_.block)) {
       elements += job_.model.source->info(tensor.name).elements();
     }
-    for (const LinearSpec& linear : family_.linears(0)) elements += linear.rows * linear.cols;
+    for (const LinearSpec& linear : family_.linears(kind_.block))
+      elements += linear.rows * linear.cols;
     return elements;
-  }
-  [[nodiscard]] index_t widest_tap() const {
-    index_t widest = 0;
-    for (int tap = 0; tap < family_.taps(); ++tap) {
-      widest = std::max(widest, family_.tap_width(tap));
-    }
-    return widest;
   }
   /// The Hessians that a rank holds whole.
   [[nodiscard]] index_t hessian_bytes() const {
     index_t bytes = 0;
     for (int tap = 0; tap < family_.taps(); ++tap) {
-      const bool read = std::any_of(linears_.begin(), linears_.end(),
-                                    [tap](const LinearSpec& l) { return l.tap == tap; });
+      const bool read = std::any_of(linears().begin(), linears().end(), [tap](const auto& planned) {
+        return planned.first.tap == tap;
+      });
       const index_t n = family_.tap_width(tap);
       if (read && !wide().covers(n)) bytes += n * n * double_bytes;
     }
@@ -87,7 +80,7 @@ class Sizes {
     for (int stage = 1; stage <= family_.taps(); ++stage) {
       index_t outputs = family_.tap_width(stage - 1);
       if (stage < family_.taps()) outputs += family_.tap_width(stage);
-      for (const LinearSpec& linear : family_.linears(0)) {
+      for (const LinearSpec& linear : family_.linears(kind_.block)) {
         if (linear.tap + 1 == stage && stage < family_.taps()) outputs += linear.rows;
       }
       widest = std::max(widest, outputs);
@@ -114,7 +107,7 @@ class Sizes {
   }
   [[nodiscard]] std::vector<int> owners() const {
     std::vector<index_t> orders;
-    for (const LinearSpec& linear : narrow_) orders.push_back(linear.cols);
+    for (const auto& [linear, options] : narrow_) orders.push_back(linear.cols);
     return assign_owners(orders, ledger_.size());
   }
   [[nodiscard]] int rank() const { return ledger_.rank(); }
@@ -139,8 +132,8 @@ class Sizes {
   const Layout& layout_;
   Ledger ledger_;
   const Family& family_;
-  std::vector<LinearSpec> linears_;
-  std::vector<LinearSpec> narrow_;
+  const BlockKind& kind_;
+  Linears narrow_;
   index_t samples_ = 0;
 };
 
@@ -156,7 +149,8 @@ index_t summing_work(const Sizes& sizes, index_t n) {
   const index_t chunk =
       std::min(sizes.tokens(), std::clamp(chunk_budget, fewest_tokens, most_tokens));
   const index_t parts = sizes.ranks() > 1 ? shared_piece_bytes(sizes.ranks()) : 0;
-  const index_t exchange = sizes.ranks() > 1 ? 2 * reduce_piece + parts : 0;
+  const index_t piece = std::min(staged_bytes, n * (n + 1) / 2 * double_bytes);
+  const index_t exchange = sizes.ranks() > 1 ? piece + parts : 0;
   return std::max(chunk * n * slice_bytes, exchange);
 }
 
@@ -179,11 +173,11 @@ index_t wide_work(const Sizes& sizes, const LinearSpec& linear) {
 
 Footprint capturing(const Sizes& sizes) {
   const index_t width = sizes.family().config().hidden;
-  const index_t n = sizes.widest_tap();
+  const index_t n = widest_tap(sizes.family());
   const index_t tokens = sizes.tokens();
   index_t wide = 0;
   index_t summing = 0;
-  for (const LinearSpec& linear : sizes.linears()) {
+  for (const auto& [linear, options] : sizes.linears()) {
     if (sizes.wide().covers(linear.cols)) {
       wide = std::max(wide, wide_work(sizes, linear));
     } else {
@@ -208,8 +202,7 @@ Footprint rounding(const Sizes& sizes) {
   index_t work = 0;
   std::vector<bool> needed(static_cast<std::size_t>(sizes.family().taps()), false);
   for (std::size_t i = 0; i < owners.size(); ++i) {
-    const LinearSpec& linear = sizes.narrow()[i];
-    const LayerOptions options = sizes.options(linear);
+    const auto& [linear, options] = sizes.narrow()[i];
     const index_t bytes = rounding_panel_bytes(linear.cols, options);
     const Range rows = row_share(linear.rows, sizes.rank(), sizes.ranks());
     const index_t tiles = rows.count() * linear.cols * float_bytes;
@@ -236,44 +229,58 @@ Footprint rounding(const Sizes& sizes) {
            {"work", work}}};
 }
 
-}  // namespace
-
-DeviceWork device_work(const PlannedJob& job, const Layout& layout, int rank) {
-  return {.family = *job.model.family,
-          .samples = share_of(job.samples, rank, layout.ranks()).count(),
-          .length = job.length,
-          .rank = rank,
-          .ranks = layout.ranks(),
-          .threads = layout.threads,
-          .linears = job.options.selected(*job.model.family, 0),
-          .options = [&job](const std::string& layer) { return job.options.of(layer); },
-          .wide = job.options.wide,
-          .true_sequential = job.options.true_sequential,
-          .packed = false};
+/// Where samples and rows lie on the device, their host memory is what overflows from there.
+void move_to_device(const Layout& layout, const DeviceNeeds& needs, Footprint& capture) {
+  const index_t share = layout.gpu_memory_of_rank();
+  const index_t in_host = share > 0 ? needs.overflow(share) : 0;
+  if (in_host > 0) capture.items.emplace_back("activations", in_host);
+  std::erase_if(capture.items, [](const auto& item) {
+    return item.first == "hidden states" || item.first == "running residual" ||
+           item.first == "captured inputs";
+  });
 }
 
-Memory memory_of(const PlannedJob& job, const Layout& layout, int rank, index_t baseline) {
-  const Sizes sizes(job, layout, rank);
-  Memory memory;
+/// The fullest moment of one kind of block, and the bytes of its weights.
+std::pair<Footprint, index_t> fullest_moment(const Sizes& sizes, const Layout& layout,
+                                             const DeviceNeeds& device) {
   Footprint capture = capturing(sizes);
-  if (layout.gpus_per_node > 0) {
-    memory.device = device_needs(device_work(job, layout, rank));
-    const index_t share = layout.gpu_memory_of_rank();
-    const index_t in_host = share > 0 ? memory.device.overflow(share) : 0;
-    if (in_host > 0) capture.items.emplace_back("activations", in_host);
-    std::erase_if(capture.items, [](const auto& item) {
-      return item.first == "hidden states" || item.first == "running residual" ||
-             item.first == "captured inputs";
-    });
-  }
-  const Footprint round = rounding(sizes);
-  memory.rank = capture.total() > round.total() ? capture : round;
+  if (sizes.on_device()) move_to_device(layout, device, capture);
+  Footprint fullest = rounding(sizes);
+  if (capture.total() > fullest.total()) fullest = std::move(capture);
   const index_t weights = sizes.block_elements() * float_bytes;
-  memory.shared = layout.ranks_per_node > 1 ? weights : 0;
-  memory.rank.items.emplace_back("weights of a block", weights);
-  memory.rank.items.emplace_back("mapped checkpoint", sizes.mapped_bytes());
-  memory.rank.items.emplace_back("program and libraries", baseline);
-  return memory;
+  fullest.items.emplace_back("weights of a block", weights);
+  return {std::move(fullest), weights};
+}
+
+}  // namespace
+
+std::vector<Memory> memory_of(const PlannedJob& job, const Layout& layout, int ranks,
+                              index_t baseline) {
+  DeviceWork work{.family = *job.model.family,
+                  .length = job.length,
+                  .ranks = layout.ranks(),
+                  .threads = layout.threads,
+                  .kinds = kinds_of_blocks(*job.model.family, job.options),
+                  .wide = job.options.wide,
+                  .true_sequential = job.options.true_sequential};
+  std::vector<Memory> all(static_cast<std::size_t>(ranks));
+  for (int rank = 0; rank < ranks; ++rank) {
+    Memory& memory = all[static_cast<std::size_t>(rank)];
+    work.rank = rank;
+    work.samples = share_of(job.samples, rank, layout.ranks()).count();
+    if (layout.gpus_per_node > 0) memory.device = device_needs(work);
+    for (const BlockKind& kind : work.kinds) {
+      auto [fullest, weights] =
+          fullest_moment(Sizes(job, layout, rank, kind), layout, memory.device);
+      if (fullest.total() <= memory.rank.total()) continue;
+      memory.rank = std::move(fullest);
+      memory.shared = layout.ranks_per_node > 1 ? weights : 0;
+    }
+    memory.rank.items.emplace_back("mapped checkpoint",
+                                   Sizes(job, layout, rank, work.kinds.front()).mapped_bytes());
+    memory.rank.items.emplace_back("program and libraries", baseline);
+  }
+  return all;
 }
 
 }  // namespace quip::plan

@@ -28,11 +28,9 @@ class Clock {
                      static_cast<double>(cost.usage.bytes_read) / shared(rates_.read_bandwidth);
     if (cost.usage.flops == 0) return seconds;
     const bool on_device = layout_.gpus_per_node > 0 && rates_.device.contains(phase);
-    const Speed& speed = speed_of(phase, on_device);
     const double units = on_device ? layout_.gpus_of_rank() : layout_.cores_of_rank();
-    const auto blocks = static_cast<double>(job_.model.family->config().blocks);
-    seconds += cost.usage.flops * unevenness(phase, rank, on_device) / (speed.flops * units);
-    return seconds + blocks * speed.seconds * (on_device ? 1.0 : crowding());
+    return seconds + cost.usage.flops * unevenness(phase, rank, on_device) /
+                         (speed_of(phase, on_device) * units);
   }
 
   [[nodiscard]] double communication(const PhaseCost& cost) const {
@@ -54,7 +52,7 @@ class Clock {
   }
 
  private:
-  [[nodiscard]] const Speed& speed_of(const std::string& phase, bool on_device) const {
+  [[nodiscard]] double speed_of(const std::string& phase, bool on_device) const {
     const auto& speeds = on_device ? rates_.device : rates_.host;
     const auto found = speeds.find(phase);
     if (found == speeds.end()) {
@@ -72,8 +70,6 @@ class Clock {
     return std::log2(static_cast<double>(layout_.ranks())) /
            std::log2(static_cast<double>(rates_.ranks));
   }
-  /// Threads that take turns on a core.
-  [[nodiscard]] double crowding() const { return layout_.threads / layout_.cores_of_rank(); }
   /// Samples go to threads whole: some wait for the last.
   [[nodiscard]] double unevenness(const std::string& phase, int rank, bool on_device) const {
     if (on_device || (phase != "capture" && phase != "forward")) return 1;
@@ -123,9 +119,9 @@ index_t node_bytes_of(const Prediction& prediction) {
 /// Host memory of the fullest node of a layout, without walking through the job.
 index_t node_bytes_of(const PlannedJob& job, const Layout& layout, index_t baseline) {
   index_t bytes = 0;
-  for (int r = 0; r < layout.ranks_per_node; ++r) {  // the first node has the largest shares
-    const Memory memory = memory_of(job, layout, r, baseline);
-    bytes += memory.rank.total() - (r == 0 ? 0 : memory.shared);
+  // The first node has the largest shares.
+  for (const Memory& memory : memory_of(job, layout, layout.ranks_per_node, baseline)) {
+    bytes += memory.rank.total() - (bytes == 0 ? 0 : memory.shared);
   }
   return bytes;
 }
@@ -184,9 +180,10 @@ Prediction predict(const PlannedJob& job, const Layout& layout, const Rates* rat
   std::optional<Clock> clock;
   if (rates != nullptr) clock.emplace(job, layout, *rates);
   const index_t baseline = rates != nullptr ? rates->baseline_bytes : assumed_baseline;
+  std::vector<Memory> memory = memory_of(job, layout, layout.ranks(), baseline);
   for (int rank = 0; rank < layout.ranks(); ++rank) {
     add_phases(*walk.of_rank(rank), clock ? &*clock : nullptr, prediction);
-    prediction.ranks.back().memory = memory_of(job, layout, rank, baseline);
+    prediction.ranks.back().memory = std::move(memory[static_cast<std::size_t>(rank)]);
   }
   prediction.timed = clock.has_value();
   for (const auto& item : prediction.phases) prediction.seconds += item.second.seconds;

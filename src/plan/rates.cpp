@@ -58,10 +58,6 @@ class Fields {
   std::string file_;
 };
 
-Speed read_speed(const Fields& fields) {
-  return {fields.positive("flops"), fields.natural_or_zero("seconds")};
-}
-
 json read_document(const std::filesystem::path& file) {
   std::ifstream stream(file);
   if (!stream)
@@ -86,12 +82,8 @@ json to_json(const Rates& rates) {
               {"read_bandwidth", rates.read_bandwidth},
               {"write_bandwidth", rates.write_bandwidth},
               {"durable_seconds", rates.durable_seconds}};
-  for (const auto& [phase, speed] : rates.host) {
-    out["host"][phase] = {{"flops", speed.flops}, {"seconds", speed.seconds}};
-  }
-  for (const auto& [phase, speed] : rates.device) {
-    out["device"][phase] = {{"flops", speed.flops}, {"seconds", speed.seconds}};
-  }
+  for (const auto& [phase, flops] : rates.host) out["host"][phase] = {{"flops", flops}};
+  for (const auto& [phase, flops] : rates.device) out["device"][phase] = {{"flops", flops}};
   for (const auto& [kind, link] : rates.links) {
     out["links"][kind] = {{"latency", link.latency}, {"bandwidth", link.bandwidth}};
   }
@@ -111,9 +103,9 @@ Rates read_rates(const std::filesystem::path& file) {
   rates.durable_seconds = fields.natural_or_zero("durable_seconds");
   for (const std::string& phase : computing_phases) {
     const bool on_device = fields.has("device") && fields.inside("device").has(phase);
-    if (on_device) rates.device[phase] = read_speed(fields.inside("device").inside(phase));
+    if (on_device) rates.device[phase] = fields.inside("device").inside(phase).positive("flops");
     if (on_device && !fields.inside("host").has(phase)) continue;
-    rates.host[phase] = read_speed(fields.inside("host").inside(phase));
+    rates.host[phase] = fields.inside("host").inside(phase).positive("flops");
   }
   if (!fields.has("links")) return rates;
   for (const Exchange kind : all_exchanges) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "pipeline/job_report.hpp"
+
 #include "quip/core/error.hpp"
 #include "quip/pipeline/report.hpp"
 
@@ -102,7 +104,7 @@ std::string describe_job(const PlannedJob& job) {
       "  model          {} with {:.2f} billion parameters, {} blocks, hidden {}, widest {}\n"
       "  samples        {} of {} tokens\n"
       "  weights        {} bits, {}\n",
-      config.architecture, static_cast<double>(job.model.parameters()) / 1e9, config.blocks,
+      config.architecture, static_cast<double>(parameters(*job.model.source)) / 1e9, config.blocks,
       config.hidden, config.intermediate, job.samples, job.length, job.options.layer.bits,
       to_string(job.options.layer.method));
 }
@@ -154,7 +156,7 @@ json to_json(const PlannedJob& job, const Prediction& prediction) {
               {"nodes", layout.nodes},
               {"ranks_per_node", layout.ranks_per_node},
               {"gpus_per_node", layout.gpus_per_node},
-              {"parameters", job.model.parameters()},
+              {"parameters", parameters(*job.model.source)},
               {"tokens", job.samples * job.length},
               {"node_bytes", prediction.node_bytes},
               {"notes", prediction.notes},

@@ -118,7 +118,7 @@ void Walk::load_tensor(Ledger& ledger, const TensorInfo& info) const {
       allocate_on_node(ledger, info.bytes());
       agree(ledger, do_nothing);
       ledger.node_barrier();
-      ledger.count_gather_over_nodes(share_offsets(count, place.nodes, size_of(info.dtype)));
+      ledger.all_gather_over_nodes({}, share_offsets(count, place.nodes, size_of(info.dtype)));
       ledger.node_barrier();
     }
     agree(ledger, do_nothing);
@@ -179,15 +179,22 @@ void Walk::hessian(Ledger& ledger, index_t n) {
   measure_channels(ledger, n);
   agree(ledger, do_nothing);
   ledger.add_flops(hessian_flops(n, samples_of(ledger).count() * job_.length));
-  const auto [found, fresh] = triangles_.try_emplace({ledger.rank(), n});
-  if (fresh) {
-    Ledger sums(ledger.rank(), ledger.size(), ledger.place());
+  once(ledger, "triangle", n, [&](Ledger& books) {
     const std::vector<index_t> pieces = triangle_pieces(n);
     for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
       const auto before = [](index_t row) { return row * (row + 1) / 2; };
-      sums.count_sum(before(pieces[p + 1]) - before(pieces[p]));
+      books.count_sum(before(pieces[p + 1]) - before(pieces[p]));
     }
-    found->second = sums.current();
+  });
+}
+
+void Walk::once(Ledger& ledger, const char* what, index_t n,
+                const std::function<void(Ledger&)>& work) {
+  const auto [found, fresh] = costs_.try_emplace({what, ledger.rank(), n});
+  if (fresh) {
+    Ledger books(ledger.rank(), ledger.size(), ledger.place());
+    work(books);
+    found->second = books.current();
   }
   ledger.add(found->second);
 }

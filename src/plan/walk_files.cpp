@@ -12,7 +12,7 @@ constexpr index_t layer_structure_bytes = 2300;  // of HDF5, around a layer's da
 
 /// Counts the exchange of lengths with which Collectives::gather begins.
 void count_lengths(Ledger& ledger) {
-  ledger.count_gather(share_offsets(ledger.size(), ledger.size(), sizeof(index_t)));
+  ledger.all_gather_bytes({}, share_offsets(ledger.size(), ledger.size(), sizeof(index_t)));
 }
 
 }  // namespace
@@ -41,7 +41,7 @@ void Walk::write_rest(Ledger& ledger) const {
     ledger.add_written(chunks[static_cast<std::size_t>(c)].bytes);
   }
   count_lengths(ledger);
-  ledger.count_gather(offsets);
+  ledger.all_gather_bytes({}, offsets);
   ledger.add_durable(1);
   agree(ledger, do_nothing);
   save_manifest(ledger);
@@ -71,7 +71,7 @@ void Walk::write_states(Ledger& ledger) const {
   ledger.add_written(samples_of(ledger).count() * job_.length * job_.model.family->config().hidden *
                      float_bytes);
   count_lengths(ledger);
-  ledger.count_gather(share_offsets(job_.samples, ledger.size(), std::ssize(a_digest)));
+  ledger.all_gather_bytes({}, share_offsets(job_.samples, ledger.size(), std::ssize(a_digest)));
   ledger.add_durable(1);
   agree(ledger, do_nothing);
   save_manifest(ledger);

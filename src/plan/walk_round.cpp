@@ -60,7 +60,7 @@ void Walk::broadcast_prepared(Ledger& ledger, index_t n, const LayerOptions& opt
 void Walk::gather_rows(Ledger& ledger, index_t rows, index_t per_row) {
   std::vector<index_t>& offsets = row_offsets_[{rows, per_row}];
   if (offsets.empty()) offsets = row_offsets(rows, ledger.size(), per_row);
-  ledger.count_gather(offsets);
+  ledger.all_gather_bytes({}, offsets);
 }
 
 void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options,

@@ -16,6 +16,7 @@ namespace {
 
 ncclResult_t next_state = ncclSuccess;
 int aborts = 0;
+std::size_t bytes_carried = 0;
 
 MPI_Datatype type_of(ncclDataType_t type) {
   if (type == ncclDouble) return MPI_DOUBLE;
@@ -30,6 +31,14 @@ ncclResult_t issued(ncclComm_t comm, int code) {
 }
 
 /// Makes a communicator of the first `count` ranks: a collective of these alone.
+/// Payload of a call.
+void carry(std::size_t count, ncclDataType_t type) {
+  int size = 0;
+  MPI_Type_size(type_of(type), &size);
+  bytes_carried += count * static_cast<std::size_t>(size);
+}
+
+/// Of the first `count`: a collective of these alone.
 int communicator_of_first(int count, MPI_Comm* comm) {
   std::vector<int> ranks(static_cast<std::size_t>(count));
   std::iota(ranks.begin(), ranks.end(), 0);
@@ -48,6 +57,7 @@ int communicator_of_first(int count, MPI_Comm* comm) {
 namespace cuda_on_host {
 void set_nccl_state(ncclResult_t state) { next_state = state; }
 int nccl_aborts() { return aborts; }
+std::size_t nccl_bytes() { return bytes_carried; }
 MPI_Comm communicator_of_blocking(ncclComm_t comm) {
   return comm->blocking ? comm->comm : MPI_COMM_NULL;
 }
@@ -91,6 +101,7 @@ ncclResult_t ncclGroupStart() { return ncclSuccess; }
 ncclResult_t ncclGroupEnd() { return ncclInProgress; }
 ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDataType_t type,
                            ncclRedOp_t operation, ncclComm_t comm, cudaStream_t /*stream*/) {
+  carry(count, type);
   return issued(comm,
                 MPI_Allreduce(from == to ? MPI_IN_PLACE : from, to, static_cast<int>(count),
                               type_of(type), operation == ncclSum ? MPI_SUM : MPI_MAX, comm->comm));
@@ -98,5 +109,6 @@ ncclResult_t ncclAllReduce(const void* from, void* to, std::size_t count, ncclDa
 ncclResult_t ncclBroadcast(const void* from, void* to, std::size_t count, ncclDataType_t type,
                            int root, ncclComm_t comm, cudaStream_t /*stream*/) {
   if (from != to) return ncclInvalidArgument;
+  carry(count, type);
   return issued(comm, MPI_Bcast(to, static_cast<int>(count), type_of(type), root, comm->comm));
 }

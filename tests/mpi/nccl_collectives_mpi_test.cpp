@@ -1,13 +1,16 @@
 // Collectives between GPUs, one for each rank; without GPUs over a stand-in for NCCL.
 #include <memory>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/copies.hpp"
 #include "backend/cuda/nccl_collectives.hpp"
+#include "plan/measure_machine.hpp"
 #include "support/rank_devices.hpp"
 #include <gtest/gtest.h>
 
+#include "quip/calib/hessian.hpp"
 #include "quip/comm/mpi_collectives.hpp"
 #include "quip/core/error.hpp"
 #ifdef QUIP_CUDA_ON_HOST
@@ -97,6 +100,44 @@ TEST_F(NcclMpiTest, GathersUnevenSharesOnTheDevice) {
 }
 
 #ifdef QUIP_CUDA_ON_HOST
+/// H of `n` channels over each rank's four tokens.
+Matrix<double> hessian_of(Collectives& comm, Backend& backend, index_t n, int rank) {
+  std::vector<float> values(static_cast<std::size_t>(4 * n));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>((static_cast<int>(i) * 37 + rank * 11) % 101 - 50);
+  }
+  Tensor x = backend.allocate(4, n);
+  backend.upload(values, x.view());
+  return exact_hessian(comm, backend, x.cview(), 0, 4, "test");
+}
+
+// From 1024 channels on the lower triangle in fp64 takes 4 MiB and more.
+TEST_F(NcclMpiTest, LargeHessiansAreSummedBetweenDevicesAndSmallOnesOverMpi) {
+  const auto backend = make_backend("cpu", 1);
+  for (const auto& [n, carried] : {std::pair<index_t, index_t>{1023, 0}, {1024, 1024 * 1025 / 2}}) {
+    const std::size_t before = cuda_on_host::nccl_bytes();
+    const Matrix<double> h = hessian_of(*comm_, *backend, n, comm_->rank());
+    EXPECT_EQ(cuda_on_host::nccl_bytes() - before, static_cast<std::size_t>(carried) * 8) << n;
+    const Matrix<double> over_mpi = hessian_of(host_, *backend, n, comm_->rank());
+    for (index_t i = 0; i < n; ++i) {
+      for (index_t j = 0; j <= i; ++j) ASSERT_EQ(h(i, j), over_mpi(i, j)) << i << ' ' << j;
+    }
+  }
+}
+
+// A sum and a broadcast of the triangle, each once; what gathers and votes send stays with MPI.
+TEST_F(NcclMpiTest, ACalibrationTakesTheWayOfTheRun) {
+  for (const auto& [n, carried] : {std::pair<index_t, index_t>{1023, 0}, {1024, 1024 * 1025}}) {
+    const std::size_t before = cuda_on_host::nccl_bytes();
+    plan::Rates rates;
+    plan::measure_links(*comm_, n, rates, 0);
+    EXPECT_EQ(cuda_on_host::nccl_bytes() - before, static_cast<std::size_t>(carried) * 8) << n;
+    for (const plan::Exchange kind : plan::all_exchanges) {
+      EXPECT_GT(rates.links.at(to_string(kind)).bandwidth, 0);
+    }
+  }
+}
+
 TEST_F(NcclMpiTest, RanksThatShareAGpuStayWithMpi) {
   cuda_on_host::set_devices(1);
   EXPECT_EQ(make_nccl_collectives(*context_, host_, 0.0), nullptr);

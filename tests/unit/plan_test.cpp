@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "pipeline/job_report.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/error.hpp"
@@ -38,7 +39,7 @@ Rates round_rates() {
   rates.ranks = 2;
   rates.ranks_per_node = 2;
   rates.baseline_bytes = 1 << 20;
-  for (const std::string& phase : computing_phases) rates.host[phase] = {1e9, 0};
+  for (const std::string& phase : computing_phases) rates.host[phase] = 1e9;
   for (const Exchange kind : all_exchanges) rates.links[to_string(kind)] = {0, 1e30};
   rates.read_bandwidth = rates.write_bandwidth = 1e30;
   return rates;
@@ -58,21 +59,32 @@ TEST(ModelShapes, ParametersOfOpt175B) {
   const index_t h = 12288;
   const index_t f = 49152;
   const index_t block = 4 * h * h + 4 * h + 2 * h * f + f + h + 4 * h;
-  EXPECT_EQ(config_of("opt-175b").parameters(), 50272 * h + 2050 * h + 96 * block + 2 * h);
-  EXPECT_EQ(config_of("opt-175b").parameters(), 174'604'468'224);
+  EXPECT_EQ(parameters(*config_of("opt-175b").source), 50272 * h + 2050 * h + 96 * block + 2 * h);
+  EXPECT_EQ(parameters(*config_of("opt-175b").source), 174'604'468'224);
 }
 
 TEST(ModelShapes, ParametersOfLlama405B) {
   const index_t h = 16384;
   const index_t block = 2 * h * h + 2 * h * 1024 + 3 * h * 53248 + 2 * h;
-  EXPECT_EQ(config_of("llama-3.1-405b").parameters(), 2 * 128256 * h + 126 * block + h);
-  EXPECT_EQ(config_of("llama-3.1-405b").parameters(), 405'853'388'800);
+  EXPECT_EQ(parameters(*config_of("llama-3.1-405b").source), 2 * 128256 * h + 126 * block + h);
+  EXPECT_EQ(parameters(*config_of("llama-3.1-405b").source), 405'853'388'800);
 }
 
 TEST(ModelShapes, NamesTheFileThatIsMissing) {
   EXPECT_NE(message_of_failure([] {
               static_cast<void>(open_shapes("/nowhere/config.json"));
             }).find("/nowhere/config.json: cannot open; give a config.json"),
+            std::string::npos);
+}
+
+TEST(ModelShapes, AFamilyThatNobodyKnowsIsRefused) {
+  const fs::path file = fs::path(testing::TempDir()) / "unknown.json";
+  std::ofstream(file) << R"({"model_type": "olmo2", "hidden_size": 64, "intermediate_size": 128,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128,
+      "max_position_embeddings": 64})";
+  EXPECT_NE(message_of_failure([&] {
+              static_cast<void>(open_shapes(file));
+            }).find("unknown.json: model_type is \"olmo2\"; quip knows llama"),
             std::string::npos);
 }
 
@@ -176,7 +188,7 @@ TEST(Predict, RatesOfOneRankSayNothingOfLinks) {
 // One rank: 16 samples of 512 tokens, hidden 12288, and fc2's 49152 inputs spread over itself.
 TEST(Memory, OfOneRank) {
   const ModelShapes model = config_of("opt-175b");
-  const Memory memory = memory_of(job_of(model, 16, 512), layout_of(1, 1, 1), 0, 1000);
+  const Memory memory = memory_of(job_of(model, 16, 512), layout_of(1, 1, 1), 1, 1000)[0];
   std::map<std::string, index_t> items(memory.rank.items.begin(), memory.rank.items.end());
   const index_t tokens = 16 * 512;
   EXPECT_EQ(items.at("hidden states"), 4 * tokens * 12288);
@@ -186,8 +198,46 @@ TEST(Memory, OfOneRank) {
   EXPECT_EQ(items.at("program and libraries"), 1000);
   EXPECT_EQ(items.at("weights of a block"), 4 * index_t{1'812'099'072});
   EXPECT_EQ(memory.shared, 0);
-  EXPECT_EQ(memory_of(job_of(model, 16, 512), layout_of(1, 2, 2), 0, 0).shared,
+  EXPECT_EQ(memory_of(job_of(model, 16, 512), layout_of(1, 2, 2), 1, 0)[0].shared,
             4 * index_t{1'812'099'072});
+}
+
+/// Bytes that rank 0 of one rank takes of the host and, with a device, of that.
+std::pair<index_t, index_t> taken(const PlannedJob& job) {
+  Layout layout = layout_of(1, 1, 1);
+  layout.gpus_per_node = 1;
+  const Memory memory = memory_of(job, layout, 1, 0)[0];
+  return {memory.rank.total(), memory.device.fullest.total()};
+}
+
+// A plan that looked at block 0 would have nothing to quantize, or none of the second factors.
+TEST(Memory, IsThatOfTheFullestBlock) {
+  const ModelShapes model = config_of("llama-3.1-405b");
+  PlannedJob job = job_of(model, 16, 512);
+  const auto all = taken(job);
+  job.options.skip = "layers\\.0\\.";
+  EXPECT_EQ(taken(job), all);
+  job.options.wide.inputs = 100'000;  // every layer is factorised by a rank
+  job.options.skip.clear();
+  job.options.layer.method = Method::optq;
+  const auto all_optq = taken(job);
+  job.options.layer.method = Method::ldlq;
+  EXPECT_LT(taken(job), all_optq);
+  job.options.overrides.add("layers\\.77\\.:method=optq");
+  EXPECT_EQ(taken(job), all_optq);
+}
+
+// 126 blocks: those with rules of their own, and the others once.
+TEST(Memory, BlocksAlikeArePlannedOnce) {
+  const ModelShapes model = config_of("llama-3.1-405b");
+  QuantizeOptions options;
+  options.skip = "layers\\.0\\.mlp";
+  options.overrides.add("layers\\.(3|7)\\.mlp:bits=4");
+  std::vector<index_t> first;
+  for (const BlockKind& kind : kinds_of_blocks(*model.family, options)) {
+    first.push_back(kind.block);
+  }
+  EXPECT_EQ(first, (std::vector<index_t>{0, 1, 3}));
 }
 
 // Eight ranks hold the Hessians of 16384 inputs three times each (48 GiB) and share 12 GiB of
@@ -258,7 +308,7 @@ class RatesFile : public testing::Test {
 TEST_F(RatesFile, ComesBackAsItWas) {
   const Rates rates = read();
   EXPECT_EQ(to_json(rates), document_);
-  EXPECT_EQ(rates.host.at("round").flops, 1e9);
+  EXPECT_EQ(rates.host.at("round"), 1e9);
 }
 
 TEST_F(RatesFile, NamesWhatIsMissing) {
@@ -281,7 +331,7 @@ TEST_F(RatesFile, NamesWhatIsNoRate) {
 }
 
 TEST_F(RatesFile, DevicesTakeOverPhases) {
-  document_["device"]["forward"] = {{"flops", 1e12}, {"seconds", 0}};
+  document_["device"]["forward"] = {{"flops", 1e12}};
   const Rates rates = read();
   const ModelShapes model = config_of("opt-175b");
   Layout layout = layout_of(1, 2, 2);

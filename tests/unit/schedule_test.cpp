@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "quip/calib/hessian.hpp"
 #include "quip/comm/collectives.hpp"
 
 namespace quip {
@@ -69,6 +70,24 @@ TEST(Schedule, Gather) {
   // On 4 ranks by shares of each part, with another root each time.
   const std::vector<index_t> four{0, 400 * mib, 800 * mib, 1200 * mib, 1600 * mib};
   EXPECT_EQ(sent_by_gather(four, 2, 4), 4 * 300 * mib + 300 * mib);
+}
+
+// 4096 channels: 8·4096·4097/2 bytes, a little over 64 MiB. All pieces of a large sum are long
+// enough to go between devices, whatever is left over.
+TEST(Schedule, HessiansAreSummedInFewLargePieces) {
+  EXPECT_EQ(triangle_pieces(1), (std::vector<index_t>{0, 1}));
+  EXPECT_EQ(triangle_pieces(4000), (std::vector<index_t>{0, 4000}));
+  EXPECT_EQ(triangle_pieces(4096), (std::vector<index_t>{0, 2896, 4096}));
+  for (const index_t n : {5120, 8192, 11008, 13824, 16384, 28672}) {
+    const std::vector<index_t> pieces = triangle_pieces(n);
+    EXPECT_EQ(pieces.back(), n);
+    EXPECT_LE(std::ssize(pieces) - 1, n * (n + 1) * 4 / (64 * mib) + 1) << n;
+    for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
+      const index_t bytes = 4 * (pieces[p + 1] * (pieces[p + 1] + 1) - pieces[p] * (pieces[p] + 1));
+      EXPECT_GE(bytes, 32 * mib) << n << ' ' << p;
+      EXPECT_LE(bytes, 64 * mib + 8 * n) << n << ' ' << p;
+    }
+  }
 }
 
 }  // namespace

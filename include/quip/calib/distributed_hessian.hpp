@@ -15,6 +15,11 @@ namespace quip {
 /// Columns of H that are summed at a time; a rank needs room for two such panels of n rows.
 [[nodiscard]] index_t hessian_panel_width(index_t n, int ranks);
 
+/// Returns where in a panel, block columns [first, last) in the order of their owners, each rank's
+/// elements begin, and where the last end.
+[[nodiscard]] std::vector<index_t> panel_offsets(const BlockCyclic& layout, index_t first,
+                                                 index_t last, int ranks);
+
 /// The lower triangle of `factor` times exact_hessian's H (bit for bit, for 1) into the blocks of
 /// `h` (collective): panels of columns, each summed over this rank's tokens, then over ranks into
 /// the hands of the blocks' owners.

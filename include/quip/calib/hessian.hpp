@@ -10,8 +10,9 @@
 
 namespace quip {
 
-/// The sum over ranks takes the lower triangle in pieces of whole rows, so that extra memory is
-/// bounded: the first row of each, and n. For a Hessian of order n.
+/// The sum over ranks takes the lower triangle of a Hessian of order n in equal pieces of whole
+/// rows, about staged_bytes (comm/schedule.hpp) or all of it if that is less. Returns the first row
+/// of each piece, and n.
 [[nodiscard]] std::vector<index_t> triangle_pieces(index_t n);
 
 /// H = Σₜ xₜᵀxₜ / T over the activations of all ranks; `x` [this rank's tokens × n]. The lower

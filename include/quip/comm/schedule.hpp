@@ -11,6 +11,14 @@ namespace quip {
 /// MPI-3 counts are int: larger payloads go in pieces of this many bytes.
 constexpr index_t piece_bytes = index_t{1} << 30;
 
+/// Sums and broadcasts of host memory from this size on go through the devices where every rank has
+/// its own: a smaller one is over before the copies to a device and back would be.
+constexpr index_t between_devices_from = index_t{4} << 20;
+/// Large sums are handed over, and messages pass through a device, in pieces of about this size:
+/// extra memory is bounded, and no piece of a large sum is too short for the devices.
+constexpr index_t staged_bytes = index_t{64} << 20;
+static_assert(staged_bytes > 2 * between_devices_from);
+
 /// Returns the bytes of a sum by shares that are in work at a time: 64 KiB a rank, so that caches
 /// hold them and messages are long enough, within limits that memory allows.
 [[nodiscard]] index_t shared_piece_bytes(int size);

@@ -40,6 +40,11 @@ class DistributedMatrix {
   Buffer<double> data_;
 };
 
+/// Returns where each rank's part of block column `j` from block row `first` on begins, in bytes of
+/// elements of `element` bytes each, and where the last ends.
+[[nodiscard]] std::vector<index_t> column_offsets(const BlockCyclic& layout, index_t j,
+                                                  index_t first, index_t element, int ranks);
+
 /// The blocks from some row on of one block column, on every rank. T is float or double.
 template <typename T>
 class BlockColumn {

@@ -1,18 +1,29 @@
 // The memory that a rank's work takes of its device: known before the work begins.
 #pragma once
 
-#include <functional>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
 #include "quip/core/footprint.hpp"
 #include "quip/model/family.hpp"
-#include "quip/pipeline/wide_options.hpp"
-#include "quip/quant/options/options.hpp"
+#include "quip/pipeline/quantize.hpp"
 
 namespace quip {
+
+/// Blocks whose tensors have the same shapes and whose linears are quantized alike.
+struct BlockKind {
+  index_t block = 0;  ///< the first of them
+  /// What is quantized, and how.
+  std::vector<std::pair<LinearSpec, LayerOptions>> linears;
+};
+/// Returns them in the order of their first blocks.
+[[nodiscard]] std::vector<BlockKind> kinds_of_blocks(const Family& family,
+                                                     const QuantizeOptions& options);
+
+/// Elements a token of the widest input that is captured.
+[[nodiscard]] index_t widest_tap(const Family& family);
 
 /// A rank's part of a job.
 struct DeviceWork {
@@ -22,18 +33,17 @@ struct DeviceWork {
   int rank = 0;
   int ranks = 1;
   int threads = 1;
-  /// The linears of a block that are quantized; none: the samples are forwarded only.
-  std::vector<LinearSpec> linears;
-  std::function<LayerOptions(const std::string& layer)> options;
+  /// Of the model's blocks. Where nothing is quantized the samples are forwarded only.
+  std::vector<BlockKind> kinds;
   WideOptions wide;
   bool true_sequential = false;  ///< what was captured stays while layers are rounded
-  bool packed = false;           ///< the weights come as codes
+  bool packed = false;           ///< forwarded only: what is quantized comes as codes
 };
 
 struct DeviceNeeds {
-  Footprint fullest;    ///< the fullest moment, with every piece as large as is of use
-  index_t fixed = 0;    ///< what cannot be cut: a block's weights and the work in hand
-  index_t pieces = 0;   ///< what comes in smaller pieces, or on the host, where room is short
+  Footprint fullest;   ///< the fullest moment of all blocks, with every piece as large as is of use
+  index_t fixed = 0;   ///< what cannot be cut: a block's weights and the work in hand
+  index_t pieces = 0;  ///< what comes in smaller pieces, or on the host, where room is short
   index_t samples = 0;  ///< activations of all samples: they may lie in host memory
 
   /// What the backend should keep for the work, of `total` bytes: pieces down to an eighth of the

@@ -8,6 +8,7 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/io/tensor_source.hpp"
 #include "quip/model/family.hpp"
+#include "quip/pipeline/quantize.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {
@@ -21,6 +22,8 @@ struct OpenModel {
   [[nodiscard]] const TensorSource& source() const {
     return packed ? static_cast<const TensorSource&>(*packed) : *checkpoint;
   }
+  /// Returns what the manifest says of how layers are stored; for a checkpoint, that none is.
+  [[nodiscard]] QuantizeOptions stored_as() const;
   /// Returns the weights of a block, dequantized where they are packed (collective).
   [[nodiscard]] WeightSet block(Collectives& comm, Backend& backend, index_t number) const;
 };

@@ -8,11 +8,14 @@
 
 namespace quip::plan {
 
-/// Every rank takes a few samples of random activations through one block with random weights,
-/// with the code that quantizes, all ranks at the same time; then they try the network, and the
-/// file system beneath `scratch`. Collective. `layout` says how the ranks lie; rates of the host
-/// come out per core. Where the backend is a device, the phases that run on it are its rates.
+/// The ranks quantize the heaviest block once, with a few samples of random tokens each, as a run
+/// does: over `comm`, with the code that quantizes. Then they try these links with messages
+/// of the size of a Hessian, and the file system beneath `scratch`. What takes less than `patience`
+/// seconds is repeated for about so long. Collective. `layout` says how the ranks lie; rates of the
+/// host come out per core. Where the backend is a device, the phases that run on it are its rates.
+/// Throws Error for a job that cannot be planned or does not fit on the device.
 [[nodiscard]] Rates calibrate(Collectives& comm, Backend& backend, const PlannedJob& job,
-                              const Layout& layout, const std::filesystem::path& scratch);
+                              const Layout& layout, const std::filesystem::path& scratch,
+                              double patience = 1);
 
 }  // namespace quip::plan

@@ -37,8 +37,9 @@ struct PhaseCost {
 };
 
 /// Collectives that exchange nothing and count what a real group would: functions of the pipeline
-/// that only talk (agree, broadcast of a text) run on it as they are. For those that would need
-/// memory there are methods that take sizes.
+/// that only talk (agree, broadcast of a text) run on it as they are. What is gathered or dealt out
+/// may be an empty span: its offsets count. For what else would need memory there are methods that
+/// take sizes.
 class Ledger final : public Collectives {
  public:
   Ledger(int rank, int size, const NodePlace& place) : rank_(rank), size_(size), place_(place) {}
@@ -60,14 +61,10 @@ class Ledger final : public Collectives {
   using Collectives::broadcast;
   /// Sums of `count` doubles.
   void count_sum(index_t count);
-  /// Sums of `total` doubles of which this rank keeps `mine`.
-  void count_reduce_scatter(index_t total, index_t mine);
   void count_maximum(index_t bytes);
   void count_broadcast(index_t bytes, int root);
   /// A length and so many bytes.
   void count_text(index_t bytes, int root);
-  void count_gather(std::span<const index_t> offsets);
-  void count_gather_over_nodes(std::span<const index_t> offsets);
 
   /// What follows belongs to this phase.
   void enter(const std::string& phase) { current_ = &phases_[phase]; }

@@ -13,9 +13,10 @@ struct Memory {
   DeviceNeeds device;  ///< of one rank, where it computes on a device; else empty
 };
 
-/// The fullest moment of `rank`. `baseline` is the memory of a rank before it holds anything of a
-/// model (Rates). Resident pages of the mapped checkpoint count, although the system may drop them.
-[[nodiscard]] Memory memory_of(const PlannedJob& job, const Layout& layout, int rank,
-                               index_t baseline);
+/// The fullest moment of each of the first `ranks` ranks, over all blocks. `baseline` is the memory
+/// of a rank before it holds anything of a model (Rates). Resident pages of the mapped checkpoint
+/// count, although the system may drop them.
+[[nodiscard]] std::vector<Memory> memory_of(const PlannedJob& job, const Layout& layout, int ranks,
+                                            index_t baseline);
 
 }  // namespace quip::plan

@@ -9,11 +9,8 @@
 namespace quip::plan {
 
 struct ModelShapes {
-  std::unique_ptr<TensorSource> source;  ///< names, types and shapes; reading may fail
+  std::unique_ptr<TensorSource> source;  ///< names, types and shapes; random where no weights are
   std::unique_ptr<Family> family;
-
-  /// Elements of all tensors.
-  [[nodiscard]] index_t parameters() const;
 };
 
 /// `path`: a config.json, or a directory with one. Where the directory also holds a checkpoint, its

@@ -18,12 +18,6 @@ namespace quip::plan {
 inline const std::array<std::string, 6> computing_phases{"capture", "hessian",    "factor",
                                                          "round",   "dequantize", "forward"};
 
-/// Seconds for `f` flops of one block = seconds + f / flops.
-struct Speed {
-  double flops = 0;    ///< per second, of one core or one device
-  double seconds = 0;  ///< for a block, however few its flops
-};
-
 /// Seconds of one collective on the layout where it was measured = latency + bytes / bandwidth,
 /// bytes being what the busiest link of a rank carries (transferred_bytes).
 struct Link {
@@ -35,13 +29,13 @@ struct Rates {
   std::string machine;  ///< for the reader
   int ranks = 1;        ///< that were there when links and files were measured
   int ranks_per_node = 1;
-  index_t baseline_bytes = 0;           ///< memory of a rank before it holds anything of a model
-  std::map<std::string, Speed> host;    ///< of a core, by phase
-  std::map<std::string, Speed> device;  ///< of a device; a phase that is not here runs on the host
-  std::map<std::string, Link> links;    ///< by Exchange; empty if measured on one rank
-  double read_bandwidth = 0;            ///< bytes a second and rank, conversion to fp32 included
-  double write_bandwidth = 0;           ///< bytes a second and rank, digests and sync included
-  double durable_seconds = 0;           ///< to write, sync and rename a small file
+  index_t baseline_bytes = 0;            ///< memory of a rank before it holds anything of a model
+  std::map<std::string, double> host;    ///< flops per second of a core, by phase
+  std::map<std::string, double> device;  ///< of a device; a phase that is not here runs on the host
+  std::map<std::string, Link> links;     ///< by Exchange; empty if measured on one rank
+  double read_bandwidth = 0;             ///< bytes a second and rank, conversion to fp32 included
+  double write_bandwidth = 0;            ///< bytes a second and rank, digests and sync included
+  double durable_seconds = 0;            ///< to write, sync and rename a small file
 };
 
 /// Bytes on the busiest link of a rank for a payload on `size` ranks, as the program carries it

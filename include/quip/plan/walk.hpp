@@ -1,8 +1,10 @@
 // `quip quantize` walked through on paper: which rank does what, in the order in which it is done.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -58,6 +60,8 @@ class Walk {
   void write_states(Ledger& ledger) const;
   void save_manifest(Ledger& ledger) const;
 
+  /// Adds what `work` costs, which is followed once for each step, rank and order.
+  void once(Ledger& ledger, const char* what, index_t n, const std::function<void(Ledger&)>& work);
   [[nodiscard]] Range samples_of(const Ledger& ledger) const;
   [[nodiscard]] LayerOptions options_of(const LinearSpec& linear) const;
   /// Sends every rank's rows to all, `per_row` bytes each.
@@ -70,11 +74,8 @@ class Walk {
   std::vector<TensorInfo> rest_;            ///< what stays as it is
   std::vector<std::string> block_entries_;  ///< in the manifest, by block
   std::map<std::pair<index_t, index_t>, std::vector<index_t>> row_offsets_;
-  // Costs that every block has in common, by rank and order of the Hessian.
-  std::map<std::pair<int, index_t>, PhaseCost> triangles_;
-  std::map<std::pair<int, index_t>, PhaseCost> wide_sums_;
-  std::map<std::pair<int, index_t>, PhaseCost> wide_factors_;
-  std::map<std::pair<int, index_t>, PhaseCost> wide_panels_;
+  /// Costs that every block has in common, by step, rank and order of the Hessian.
+  std::map<std::tuple<std::string, int, index_t>, PhaseCost> costs_;
 };
 
 }  // namespace quip::plan

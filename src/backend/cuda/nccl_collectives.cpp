@@ -11,9 +11,8 @@
 namespace quip::cuda {
 namespace {
 
-// Host memory of this size and more goes through the devices, in pieces.
-constexpr std::size_t through_devices_from = std::size_t{4} << 20;
-constexpr index_t piece_bytes = index_t{64} << 20;
+/// True if a message in host memory is too short for the devices.
+bool stays_on_host(std::size_t bytes) { return static_cast<index_t>(bytes) < between_devices_from; }
 
 bool on_device(const void* pointer) {
   cudaPointerAttributes attributes{};
@@ -69,7 +68,7 @@ class NcclCollectives final : public Collectives {
 template <typename T, typename Work>
 void NcclCollectives::through_device(std::span<T> host, const Work& work) {
   const auto total = static_cast<index_t>(host.size());
-  const index_t most = std::min(total, piece_bytes / static_cast<index_t>(sizeof(T)));
+  const index_t most = std::min(total, staged_bytes / static_cast<index_t>(sizeof(T)));
   const auto buffer = context_.buffer<T>(most, "a piece of a message");
   for (index_t first = 0; first < total; first += most) {
     const index_t count = std::min(most, total - first);
@@ -90,7 +89,7 @@ void NcclCollectives::sum_on_devices(double* values, index_t count) {
 
 void NcclCollectives::all_reduce_sum(std::span<double> values) {
   const bool here = on_device(values.data());
-  if (!here && values.size_bytes() < through_devices_from) return host_.all_reduce_sum(values);
+  if (!here && stays_on_host(values.size_bytes())) return host_.all_reduce_sum(values);
   const UsageMeter::Communication time;
   if (here) {
     sum_on_devices(values.data(), static_cast<index_t>(values.size()));
@@ -120,7 +119,7 @@ void NcclCollectives::broadcast_on_devices(std::byte* bytes, index_t count, int 
 
 void NcclCollectives::broadcast_bytes(std::span<std::byte> bytes, int root) {
   const bool here = on_device(bytes.data());
-  if (!here && bytes.size_bytes() < through_devices_from) return host_.broadcast_bytes(bytes, root);
+  if (!here && stays_on_host(bytes.size_bytes())) return host_.broadcast_bytes(bytes, root);
   const UsageMeter::Communication time;
   if (here) {
     broadcast_on_devices(bytes.data(), static_cast<index_t>(bytes.size()), root);

@@ -31,6 +31,7 @@ void set_nccl_state(ncclResult_t state);
 [[nodiscard]] MPI_Comm communicator_of_blocking(ncclComm_t comm);
 /// Communicators that were aborted.
 [[nodiscard]] int nccl_aborts();
+[[nodiscard]] std::size_t nccl_bytes();  // payload of all sums, maxima and broadcasts so far
 }  // namespace cuda_on_host
 
 const char* ncclGetErrorString(ncclResult_t result);

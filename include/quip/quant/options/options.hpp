@@ -52,6 +52,8 @@ struct LayerOptions {
   std::uint64_t seed = 0;
   bool spectra = false;  ///< also decompose the Hessians, for the report; changes no result
 
+  bool operator==(const LayerOptions&) const = default;
+
   // The steps in force.
   [[nodiscard]] Feedback feedback() const { return traits_of(method).feedback; }
   /// True if the feedback is a matrix beside L.

@@ -1,0 +1,105 @@
+// What a packed model takes of a device, by hand from what its manifest says of its layers.
+#include "quip/pipeline/device_memory.hpp"
+
+#include "pipeline/job_inputs.hpp"
+#include "support/store_fixture.hpp"
+#include <gtest/gtest.h>
+
+#include "quip/pipeline/open_model.hpp"
+#include "quip/plan/model_shapes.hpp"
+
+namespace quip {
+namespace {
+
+const std::string config =
+    R"({"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+        "num_attention_heads": 2, "vocab_size": 16, "max_position_embeddings": 64})";
+
+/// A packed model of random codes whose manifest has the settings of `options`.
+class PackedNeeds : public testing::Test {
+ protected:
+  [[nodiscard]] OpenModel written_with(const QuantizeOptions& options) const {
+    std::ofstream(folder_.path() / "config.json") << config;
+    const plan::ModelShapes shapes = plan::open_shapes(folder_.path());
+    const auto& family = shapes.family;
+    SelfCollectives self;
+    PackedWriter writer(self, folder_.path() / "packed",
+                        manifest_header(options, 1, config, "", ""), Start::fresh,
+                        KeepStates::none);
+    test::MemorySource rest;
+    for (const TensorSpec& end : family->end_tensors()) add(rest, end);
+    add(rest, family->embedding());
+    add(rest, family->head());
+    for (index_t b = 0; b < 3; ++b) {
+      for (const TensorSpec& tensor : family->block_tensors(b)) add(rest, tensor);
+      std::vector<StoredLayer> layers;
+      for (const LinearSpec& linear : family->linears(b)) {
+        if (b == 1 && linear.type == "q_proj" && !options.skip.empty()) {
+          add(rest, {linear.name + ".weight", {linear.rows, linear.cols}});
+        } else {
+          layers.push_back(test::random_layer(linear.name, linear.rows, linear.cols, 2,
+                                              GridKind::incoherent, true, 1));
+        }
+      }
+      writer.write_block(b, layers);
+    }
+    writer.write_rest(rest, rest.names());
+    writer.finish({});
+    return open_model("", folder_.path() / "packed");
+  }
+
+  /// Of one sample of one token: nothing beside weights.
+  [[nodiscard]] static DeviceNeeds needs_of(const OpenModel& model) {
+    return device_needs({.family = *model.family,
+                         .samples = 1,
+                         .length = 1,
+                         .kinds = kinds_of_blocks(*model.family, model.stored_as()),
+                         .wide = {},
+                         .packed = true});
+  }
+
+ private:
+  static void add(test::MemorySource& source, const TensorSpec& tensor) {
+    source.add(tensor.name, DType::f32, tensor.shape, 1);
+  }
+
+  test::TemporaryFolder folder_;
+};
+
+// Two norms, four linears of 32 × 32 and three of 32 · 48, in fp32 and bf16; workspaces of a lane
+// and of the thread that hands out units.
+constexpr index_t weights = 2 * 32 * 4 + (4 * 32 * 32 + 3 * 32 * 48) * (4 + 2);
+constexpr index_t libraries = 2 * (index_t{32} << 20);
+// Factors of U and V: 32 = 4 · 8 and 48 = 6 · 8, with a permutation for outputs and two for inputs.
+constexpr index_t transform_of_down = (4 * 4 + 8 * 8 + 6 * 6 + 8 * 8) * 4 + (32 + 2 * 48) * 8;
+
+// down_proj at 2 bits: codes, a grid of two floats, D̃, the second matrix, U and V.
+TEST_F(PackedNeeds, AreThoseOfItsLargestLayer) {
+  QuantizeOptions options;
+  options.skip = "layers\\.1\\.self_attn\\.q_proj";
+  const OpenModel model = written_with(options);
+  EXPECT_EQ(needs_of(model).fixed,
+            weights + libraries + 32 * 12 + 2 * 4 + 48 * 4 + 32 * 48 * 4 + transform_of_down);
+  EXPECT_EQ(kinds_of_blocks(*model.family, model.stored_as()).size(), 2U);  // 0 and 2; 1
+}
+
+// A grid of two floats for every 8 of 48 columns, and no transform: nothing else beside codes.
+TEST_F(PackedNeeds, FollowGridsAndTransforms) {
+  QuantizeOptions options;
+  options.layer.processing = Processing::baseline;
+  options.layer.bits = 4;
+  options.layer.group_size = 8;
+  EXPECT_EQ(needs_of(written_with(options)).fixed,
+            weights + libraries + 32 * 48 / 2 + 32 * 6 * 2 * 4);
+}
+
+// A byte for each weight in the last block.
+TEST_F(PackedNeeds, FollowOverridesOfAnyBlock) {
+  QuantizeOptions options;
+  options.overrides.add("layers\\.2\\.mlp\\.down_proj:bits=8");
+  EXPECT_EQ(needs_of(written_with(options)).fixed,
+            weights + libraries + 32 * 48 + 2 * 4 + 48 * 4 + 32 * 48 * 4 + transform_of_down);
+}
+
+}  // namespace
+}  // namespace quip
