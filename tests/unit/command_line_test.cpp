@@ -240,8 +240,8 @@ TEST(CommandLine, DefaultsThatHelpShowsAreTaken) {
     EXPECT_NO_THROW(EXPECT_TRUE(make()->parse(all))) << fmt::format("{}", fmt::join(all, " "));
   }
   for (const char* known :
-       {"threads auto", "samples all", "length auto", "passes auto", "order auto",
-        "group-size row", "rho auto", "damp 0.01", "ranks-per-node best"}) {
+       {"threads auto", "samples all", "length auto", "passes auto", "order auto", "group-size row",
+        "rho auto", "damp 0.01", "ranks-per-node best"}) {
     EXPECT_TRUE(seen.contains(known)) << known;
   }
   EXPECT_EQ(as_flags({minmax, {"rho", "auto"}}), "");
