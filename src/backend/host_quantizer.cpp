@@ -44,12 +44,6 @@ class HostQuantizer final : public Quantizer {
 
 }  // namespace
 
-std::unique_ptr<HeldFactor> Quantizer::hold_factor(const PreparedLayer& /*layer*/,
-                                                   const LayerOptions& /*options*/,
-                                                   index_t /*rows*/) {
-  return nullptr;
-}
-
 Quantizer& host_quantizer() {
   static HostQuantizer quantizer;
   return quantizer;

@@ -46,6 +46,8 @@ void agree(Collectives& comm, const std::function<void()>& work) {
   bool failed = false;
   try {
     work();
+  } catch (const AgreedError&) {  // `work` agreed by itself: all ranks have this
+    throw;
   } catch (const std::exception& error) {
     failed = true;
     message = message_of(error);

@@ -183,7 +183,7 @@ StoredLayer BlockQuantizer::quantize_wide(const LinearSpec& linear, const LayerI
   factorisers_[linear.cols].insert(layer.cholesky);
   on_step("round " + linear.type);
   auto scope = phases_.measure("round");
-  return round_wide_layer(comm_, linear.name, host, layer, options, backend_.quantizer());
+  return round_layer(comm_, linear.name, host, layer.layer, options, backend_.quantizer());
 }
 
 std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weights,

@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <functional>
 #include <memory>
-
-#include "gather_factor.hpp"
 
 #include "quip/core/usage.hpp"
 #include "quip/quant/factor/layer_statistics.hpp"
@@ -47,100 +44,30 @@ std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_
   return all;
 }
 
-/// One layer's rows, rounded with the factor that every rank holds, or one that passes by. All
-/// collective.
-class RowRounding {
- public:
-  /// The rows of a range, by what holds the factor.
-  using MakeRows = std::function<std::unique_ptr<LayerRows>(Range rows)>;
-
-  RowRounding(Collectives& comm, const PreparedLayer& layer, const LayerOptions& options,
-              MakeRows make_rows)
-      : comm_(comm), layer_(layer), options_(options), make_rows_(std::move(make_rows)) {}
-  RowRounding(Collectives& comm, const PreparedLayer& layer, const LayerOptions& options,
-              PanelSource& panels)
-      : comm_(comm), layer_(layer), options_(options), panels_(&panels) {}
-
-  /// Makes `rows` of U W D̃ Vᵀ this rank's.
-  void transform(MatrixView<const float> weights, Range rows) {
-    agree(comm_, [&] {
-      if (panels_ == nullptr) {
-        rows_ = make_rows_(rows);
-      } else {
-        tiles_ = transform_rows(weights, layer_, transforms_of(weights), rows);
-      }
-      UsageMeter::current().add_flops(transform_rows_flops(
-          options_.effective_transform(), weights.rows, weights.cols, rows.count()));
-    });
-  }
-
-  [[nodiscard]] std::vector<double> evaluate(const RhoSearch& search) {
-    std::vector<double> losses;
-    if (panels_ == nullptr) {
-      agree(comm_, [&] { losses = rows_->evaluate(search); });
-      return losses;
-    }
-    std::unique_ptr<StreamedSearch> lanes;
-    agree(comm_,
-          [&] { lanes = std::make_unique<StreamedSearch>(search, tiles_, layer_, options_); });
-    stream(*lanes);
-    agree(comm_, [&] { losses = lanes->finish(); });
-    return losses;
-  }
-
-  [[nodiscard]] RoundedRows round(double rho) {
-    RoundedRows out;
-    if (panels_ == nullptr) {
-      agree(comm_, [&] { out = rows_->round(rho); });
-      return out;
-    }
-    std::unique_ptr<StreamedRows> rows;
-    agree(comm_, [&] { rows = std::make_unique<StreamedRows>(tiles_, layer_, options_, rho); });
-    stream(*rows);
-    agree(comm_, [&] { out = rows->finish(); });
-    return out;
-  }
-
-  /// max|w'| of this rank's rows.
-  [[nodiscard]] float largest_weight() {
-    float largest = 0;
-    agree(comm_, [&] { largest = rows_ ? rows_->largest() : largest_element(tiles_); });
-    return largest;
-  }
-
- private:
-  [[nodiscard]] LayerTransforms transforms_of(MatrixView<const float> weights) const {
-    return make_transforms(options_.effective_transform(), weights.rows, weights.cols,
-                           layer_.seed_u, layer_.seed_v);
-  }
-
-  template <typename Taker>
-  void stream(Taker& taker) {
-    for (index_t b = layer_.factor.blocks() - 1; b >= 0; --b) taker.take(b, panels_->panel(b));
-  }
-
-  Collectives& comm_;
-  const PreparedLayer& layer_;
-  const LayerOptions& options_;
-  MakeRows make_rows_;
-  PanelSource* panels_ = nullptr;    ///< if the factor passes by
-  std::unique_ptr<LayerRows> rows_;  ///< where it is held
-  RowTiles tiles_{0, {0, 0}};        ///< where it passes by
-};
+/// Where a layer is rounded: by `quantizer`, unless its panels pass by and some rank has no room to
+/// hold them there (collective).
+Quantizer& choose(Collectives& comm, Quantizer& quantizer, const PreparedLayer& layer,
+                  const LayerOptions& options, index_t rows) {
+  if (layer.factor.resident() || &quantizer == &host_quantizer()) return quantizer;
+  float missing = 0;
+  agree(comm, [&] { missing = quantizer.has_room(layer, options, rows) ? 0.0F : 1.0F; });
+  comm.all_reduce_max(std::span(&missing, 1));
+  return missing > 0 ? host_quantizer() : quantizer;
+}
 
 struct FoundRho {
   double rho = 0;
   int rounds = 0;
 };
 
-FoundRho find_rho(Collectives& comm, RowRounding& rounding, const LayerOptions& options,
-                  index_t rows) {
+FoundRho find_rho(Collectives& comm, LayerRows& mine, const LayerOptions& options, index_t rows) {
   if (options.grid() == GridKind::minmax) return {};
   if (options.rho) return {*options.rho, 0};
   RhoSearch search(rows, options.bits);
   int rounds = 0;
   for (; !search.candidates().empty(); ++rounds) {
-    std::vector<double> losses = rounding.evaluate(search);
+    std::vector<double> losses;
+    agree(comm, [&] { losses = mine.evaluate(search); });
     comm.all_reduce_sum(losses);  // one rank's value and zeros: exact
     search.advance(losses);
   }
@@ -183,15 +110,12 @@ void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
   comm.broadcast(std::span(panels.diagonal), root);
 }
 
-StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<const float> weights,
-                       const PreparedLayer& layer, const LayerOptions& options,
-                       RowRounding& rounding) {
+/// The whole layer on every rank, from each rank's rows, the largest of whose weights is `largest`.
+StoredLayer join(Collectives& comm, const std::string& name, MatrixView<const float> weights,
+                 const PreparedLayer& layer, const LayerOptions& options, const RoundedRows& mine,
+                 const FoundRho& found, float largest) {
   const index_t rows = weights.rows;
-  const Range share = row_share(rows, comm.rank(), comm.size());
-  rounding.transform(weights, share);
-  const auto [rho, rounds] = find_rho(comm, rounding, options, rows);
-  const RoundedRows mine = rounding.round(rho);
-
+  const auto [rho, rounds] = found;
   StoredLayer stored;
   stored.name = name;
   stored.method = to_string(options.method);
@@ -215,7 +139,7 @@ StoredLayer round_with(Collectives& comm, const std::string& name, MatrixView<co
   } else {
     out.scale = {incoherent_scale(layer, rho)};
   }
-  std::array<float, 2> most{rounding.largest_weight(), static_cast<float>(mine.passes)};
+  std::array<float, 2> most{largest, static_cast<float>(mine.passes)};
   comm.all_reduce_max(most);
   stored.statistics =
       summarise(layer, options, gather_rows(comm, mine.losses, rows, 1), rho, most[0]);
@@ -259,20 +183,22 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
 StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
                         const PreparedLayer& layer, const LayerOptions& options,
                         Quantizer& quantizer) {
-  RowRounding rounding(comm, layer, options,
-                       [&](Range rows) { return quantizer.rows(weights, layer, options, rows); });
-  return round_with(comm, name, weights, layer, options, rounding);
-}
-
-StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
-                        const PreparedLayer& layer, const LayerOptions& options,
-                        PanelSource& panels, Quantizer& quantizer) {
-  const index_t rows = row_share(weights.rows, comm.rank(), comm.size()).count();
-  const auto held = gather_factor(comm, quantizer, layer, options, rows, panels);
-  RowRounding rounding = held ? RowRounding(comm, layer, options,
-                                            [&](Range mine) { return held->rows(weights, mine); })
-                              : RowRounding(comm, layer, options, panels);
-  return round_with(comm, name, weights, layer, options, rounding);
+  const Range share = row_share(weights.rows, comm.rank(), comm.size());
+  Quantizer& where = choose(comm, quantizer, layer, options, share.count());
+  std::unique_ptr<LayerRows> mine;
+  agree(comm, [&] {
+    mine = where.rows(weights, layer, options, share);
+    UsageMeter::current().add_flops(transform_rows_flops(
+        options.effective_transform(), weights.rows, weights.cols, share.count()));
+  });
+  const FoundRho found = find_rho(comm, *mine, options, weights.rows);
+  RoundedRows rounded;
+  float largest = 0;
+  agree(comm, [&] {
+    rounded = mine->round(found.rho);
+    largest = mine->largest();
+  });
+  return join(comm, name, weights, layer, options, rounded, found, largest);
 }
 
 }  // namespace quip

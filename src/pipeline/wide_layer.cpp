@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/linalg/distributed_ldl.hpp"
-#include "quip/pipeline/round_layer.hpp"
 #include "quip/quant/factor/damping.hpp"
-#include "quip/quant/factor/panel_source.hpp"
 #include "quip/quant/transform/transform.hpp"
 
 namespace quip {
@@ -97,18 +96,19 @@ index_t cholesky(Collectives& comm, Quantizer& quantizer, bool named_grid, Distr
 
 /// Damps and factorises; a Hessian that was overwritten in vain is summed again.
 void factorise(Collectives& comm, const WideHessian& hessian, Quantizer& quantizer, bool named_grid,
-               const LayerOptions& options, const std::string& name, WideLayer& wide) {
+               const LayerOptions& options, const std::string& name, DistributedMatrix& factor,
+               WideLayer& wide) {
   const DistributedCholesky how = [&](Collectives& ranks, DistributedMatrix& h) {
     return cholesky(ranks, quantizer, named_grid, h, wide.cholesky);
   };
   PreparedLayer& layer = wide.layer;
-  Damping damping(undamped_diagonal(comm, wide.factor, layer), options.damping);
+  Damping damping(undamped_diagonal(comm, factor, layer), options.damping);
   for (;;) {
-    wide.factor.set_diagonal(damping.damped());
-    const index_t minor = distributed_ldl(comm, wide.factor, how, layer.factor.diagonal);
+    factor.set_diagonal(damping.damped());
+    const index_t minor = distributed_ldl(comm, factor, how, layer.factor.diagonal);
     if (minor == 0) break;
     agree(comm, [&] { damping.increase(name, minor); });
-    hessian.fill(wide.factor);
+    hessian.fill(factor);
   }
   damping.record(layer);
 }
@@ -116,12 +116,15 @@ void factorise(Collectives& comm, const WideHessian& hessian, Quantizer& quantiz
 /// The panels of L, gathered from the ranks that hold their blocks.
 class GatheredPanels final : public PanelSource {
  public:
-  GatheredPanels(Collectives& comm, const DistributedMatrix& factor)
+  GatheredPanels(Collectives& comm, DistributedMatrix factor)
       : comm_(comm),
-        factor_(factor),
-        column_(factor.layout()),
-        panel_(factor.layout().n() * factor.layout().cols.block) {}
+        factor_(std::move(factor)),
+        column_(factor_.layout()),
+        panel_(factor_.layout().n() * factor_.layout().cols.block) {}
 
+  void start() override {
+    agree(comm_, [] {});
+  }
   MatrixView<const float> panel(index_t b) override {
     const BlockCyclic& layout = factor_.layout();
     const index_t width = layout.cols.width(b);
@@ -138,7 +141,7 @@ class GatheredPanels final : public PanelSource {
 
  private:
   Collectives& comm_;
-  const DistributedMatrix& factor_;
+  DistributedMatrix factor_;
   BlockColumn<float> column_;
   Buffer<float> panel_;
 };
@@ -150,7 +153,7 @@ WideLayer prepare_wide_layer(Collectives& comm, Backend& backend, const LayerInp
                              const WideOptions& wide, const std::string& name, Phases& phases) {
   const index_t n = inputs.x.cols;
   OutlinedLayer outline;
-  WideLayer out;
+  DistributedMatrix factor;
   std::unique_ptr<WideHessian> hessian;
   {
     const auto scope = phases.measure("hessian");
@@ -161,25 +164,21 @@ WideLayer prepare_wide_layer(Collectives& comm, Backend& backend, const LayerInp
       outline = outline_layer(weights, norms, options, name);
       outline.layer.order = column_order(options, norms);
       reorder(outline.layer.added, outline.layer.order);
-      out.factor = DistributedMatrix(wide.layout(n, comm.size()), comm.rank());
+      factor = DistributedMatrix(wide.layout(n, comm.size()), comm.rank());
     });
     hessian = std::make_unique<WideHessian>(comm, backend, inputs, outline, options, name);
-    hessian->fill(out.factor);
+    hessian->fill(factor);
   }
   const auto scope = phases.measure("factor");
   const auto unit = phases.timeline().record("factor " + name);
-  out.layer = std::move(outline.layer);
+  WideLayer out{std::move(outline.layer), {}};
   out.layer.factor = LowerPanels::outline(n);
-  factorise(comm, *hessian, backend.quantizer(), wide.process_grid.has_value(), options, name, out);
+  factorise(comm, *hessian, backend.quantizer(), wide.process_grid.has_value(), options, name,
+            factor, out);
+  agree(comm, [&] {
+    out.layer.factor.source = std::make_unique<GatheredPanels>(comm, std::move(factor));
+  });
   return out;
-}
-
-StoredLayer round_wide_layer(Collectives& comm, const std::string& name,
-                             MatrixView<const float> weights, const WideLayer& wide,
-                             const LayerOptions& options, Quantizer& quantizer) {
-  std::unique_ptr<GatheredPanels> panels;
-  agree(comm, [&] { panels = std::make_unique<GatheredPanels>(comm, wide.factor); });
-  return round_layer(comm, name, weights, wide.layer, options, *panels, quantizer);
 }
 
 }  // namespace quip

@@ -108,7 +108,6 @@ void Walk::round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOpti
     gather_rows(ledger, linear.rows, groups * float_bytes);
     if (!options.symmetric) gather_rows(ledger, linear.rows, groups);
   }
-  agree(ledger, do_nothing);  // the largest weight
   ledger.count_maximum(2 * float_bytes);
   gather_rows(ledger, linear.rows, sizeof(RowLoss));
 }

@@ -82,9 +82,9 @@ void Walk::wide_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptio
     const auto order = static_cast<double>(n);
     ledger.add_flops(order * order * order / 3 / layout.grid.size());
   }
+  agree(ledger, do_nothing);  // the panels to gather
 
   ledger.enter("round");
-  agree(ledger, do_nothing);
   round_layer(ledger, linear, options, &layout);
   ledger.enter("dequantize");
   dequantize(ledger, linear, options);
@@ -113,7 +113,7 @@ void Walk::block_cholesky(Ledger& ledger, const BlockCyclic& layout) const {
   }
 }
 
-/// Into the devices' memory: pipeline/gather_factor.
+/// Into the devices' memory.
 void Walk::gather_factor(Ledger& ledger, const BlockCyclic& layout) {
   agree(ledger, do_nothing);
   ledger.count_maximum(sizeof(float));  // has everyone room?

@@ -1,13 +1,13 @@
 #include "quip/quant/layer.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
+#include <utility>
 
 #include "quant/round/tile_rounding.hpp"
 
-#include "quip/core/usage.hpp"
 #include "quip/quant/code/grid.hpp"
-#include "quip/quant/factor/work.hpp"
 
 namespace quip {
 namespace {
@@ -22,19 +22,6 @@ TileGrids choose_grids(MatrixView<const float> tile, const PreparedLayer& layer,
   return TileGrids(tile, layer.order, options);
 }
 
-/// Writes down the fitted grids of a tile of `rows` rows, the first of which is `first_row` of
-/// `out`.
-void store_grids(const TileGrids& grids, index_t rows, index_t first_row, RoundedRows& out) {
-  for (index_t r = 0; r < rows; ++r) {
-    for (index_t g = 0; g < grids.groups(); ++g) {
-      const auto [step, zero] = grids.parameters(r, g);
-      const std::size_t i = at((first_row + r) * grids.groups() + g);
-      out.scale[i] = step;
-      if (!out.zero.empty()) out.zero[i] = zero;
-    }
-  }
-}
-
 /// Codes in the columns' own order.
 void pack_tile(MatrixView<const float> q, const std::vector<index_t>& order, index_t rows, int bits,
                std::uint8_t* packed, index_t row_bytes) {
@@ -47,93 +34,19 @@ void pack_tile(MatrixView<const float> q, const std::vector<index_t>& order, ind
   }
 }
 
-Matrix<float> coordinates_of(const TileGrids& grids, MatrixView<const float> weights) {
+/// Tile t, whose grids are fitted to it or have the half width `scale`.
+std::unique_ptr<TileRounding> make_tile(const RowTiles& tiles, index_t t,
+                                        const PreparedLayer& layer, const LayerOptions& options,
+                                        const Rounder& rounder, float scale) {
+  const MatrixView<const float> weights = tiles.tile(t);
+  TileGrids grids = choose_grids(weights, layer, options, scale);
   Matrix<float> coordinates(weights.rows, weights.cols);
   grids.to_coordinates(weights, coordinates.view());
-  return coordinates;
-}
-
-/// The layer's rows in a tile, by lane.
-std::vector<index_t> numbers_of(Range range) {
+  const Range range = tiles.rows_of(t);
   std::vector<index_t> rows(at(range.count()));
   std::iota(rows.begin(), rows.end(), range.first);
-  return rows;
-}
-
-/// What every row of a tile needs besides: its own norm under H, to which losses are related.
-class TileOfRows {
- public:
-  TileOfRows(const RowTiles& tiles, index_t t, const PreparedLayer& layer,
-             const LayerOptions& options, float scale)
-      : TileOfRows(tiles.tile(t), tiles.rows_of(t), layer, options,
-                   choose_grids(tiles.tile(t), layer, options, scale)) {}
-
-  [[nodiscard]] TileRounding& tile() { return tile_; }
-
-  /// Σ over all columns, with the factor that the layer holds.
-  void measure_weights() { add_hessian_norm(layer_.factor, weights_, reference_); }
-
-  void prepare_blocks() {
-    tile_.prepare_blocks();
-    projected_ = Matrix<float>(LowerPanels::block, weights_.cols);
-  }
-  void take_block(index_t b, MatrixView<const float> panel) {
-    tile_.round_block(b, panel);
-    add_block_norm(layer_.factor, b, panel, weights_, projected_.data(), reference_);
-  }
-
-  /// Ends either way, and writes everything down.
-  void finish(const LayerOptions& options, RoundedRows& out) {
-    subtract_damping(layer_.added, weights_, reference_);
-    UsageMeter::current().add_flops(static_cast<double>(range_.count()) *
-                                    reference_flops(weights_.rows));
-    tile_.finish();
-    const index_t first = range_.first - out.rows.first;
-    if (options.grid() == GridKind::minmax) store_grids(tile_.grids(), range_.count(), first, out);
-    const index_t row_bytes = (weights_.rows * options.bits + 7) / 8;
-    pack_tile(tile_.levels(), layer_.order, range_.count(), options.bits,
-              out.codes.data() + first * row_bytes, row_bytes);
-    for (index_t r = 0; r < range_.count(); ++r) {
-      out.losses[at(first + r)] = {tile_.loss()[at(r)], reference_[at(r)]};
-    }
-  }
-
- private:
-  TileOfRows(MatrixView<const float> weights, Range range, const PreparedLayer& layer,
-             const LayerOptions& options, TileGrids grids)
-      : layer_(layer),
-        weights_(weights),
-        range_(range),
-        reference_(at(weights.cols), 0.0),
-        coordinates_(coordinates_of(grids, weights)),
-        tile_(layer, options, std::move(grids), numbers_of(range), coordinates_.view()) {}
-
-  const PreparedLayer& layer_;
-  MatrixView<const float> weights_;
-  Range range_;
-  std::vector<double> reference_;
-  Matrix<float> coordinates_;
-  TileRounding tile_;
-  Matrix<float> projected_;  ///< block by block
-};
-
-float scale_of(const PreparedLayer& layer, const LayerOptions& options, double rho) {
-  return options.grid() == GridKind::minmax ? 0.0F : incoherent_scale(layer, rho);
-}
-
-/// Room for the rows of `tiles`.
-RoundedRows empty_rows(const RowTiles& tiles, const LayerOptions& options) {
-  const index_t n = tiles.n();
-  const index_t rows = tiles.rows().count();
-  const bool minmax = options.grid() == GridKind::minmax;
-  RoundedRows out;
-  out.rows = tiles.rows();
-  out.codes.resize(at(rows * ((n * options.bits + 7) / 8)));
-  const index_t grid_count = rows * groups_of(n, options.group_size);
-  out.scale.resize(minmax ? at(grid_count) : 0);
-  out.zero.resize(minmax && !options.symmetric ? at(grid_count) : 0);
-  out.losses.resize(at(rows));
-  return out;
+  return std::make_unique<TileRounding>(layer, options, rounder, std::move(grids), rows,
+                                        std::move(coordinates), weights);
 }
 
 }  // namespace
@@ -143,56 +56,37 @@ float incoherent_scale(const PreparedLayer& layer, double rho) {
   return static_cast<float>(rho * layer.weight_rms + 1e-16);
 }
 
+RoundedRows::RoundedRows(Range range, index_t n, const LayerOptions& options) : rows(range) {
+  const bool minmax = options.grid() == GridKind::minmax;
+  const index_t grids = range.count() * groups_of(n, options.group_size);
+  codes.resize(at(range.count() * ((n * options.bits + 7) / 8)));
+  scale.resize(minmax ? at(grids) : 0);
+  zero.resize(minmax && !options.symmetric ? at(grids) : 0);
+  losses.resize(at(range.count()));
+}
+
 RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
                        const LayerOptions& options, double rho) {
-  const float scale = scale_of(layer, options, rho);
-  RoundedRows out = empty_rows(tiles, options);
+  const float scale = incoherent_scale(layer, rho);
+  const index_t row_bytes = (tiles.n() * options.bits + 7) / 8;
+  RoundedRows out(tiles.rows(), tiles.n(), options);
+  std::vector<int> passes(at(tiles.count()));
   const auto rounder = make_rounder(options);
-  int passes = 0;
-#pragma omp parallel for schedule(dynamic) reduction(max : passes)
-  for (index_t t = 0; t < tiles.count(); ++t) {
-    TileOfRows rows(tiles, t, layer, options, scale);
-    rows.measure_weights();
-    rows.tile().round(*rounder);
-    passes = std::max(passes, rows.tile().passes());
-    rows.finish(options, out);
-  }
-  out.passes = passes;
+  const auto make = [&](index_t t) { return make_tile(tiles, t, layer, options, *rounder, scale); };
+  const auto done = [&](index_t t, const TileRounding& tile) {
+    const index_t first = tiles.rows_of(t).first - out.rows.first;
+    const index_t count = tiles.rows_of(t).count();
+    out.store(tile.grids(), first, count);
+    pack_tile(tile.levels(), layer.order, count, options.bits, out.codes.data() + first * row_bytes,
+              row_bytes);
+    for (index_t r = 0; r < count; ++r) {
+      out.losses[at(first + r)] = {tile.loss()[at(r)], tile.reference()[at(r)]};
+    }
+    passes[at(t)] = tile.passes();
+  };
+  round_tiles(layer, *rounder, tiles.count(), make, done);
+  for (const int used : passes) out.passes = std::max(out.passes, used);
   return out;
-}
-
-// --- with a factor that comes panel by panel ---
-
-struct StreamedRows::State {
-  const LayerOptions& options;
-  std::vector<std::unique_ptr<TileOfRows>> tiles;
-  RoundedRows out;
-};
-
-StreamedRows::StreamedRows(const RowTiles& tiles, const PreparedLayer& layer,
-                           const LayerOptions& options, double rho)
-    : state_(new State{options, {}, empty_rows(tiles, options)}) {
-  const float scale = scale_of(layer, options, rho);
-  state_->tiles.resize(at(tiles.count()));
-#pragma omp parallel for schedule(dynamic)
-  for (index_t t = 0; t < tiles.count(); ++t) {
-    auto& rows = state_->tiles[at(t)];
-    rows = std::make_unique<TileOfRows>(tiles, t, layer, options, scale);
-    rows->prepare_blocks();
-  }
-}
-
-StreamedRows::~StreamedRows() = default;
-
-void StreamedRows::take(index_t b, MatrixView<const float> panel) {
-#pragma omp parallel for schedule(dynamic)
-  for (const auto& rows : state_->tiles) rows->take_block(b, panel);
-}
-
-RoundedRows StreamedRows::finish() {
-#pragma omp parallel for schedule(dynamic)
-  for (const auto& rows : state_->tiles) rows->finish(state_->options, state_->out);
-  return std::move(state_->out);
 }
 
 }  // namespace quip

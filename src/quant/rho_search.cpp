@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <utility>
 
 #include "quant/round/tile_rounding.hpp"
 
@@ -32,80 +33,17 @@ double typical_rho(int bits) {
   }
 }
 
-/// Tiles in which every (row, candidate) pair is a lane of its own: few rows still fill the
-/// vectors.
-class CandidateLanes {
- public:
-  CandidateLanes(const RhoSearch& search, const RowTiles& tiles, const PreparedLayer& layer,
-                 const LayerOptions& options)
-      : search_(search),
-        tiles_(tiles),
-        layer_(layer),
-        options_(options),
-        mine_(positions_in(search, tiles.rows())),
-        lanes_(tiles.n(), {0, std::ssize(mine_) * choices()}) {}
-
-  [[nodiscard]] index_t count() const { return lanes_.count(); }
-
-  /// Tile t, to be rounded; refers to this object.
-  [[nodiscard]] std::unique_ptr<TileRounding> tile(index_t t) const {
-    const MatrixView<float> coordinates = lanes_.tile(t);
-    const Range range = lanes_.rows_of(t);
-    std::vector<RowGrid> grids(at(coordinates.cols));
-    std::vector<index_t> rows;
-    for (index_t pair = range.first; pair < range.last; ++pair) {
-      const double rho = search_.candidates()[at(pair % choices())];
-      const RowGrid grid = incoherent_grid(incoherent_scale(layer_, rho), options_.bits);
-      grids[at(pair - range.first)] = grid;
-      rows.push_back(search_.sample()[position(pair)]);
-      fill_lane(rows.back(), grid, coordinates, pair - range.first);
-    }
-    return std::make_unique<TileRounding>(layer_, options_, TileGrids(std::move(grids)), rows,
-                                          coordinates);
+/// The row of W' at its grid's coordinates.
+void fill_lane(const RowTiles& tiles, index_t row, const RowGrid& grid, MatrixView<float> tile,
+               index_t lane) {
+  index_t source = 0;
+  while (row >= tiles.rows_of(source).last) ++source;
+  const MatrixView<float> from = tiles.tile(source);
+  const index_t column = row - tiles.rows_of(source).first;
+  for (index_t k = 0; k < from.rows; ++k) {
+    tile(k, lane) = from(k, column) * grid.inverse + grid.offset;
   }
-
-  /// The losses of tile t, once it is finished, to their places among all.
-  void collect(index_t t, const TileRounding& tile, std::vector<double>& losses) const {
-    const Range range = lanes_.rows_of(t);
-    for (index_t pair = range.first; pair < range.last; ++pair) {
-      losses[position(pair) * at(choices()) + at(pair % choices())] =
-          tile.loss()[at(pair - range.first)];
-    }
-  }
-
- private:
-  /// Which rows of the sample lie in `rows`.
-  static std::vector<index_t> positions_in(const RhoSearch& search, Range rows) {
-    std::vector<index_t> positions;
-    for (std::size_t i = 0; i < search.sample().size(); ++i) {
-      const index_t row = search.sample()[i];
-      if (row >= rows.first && row < rows.last) positions.push_back(static_cast<index_t>(i));
-    }
-    return positions;
-  }
-
-  [[nodiscard]] index_t choices() const { return std::ssize(search_.candidates()); }
-  /// In the sample.
-  [[nodiscard]] std::size_t position(index_t pair) const { return at(mine_[at(pair / choices())]); }
-
-  void fill_lane(index_t row, const RowGrid& grid, MatrixView<float> coordinates,
-                 index_t lane) const {
-    index_t source = 0;
-    while (row >= tiles_.rows_of(source).last) ++source;
-    const MatrixView<float> from = tiles_.tile(source);
-    const index_t column = row - tiles_.rows_of(source).first;
-    for (index_t k = 0; k < from.rows; ++k) {
-      coordinates(k, lane) = from(k, column) * grid.inverse + grid.offset;
-    }
-  }
-
-  const RhoSearch& search_;
-  const RowTiles& tiles_;
-  const PreparedLayer& layer_;
-  const LayerOptions& options_;
-  std::vector<index_t> mine_;  ///< positions in the sample
-  RowTiles lanes_;
-};
+}
 
 }  // namespace
 
@@ -115,18 +53,46 @@ RhoSearch::RhoSearch(index_t rows, int bits) {
   for (int i = -2; i <= 2; ++i) candidates_.push_back(typical_rho(bits) * std::pow(ladder_step, i));
 }
 
+std::vector<RhoSearch::Trial> RhoSearch::trials(Range rows) const {
+  std::vector<Trial> trials;
+  for (std::size_t i = 0; i < sample_.size(); ++i) {
+    if (sample_[i] < rows.first || sample_[i] >= rows.last) continue;
+    for (std::size_t c = 0; c < candidates_.size(); ++c) {
+      trials.push_back({sample_[i], candidates_[c], i * candidates_.size() + c});
+    }
+  }
+  return trials;
+}
+
+// Every trial is a lane of its own: few rows still fill the vectors.
 std::vector<double> RhoSearch::evaluate(const RowTiles& tiles, const PreparedLayer& layer,
                                         const LayerOptions& options) const {
   std::vector<double> losses(sample_.size() * candidates_.size(), 0.0);
-  const CandidateLanes lanes(*this, tiles, layer, options);
+  const std::vector<Trial> all = trials(tiles.rows());
+  const RowTiles lanes(0, {0, std::ssize(all)});  // how they are cut into tiles
   const auto rounder = make_rounder(options);
-#pragma omp parallel for schedule(dynamic)
-  for (index_t t = 0; t < lanes.count(); ++t) {
-    const auto tile = lanes.tile(t);
-    tile->round(*rounder);
-    tile->finish();
-    lanes.collect(t, *tile, losses);
-  }
+  const auto trials_of = [&](index_t t) {
+    const Range range = lanes.rows_of(t);
+    return std::span(all).subspan(at(range.first), at(range.count()));
+  };
+  const auto make = [&](index_t t) {
+    Matrix<float> coordinates(tiles.n(), lanes.tile(t).cols, 0.0F);
+    std::vector<RowGrid> grids(at(coordinates.cols()));
+    std::vector<index_t> rows;
+    for (const Trial& trial : trials_of(t)) {
+      const std::size_t lane = rows.size();
+      grids[lane] = incoherent_grid(incoherent_scale(layer, trial.rho), options.bits);
+      fill_lane(tiles, trial.row, grids[lane], coordinates.view(), std::ssize(rows));
+      rows.push_back(trial.row);
+    }
+    return std::make_unique<TileRounding>(layer, options, *rounder, TileGrids(std::move(grids)),
+                                          rows, std::move(coordinates));
+  };
+  const auto done = [&](index_t t, const TileRounding& tile) {
+    auto loss = tile.loss().begin();
+    for (const Trial& trial : trials_of(t)) losses[trial.place] = *loss++;
+  };
+  round_tiles(layer, *rounder, lanes.count(), make, done);
   return losses;
 }
 
@@ -167,43 +133,6 @@ void RhoSearch::conclude(std::size_t best) {
   if (curvature <= 0) return;
   const double shift = std::clamp(0.5 * (left - right) / curvature, -0.5, 0.5);
   result_ *= std::pow(ladder_step, shift);
-}
-
-// --- with a factor that comes panel by panel ---
-
-struct StreamedSearch::State {
-  CandidateLanes lanes;
-  std::vector<std::unique_ptr<TileRounding>> tiles;
-  std::vector<double> losses;
-};
-
-StreamedSearch::StreamedSearch(const RhoSearch& search, const RowTiles& tiles,
-                               const PreparedLayer& layer, const LayerOptions& options)
-    : state_(new State{{search, tiles, layer, options}, {}, {}}) {
-  state_->losses.resize(search.sample().size() * search.candidates().size(), 0.0);
-  state_->tiles.resize(at(state_->lanes.count()));
-#pragma omp parallel for schedule(dynamic)
-  for (index_t t = 0; t < state_->lanes.count(); ++t) {
-    auto& tile = state_->tiles[at(t)];
-    tile = state_->lanes.tile(t);
-    tile->prepare_blocks();
-  }
-}
-
-StreamedSearch::~StreamedSearch() = default;
-
-void StreamedSearch::take(index_t b, MatrixView<const float> panel) {
-#pragma omp parallel for schedule(dynamic)
-  for (const auto& tile : state_->tiles) tile->round_block(b, panel);
-}
-
-std::vector<double> StreamedSearch::finish() {
-  for (index_t t = 0; t < state_->lanes.count(); ++t) {
-    const auto& tile = state_->tiles[at(t)];
-    tile->finish();
-    state_->lanes.collect(t, *tile, state_->losses);
-  }
-  return std::move(state_->losses);
 }
 
 }  // namespace quip

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "gemm_rate.hpp"
+#include "support/round_tile.hpp"
 #include <benchmark/benchmark.h>
 #include <omp.h>
 
@@ -103,12 +104,10 @@ void rounding(benchmark::State& state, Method method) {
   for (auto _ : state) {
 #pragma omp parallel for schedule(dynamic) reduction(max : used)
     for (index_t t = 0; t < tiles.count(); ++t) {
-      const MatrixView<float> tile = tiles.tile(t);
-      Matrix<float> q(n, tile.cols);
-      std::vector<double> loss(static_cast<std::size_t>(tile.cols));
-      used = std::max(
-          used, rounder->round(problem.prepared, unit_tile(tile, 3.0F, tile.cols), q.view(), loss));
-      benchmark::DoNotOptimize(q.data());
+      const MatrixView<float> x = tiles.tile(t);
+      RoundingTile tile = unit_tile(x, 3.0F, x.cols);
+      used = std::max(used, round_tile(*rounder, problem.prepared, tile));
+      benchmark::DoNotOptimize(tile.q.data());
     }
   }
   const auto size = static_cast<double>(n);

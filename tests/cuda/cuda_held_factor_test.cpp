@@ -7,6 +7,7 @@
 
 #include "cuda/cuda_support.hpp"
 #include "support/one_layer.hpp"
+#include "support/passing_panels.hpp"
 
 #include "quip/backend/quantizer.hpp"
 #include "quip/pipeline/round_layer.hpp"
@@ -48,49 +49,33 @@ std::vector<Case> cases() {
   return all;
 }
 
-/// A prepared layer whose L is elsewhere.
-struct WideLayer {
+/// A prepared layer whose L passes by.
+struct PassingLayer {
   Matrix<float> w = random_weights(m, n, 1);
   PreparedLayer layer;
   LowerPanels factor;
+  int panels = 0;  ///< that have come by
 
-  explicit WideLayer(const LayerOptions& options)
+  explicit PassingLayer(const LayerOptions& options)
       : layer(prepare_layer(w.cview(), random_hessian(n, 700, 2), options, "test")),
         factor(std::move(layer.factor)) {
-    layer.factor = LowerPanels::outline(n);
-    layer.factor.diagonal = factor.diagonal;
-  }
-  [[nodiscard]] RowTiles tiles(const LayerOptions& options, Range rows) const {
-    const LayerTransforms transforms =
-        make_transforms(options.effective_transform(), m, n, layer.seed_u, layer.seed_v);
-    return transform_rows(w.cview(), layer, transforms, rows);
-  }
-  template <typename Taker>
-  void stream(Taker& taker) const {
-    for (index_t b = factor.blocks() - 1; b >= 0; --b) taker.take(b, factor.panel(b));
+    layer.factor = passing_by(factor, std::make_unique<PassingPanels>(factor, panels));
   }
 };
 
 class CudaHeldFactor : public CudaTest, public testing::WithParamInterface<Case> {
  protected:
-  void compare(const WideLayer& wide, HeldFactor& held, Range range) const {
+  void compare(const PassingLayer& passing, Range range) const {
     const LayerOptions& options = GetParam().options;
-    const RowTiles tiles = wide.tiles(options, range);
-    const auto rows = held.rows(wide.w.cview(), range);
-    EXPECT_EQ(rows->largest(), largest_element(tiles));
-    StreamedRows streamed(tiles, wide.layer, options, 2.1);
-    wide.stream(streamed);
-    expect_same(rows->round(2.1), streamed.finish());
+    const auto device = cuda_->quantizer().rows(passing.w.cview(), passing.layer, options, range);
+    const auto host = host_quantizer().rows(passing.w.cview(), passing.layer, options, range);
+    EXPECT_EQ(device->largest(), host->largest());
+    expect_same(device->round(2.1), host->round(2.1));
     if (options.grid() == GridKind::minmax) return;
-    const auto on_host = [&](RhoSearch& search) {
-      StreamedSearch lanes(search, tiles, wide.layer, options);
-      wide.stream(lanes);
-      return lanes.finish();
-    };
     RhoSearch search(m, options.bits);
     do {  // all the way to ρ with all rows
-      const std::vector<double> losses = rows->evaluate(search);
-      EXPECT_EQ(losses, on_host(search));
+      const std::vector<double> losses = device->evaluate(search);
+      EXPECT_EQ(losses, host->evaluate(search));
       search.advance(losses);
     } while (range.count() == m && !search.candidates().empty());
   }
@@ -98,66 +83,35 @@ class CudaHeldFactor : public CudaTest, public testing::WithParamInterface<Case>
 
 TEST_P(CudaHeldFactor, RoundsToTheBitsOfAStreamedOne) {
   const LayerOptions& options = GetParam().options;
-  const WideLayer wide(options);
+  const PassingLayer passing(options);
   in_every_order([&] {
-    ASSERT_TRUE(cuda_->quantizer().holds_factors());
-    const auto held = cuda_->quantizer().hold_factor(wide.layer, options, m);
-    ASSERT_TRUE(held);
-    Matrix<float> passing(n, LowerPanels::block);  // overwritten by the next panel, as in a run
-    for (index_t b = wide.factor.blocks() - 1; b >= 0; --b) {
-      const MatrixView<const float> panel = wide.factor.panel(b);
-      std::copy_n(panel.data, panel.size(), passing.data());
-      held->take(b, {passing.data(), panel.rows, panel.cols});
-    }
-    for (const Range range : {Range{0, m}, Range{13, 41}, Range{m, m}}) {
-      compare(wide, *held, range);
-    }
+    ASSERT_TRUE(cuda_->quantizer().has_room(passing.layer, options, m));
+    for (const Range range : {Range{0, m}, Range{13, 41}, Range{m, m}}) compare(passing, range);
   });
 }
 
 INSTANTIATE_TEST_SUITE_P(Options, CudaHeldFactor, testing::ValuesIn(cases()),
                          [](const auto& one) { return std::string(one.param.name); });
 
-TEST(HeldFactor, IsNoneOnTheHost) {
-  const LayerOptions options;
-  const WideLayer wide(options);
-  EXPECT_FALSE(host_quantizer().holds_factors());
-  EXPECT_EQ(host_quantizer().hold_factor(wide.layer, options, m), nullptr);
-}
-
 #ifdef QUIP_CUDA_ON_HOST
-/// The panels of a layer, counted.
-class CountedPanels final : public PanelSource {
- public:
-  explicit CountedPanels(const LowerPanels& factor) : factor_(factor) {}
-  MatrixView<const float> panel(index_t b) override {
-    ++handed_out;
-    return factor_.panel(b);
-  }
-  int handed_out = 0;
-
- private:
-  const LowerPanels& factor_;
-};
-
 // The panels of 300 columns have 300·128 + 172·128 + 44² elements, the rows 70·300 twice, and
 // each of 32 rows with five candidates coordinates, levels, errors and two blocks of 128. A
 // sixteenth of the memory is the libraries'.
 TEST_F(CudaTest, WithoutRoomForAFactorTheHostRoundsTheSame) {
   const LayerOptions options;
-  const WideLayer wide(options);
+  PassingLayer passing(options);
   constexpr std::size_t slack = 16 << 10;  // for what is small
   const std::size_t elements =
       300 * 128 + 172 * 128 + 44 * 44 + 2 * 70 * 300 + 5 * 32 * (3 * 300 + 2 * 128);
   const std::size_t needed = cuda_on_host::memory_in_use() + elements * sizeof(float);
   SelfCollectives self;
   const auto round = [&](std::size_t memory, int& panels) {
-    CountedPanels source(wide.factor);
+    passing.panels = 0;
     cuda_on_host::set_memory(memory / 15 * 16);
     StoredLayer stored =
-        round_layer(self, "test", wide.w.cview(), wide.layer, options, source, cuda_->quantizer());
+        round_layer(self, "test", passing.w.cview(), passing.layer, options, cuda_->quantizer());
     cuda_on_host::set_memory(std::size_t{8} << 30);
-    panels = source.handed_out;
+    panels = passing.panels;
     return stored;
   };
   int once = 0;

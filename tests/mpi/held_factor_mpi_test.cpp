@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "support/one_layer.hpp"
+#include "support/passing_panels.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/backend/backend.hpp"
@@ -19,11 +20,9 @@ namespace {
 constexpr index_t n = 300;  // three panels
 constexpr index_t m = 150;
 
-/// What rounding reads of a layer besides its factor, whose shape and diagonal are there.
+/// What rounding reads of a layer besides its factor.
 PreparedLayer outline_of(const PreparedLayer& layer) {
   PreparedLayer out;
-  out.factor = LowerPanels::outline(layer.factor.n);
-  out.factor.diagonal = layer.factor.diagonal;
   out.order = layer.order;
   out.rescale = layer.rescale;
   out.dead = layer.dead;
@@ -36,34 +35,12 @@ PreparedLayer outline_of(const PreparedLayer& layer) {
   return out;
 }
 
-/// Panels that come together to what the host's quantizer takes as a whole.
-class CollectedFactor final : public HeldFactor {
- public:
-  CollectedFactor(const PreparedLayer& layer, const LayerOptions& options, bool fails)
-      : layer_(outline_of(layer)), options_(options), fails_(fails) {
-    layer_.factor = LowerPanels(layer.factor.n);
-    layer_.factor.diagonal = layer.factor.diagonal;
-  }
-  void take(index_t b, MatrixView<const float> panel) override {
-    if (fails_) fail("panel {} did not get through", b);
-    std::copy_n(panel.data, panel.size(), layer_.factor.panel(b).data);
-  }
-  [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
-                                                Range rows) override {
-    return host_quantizer().rows(weights, layer_, options_, rows);
-  }
-
- private:
-  PreparedLayer layer_;
-  const LayerOptions& options_;
-  bool fails_;
-};
-
 /// Another host, which has memory of its own for factors.
 class CollectingQuantizer final : public Quantizer {
  public:
-  bool has_room = true;
-  bool fails = false;
+  bool room = true;
+  bool fails_before = false;
+  bool fails_underway = false;
 
   [[nodiscard]] PreparedLayer prepare(MatrixView<const float> weights, Matrix<double> hessian,
                                       const LayerOptions& options,
@@ -73,47 +50,69 @@ class CollectingQuantizer final : public Quantizer {
   [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                 const PreparedLayer& layer,
                                                 const LayerOptions& options, Range rows) override {
-    return host_quantizer().rows(weights, layer, options, rows);
+    if (fails_before) fail("no place for panels");
+    held_ = outline_of(layer);
+    held_.factor = LowerPanels(layer.factor.n);
+    held_.factor.diagonal = layer.factor.diagonal;
+    layer.factor.for_each_panel(false, [&](index_t b, MatrixView<const float> panel) {
+      if (fails_underway) fail("panel {} did not get through", b);
+      std::copy_n(panel.data, panel.size(), held_.factor.place(b).data);
+    });
+    return host_quantizer().rows(weights, held_, options, rows);
   }
-  [[nodiscard]] bool holds_factors() const override { return true; }
-  [[nodiscard]] std::unique_ptr<HeldFactor> hold_factor(const PreparedLayer& layer,
-                                                        const LayerOptions& options,
-                                                        index_t /*rows*/) override {
-    if (!has_room) return nullptr;
-    return std::make_unique<CollectedFactor>(layer, options, fails);
+  [[nodiscard]] bool has_room(const PreparedLayer& /*layer*/, const LayerOptions& /*options*/,
+                              index_t /*rows*/) override {
+    return room;
   }
+
+ private:
+  PreparedLayer held_;
 };
 
 /// Panel by panel from the ranks in turn.
 class PanelsInTurn final : public PanelSource {
  public:
-  PanelsInTurn(Collectives& comm, const LowerPanels& factor)
-      : comm_(comm), factor_(factor), passing_(n * LowerPanels::block) {}
+  PanelsInTurn(Collectives& comm, const LowerPanels& factor, int& count)
+      : comm_(comm), factor_(factor), count_(count), passing_(n * LowerPanels::block) {}
+  void start() override {
+    agree(comm_, [] {});
+  }
   MatrixView<const float> panel(index_t b) override {
-    ++handed_out;
-    const MatrixView<float> from = factor_.panel(b);
+    ++count_;
+    const MatrixView<const float> from = factor_.panel(b);
     const MatrixView<float> out(passing_.data(), from.rows, from.cols);
     const int root = static_cast<int>(b) % comm_.size();
     if (comm_.rank() == root) std::copy_n(from.data, from.size(), out.data);
     comm_.broadcast(std::span(out.data, static_cast<std::size_t>(out.size())), root);
     return out;
   }
-  int handed_out = 0;
 
  private:
   Collectives& comm_;
   const LowerPanels& factor_;
+  int& count_;
   Buffer<float> passing_;
 };
 
 class HeldFactorMpi : public testing::Test {
  protected:
   StoredLayer round(Quantizer& quantizer) {
-    PanelsInTurn panels(comm_, whole_.factor);
-    StoredLayer stored =
-        round_layer(comm_, "test", w_.cview(), outline_, options_, panels, quantizer);
-    panels_ = panels.handed_out;
-    return stored;
+    panels_ = 0;
+    PreparedLayer passing = outline_of(whole_);
+    passing.factor =
+        passing_by(whole_.factor, std::make_unique<PanelsInTurn>(comm_, whole_.factor, panels_));
+    return round_layer(comm_, "test", w_.cview(), passing, options_, quantizer);
+  }
+  void expect_failure(const std::string& message) {
+    try {
+      (void)round(quantizer_);
+      FAIL() << "a lost panel went unnoticed";
+    } catch (const AgreedError& error) {
+      EXPECT_EQ(error.what(), message);
+    }
+    std::vector<double> ranks{1.0};  // nobody is one exchange behind
+    comm_.all_reduce_sum(ranks);
+    EXPECT_EQ(ranks[0], comm_.size());
   }
   void expect_whole(const StoredLayer& stored) {
     const StoredLayer whole = round_layer(comm_, "test", w_.cview(), whole_, options_);
@@ -127,7 +126,6 @@ class HeldFactorMpi : public testing::Test {
   LayerOptions options_;
   Matrix<float> w_ = random_weights(m, n, 1);
   PreparedLayer whole_ = prepare_layer(w_.cview(), random_hessian(n, 500, 2), options_, "test");
-  PreparedLayer outline_ = outline_of(whole_);
   CollectingQuantizer quantizer_;
   int panels_ = 0;
 };
@@ -138,7 +136,7 @@ TEST_F(HeldFactorMpi, ComesOnceWhereAllHaveRoom) {
 }
 
 TEST_F(HeldFactorMpi, PassesByOnAllRanksIfOneHasNoRoom) {
-  quantizer_.has_room = comm_.rank() != comm_.size() - 1;
+  quantizer_.room = comm_.rank() != comm_.size() - 1;
   const StoredLayer stored = round(quantizer_);
   expect_whole(stored);
   EXPECT_EQ(panels_, 3 * (stored.statistics.rho_rounds + 1));
@@ -151,16 +149,15 @@ TEST_F(HeldFactorMpi, PassesByOnTheHost) {
 }
 
 TEST_F(HeldFactorMpi, ARankThatFailsWhileItComesEndsAllRanks) {
-  quantizer_.fails = comm_.rank() == comm_.size() - 1;
-  try {
-    (void)round(quantizer_);
-    FAIL() << "a lost panel went unnoticed";
-  } catch (const AgreedError& error) {
-    EXPECT_STREQ(error.what(), "panel 2 did not get through");  // the first to come
-  }
-  std::vector<double> ranks{1.0};  // nobody is one exchange behind
-  comm_.all_reduce_sum(ranks);
-  EXPECT_EQ(ranks[0], comm_.size());
+  quantizer_.fails_underway = comm_.rank() == comm_.size() - 1;
+  expect_failure("panel 2 did not get through");  // the first to come
+  EXPECT_EQ(panels_, 3);
+}
+
+TEST_F(HeldFactorMpi, ARankThatFailsBeforeItComesEndsAllRanks) {
+  quantizer_.fails_before = comm_.rank() == comm_.size() - 1;
+  expect_failure("no place for panels");
+  EXPECT_EQ(panels_, 0);
 }
 
 // As a run makes it: L spread over the ranks in blocks.
@@ -176,8 +173,8 @@ TEST_F(HeldFactorMpi, HoldsTheFactorThatRanksMadeTogether) {
   Phases phases;
   const WideLayer wide = prepare_wide_layer(comm_, *backend, {mine.cview(), samples.first, length},
                                             w_.cview(), options_, {}, "test", phases);
-  const StoredLayer held = round_wide_layer(comm_, "test", w_.cview(), wide, options_, quantizer_);
-  const StoredLayer streamed = round_wide_layer(comm_, "test", w_.cview(), wide, options_);
+  const StoredLayer held = round_layer(comm_, "test", w_.cview(), wide.layer, options_, quantizer_);
+  const StoredLayer streamed = round_layer(comm_, "test", w_.cview(), wide.layer, options_);
   EXPECT_EQ(digest_of(held.layer), digest_of(streamed.layer));
   EXPECT_EQ(held.statistics.proxy_loss, streamed.statistics.proxy_loss);
 }

@@ -1,5 +1,6 @@
 // Every rounding method against its definition in fp64, against splits, and against bad Hessians.
 #include "support/naive_rounders.hpp"
+#include "support/round_tile.hpp"
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -50,12 +51,12 @@ Rounded round_rows_of(const Matrix<float>& x, const PreparedLayer& layer,
   for (index_t k = 0; k < n; ++k) {
     for (index_t r = 0; r < x.rows(); ++r) tile(k, r) = x(r, column(k));
   }
-  Matrix<float> q(n, lanes);
-  Rounded out{Matrix<float>(x.rows(), n), std::vector<double>(at(lanes)), 0};
-  out.passes = make_rounder(options)->round(layer, unit_tile(tile.cview(), top, x.rows()), q.view(),
-                                            out.loss);
+  RoundingTile rounding = unit_tile(tile.cview(), top, x.rows());
+  Rounded out{Matrix<float>(x.rows(), n), {}, 0};
+  out.passes = round_tile(*make_rounder(options), layer, rounding);
+  out.loss = rounding.loss;
   for (index_t k = 0; k < n; ++k) {
-    for (index_t r = 0; r < x.rows(); ++r) out.levels(r, column(k)) = q(k, r);
+    for (index_t r = 0; r < x.rows(); ++r) out.levels(r, column(k)) = rounding.q(k, r);
   }
   return out;
 }

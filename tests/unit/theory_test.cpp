@@ -1,6 +1,7 @@
 // What the theory of QuIP promises, measured on the kernels.
 
 #include "support/naive_rounders.hpp"
+#include "support/round_tile.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/quant/round/rounder.hpp"
@@ -38,8 +39,6 @@ Sample uniform_losses(const Rounder& rounder, const PreparedLayer& layer, bool s
   const RandomStream dither(3);
   Matrix<float> x(n, lanes);
   Matrix<float> offset(n, lanes);
-  Matrix<float> q(n, lanes);
-  std::vector<double> loss(at(lanes));
   std::vector<double> all;
   std::uint64_t next = 0;
   for (int t = 0; t < tiles; ++t) {
@@ -49,8 +48,8 @@ Sample uniform_losses(const Rounder& rounder, const PreparedLayer& layer, bool s
     }
     RoundingTile tile = unit_tile(x.cview(), no_end, lanes);
     if (stochastic) tile.offset = offset.cview();
-    rounder.round(layer, tile, q.view(), loss);
-    all.insert(all.end(), loss.begin(), loss.end());
+    (void)round_tile(rounder, layer, tile);
+    all.insert(all.end(), tile.loss.begin(), tile.loss.end());
   }
   Sample sample;
   const auto count = static_cast<double>(all.size());
@@ -125,12 +124,11 @@ TEST(WorstCase, LdlqLosesAQuarterOfTheTraceOfD) {
   for (index_t k = 0; k < n; ++k) {
     std::fill_n(x.row(k), RowTiles::lane_unit, static_cast<float>(w[at(k)]));
   }
-  Matrix<float> q(n, RowTiles::lane_unit);
-  std::vector<double> loss(at(RowTiles::lane_unit));
-  make_ldlq()->round(factorised(h, {}), unit_tile(x.cview(), no_end, 1), q.view(), loss);
+  RoundingTile tile = unit_tile(x.cview(), no_end, 1);
+  (void)round_tile(*make_ldlq(), factorised(h, {}), tile);
   // (½ − hair)² is 0.4 % below ¼.
-  EXPECT_GE(loss[0], 0.99 * trace_of_d(h) / 4);
-  EXPECT_LE(loss[0], trace_of_d(h) / 4);
+  EXPECT_GE(tile.loss[0], 0.99 * trace_of_d(h) / 4);
+  EXPECT_LE(tile.loss[0], trace_of_d(h) / 4);
 }
 
 // tr(D) ≤ tr(H), Hadamard's inequality pivot by pivot; equality exactly for diagonal H. Pivots are
@@ -209,10 +207,9 @@ TEST(FiniteGrid, LdlqCanLoseToNearestAndLdlAdmmDoesNot) {
       const index_t column = layer.order.empty() ? k : layer.order[at(k)];
       std::copy_n(x.row(column), RowTiles::lane_unit, tile.row(k));
     }
-    Matrix<float> q(n, RowTiles::lane_unit);
-    std::vector<double> loss(at(RowTiles::lane_unit));
-    make_rounder(options)->round(layer, unit_tile(tile.cview(), 3.0F, 1), q.view(), loss);
-    return loss[0];
+    RoundingTile rounding = unit_tile(tile.cview(), 3.0F, 1);
+    (void)round_tile(*make_rounder(options), layer, rounding);
+    return rounding.loss[0];
   };
   const double nearest = loss_of(Method::nearest, ColumnOrder::backward);
   EXPECT_GT(loss_of(Method::ldlq, ColumnOrder::forward), 2 * nearest);

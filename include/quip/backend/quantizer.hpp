@@ -12,7 +12,8 @@
 
 namespace quip {
 
-/// Rows of W' = U W D̃ Vᵀ of one layer, in the backend's memory.
+/// Rows of W' = U W D̃ Vᵀ of one layer, in the backend's memory. `evaluate` and `round` are
+/// collective if the factor is not resident and the backend takes its panels as they pass by.
 class LayerRows {
  public:
   LayerRows() = default;
@@ -26,22 +27,6 @@ class LayerRows {
   [[nodiscard]] virtual std::vector<double> evaluate(const RhoSearch& search) = 0;
   /// Their codes; `rho` matters to the incoherent grid only.
   [[nodiscard]] virtual RoundedRows round(double rho) = 0;
-};
-
-/// What was made of a layer's Hessian, in the backend's memory, where L arrives panel by panel.
-class HeldFactor {
- public:
-  HeldFactor() = default;
-  HeldFactor(const HeldFactor&) = delete;
-  HeldFactor& operator=(const HeldFactor&) = delete;
-  virtual ~HeldFactor() = default;
-
-  /// Panel b as PanelSource has it; each comes once, in any order. Returns when `panel` may be
-  /// overwritten.
-  virtual void take(index_t b, MatrixView<const float> panel) = 0;
-  /// Quantizer::rows with this factor, all of whose panels have come.
-  [[nodiscard]] virtual std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
-                                                        Range rows) = 0;
 };
 
 /// Serial, in the sense of Backend: one call at a time. The bits do not depend on which rows a call
@@ -58,21 +43,17 @@ class Quantizer {
                                               Matrix<double> hessian, const LayerOptions& options,
                                               const std::string& layer) = 0;
   /// `weights` [m × n] and what is prepared are host memory; the result refers to `layer` and
-  /// `options`.
+  /// `options`. Collective if the factor is not resident.
   [[nodiscard]] virtual std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                         const PreparedLayer& layer,
                                                         const LayerOptions& options,
                                                         Range rows) = 0;
-
-  /// Can factors that no rank has be held at all? The same on all ranks of a job: what follows from
-  /// it may be collective.
-  [[nodiscard]] virtual bool holds_factors() const { return false; }
-  /// Room for the L of a layer whose `factor` has its shape and diagonal only; null if so much is
-  /// not free beside what rounding `rows` of its rows takes. Methods ldlq and nearest. The result
-  /// refers to `layer` and `options`.
-  [[nodiscard]] virtual std::unique_ptr<HeldFactor> hold_factor(const PreparedLayer& layer,
-                                                                const LayerOptions& options,
-                                                                index_t rows);
+  /// True if `rows` rows can be rounded here with a factor that is not resident. Where some rank
+  /// lacks the room, host_quantizer does it on all.
+  [[nodiscard]] virtual bool has_room(const PreparedLayer& /*layer*/,
+                                      const LayerOptions& /*options*/, index_t /*rows*/) {
+    return true;
+  }
 
   /// A DistributedCholesky by the devices of the grid's ranks (cuSOLVERMp). Nothing on any rank,
   /// and `h` as it was, if this build or some rank's device cannot; collective where a build can.

@@ -100,9 +100,10 @@ class SelfCollectives final : public Collectives {
 /// What a user reads of an error: its message, or what to do when memory has run out.
 [[nodiscard]] std::string message_of(const std::exception& error);
 
-/// Runs `work` (which must not communicate) on every rank, then agrees on the
-/// outcome: if it threw anywhere, every rank throws AgreedError with the message
-/// of the lowest rank that failed. Nobody is left waiting in a collective.
+/// Runs `work` on every rank, then agrees on the outcome: if it threw anywhere, every rank throws
+/// AgreedError with the message of the lowest rank that failed. Nobody is left waiting in a
+/// collective, unless `work` communicates: then it has to agree by itself before it does, after all
+/// that can throw. A rank that failed by then is met there.
 void agree(Collectives& comm, const std::function<void()>& work);
 
 }  // namespace quip

@@ -5,7 +5,6 @@
 #include "quip/backend/quantizer.hpp"
 #include "quip/comm/collectives.hpp"
 #include "quip/quant/factor/factor.hpp"
-#include "quip/quant/factor/panel_source.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {
@@ -17,17 +16,12 @@ namespace quip {
 void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root);
 
 /// Rounds one layer (collective; `layer` as broadcast, `weights` whole on every rank). Every
-/// rank returns the same complete layer.
+/// rank returns the same complete layer. Panels of a factor that is not resident come once and stay
+/// with `quantizer` if it has room on all ranks; else they come for every step of the search for ρ
+/// and for the rounding, and pass by on the host.
 [[nodiscard]] StoredLayer round_layer(Collectives& comm, const std::string& name,
                                       MatrixView<const float> weights, const PreparedLayer& layer,
                                       const LayerOptions& options,
-                                      Quantizer& quantizer = host_quantizer());
-/// The same with L from `panels`: layer.factor has its shape and diagonal. They come once and stay
-/// with `quantizer` if it holds them on all ranks; else they come for every step of the search for
-/// ρ and for the rounding, and pass by on the host. Methods ldlq and nearest.
-[[nodiscard]] StoredLayer round_layer(Collectives& comm, const std::string& name,
-                                      MatrixView<const float> weights, const PreparedLayer& layer,
-                                      const LayerOptions& options, PanelSource& panels,
                                       Quantizer& quantizer = host_quantizer());
 
 }  // namespace quip

@@ -5,20 +5,18 @@
 
 #include "quip/backend/quantizer.hpp"
 #include "quip/core/phases.hpp"
-#include "quip/linalg/distributed_matrix.hpp"
 #include "quip/pipeline/wide_options.hpp"
 #include "quip/quant/factor/factor.hpp"
-#include "quip/store/packed_model.hpp"
 
 namespace quip {
 
 class Backend;
 class Collectives;
 
-/// What prepare_layer makes of a layer, with L spread over ranks: layer.factor has D only.
+/// What prepare_layer makes of a layer, with L spread over ranks: its panels are gathered whenever
+/// they are asked for.
 struct WideLayer {
   PreparedLayer layer;
-  DistributedMatrix factor;
   std::string cholesky;  ///< who made it: "blocks" (this program), "scalapack" or "cusolvermp"
 };
 
@@ -37,12 +35,5 @@ struct LayerInputs {
                                            MatrixView<const float> weights,
                                            const LayerOptions& options, const WideOptions& wide,
                                            const std::string& name, Phases& phases);
-
-/// Rounds it (collective), L coming panel by panel as round_layer takes it. Every rank returns the
-/// same complete layer.
-[[nodiscard]] StoredLayer round_wide_layer(Collectives& comm, const std::string& name,
-                                           MatrixView<const float> weights, const WideLayer& wide,
-                                           const LayerOptions& options,
-                                           Quantizer& quantizer = host_quantizer());
 
 }  // namespace quip

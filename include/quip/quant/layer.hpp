@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -21,6 +20,23 @@ struct RowLoss {
 
 /// What one range of rows becomes. Row i of the range has codes [i·row_bytes, (i+1)·row_bytes).
 struct RoundedRows {
+  RoundedRows() = default;
+  /// Room for rows of n columns.
+  RoundedRows(Range range, index_t n, const LayerOptions& options);
+  /// Stores what was fitted for `count` rows from `first` of the range on, if anything is.
+  template <typename Grids>
+  void store(const Grids& grids, index_t first, index_t count) {
+    if (scale.empty()) return;
+    for (index_t r = 0; r < count; ++r) {
+      for (index_t g = 0; g < grids.groups(); ++g) {
+        const auto i = static_cast<std::size_t>((first + r) * grids.groups() + g);
+        const auto parameters = grids.parameters(r, g);
+        scale[i] = parameters.scale;
+        if (!zero.empty()) zero[i] = parameters.zero;
+      }
+    }
+  }
+
   Range rows;
   std::vector<std::uint8_t> codes;
   std::vector<float> scale;        ///< minmax: per row; else empty
@@ -29,28 +45,10 @@ struct RoundedRows {
   int passes = 0;                  ///< greedy passes that the slowest row needed
 };
 
-/// Rounds the rows of `tiles`; `rho` matters to the incoherent grid only. Parallel.
+/// Rounds the rows of `tiles`; `rho` matters to the incoherent grid only. Parallel, and collective
+/// if the panels of `layer.factor` are not in memory: then all ranks come, with rows or without.
 [[nodiscard]] RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
                                      const LayerOptions& options, double rho);
-
-/// The same for a factor that comes panel by panel: `layer.factor` has its shape and diagonal.
-/// Methods ldlq and nearest. The tiles, the layer and the options are referred to.
-class StreamedRows {
- public:
-  StreamedRows(const RowTiles& tiles, const PreparedLayer& layer, const LayerOptions& options,
-               double rho);
-  ~StreamedRows();
-  StreamedRows(const StreamedRows&) = delete;
-  StreamedRows& operator=(const StreamedRows&) = delete;
-
-  /// Block b with its panel of L, from the last block to the first. Parallel; throws nothing.
-  void take(index_t b, MatrixView<const float> panel);
-  [[nodiscard]] RoundedRows finish();
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
 
 /// Half width of the incoherent grid.
 [[nodiscard]] float incoherent_scale(const PreparedLayer& layer, double rho);
@@ -66,8 +64,16 @@ class RhoSearch {
   [[nodiscard]] index_t sampled() const { return static_cast<index_t>(sample_.size()); }
   /// The candidates to evaluate now; empty when the search is over.
   [[nodiscard]] const std::vector<double>& candidates() const { return candidates_; }
-  /// Σ of undamped losses per candidate goes in: [sampled rows × candidates], row-major, zero where
-  /// the row is another rank's. Sum it over ranks, then pass it to `advance`.
+  /// A row of the sample with a candidate, and where its loss goes in what `evaluate` returns.
+  struct Trial {
+    index_t row;
+    double rho;
+    std::size_t place;
+  };
+  /// Those of the sampled rows in `rows`.
+  [[nodiscard]] std::vector<Trial> trials(Range rows) const;
+  /// Returns undamped losses [sampled rows × candidates], row-major, zero where the row is another
+  /// rank's. Sum it over ranks, then pass it to `advance`. Parallel or collective as round_rows.
   [[nodiscard]] std::vector<double> evaluate(const RowTiles& tiles, const PreparedLayer& layer,
                                              const LayerOptions& options) const;
   void advance(std::span<const double> losses);
@@ -88,23 +94,6 @@ class RhoSearch {
   std::vector<Point> known_;  ///< ascending in ρ
   int rounds_ = 0;
   double result_ = 0;
-};
-
-/// RhoSearch::evaluate for a factor that comes panel by panel; like StreamedRows.
-class StreamedSearch {
- public:
-  StreamedSearch(const RhoSearch& search, const RowTiles& tiles, const PreparedLayer& layer,
-                 const LayerOptions& options);
-  ~StreamedSearch();
-  StreamedSearch(const StreamedSearch&) = delete;
-  StreamedSearch& operator=(const StreamedSearch&) = delete;
-
-  void take(index_t b, MatrixView<const float> panel);
-  [[nodiscard]] std::vector<double> finish();
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
 };
 
 }  // namespace quip

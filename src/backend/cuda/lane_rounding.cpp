@@ -61,11 +61,11 @@ void LaneRounding::copy(const float* from, float* to, index_t rows) const {
 void LaneRounding::round() {
   if (lanes_ == 0) return;
   const cudaStream_t stream = context_.lane().get();
-  run_method();
+  const bool known = run_method();
   // Until now the coordinates of dynamic groups were the weights.
   if (grids_.dynamic()) grids_.to_coordinates(view(coordinates_), view(coordinates_));
   level_difference(stream, levels(), grids_.view(0), view(coordinates_), view(error_));
-  if (layer_.options.clamp == Clamp::pre) {  // the rounder saw other weights than ours
+  if (!known || clamped_.size() > 0) {  // clamped: the rounder saw other weights than ours
     QUIP_CUDA(cudaMemsetAsync(loss_.data(), 0, loss_.bytes(), stream));
     add_hessian_norm(context_, layer_.factor, view(error_), loss_.data());
   }
@@ -82,24 +82,29 @@ std::vector<double> LaneRounding::losses() const {
   return losses;
 }
 
-void LaneRounding::run_method() {
+bool LaneRounding::run_method() {
   const int passes = layer_.options.effective_passes();
   const Clamp clamp = layer_.options.clamp;
   switch (layer_.options.method) {
     case Method::nearest:
-      return round_nearest();
+      round_nearest();
+      return false;
     case Method::ldlq:
     case Method::ldlq_rg:
       round_with_feedback(layer_.factor);
-      return passes > 0 ? greedy_passes(passes, clamp) : void();
+      greedy_passes(passes, clamp);
+      return passes == 0;
     case Method::optq:
-      return round_optq();
+      round_optq();
+      return true;
     case Method::greedy:
       unrounded_levels(context_.lane().get(), seen(), grids_.view(0), view(q_));
-      return greedy_passes(passes, clamp);
+      greedy_passes(passes, clamp);
+      return false;
     case Method::ldl_admm:
       round_with_feedback(*layer_.feedback);
-      return greedy_passes(passes, Clamp::feedback);
+      greedy_passes(passes, Clamp::feedback);
+      return false;
   }
   fail("a rounding method without a rounder on the GPU");
 }
@@ -128,18 +133,9 @@ void LaneRounding::round_nearest() {
   const cudaStream_t stream = context_.lane().get();
   const float* offset = dither_.size() > 0 ? dither_.data() : nullptr;
   round_to_nearest(stream, seen(), grids_.view(0), offset, top_, view(q_));
-  measure_loss(seen());
 }
 
-/// Of the levels, against x.
-void LaneRounding::measure_loss(MatrixView<const float> x) {
-  const cudaStream_t stream = context_.lane().get();
-  level_difference(stream, levels(), grids_.view(0), x, view(error_));
-  QUIP_CUDA(cudaMemsetAsync(loss_.data(), 0, loss_.bytes(), stream));
-  add_hessian_norm(context_, layer_.factor, view(error_), loss_.data());
-}
-
-// quant/linear_feedback: per block one product for what lies beyond it, and one walk.
+// quant/round/ldlq: per block one product for what lies beyond it, and one walk.
 void LaneRounding::round_with_feedback(const PanelsOnDevice& feedback) {
   const cudaStream_t stream = context_.lane().get();
   const auto target = context_.buffer<float>(LowerPanels::block * lanes_, "targets of rows");
@@ -165,7 +161,7 @@ void LaneRounding::round_with_feedback(const PanelsOnDevice& feedback) {
   }
 }
 
-// quant/optq: runs of columns end with their block, or before the next dynamic group.
+// quant/round/optq: runs of columns end with their block, or before the next dynamic group.
 void LaneRounding::round_optq() {
   const cudaStream_t stream = context_.lane().get();
   const PanelsOnDevice& inverse = *layer_.feedback;
@@ -230,9 +226,9 @@ void LaneRounding::gather_outside(index_t b, MatrixView<const float> s,
   ordered_product(stream, product);
 }
 
-// quant/greedy_passes.
+// quant/round/greedy.
 void LaneRounding::greedy_passes(int passes, Clamp clamp) {
-  if (passes == 0) return measure_loss(seen());
+  if (passes == 0) return;
   const cudaStream_t stream = context_.lane().get();
   const bool inside = clamp == Clamp::feedback;
   constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -256,7 +252,6 @@ void LaneRounding::greedy_passes(int passes, Clamp clamp) {
     if (!inside) cut_levels(stream, grids_.view(0), top_, view(q_), view(base));
     if (settled()) break;
   }
-  measure_loss(seen());
 }
 
 }  // namespace quip::cuda

@@ -1,5 +1,5 @@
-// Rounding of many rows at once on the device: what quant/tile_rounding and the rounders do for a
-// tile.
+// Rounding of many rows at once on the device: what quant/round/tile_rounding and the rounders do
+// for a tile.
 #pragma once
 
 #include <optional>
@@ -55,14 +55,14 @@ class LaneRounding {
   }
   [[nodiscard]] ColumnBlock block(const PanelsOnDevice& panels, index_t b, index_t first,
                                   index_t last) const;
-  void run_method();
+  /// Returns true if `loss_` has become the damped losses of what the rounder saw.
+  [[nodiscard]] bool run_method();
   void round_nearest();
   void round_with_feedback(const PanelsOnDevice& feedback);
   void round_optq();
   void greedy_passes(int passes, Clamp clamp);
   void gather_outside(index_t b, MatrixView<const float> s, const DeviceBuffer<float>& out) const;
   [[nodiscard]] bool settled() const;
-  void measure_loss(MatrixView<const float> x);
   void copy(const float* from, float* to, index_t rows) const;
 
   Context& context_;

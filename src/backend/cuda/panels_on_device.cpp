@@ -9,20 +9,17 @@ PanelsOnDevice::PanelsOnDevice(Context& context, const LowerPanels& host)
     : host_(host),
       panels_(context.buffer<float>(host.panel_offset(host.blocks()), "the factor of a Hessian")),
       diagonal_(to_device(context, std::span<const double>(host.diagonal), "a diagonal")) {
-  if (!host.panels.empty()) upload<float>(context.lane(), host.panels.span(), panels_.data());
+  host.for_each_panel(false, [&](index_t b, MatrixView<const float> panel) {
+    float* const place = panels_.data() + host.panel_offset(b);
+    upload<float>(context.lane(), panel, MatrixView<float>(place, panel.rows, panel.cols));
+  });
 }
 
-MatrixView<float> PanelsOnDevice::place(index_t b) const {
+MatrixView<const float> PanelsOnDevice::panel(index_t b) const {
   return {panels_.data() + host_.panel_offset(b), host_.n - host_.first_column(b), host_.width(b)};
 }
 
-MatrixView<const float> PanelsOnDevice::panel(index_t b) const { return place(b); }
-
-void PanelsOnDevice::take(Context& context, index_t b, MatrixView<const float> panel) {
-  upload<float>(context.lane(), panel, place(b));
-}
-
-// As in quant/rounder.cpp: x (L+I) block by block from the last on, and Σₖ Dₖ (…)ₖ².
+// As in quant/round/rounder.cpp: x (L+I) block by block from the last on, and Σₖ Dₖ (…)ₖ².
 void add_hessian_norm(Context& context, const PanelsOnDevice& factor, MatrixView<const float> x,
                       double* norm) {
   if (x.size() == 0) return;

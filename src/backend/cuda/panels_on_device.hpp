@@ -9,11 +9,8 @@ namespace quip::cuda {
 
 class PanelsOnDevice {
  public:
-  /// `host` is referred to for its shape. Of an outline only the diagonal is there: the panels are
-  /// to come.
+  /// `host` is referred to for its shape. Collective if it is not resident.
   PanelsOnDevice(Context& context, const LowerPanels& host);
-  /// Panel b from the host. Returns when it may be overwritten there.
-  void take(Context& context, index_t b, MatrixView<const float> panel);
 
   [[nodiscard]] const LowerPanels& shape() const { return host_; }
   [[nodiscard]] MatrixView<const float> panel(index_t b) const;
@@ -23,8 +20,6 @@ class PanelsOnDevice {
   }
 
  private:
-  [[nodiscard]] MatrixView<float> place(index_t b) const;
-
   const LowerPanels& host_;
   DeviceBuffer<float> panels_;
   DeviceBuffer<double> diagonal_;

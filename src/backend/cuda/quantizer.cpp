@@ -12,25 +12,6 @@
 namespace quip::cuda {
 namespace {
 
-/// A factor that comes panel by panel, and with it what else is known of the layer.
-class FactorOnDevice final : public HeldFactor {
- public:
-  FactorOnDevice(Context& context, const PreparedLayer& layer, const LayerOptions& options)
-      : context_(context), layer_(std::make_shared<LayerOnDevice>(context, layer, options)) {}
-
-  void take(index_t b, MatrixView<const float> panel) override {
-    layer_->factor.take(context_, b, panel);
-  }
-  [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
-                                                Range rows) override {
-    return rows_on_device(context_, weights, layer_, rows);
-  }
-
- private:
-  Context& context_;
-  std::shared_ptr<LayerOnDevice> layer_;
-};
-
 class CudaQuantizer final : public Quantizer {
  public:
   explicit CudaQuantizer(Context& context)
@@ -45,24 +26,19 @@ class CudaQuantizer final : public Quantizer {
   [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                 const PreparedLayer& layer,
                                                 const LayerOptions& options, Range rows) override {
-    return rows_on_device(context_, weights,
-                          std::make_shared<const LayerOnDevice>(context_, layer, options), rows);
+    return rows_on_device(context_, weights, layer, options, rows);
   }
-  [[nodiscard]] bool holds_factors() const override { return true; }
-  [[nodiscard]] std::unique_ptr<HeldFactor> hold_factor(const PreparedLayer& layer,
-                                                        const LayerOptions& options,
-                                                        index_t rows) override {
+  [[nodiscard]] bool has_room(const PreparedLayer& layer, const LayerOptions& options,
+                              index_t rows) override {
     const RhoSearch search(rows, options.bits);
     const index_t bytes = rounding_bytes(layer.factor.n, options, rows,
                                          search.sampled() * std::ssize(search.candidates()));
-    if (static_cast<std::size_t>(bytes) <= context_.device().available()) {
-      return std::make_unique<FactorOnDevice>(context_, layer, options);
-    }
+    if (static_cast<std::size_t>(bytes) <= context_.device().available()) return true;
     spdlog::warn(
         "{}: no {:.2f} GiB to round {} rows of a layer of {} inputs; the processors do it, slower "
         "(more GPUs or nodes, or fewer --samples, leave room)",
         context_.device().describe(), static_cast<double>(bytes) / (1 << 30), rows, layer.factor.n);
-    return nullptr;
+    return false;
   }
   [[nodiscard]] std::optional<index_t> grid_cholesky(Collectives& comm,
                                                      DistributedMatrix& h) override {

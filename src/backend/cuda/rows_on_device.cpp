@@ -8,6 +8,7 @@
 #include "backend/cuda/kernels/kernels.hpp"
 #include "backend/cuda/kernels/quant_kernels.hpp"
 #include "copies.hpp"
+#include "lane_rounding.hpp"
 #include "transform_on_device.hpp"
 
 #include "quip/backend/device_work.hpp"
@@ -31,29 +32,18 @@ index_t lanes_at_once(Context& context, index_t count, std::size_t bytes) {
   return std::min(count, static_cast<index_t>(std::min<std::size_t>(fit, at(count))));
 }
 
-/// What each column of W is multiplied with before the transforms: D̃, and 0 for dead inputs.
-std::vector<float> column_factors(const PreparedLayer& layer, index_t n) {
-  std::vector<float> factor =
-      layer.rescale.empty() ? std::vector<float>(at(n), 1.0F) : layer.rescale;
-  for (std::size_t j = 0; j < layer.dead.size(); ++j) {
-    if (layer.dead[j] != 0) factor[j] = 0.0F;
-  }
-  return factor;
-}
-
 class RowsOnDevice final : public LayerRows {
  public:
-  RowsOnDevice(Context& context, MatrixView<const float> weights,
-               std::shared_ptr<const LayerOnDevice> layer, Range rows)
+  RowsOnDevice(Context& context, MatrixView<const float> weights, const PreparedLayer& layer,
+               const LayerOptions& options, Range rows)
       : context_(context),
         rows_(rows),
         n_(weights.cols),
-        held_(std::move(layer)),
-        layer_(*held_),
+        layer_(context, layer, options),
         w_(context.buffer<float>(n_ * rows.count(), "rows of a layer")) {
     if (rows.count() == 0) return;
-    transform(weights, make_transforms(options().effective_transform(), weights.rows, n_,
-                                       layer_.host.seed_u, layer_.host.seed_v));
+    transform(weights, make_transforms(options.effective_transform(), weights.rows, n_,
+                                       layer.seed_u, layer.seed_v));
   }
 
   [[nodiscard]] float largest() override;
@@ -76,8 +66,7 @@ class RowsOnDevice final : public LayerRows {
   Context& context_;
   Range rows_;
   index_t n_;
-  std::shared_ptr<const LayerOnDevice> held_;
-  const LayerOnDevice& layer_;
+  LayerOnDevice layer_;
   DeviceBuffer<float> w_;  ///< W' transposed, [n × rows], in the order of rounding
 };
 
@@ -128,29 +117,20 @@ float RowsOnDevice::largest() {
 
 // Every (row, candidate) pair is a lane of its own, as on the CPU.
 std::vector<double> RowsOnDevice::evaluate(const RhoSearch& search) {
-  const std::vector<double>& candidates = search.candidates();
-  std::vector<double> losses(search.sample().size() * candidates.size(), 0.0);
-  std::vector<std::size_t> places;  // of our pairs among all
+  std::vector<double> losses(search.sample().size() * search.candidates().size(), 0.0);
+  const std::vector<RhoSearch::Trial> trials = search.trials(rows_);
+  if (trials.empty()) return losses;
   std::vector<index_t> rows;
   std::vector<std::int32_t> sources;
   std::vector<RowGrid> lane_grids;
-  for (std::size_t i = 0; i < search.sample().size(); ++i) {
-    const index_t row = search.sample()[i];
-    if (row < rows_.first || row >= rows_.last) continue;
-    for (std::size_t c = 0; c < candidates.size(); ++c) {
-      places.push_back(i * candidates.size() + c);
-      rows.push_back(row);
-      sources.push_back(static_cast<std::int32_t>(row - rows_.first));
-      lane_grids.push_back(
-          incoherent_grid(incoherent_scale(layer_.host, candidates[c]), options().bits));
-    }
-  }
-  if (rows.empty()) return losses;
   std::vector<float> factor;
   std::vector<float> shift;
-  for (const RowGrid& grid : lane_grids) {
-    factor.push_back(grid.inverse);
-    shift.push_back(grid.offset);
+  for (const RhoSearch::Trial& trial : trials) {
+    rows.push_back(trial.row);
+    sources.push_back(static_cast<std::int32_t>(trial.row - rows_.first));
+    lane_grids.push_back(incoherent_grid(incoherent_scale(layer_.host, trial.rho), options().bits));
+    factor.push_back(lane_grids.back().inverse);
+    shift.push_back(lane_grids.back().offset);
   }
   auto x = context_.buffer<float>(n_ * std::ssize(rows), "a sample of rows");
   const auto device_sources =
@@ -165,19 +145,12 @@ std::vector<double> RowsOnDevice::evaluate(const RhoSearch& search) {
   UsageMeter::current().add_flops(static_cast<double>(rows.size()) *
                                   rounding_flops(n_, options(), rounding.passes()));
   const std::vector<double> found = rounding.losses();
-  for (std::size_t i = 0; i < found.size(); ++i) losses[places[i]] = found[i];
+  for (std::size_t i = 0; i < found.size(); ++i) losses[trials[i].place] = found[i];
   return losses;
 }
 
 RoundedRows RowsOnDevice::round(double rho) {
-  const bool minmax = options().grid() == GridKind::minmax;
-  const index_t grids = lanes() * layer_.places.groups;
-  RoundedRows out;
-  out.rows = rows_;
-  out.codes.resize(at(lanes() * ((n_ * options().bits + 7) / 8)));
-  out.scale.resize(minmax ? at(grids) : 0);
-  out.zero.resize(minmax && !options().symmetric ? at(grids) : 0);
-  out.losses.resize(at(lanes()));
+  RoundedRows out(rows_, n_, options());
   if (lanes() == 0) return out;
   const index_t chunk = lanes_at_once(context_, lanes(),
                                       static_cast<std::size_t>(rounding_lane_bytes(n_, options()) +
@@ -249,22 +222,15 @@ void RowsOnDevice::store(Range chunk, const GridsOnDevice& grids, const LaneRoun
     out.losses[at(chunk.first + r)] = {losses[at(r)], references[at(r)]};
   }
   out.passes = std::max(out.passes, rounding.passes());
-  if (options().grid() != GridKind::minmax) return;
-  for (index_t r = 0; r < chunk.count(); ++r) {
-    for (index_t g = 0; g < grids.groups(); ++g) {
-      const auto [step, zero] = grids.parameters(r, g);
-      const std::size_t i = at((chunk.first + r) * grids.groups() + g);
-      out.scale[i] = step;
-      if (!out.zero.empty()) out.zero[i] = zero;
-    }
-  }
+  out.store(grids, chunk.first, chunk.count());
 }
 
 }  // namespace
 
 std::unique_ptr<LayerRows> rows_on_device(Context& context, MatrixView<const float> weights,
-                                          std::shared_ptr<const LayerOnDevice> layer, Range rows) {
-  return std::make_unique<RowsOnDevice>(context, weights, std::move(layer), rows);
+                                          const PreparedLayer& layer, const LayerOptions& options,
+                                          Range rows) {
+  return std::make_unique<RowsOnDevice>(context, weights, layer, options, rows);
 }
 
 }  // namespace quip::cuda

@@ -3,16 +3,16 @@
 
 #include <memory>
 
-#include "lane_rounding.hpp"
+#include "context.hpp"
 
 #include "quip/backend/quantizer.hpp"
 
 namespace quip::cuda {
 
-/// Quantizer::rows with what is made of the Hessian on the device already.
+/// Quantizer::rows.
 [[nodiscard]] std::unique_ptr<LayerRows> rows_on_device(Context& context,
                                                         MatrixView<const float> weights,
-                                                        std::shared_ptr<const LayerOnDevice> layer,
-                                                        Range rows);
+                                                        const PreparedLayer& layer,
+                                                        const LayerOptions& options, Range rows);
 
 }  // namespace quip::cuda

@@ -10,7 +10,7 @@ template <typename Value>
 void fill(const LowerPanels& out, Value value) {
 #pragma omp parallel for schedule(dynamic)
   for (index_t b = 0; b < out.blocks(); ++b) {
-    const MatrixView<float> panel = out.panel(b);
+    const MatrixView<float> panel = out.place(b);
     const index_t first = out.first_column(b);
     for (index_t i = 0; i < panel.rows; ++i) {
       for (index_t j = 0; j < panel.cols; ++j) {
@@ -41,7 +41,11 @@ index_t LowerPanels::panel_offset(index_t b) const {
   return offset;
 }
 
-MatrixView<float> LowerPanels::panel(index_t b) const {
+MatrixView<const float> LowerPanels::panel(index_t b) const {
+  return source ? source->panel(b) : place(b);
+}
+
+MatrixView<float> LowerPanels::place(index_t b) const {
   return {panels.data() + panel_offset(b), n - first_column(b), width(b)};
 }
 

@@ -56,10 +56,10 @@ struct BlockView {
   }
 };
 
-/// The view of block b of a matrix with that `panel`, on a tile; target, base, error and loss are
-/// the caller's.
+/// The view of block b of a matrix with that `panel`, on a tile; target, base and error are the
+/// caller's.
 inline BlockView block_of(const LowerPanels& matrix, index_t b, MatrixView<const float> panel,
-                          const RoundingTile& tile, MatrixView<float> q) {
+                          RoundingTile& tile) {
   const index_t first = matrix.first_column(b);
   BlockView view;
   view.width = matrix.width(b);
@@ -73,15 +73,10 @@ inline BlockView block_of(const LowerPanels& matrix, index_t b, MatrixView<const
   view.step_ld = tile.step.ld;
   view.inverse = tile.inverse.row(first);
   view.inverse_ld = tile.inverse.ld;
-  view.q = q.row(first);
-  view.ld = q.ld;
+  view.q = tile.q.row(first);
+  view.ld = tile.q.cols();
+  view.loss = tile.loss.data();
   return view;
-}
-
-/// The same with the panel that `matrix` holds.
-inline BlockView block_of(const LowerPanels& matrix, index_t b, const RoundingTile& tile,
-                          MatrixView<float> q) {
-  return block_of(matrix, b, matrix.panel(b), tile, q);
 }
 
 /// Runs a kernel over all lanes, four groups at a time while there are as many.

@@ -6,17 +6,14 @@ namespace {
 
 class Nearest final : public Rounder {
  public:
-  int round(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
-            std::span<double> loss) const override {
-    for (index_t k = 0; k < q.rows; ++k) {
+  void start(RoundingTile& tile) const override {
+    for (index_t k = 0; k < tile.q.rows(); ++k) {
       const float* offset = tile.offset.row(k);
       const float* inverse = tile.inverse.row(k);
-      for (index_t r = 0; r < q.cols; ++r) {  // ŵ = step · clamp(Q(x / step), 0, top)
-        q(k, r) = to_level(tile.x(k, r) * inverse[r], offset[r], 0.0F, tile.top);
+      for (index_t r = 0; r < tile.q.cols(); ++r) {  // ŵ = step · clamp(Q(x / step), 0, top)
+        tile.q(k, r) = to_level(tile.x(k, r) * inverse[r], offset[r], 0.0F, tile.top);
       }
     }
-    measure_loss(layer.factor, tile, q, loss);
-    return 0;
   }
 };
 

@@ -43,39 +43,39 @@ index_t end_of_run(index_t position, index_t block_end, const RoundingTile& tile
 
 class Optq final : public Rounder {
  public:
-  int round(const PreparedLayer& layer, const RoundingTile& tile, MatrixView<float> q,
-            std::span<double> loss) const override {
-    const LowerPanels& inverse = layer.feedback;
-    const index_t n = inverse.n;
-    const index_t ld = q.ld;
-    Buffer<float> w(n * ld);
-    for (index_t k = 0; k < n; ++k) std::copy_n(tile.x.row(k), q.cols, w.data() + k * ld);
-    Buffer<float> error(LowerPanels::block * ld);
-    std::fill(loss.begin(), loss.end(), 0.0);
-    for (index_t b = 0; b < inverse.blocks(); ++b) {
-      const index_t first = inverse.first_column(b);
-      const index_t block_end = first + inverse.width(b);
-      BlockView block = block_of(inverse, b, tile, q);
-      block.base = block.target = w.data() + first * ld;
-      block.error = error.data();
-      block.loss = loss.data();
-      for (index_t from = first; from < block_end;) {
-        const index_t to = end_of_run(from, block_end, tile);
-        if (tile.fit_group && from % tile.group_size == 0) {
-          const index_t count = std::min(tile.group_size, n - from);
-          tile.fit_group(from, {w.data() + from * ld, count, q.cols, ld});
-        }
-        BlockView run = block;
-        run.take_columns(from - first, to - first);
-        for_lane_groups(q.cols, run, round_one_group, round_four_groups);
-        // Its errors reach all later columns at once: w_{>run} += R_{run, >run}ᵀ error.
-        ordered_gemm<float>(n - to, q.cols, run.width,
-                            {run.panel + run.width * run.panel_ld, run.panel_ld, 1}, run.error, ld,
-                            w.data() + to * ld, ld);
-        from = to;
-      }
+  [[nodiscard]] Sweep sweep() const override {
+    return {.matrix = &PreparedLayer::feedback, .forward = true, .knows_loss = true};
+  }
+  /// `work` is w.
+  void start(RoundingTile& tile) const override {
+    for (index_t k = 0; k < tile.x.rows; ++k) {
+      std::copy_n(tile.x.row(k), tile.x.cols, tile.work.row(k));
     }
-    return 0;
+  }
+  void round_block(const LowerPanels& inverse, index_t b, MatrixView<const float> panel,
+                   RoundingTile& tile) const override {
+    const index_t n = inverse.n;
+    const index_t lanes = tile.q.cols();
+    const index_t first = inverse.first_column(b);
+    const index_t block_end = first + inverse.width(b);
+    BlockView block = block_of(inverse, b, panel, tile);
+    block.base = block.target = tile.work.row(first);
+    block.error = tile.target.data();
+    for (index_t from = first; from < block_end;) {
+      const index_t to = end_of_run(from, block_end, tile);
+      if (tile.fit_group && from % tile.group_size == 0) {
+        tile.fit_group(from,
+                       tile.work.view().middle_rows(from, std::min(tile.group_size, n - from)));
+      }
+      BlockView run = block;
+      run.take_columns(from - first, to - first);
+      for_lane_groups(lanes, run, round_one_group, round_four_groups);
+      // Its errors reach all later columns at once: w_{>run} += R_{run, >run}ᵀ error.
+      ordered_gemm<float>(n - to, lanes, run.width,
+                          {run.panel + run.width * run.panel_ld, run.panel_ld, 1}, run.error, lanes,
+                          tile.work.row(to), lanes);
+      from = to;
+    }
   }
 };
 

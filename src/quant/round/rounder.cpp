@@ -23,7 +23,12 @@ RoundingTile unit_tile(MatrixView<const float> x, float top, index_t rows) {
   static constexpr auto ones = repeated(1.0F);
   const MatrixView<const float> half(halves.data(), x.rows, x.cols, 0);
   const MatrixView<const float> one(ones.data(), x.rows, x.cols, 0);
-  return {x, half, one, one, top, rows, {}, 0};
+  RoundingTile tile{x, half, one, one, top, rows, {}, 0, {}, {}, {}, {}};
+  tile.q = Matrix<float>(x.rows, x.cols);
+  tile.loss.resize(static_cast<std::size_t>(x.cols));
+  tile.work = Matrix<float>(x.rows, x.cols);
+  tile.target = Matrix<float>(LowerPanels::block, x.cols);
+  return tile;
 }
 
 std::unique_ptr<Rounder> make_rounder(const LayerOptions& options) {
@@ -62,26 +67,6 @@ void add_block_norm(const LowerPanels& factor, index_t b, MatrixView<const float
       norm[static_cast<std::size_t>(r)] += weight * (value * value);
     }
   }
-}
-
-void add_hessian_norm(const LowerPanels& factor, MatrixView<const float> x,
-                      std::span<double> norm) {
-  Matrix<float> projected(LowerPanels::block, x.cols);
-  // From the last block, as rounding takes them: a factor that is streamed passes by but once.
-  for (index_t b = factor.blocks() - 1; b >= 0; --b) {
-    add_block_norm(factor, b, factor.panel(b), x, projected.data(), norm);
-  }
-}
-
-void measure_loss(const LowerPanels& factor, const RoundingTile& tile, MatrixView<const float> q,
-                  std::span<double> loss) {
-  Matrix<float> error(q.rows, q.cols);
-  for (index_t k = 0; k < q.rows; ++k) {
-    const float* step = tile.step.row(k);
-    for (index_t r = 0; r < q.cols; ++r) error(k, r) = q(k, r) * step[r] - tile.x(k, r);
-  }
-  std::fill(loss.begin(), loss.end(), 0.0);
-  add_hessian_norm(factor, error.view(), loss);
 }
 
 }  // namespace quip

@@ -21,16 +21,6 @@ index_t choose_height(index_t rows) {
                     RowTiles::most_lanes);
 }
 
-/// What each column of W is multiplied with before the transforms: D̃, and 0 for dead inputs.
-std::vector<float> column_factors(const PreparedLayer& layer, index_t n) {
-  std::vector<float> factor(static_cast<std::size_t>(n), 1.0F);
-  if (!layer.rescale.empty()) factor = layer.rescale;
-  for (std::size_t j = 0; j < layer.dead.size(); ++j) {
-    if (layer.dead[j] != 0) factor[j] = 0.0F;
-  }
-  return factor;
-}
-
 /// The tile's columns of W in the order in which they are rounded; `scratch` holds the tile.
 void reorder(MatrixView<float> tile, const std::vector<index_t>& order, float* scratch) {
   std::copy_n(tile.data, tile.size(), scratch);
@@ -40,6 +30,15 @@ void reorder(MatrixView<float> tile, const std::vector<index_t>& order, float* s
 }
 
 }  // namespace
+
+std::vector<float> column_factors(const PreparedLayer& layer, index_t n) {
+  std::vector<float> factor(static_cast<std::size_t>(n), 1.0F);
+  if (!layer.rescale.empty()) factor = layer.rescale;
+  for (std::size_t j = 0; j < layer.dead.size(); ++j) {
+    if (layer.dead[j] != 0) factor[j] = 0.0F;
+  }
+  return factor;
+}
 
 RowTiles::RowTiles(index_t n, Range rows)
     : n_(n), rows_(rows), height_(choose_height(rows.count())) {

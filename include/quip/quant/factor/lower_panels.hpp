@@ -1,11 +1,29 @@
 // The triangular matrices that rounding reads over and over, in the order in which it reads them.
 #pragma once
 
+#include <exception>
+#include <memory>
 #include <vector>
 
 #include "quip/core/matrix.hpp"
 
 namespace quip {
+
+/// Hands out the panels of a matrix that no rank holds as a whole. Collective: all ranks ask for
+/// the same ones in the same order.
+class PanelSource {
+ public:
+  PanelSource() = default;
+  PanelSource(const PanelSource&) = delete;
+  PanelSource& operator=(const PanelSource&) = delete;
+  virtual ~PanelSource() = default;
+
+  /// Comes before the first panel of a sweep: throws on all ranks if one of them has failed by now
+  /// and given up inside `agree`.
+  virtual void start() = 0;
+  /// Panel b as LowerPanels::panel lays it out, strictly lower; valid until the next call.
+  [[nodiscard]] virtual MatrixView<const float> panel(index_t b) = 0;
+};
 
 /// A strictly lower triangular matrix in fp32 and a diagonal in fp64. Block columns of fixed width:
 /// block b holds rows b·block … n-1 of its columns, row-major, so that what one block owes to all
@@ -17,18 +35,42 @@ struct LowerPanels {
   index_t n = 0;
   Buffer<float> panels;
   std::vector<double> diagonal;
+  std::unique_ptr<PanelSource> source;  ///< of panels that are not here; else null
 
   LowerPanels() = default;
   explicit LowerPanels(index_t order);
   /// The shape and a diagonal to fill, for panels that are elsewhere.
   [[nodiscard]] static LowerPanels outline(index_t order);
   [[nodiscard]] bool empty() const { return n == 0; }
+  /// True if the panels are in memory: any thread may read any of them at any time. Else they come
+  /// from `source`.
+  [[nodiscard]] bool resident() const { return source == nullptr; }
   [[nodiscard]] index_t blocks() const { return (n + block - 1) / block; }
   [[nodiscard]] index_t first_column(index_t b) const { return b * block; }
   [[nodiscard]] index_t width(index_t b) const;
   /// Element (i, j) of the panel is that at (first_column + i, first_column + j).
-  [[nodiscard]] MatrixView<float> panel(index_t b) const;
+  [[nodiscard]] MatrixView<const float> panel(index_t b) const;
+  /// Where a resident matrix has it, to be filled.
+  [[nodiscard]] MatrixView<float> place(index_t b) const;
   [[nodiscard]] index_t panel_offset(index_t b) const;
+
+  /// Calls take(b, panel) for every panel, from the first or from the last. If they come from
+  /// `source`, ranks gather them together, and what `take` throws is thrown when all have come by.
+  template <typename Take>
+  void for_each_panel(bool forward, Take take) const {
+    if (source) source->start();
+    std::exception_ptr failure;
+    for (index_t i = 0; i < blocks(); ++i) {
+      const index_t b = forward ? i : blocks() - 1 - i;
+      const MatrixView<const float> part = panel(b);
+      try {
+        if (!failure) take(b, part);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    }
+    if (failure) std::rethrow_exception(failure);
+  }
 
   /// Takes the strict lower triangle of `a` [n × n]; the diagonal is left alone.
   void pack_lower(MatrixView<const double> a);

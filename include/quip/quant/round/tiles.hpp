@@ -1,6 +1,8 @@
 // Rows of W' = U W D̃ Vᵀ in the layout in which they are rounded.
 #pragma once
 
+#include <vector>
+
 #include "quip/core/matrix.hpp"
 #include "quip/core/range.hpp"
 #include "quip/quant/factor/factor.hpp"
@@ -31,6 +33,10 @@ class RowTiles {
   index_t height_;
   Buffer<float> data_;
 };
+
+/// What each of the n columns of W is multiplied with before the transforms: D̃, and 0 for dead
+/// inputs.
+[[nodiscard]] std::vector<float> column_factors(const PreparedLayer& layer, index_t n);
 
 /// The largest magnitude in them.
 [[nodiscard]] float largest_element(const RowTiles& tiles);

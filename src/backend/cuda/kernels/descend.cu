@@ -1,4 +1,4 @@
-// The columns of one block of a greedy pass: quant/greedy_passes, a thread for each row of W.
+// The columns of one block of a greedy pass: quant/round/greedy, a thread for each row of W.
 #include "column_walk.hpp"
 
 namespace quip::cuda {

@@ -98,11 +98,11 @@ struct ColumnBlock {
   float* q = nullptr;
   double* loss = nullptr;
 };
-/// quant/linear_feedback.
+/// quant/round/ldlq.
 void round_with_feedback(cudaStream_t stream, const ColumnBlock& block);
 /// quant/optq; `target` is `base`.
 void round_optq(cudaStream_t stream, const ColumnBlock& block);
-/// quant/greedy_passes: `loss` counts changes; levels below `low` are cut.
+/// quant/round/greedy: `loss` counts changes; levels below `low` are cut.
 void descend(cudaStream_t stream, const ColumnBlock& block, float low);
 
 /// Levels [n × lanes], position[j] that of column j, as codes: row r at packed + r·row_bytes.

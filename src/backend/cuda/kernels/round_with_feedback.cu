@@ -1,4 +1,4 @@
-// The columns of one block of LDLQ: quant/linear_feedback, a thread for each row of W.
+// The columns of one block of LDLQ: quant/round/ldlq, a thread for each row of W.
 #include "column_walk.hpp"
 
 namespace quip::cuda {
