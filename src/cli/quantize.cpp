@@ -5,6 +5,7 @@
 #include "checkpoint_arguments.hpp"
 #include "command.hpp"
 #include "layer_arguments.hpp"
+#include "model_arguments.hpp"
 #include "run_arguments.hpp"
 #include "stop_signals.hpp"
 #include <fmt/ranges.h>
@@ -45,6 +46,7 @@ class QuantizeCommand final : public Command {
                            "quip quantize-layer");
     options_.add_options()("true-sequential", po::bool_switch(&job_.true_sequential),
                            "Hessians also see the quantized layers before them in their block");
+    declare_allow_unused(options_, job_.allow_unused);
     checkpoints_.declare(options_);
     run_.declare_with_model(options_, "samples", "use the first N samples of the token set");
   }
@@ -74,9 +76,7 @@ class QuantizeCommand final : public Command {
     }
     Progress progress = run_.progress(comm);
     job_.stop_requested = [] { return StopSignals::received(); };
-    job_.on_note = [&comm](const std::string& note) {
-      if (comm.rank() == 0) fmt::print(stderr, "quip: {}\n", note);
-    };
+    job_.on_note = [&progress](const std::string& note) { progress.note(note); };
     const auto between_devices = make_device_collectives(*backend, comm, stall_timeout());
     Collectives& fastest = between_devices ? *between_devices : comm;
     const QuantizeOutcome outcome = quantize(fastest, *backend, job_, threads, progress);

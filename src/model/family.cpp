@@ -1,5 +1,7 @@
 #include "quip/model/family.hpp"
 
+#include "family_common.hpp"
+
 #include "quip/core/error.hpp"
 
 namespace quip {
@@ -47,15 +49,18 @@ void require_all(const Family& family, const TensorSource& source,
   }
 }
 
-std::unique_ptr<Family> make_unchecked(const ModelConfig& config, const TensorSource& source) {
-  return config.model_type == "opt" ? make_opt(config, source) : make_llama(config);
-}
-
 }  // namespace
+
+std::unique_ptr<Family> make_unchecked_family(const ModelConfig& config,
+                                              const TensorSource& source) {
+  const ModelRow* model = find_model(config.model_type);
+  if (model == nullptr) fail("no family is called {}", config.model_type);
+  return model->make(config, source);
+}
 
 std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSource& source,
                                     const std::function<bool(const std::string&)>& elsewhere) {
-  auto family = make_unchecked(config, source);
+  auto family = make_unchecked_family(config, source);
   require_all(*family, source, elsewhere);
   return family;
 }

@@ -58,9 +58,9 @@ void add_tensors(const Family& family, Shapes& shapes) {
 const Shapes& checkpoint() {
   static const auto* const shapes = [] {
     auto* all = new Shapes;
-    add_tensors(*make_llama(parse_config(kLlama, "llama")), *all);
+    add_tensors(*make_unchecked_family(parse_config(kLlama, "llama"), *all), *all);
     all->add("model.decoder.embed_tokens.weight", {10, 8});  // settles OPT's naming
-    add_tensors(*make_opt(parse_config(kOpt, "opt"), *all), *all);
+    add_tensors(*make_unchecked_family(parse_config(kOpt, "opt"), *all), *all);
     return all;
   }();
   return *shapes;

@@ -25,6 +25,7 @@ struct QuantizeOptions {
   index_t samples = 0;  ///< 0: all
   std::string skip;     ///< linears whose name it matches stay as they are; empty: none
   std::filesystem::path dump_failing;  ///< folder for layers that cannot be factorised; empty: none
+  bool allow_unused = false;           ///< a block may hold tensors that its family does not have
   bool true_sequential = false;        ///< Hessians see the quantized layers of their own block too
   WideOptions wide;                    ///< layers that all ranks work on together
   LayerOptions layer;
