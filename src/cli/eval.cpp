@@ -31,7 +31,7 @@ class EvalCommand final : public Command {
     Progress progress = run_.progress(comm);
     const Perplexity result = evaluate(
         comm, *backend,
-        {model_.model(), model_.packed(), tokens_, run_.count(), model_.allow_unused()}, progress);
+        {model_.model(), model_.packed(), tokens_, run_.count(), run_.allow_unused()}, progress);
     if (comm.rank() != 0) return EXIT_SUCCESS;
     if (json_) {
       const nlohmann::json out = {{"perplexity", result.value()},

@@ -96,7 +96,7 @@ class EvalTasksCommand final : public Command {
     Progress progress = run_.progress(comm);
     const TaskScores scores = score_tasks(
         comm, *backend,
-        {model_.model(), model_.packed(), tasks_, run_.count(), model_.allow_unused()}, progress);
+        {model_.model(), model_.packed(), tasks_, run_.count(), run_.allow_unused()}, progress);
     agree(comm, [&] {
       if (details.is_open()) write_details(details, scores);
     });

@@ -9,12 +9,6 @@ void ModelArguments::declare(po::options_description& options) {
                         "Hugging Face directory (with --packed: optional, checked to match)");
   options.add_options()("packed", po::value(&packed_)->value_name("DIR"),
                         "evaluate this packed model");
-  declare_allow_unused(options, allow_unused_);
-}
-
-void declare_allow_unused(po::options_description& options, bool& allow) {
-  options.add_options()("allow-unused", po::bool_switch(&allow),
-                        "go on if blocks hold tensors that the model's family does not have");
 }
 
 void ModelArguments::check() const {

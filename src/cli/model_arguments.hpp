@@ -8,9 +8,6 @@
 
 namespace quip::cli {
 
-/// --allow-unused, for commands that read a checkpoint.
-void declare_allow_unused(boost::program_options::options_description& options, bool& allow);
-
 class ModelArguments {
  public:
   void declare(boost::program_options::options_description& options);
@@ -19,12 +16,10 @@ class ModelArguments {
   /// Empty: not given.
   [[nodiscard]] const std::string& model() const { return model_; }
   [[nodiscard]] const std::string& packed() const { return packed_; }
-  [[nodiscard]] bool allow_unused() const { return allow_unused_; }
 
  private:
   std::string model_;
   std::string packed_;
-  bool allow_unused_ = false;
 };
 
 }  // namespace quip::cli

@@ -5,7 +5,6 @@
 #include "checkpoint_arguments.hpp"
 #include "command.hpp"
 #include "layer_arguments.hpp"
-#include "model_arguments.hpp"
 #include "run_arguments.hpp"
 #include "stop_signals.hpp"
 #include <fmt/ranges.h>
@@ -46,7 +45,6 @@ class QuantizeCommand final : public Command {
                            "quip quantize-layer");
     options_.add_options()("true-sequential", po::bool_switch(&job_.true_sequential),
                            "Hessians also see the quantized layers before them in their block");
-    declare_allow_unused(options_, job_.allow_unused);
     checkpoints_.declare(options_);
     run_.declare_with_model(options_, "samples", "use the first N samples of the token set");
   }
@@ -61,6 +59,7 @@ class QuantizeCommand final : public Command {
     job_.tokens = tokens_;
     job_.out = out_;
     job_.samples = run_.count();
+    job_.allow_unused = run_.allow_unused();
     job_.skip = skip_;
     job_.dump_failing = dump_failing_;
     check_wide();

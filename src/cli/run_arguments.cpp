@@ -42,6 +42,8 @@ void RunArguments::declare_with_model(po::options_description& options, const ch
                                       const char* help) {
   unit_ = unit;
   options.add_options()(unit, po::value(&count_)->default_value(0, "all")->value_name("N"), help);
+  options.add_options()("allow-unused", po::bool_switch(&allow_unused_),
+                        "go on if blocks hold tensors that their family does not have");
   options.add_options()("progress",
                         po::value(&progress_)->default_value("auto")->value_name("STYLE"),
                         "auto, bar, lines or none");

@@ -24,13 +24,6 @@ std::map<std::string, std::string> files_by_extension(const fs::path& directory)
   return found;
 }
 
-bool starts_with_nocase(std::string_view text, std::string_view lower) {
-  return text.size() >= lower.size() &&
-         std::equal(lower.begin(), lower.end(), text.begin(), [](char expected, char c) {
-           return expected == std::tolower(static_cast<unsigned char>(c));
-         });
-}
-
 }  // namespace
 
 std::string why_absent(const fs::path& path) {
@@ -73,7 +66,9 @@ void refuse_placeholder(std::string_view text, const std::string& origin) {
   if (text.starts_with("version https://git-lfs.")) {
     fail("{}: is a git-lfs pointer, not the file: run git lfs pull there", origin);
   }
-  if (starts_with_nocase(text, "<!doctype html") || starts_with_nocase(text, "<html")) {
+  std::string start(text.substr(0, 14));
+  std::ranges::transform(start, start.begin(), [](unsigned char c) { return std::tolower(c); });
+  if (start == "<!doctype html" || start.starts_with("<html")) {
     fail(
         "{}: is an HTML page, not the file: download it again (after hf auth login, if the model "
         "asks for it)",

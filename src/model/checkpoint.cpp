@@ -10,16 +10,6 @@
 namespace quip {
 namespace {
 
-std::set<std::string> used_by(const Family& family) {
-  std::set<std::string> names = {family.embedding().name, family.head().name};
-  for (const TensorSpec& tensor : family.end_tensors()) names.insert(tensor.name);
-  for (index_t block = 0; block < family.config().blocks; ++block) {
-    for (const TensorSpec& tensor : family.block_tensors(block)) names.insert(tensor.name);
-    for (const LinearSpec& linear : family.linears(block)) names.insert(linear.name + ".weight");
-  }
-  return names;
-}
-
 /// True for what transformers, too, leaves aside without a word: tables that old versions stored,
 /// and the copy that a tied head is.
 bool is_known_surplus(const std::string& name, const ModelConfig& config) {
@@ -44,6 +34,34 @@ std::string list_of(const std::vector<std::string>& names) {
   return names.size() == 1 ? text : text + ")";
 }
 
+/// Remarks on tensors that nothing uses. Throws Error for those in blocks unless `allowed`.
+void judge_unused(const std::string& where, bool allowed, Checkpoint& opened) {
+  const ModelConfig& config = opened.family->config();
+  std::set<std::string> used;
+  for_each_tensor(*opened.family, [&](const TensorSpec& tensor) { used.insert(tensor.name); });
+  const std::string first = opened.family->linears(0).front().name;
+  const std::string prefix = first.substr(0, first.find(".0.") + 1);
+  std::vector<std::string> in_blocks;
+  std::vector<std::string> elsewhere;
+  for (const std::string& name : opened.source->names()) {
+    if (used.contains(name) || is_known_surplus(name, config)) continue;
+    (in_a_block(name, prefix, config.blocks) ? in_blocks : elsewhere).push_back(name);
+  }
+  const auto say = [&](const std::vector<std::string>& names, const char* rest) {
+    return fmt::format("{}: no {} uses {}{}", where, config.architecture, list_of(names), rest);
+  };
+  if (!in_blocks.empty() && !allowed) {
+    throw Error(say(in_blocks,
+                    " of its blocks: the model is probably not what config.json says; "
+                    "--allow-unused takes it as that"));
+  }
+  if (!in_blocks.empty()) opened.remarks.push_back(say(in_blocks, " of its blocks"));
+  if (!elsewhere.empty()) {
+    opened.remarks.push_back(say(elsewhere, elsewhere.size() == 1 ? "; it is kept as it is"
+                                                                  : "; they are kept as they are"));
+  }
+}
+
 }  // namespace
 
 Checkpoint open_model_directory(const std::filesystem::path& directory, bool allow_unused) {
@@ -57,29 +75,7 @@ Checkpoint open_model_directory(const std::filesystem::path& directory, bool all
         "for a {}",
         directory.string(), config.architecture));
   }
-  const std::set<std::string> used = used_by(*opened.family);
-  const std::string first = opened.family->linears(0).front().name;
-  const std::string prefix = first.substr(0, first.find(".0.") + 1);
-  std::vector<std::string> in_blocks;
-  std::vector<std::string> elsewhere;
-  for (const std::string& name : opened.source->names()) {
-    if (used.contains(name) || is_known_surplus(name, config)) continue;
-    (in_a_block(name, prefix, config.blocks) ? in_blocks : elsewhere).push_back(name);
-  }
-  if (!in_blocks.empty()) {
-    const std::string text = fmt::format("{}: no {} uses {} of its blocks", directory.string(),
-                                         config.architecture, list_of(in_blocks));
-    if (!allow_unused) {
-      fail("{}: the model is probably not what config.json says; --allow-unused takes it as that",
-           text);
-    }
-    opened.remarks.push_back(text);
-  }
-  if (!elsewhere.empty()) {
-    opened.remarks.push_back(fmt::format("{}: no {} uses {}; they are kept as they are",
-                                         directory.string(), config.architecture,
-                                         list_of(elsewhere)));
-  }
+  judge_unused(directory.string(), allow_unused, opened);
   return opened;
 }
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
+#include <regex>
 #include <string_view>
 
 #include "family_common.hpp"
@@ -43,29 +43,20 @@ void require_architecture(const ConfigFields& fields, const ModelRow& model) {
   }
 }
 
-/// True for what could name a repository of the Hugging Face Hub: OWNER/NAME.
-bool is_hub_name(const std::string& text) {
-  const auto slash = text.find('/');
-  const auto allowed = [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_' || c == '.';
-  };
-  return slash != std::string::npos && slash > 0 && slash + 1 < text.size() && text[0] != '.' &&
-         std::all_of(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(slash), allowed) &&
-         std::all_of(text.begin() + static_cast<std::ptrdiff_t>(slash) + 1, text.end(), allowed);
-}
-
 void require_model_directory(const fs::path& path) {
   const std::string name = path.string();
   if (!fs::exists(path)) {
-    if (!is_hub_name(name)) fail("{}: no such file or directory", name);
+    // OWNER/NAME, as the Hugging Face Hub calls its repositories.
+    if (!std::regex_match(name, std::regex(R"([\w-][\w.-]*/[\w.-]+)"))) {
+      fail("{}: no such file or directory", name);
+    }
     fail("{}: no such directory; to get the model of that name: hf download {} --local-dir {}",
          name, name, path.filename().string());
   }
   if (fs::exists(path / "adapter_config.json")) {
     fail(
-        "{}: adapter_config.json makes it an adapter (LoRA, say), which quip cannot apply: merge "
-        "it "
-        "into its base model (peft's merge_and_unload) and save that",
+        "{}: adapter_config.json makes it an adapter (LoRA, say), not a model; merge it into its "
+        "base model (peft's merge_and_unload) and save that",
         name);
   }
   if (!fs::exists(path / "config.json")) {

@@ -58,19 +58,6 @@ DType stored_type(const ModelConfig& config, const std::string& origin) {
   return DType::bf16;
 }
 
-void add_all(const Family& family, DType dtype, ShapeSource& source) {
-  std::vector<TensorSpec> tensors = family.end_tensors();
-  tensors.push_back(family.embedding());
-  tensors.push_back(family.head());
-  for (index_t block = 0; block < family.config().blocks; ++block) {
-    for (const TensorSpec& tensor : family.block_tensors(block)) tensors.push_back(tensor);
-    for (const LinearSpec& linear : family.linears(block)) {
-      tensors.push_back({linear.name + ".weight", {linear.rows, linear.cols}});
-    }
-  }
-  for (const TensorSpec& tensor : tensors) source.add(tensor.name, dtype, tensor.shape);
-}
-
 }  // namespace
 
 index_t ModelShapes::parameters() const {
@@ -90,7 +77,9 @@ ModelShapes open_shapes(const fs::path& path) {
   const ModelConfig config = read_config(path);
   auto source = std::make_unique<ShapeSource>(path.string());
   model.family = make_unchecked_family(config, *source);
-  add_all(*model.family, stored_type(config, path.string()), *source);
+  const DType dtype = stored_type(config, path.string());
+  for_each_tensor(*model.family,
+                  [&](const TensorSpec& tensor) { source->add(tensor.name, dtype, tensor.shape); });
   model.source = std::move(source);
   return model;
 }

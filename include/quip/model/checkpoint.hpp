@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,6 +16,9 @@ struct Checkpoint {
   std::unique_ptr<Family> family;
   std::vector<std::string> remarks;  ///< lines for the user: what is there and not used
 };
+
+/// Visits all tensors that a checkpoint of the family has; a tied head as the embedding that it is.
+void for_each_tensor(const Family& family, const std::function<void(const TensorSpec&)>& visit);
 
 /// Opens config.json and the checkpoint beside it. Throws Error naming file or tensor if something
 /// is missing or does not fit, and, unless `allow_unused`, if a block holds tensors that no model
