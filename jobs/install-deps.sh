@@ -22,7 +22,7 @@ packages=(
   libxxhash-dev librandom123-dev libbenchmark-dev
   python3 python3-venv python3-numpy python3-h5py python3-matplotlib
 )
-test_packages=(clang clang-format clang-tidy libclang-rt-dev shellcheck python3-torch)
+test_packages=(clang clang-format clang-tidy libclang-rt-dev shellcheck)
 # libpmix-dev brings the library that Slurm's PMIx plugin opens.
 slurm_packages=(slurm-wlm munge libpmix-dev)
 venv=no
@@ -66,7 +66,7 @@ install_packages() {
     apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# Made with Debian's own python3, on whose numpy, h5py and torch the environment builds.
+# Made with Debian's own python3, on whose numpy and h5py the environment builds.
 install_venv() {
   local stamp=.venv/requirements.installed
   [[ -x .venv/bin/python ]] && cmp -s tests/requirements.txt "$stamp" && return 0

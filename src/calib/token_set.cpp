@@ -1,5 +1,7 @@
 #include "quip/calib/token_set.hpp"
 
+#include <algorithm>
+
 #include "io/hdf5.hpp"
 
 #include "quip/core/digest.hpp"
@@ -10,6 +12,7 @@ namespace quip {
 namespace {
 
 constexpr const char* kDataset = "input_ids";
+constexpr const char* kMask = "attention_mask";
 constexpr index_t kDigestTokens = index_t{1} << 20;  // read at a time
 
 H5Dataset open_tokens(const H5File& file, const std::string& where) {
@@ -44,10 +47,48 @@ std::vector<std::int32_t> read_rows(const H5Dataset& dataset, index_t first, ind
   return tokens;
 }
 
+/// Throws Error for a text in place of a token set, with the command that makes one of it.
+void require_hdf5(const std::filesystem::path& file) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(file, ignored) || H5Fis_hdf5(file.c_str()) > 0) return;
+  const std::string extension = file.extension().string();
+  const bool lines = extension == ".jsonl" || extension == ".json";
+  if (!lines && extension != ".txt") {
+    fail("{}: not an HDF5 file; jobs/tokenize.py makes token sets of .txt and .jsonl files",
+         file.string());
+  }
+  fail(
+      "{0}: a text, not a token set; make one: .venv/bin/python jobs/tokenize.py {0}{1} --model "
+      "MODEL --out {2}",
+      file.string(), lines ? " --field text" : "",
+      std::filesystem::path(file).replace_extension(".h5").filename().string());
+}
+
+/// Throws Error if the set masks a token: all are attended to and predicted here.
+void require_no_padding(const H5File& file, index_t samples, index_t length,
+                        const std::string& where) {
+  if (!has_link(file.get(), kMask, where)) return;
+  const H5Dataset mask = open_dataset(file.get(), kMask, where);
+  if (shape_of(mask, where) != std::vector<index_t>{samples, length}) {
+    fail("{}: dataset {} does not have the shape of {}", where, kMask, kDataset);
+  }
+  const index_t step = std::max<index_t>(1, kDigestTokens / length);
+  for (index_t first = 0; first < samples; first += step) {
+    const auto rows = read_rows(mask, first, std::min(step, samples - first), length, where);
+    const auto masked = std::ranges::find(rows, 0);
+    if (masked == rows.end()) continue;
+    fail(
+        "{}: {} leaves out tokens of sample {}; quip takes sequences of full length only, without "
+        "padding",
+        where, kMask, first + (masked - rows.begin()) / length);
+  }
+}
+
 }  // namespace
 
 TokenSet::TokenSet(const std::filesystem::path& file) : file_(file) {
   const std::string where = file.string();
+  require_hdf5(file);
   const H5File source = open_hdf5(file);
   const H5Dataset dataset = open_tokens(source, where);
   require_int32(dataset, where);
@@ -62,6 +103,7 @@ TokenSet::TokenSet(const std::filesystem::path& file) : file_(file) {
   if (length_ < 2) {
     fail("{}: sequences have length {}; at least 2 tokens are needed", where, length_);
   }
+  require_no_padding(source, samples_, length_, where);
 }
 
 std::vector<std::int32_t> TokenSet::read(index_t first, index_t count, index_t vocabulary) const {

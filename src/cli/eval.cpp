@@ -27,7 +27,8 @@ class EvalCommand final : public Command {
     const std::unique_ptr<Backend> backend = run_.make_backend(comm, threads);
     Progress progress = run_.progress(comm);
     const Perplexity result = evaluate(
-        comm, *backend, {model_.model(), model_.packed(), tokens_, run_.count()}, progress);
+        comm, *backend,
+        {model_.model(), model_.packed(), tokens_, run_.count(), run_.allow_unused()}, progress);
     if (comm.rank() != 0) return EXIT_SUCCESS;
     if (json_) {
       const nlohmann::json out = {{"perplexity", result.value()},

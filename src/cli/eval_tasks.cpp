@@ -92,7 +92,8 @@ class EvalTasksCommand final : public Command {
     });
     Progress progress = run_.progress(comm);
     const TaskScores scores = score_tasks(
-        comm, *backend, {model_.model(), model_.packed(), tasks_, run_.count()}, progress);
+        comm, *backend,
+        {model_.model(), model_.packed(), tasks_, run_.count(), run_.allow_unused()}, progress);
     agree(comm, [&] {
       if (details.is_open()) write_details(details, scores);
     });

@@ -50,6 +50,7 @@ class QuantizeCommand final : public Command {
     job_.tokens = tokens_;
     job_.out = out_;
     job_.samples = run_.count();
+    job_.allow_unused = run_.allow_unused();
     job_.dump_failing = dump_failing_;
   }
 
@@ -63,9 +64,7 @@ class QuantizeCommand final : public Command {
     }
     Progress progress = run_.progress(comm);
     job_.stop_requested = [] { return StopSignals::received(); };
-    job_.on_note = [&comm](const std::string& note) {
-      if (comm.rank() == 0) fmt::print(stderr, "quip: {}\n", note);
-    };
+    job_.on_note = [&progress](const std::string& note) { progress.note(note); };
     const auto between_devices = make_device_collectives(*backend, comm, stall_timeout());
     Collectives& fastest = between_devices ? *between_devices : comm;
     const QuantizeOutcome outcome = quantize(fastest, *backend, job_, threads, progress);

@@ -42,6 +42,8 @@ void RunArguments::declare_with_backend(po::options_description& options) {
 void RunArguments::declare_with_model(po::options_description& options, const char* unit,
                                       const char* help) {
   options.add_options()(unit, number_or("all", unit, "N", count_), help);
+  options.add_options()("allow-unused", po::bool_switch(&allow_unused_),
+                        "go on if blocks hold tensors that their family does not have");
   const auto take = [this](const std::string& text) { progress_ = parse_progress(text); };
   options.add_options()("progress", value_of("progress", "STYLE", take)->default_value("auto"),
                         "auto, bar, lines or none");

@@ -21,12 +21,15 @@ class RunArguments {
   void declare_for_ranks(boost::program_options::options_description& options);
   /// Those and --backend.
   void declare_with_backend(boost::program_options::options_description& options);
-  /// All of those, --progress and --`unit`: how many of a file's units to take (`help`).
+  /// All of those, --allow-unused, --progress and --`unit`: how many of a file's units to take
+  /// (`help`).
   void declare_with_model(boost::program_options::options_description& options, const char* unit,
                           const char* help);
 
   /// Units to take; 0: all.
   [[nodiscard]] index_t count() const { return count_; }
+  /// Blocks may hold tensors that their family does not have.
+  [[nodiscard]] bool allow_unused() const { return allow_unused_; }
   /// As asked for; 0: not.
   [[nodiscard]] int threads() const { return threads_; }
   /// Settles and sets this rank's OpenMP threads: those asked for, or the rank's share of the
@@ -38,6 +41,7 @@ class RunArguments {
 
  private:
   index_t count_ = 0;
+  bool allow_unused_ = false;
   int threads_ = 0;
   std::string backend_;
   ProgressStyle progress_ = ProgressStyle::none;

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "incomplete_download.hpp"
+
 #include "quip/core/error.hpp"
 
 namespace quip {
@@ -19,6 +21,7 @@ Json parse_json(std::string_view text, const std::string& origin) {
   try {
     return Json::parse(text.begin(), text.end(), shallow);
   } catch (const json::exception& error) {
+    refuse_placeholder(text, origin);
     fail("{}: not valid JSON: {}", origin, shortened(error.what()));
   }
 }

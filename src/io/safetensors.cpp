@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "incomplete_download.hpp"
 #include "mapped_file.hpp"
 #include "safetensors_header.hpp"
 
@@ -20,8 +21,13 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
+constexpr const char* kSingle = "model.safetensors";
 // Below this a read is one of many small ones close together: keep their pages.
 constexpr index_t kReleaseBytes = index_t{1} << 20;
+
+std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
 
 /// One or more mapped files, seen as one set of tensors.
 class SafetensorsSource final : public TensorSource {
@@ -33,6 +39,7 @@ class SafetensorsSource final : public TensorSource {
     files_.emplace_back(file);
     paths_.push_back(file.string());
     const std::size_t index = files_.size() - 1;
+    refuse_placeholder(text_of(files_[index]), paths_[index]);
     for (auto& [name, entry] : parse_header(files_[index].bytes(), paths_[index])) {
       const auto [where, inserted] = tensors_.try_emplace(name, Located{index, std::move(entry)});
       if (!inserted) {
@@ -107,8 +114,7 @@ class SafetensorsSource final : public TensorSource {
 /// The index's "weight_map": tensor name → file name, checked.
 std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   const MappedFile file(index);
-  const auto* text = reinterpret_cast<const char*>(file.bytes().data());
-  const json document = parse_json({text, file.bytes().size()}, index.string());
+  const json document = parse_json(text_of(file), index.string());
   const auto map = document.is_object() ? document.find("weight_map") : document.end();
   if (map == document.end() || !map->is_object() || map->empty()) {
     fail("{}: \"weight_map\" is missing, empty or not an object", index.string());
@@ -128,7 +134,8 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   return result;
 }
 
-std::unique_ptr<TensorSource> open_shards(const fs::path& directory, const fs::path& index) {
+std::unique_ptr<TensorSource> open_shards(const fs::path& directory, const fs::path& index,
+                                          std::vector<std::string>* remarks) {
   const auto weight_map = read_weight_map(index);
   std::set<std::string> shards;
   for (const auto& [name, file] : weight_map) shards.insert(file);
@@ -136,11 +143,16 @@ std::unique_ptr<TensorSource> open_shards(const fs::path& directory, const fs::p
   for (const std::string& shard : shards) {
     std::error_code ignored;  // a name too long for the file system, say: not there
     if (!fs::exists(directory / shard, ignored)) {
-      fail("{}: shard {} is missing; download it again", index.string(), shard);
+      fail("{}: shard {} {}; download it again", index.string(), shard,
+           why_absent(directory / shard));
     }
     source->add(directory / shard);
   }
   for (const auto& [name, file] : weight_map) source->require_in(directory / file, name, index);
+  if (remarks != nullptr && !shards.contains(kSingle) && fs::exists(directory / kSingle)) {
+    remarks->push_back(fmt::format("{}: is not read: {} names other files",
+                                   (directory / kSingle).string(), index.filename().string()));
+  }
   return source;
 }
 
@@ -152,15 +164,13 @@ std::unique_ptr<TensorSource> open_safetensors(const fs::path& file) {
   return source;
 }
 
-std::unique_ptr<TensorSource> open_checkpoint(const fs::path& directory) {
-  const fs::path single = directory / "model.safetensors";
-  if (fs::exists(single)) return open_safetensors(single);
+std::unique_ptr<TensorSource> open_checkpoint(const fs::path& directory,
+                                              std::vector<std::string>* remarks) {
   const fs::path index = directory / "model.safetensors.index.json";
-  if (fs::exists(index)) return open_shards(directory, index);
-  fail(
-      "{}: holds neither model.safetensors nor model.safetensors.index.json; convert other "
-      "formats with transformers' save_pretrained first",
-      directory.string());
+  if (fs::exists(index)) return open_shards(directory, index, remarks);
+  const fs::path single = directory / kSingle;
+  if (fs::exists(single)) return open_safetensors(single);
+  fail("{}: {}", directory.string(), what_is_there(directory));
 }
 
 }  // namespace quip

@@ -1,6 +1,9 @@
 #include "quip/model/family.hpp"
 
+#include "family_common.hpp"
+
 #include "quip/core/error.hpp"
+#include "quip/model/checkpoint.hpp"
 
 namespace quip {
 
@@ -26,37 +29,34 @@ void forward_block(const Family& family, index_t block, Backend& backend, const 
   }
 }
 
-namespace {
-
-void require(const TensorSource& source, const TensorSpec& tensor) {
-  require_shape(source, tensor.name, tensor.shape);
-}
-
-// Reads headers only, so a checkpoint that does not fit its config.json fails at once.
-void require_all(const Family& family, const TensorSource& source,
-                 const std::function<bool(const std::string&)>& elsewhere) {
-  require(source, family.embedding());
-  require(source, family.head());
-  for (const TensorSpec& tensor : family.end_tensors()) require(source, tensor);
+void for_each_tensor(const Family& family, const std::function<void(const TensorSpec&)>& visit) {
+  visit(family.embedding());
+  visit(family.head());
+  for (const TensorSpec& tensor : family.end_tensors()) visit(tensor);
   for (index_t block = 0; block < family.config().blocks; ++block) {
     for (const LinearSpec& linear : family.linears(block)) {
-      if (elsewhere && elsewhere(linear.name)) continue;
-      require_shape(source, linear.name + ".weight", {linear.rows, linear.cols});
+      visit({linear.name + ".weight", {linear.rows, linear.cols}});
     }
-    for (const TensorSpec& tensor : family.block_tensors(block)) require(source, tensor);
+    for (const TensorSpec& tensor : family.block_tensors(block)) visit(tensor);
   }
 }
 
-std::unique_ptr<Family> make_unchecked(const ModelConfig& config, const TensorSource& source) {
-  return config.model_type == "opt" ? make_opt(config, source) : make_llama(config);
+std::unique_ptr<Family> make_unchecked_family(const ModelConfig& config,
+                                              const TensorSource& source) {
+  const ModelRow* model = find_model(config.model_type);
+  if (model == nullptr) fail("no family is called {}", config.model_type);
+  return model->make(config, source);
 }
-
-}  // namespace
 
 std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSource& source,
                                     const std::function<bool(const std::string&)>& elsewhere) {
-  auto family = make_unchecked(config, source);
-  require_all(*family, source, elsewhere);
+  auto family = make_unchecked_family(config, source);
+  // Reads headers only, so a checkpoint that does not fit its config.json fails at once.
+  for_each_tensor(*family, [&](const TensorSpec& tensor) {
+    const auto stem = tensor.name.rfind(".weight");
+    if (elsewhere && elsewhere(tensor.name.substr(0, stem))) return;
+    require_shape(source, tensor.name, tensor.shape);
+  });
   return family;
 }
 

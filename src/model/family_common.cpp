@@ -6,6 +6,38 @@
 
 namespace quip {
 
+void parse_sizes(const ConfigFields& fields, const std::string& intermediate, ModelConfig& config) {
+  config.hidden = fields.size("hidden_size");
+  config.intermediate = fields.size(intermediate);
+  config.blocks = fields.size("num_hidden_layers");
+  config.heads = fields.size("num_attention_heads");
+  config.vocabulary = fields.size("vocab_size");
+  config.max_positions = fields.size("max_position_embeddings");
+}
+
+void require_equal_heads(const ConfigFields& fields, const ModelConfig& config) {
+  if (config.hidden % config.heads == 0) return;
+  fields.reject("hidden_size", "is {}, not a multiple of num_attention_heads = {}", config.hidden,
+                config.heads);
+}
+
+void parse_activation(const ConfigFields& fields, const std::string& name,
+                      const std::string& fallback, ModelConfig& config) {
+  const std::string text = fields.text_or(name, fallback);
+  if (text == "relu") {
+    config.activation = Activation::relu;
+  } else if (text == "gelu") {
+    config.activation = Activation::gelu;
+  } else if (text == "gelu_new" || text == "gelu_pytorch_tanh") {
+    config.activation = Activation::gelu_tanh;
+  } else if (text == "silu" || text == "swish") {
+    config.activation = Activation::silu;
+  } else {
+    fields.reject(
+        name, "is \"{}\"; quip knows relu, gelu, gelu_new, gelu_pytorch_tanh, silu, swish", text);
+  }
+}
+
 void require_length(const ModelConfig& config, index_t length) {
   if (length <= config.max_positions) return;
   fail(

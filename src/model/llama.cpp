@@ -1,9 +1,12 @@
 // Llama, and what differs from it by biases and attention windows only: Mistral, Qwen2.
+#include <algorithm>
+#include <array>
 #include <utility>
 
 #include "family_common.hpp"
 
 #include "quip/core/error.hpp"
+#include "quip/io/json.hpp"
 #include "quip/model/rope.hpp"
 
 namespace quip {
@@ -148,12 +151,11 @@ class Llama final : public Family {
     const ConstTensorView sine = sine_.cview().middle_rows(0, length);
     backend.rope(q.view(), config_.heads, config_.head_dim, cosine, sine);
     backend.rope(k.view(), config_.kv_heads, config_.head_dim, cosine, sine);
-    AttentionShape shape{.heads = config_.heads,
-                         .kv_heads = config_.kv_heads,
-                         .head_dim = config_.head_dim,
-                         .scale = attention_scale(config_.head_dim),
-                         .window = {}};
-    if (block >= config_.first_windowed_block) shape.window = config_.sliding_window;
+    const AttentionShape shape{.heads = config_.heads,
+                               .kv_heads = config_.kv_heads,
+                               .head_dim = config_.head_dim,
+                               .scale = attention_scale(config_.head_dim),
+                               .window = config_.window(block)};
     backend.attention(q.cview(), k.cview(), v.cview(), shape, output);
   }
 
@@ -162,10 +164,77 @@ class Llama final : public Family {
   Tensor sine_;
 };
 
-}  // namespace
+/// The fields of all members; `absent_kv_heads`: how many there are if the field is absent, 0 for
+/// as many as heads.
+void parse_llama_family(const ConfigFields& fields, index_t absent_kv_heads, ModelConfig& config) {
+  parse_sizes(fields, "intermediate_size", config);
+  const bool kv_by_default = absent_kv_heads == 0 || fields.is_null("num_key_value_heads");
+  config.kv_heads =
+      fields.size_or("num_key_value_heads", kv_by_default ? config.heads : absent_kv_heads);
+  if (config.heads % config.kv_heads != 0) {
+    fields.reject("num_key_value_heads", "is {}, which does not divide num_attention_heads = {}",
+                  config.kv_heads, config.heads);
+  }
+  if (!fields.has("head_dim")) require_equal_heads(fields, config);
+  config.head_dim = fields.size_or("head_dim", config.hidden / config.heads);
+  config.embedding_dim = config.hidden;
+  config.norm_epsilon = static_cast<float>(fields.positive_or("rms_norm_eps", 1e-6));
+  config.tied_head = fields.flag_or("tie_word_embeddings", false);
+  parse_activation(fields, "hidden_act", "silu", config);
+  parse_rope(fields, config);
+}
 
-std::unique_ptr<Family> make_llama(const ModelConfig& config) {
+void parse_llama(const ConfigFields& fields, ModelConfig& config) {
+  parse_llama_family(fields, 0, config);
+  config.attention_bias = fields.flag_or("attention_bias", false);
+  config.attention_output_bias = config.attention_bias;
+  config.mlp_bias = fields.flag_or("mlp_bias", false);
+}
+
+/// Reads the window's width and, where config.json lists the blocks' types, which have it.
+void parse_windows(const ConfigFields& fields, ModelConfig& config) {
+  if (fields.is_null("sliding_window")) return;
+  config.sliding_window = fields.size_or("sliding_window", 4096);
+  const nlohmann::json* types = fields.find("layer_types");
+  if (types == nullptr) return;
+  if (!types->is_array() || static_cast<index_t>(types->size()) != config.blocks) {
+    fields.reject("layer_types", "does not list one type for each of the {} blocks", config.blocks);
+  }
+  for (const nlohmann::json& type : *types) {
+    if (type != "full_attention" && type != "sliding_attention") {
+      fields.reject("layer_types", "has {}; quip knows full_attention, sliding_attention",
+                    shown(type));
+    }
+    config.windowed.push_back(type == "sliding_attention");
+  }
+}
+
+void parse_mistral(const ConfigFields& fields, ModelConfig& config) {
+  parse_llama_family(fields, 8, config);
+  parse_windows(fields, config);
+}
+
+void parse_qwen2(const ConfigFields& fields, ModelConfig& config) {
+  parse_llama_family(fields, 32, config);
+  config.attention_bias = true;  // q, k and v always, o never
+  if (!fields.flag_or("use_sliding_window", false)) return;
+  parse_windows(fields, config);
+  if (!config.windowed.empty()) return;
+  const index_t first = std::min(config.blocks, fields.count_or("max_window_layers", 28));
+  config.windowed.assign(static_cast<std::size_t>(first), false);
+}
+
+std::unique_ptr<Family> make_llama(const ModelConfig& config, const TensorSource& /*source*/) {
   return std::make_unique<Llama>(config);
 }
+
+constexpr std::array<ModelRow, 3> kModels = {
+    {{"llama", "LlamaForCausalLM", parse_llama, make_llama},
+     {"mistral", "MistralForCausalLM", parse_mistral, make_llama},
+     {"qwen2", "Qwen2ForCausalLM", parse_qwen2, make_llama}}};
+
+}  // namespace
+
+std::span<const ModelRow> llama_models() { return kModels; }
 
 }  // namespace quip

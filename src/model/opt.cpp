@@ -182,11 +182,30 @@ class Opt final : public Family {
   std::string prefix_;  // "model.decoder." or "decoder."
 };
 
-}  // namespace
+void parse_opt(const ConfigFields& fields, ModelConfig& config) {
+  parse_sizes(fields, "ffn_dim", config);
+  require_equal_heads(fields, config);
+  config.kv_heads = config.heads;
+  config.head_dim = config.hidden / config.heads;
+  config.norm_epsilon = 1e-5F;  // torch's default: OPT has no field for it
+  config.tied_head = fields.flag_or("tie_word_embeddings", true);
+  parse_activation(fields, "activation_function", "relu", config);
+  config.embedding_dim = fields.size_or("word_embed_proj_dim", config.hidden);
+  config.norm_before = fields.flag_or("do_layer_norm_before", true);
+  config.final_norm = !fields.flag_or("_remove_final_layer_norm", false);
+  config.norm_affine = fields.flag_or("layer_norm_elementwise_affine", true);
+  config.bias = fields.flag_or("enable_bias", true);
+}
 
 std::unique_ptr<Family> make_opt(const ModelConfig& config, const TensorSource& source) {
   const bool bare = source.contains("decoder.embed_tokens.weight");
   return std::make_unique<Opt>(config, bare ? "decoder." : "model.decoder.");
 }
+
+constexpr ModelRow kModel = {"opt", "OPTForCausalLM", parse_opt, make_opt};
+
+}  // namespace
+
+std::span<const ModelRow> opt_models() { return {&kModel, 1}; }
 
 }  // namespace quip

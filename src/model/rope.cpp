@@ -3,8 +3,44 @@
 #include <cmath>
 #include <numbers>
 
+#include "family_common.hpp"
+
 namespace quip {
 namespace {
+
+RopeScaling parse_llama3_scaling(const ConfigFields& rope) {
+  RopeScaling scaling{.kind = RopeScaling::Kind::llama3,
+                      .factor = rope.positive("factor"),
+                      .low_freq_factor = rope.positive("low_freq_factor"),
+                      .high_freq_factor = rope.positive("high_freq_factor"),
+                      .original_max_position = rope.positive("original_max_position_embeddings")};
+  if (scaling.high_freq_factor <= scaling.low_freq_factor) {
+    rope.reject("high_freq_factor", "is {}, not above low_freq_factor ({})",
+                scaling.high_freq_factor, scaling.low_freq_factor);
+  }
+  return scaling;
+}
+
+RopeScaling parse_scaling(const ConfigFields& rope) {
+  // "type" is the older name of "rope_type".
+  const std::string name = rope.has("rope_type") ? "rope_type" : "type";
+  if (!rope.has(name) && rope.has("factor")) {
+    rope.reject("factor", "is there, but no rope_type says how to stretch by it");
+  }
+  const std::string kind = rope.text_or(name, "default");
+  if (kind == "default") return {};
+  if (kind == "linear") {
+    return {.kind = RopeScaling::Kind::linear, .factor = rope.positive("factor")};
+  }
+  if (kind == "llama3") return parse_llama3_scaling(rope);
+  rope.reject(name, "is \"{}\"; quip knows default, linear, llama3", kind);
+}
+
+void require_full_rotation(const ConfigFields& fields) {
+  if (fields.positive_or("partial_rotary_factor", 1.0) != 1.0) {
+    fields.reject("partial_rotary_factor", "is not 1; quip rotates whole heads only");
+  }
+}
 
 /// base^(−2i/d), the unscaled frequency of pair i.
 float base_frequency(double theta, index_t pair, index_t head_dim) {
@@ -40,6 +76,29 @@ float scaled(const RopeScaling& scaling, float frequency) {
 }
 
 }  // namespace
+
+void parse_rope(const ConfigFields& fields, ModelConfig& config) {
+  if (config.head_dim % 2 != 0) {
+    fields.reject(fields.has("head_dim") ? "head_dim" : "hidden_size",
+                  "gives heads of {} channels; rotary embeddings need an even number",
+                  config.head_dim);
+  }
+  config.rope_theta = fields.positive_or("rope_theta", 10000.0);
+  require_full_rotation(fields);
+  // transformers 5 writes "rope_parameters", earlier versions "rope_scaling"; where both are there,
+  // it takes the old one as a whole, unless that is empty.
+  const nlohmann::json* scaling = fields.find("rope_scaling");
+  const bool old = scaling != nullptr && !scaling->empty();
+  const char* name = old ? "rope_scaling" : "rope_parameters";
+  if (!fields.has(name)) return;
+  const ConfigFields rope = fields.object(name);
+  for (const char* layer_type : {"full_attention", "sliding_attention"}) {
+    if (rope.has(layer_type)) rope.reject(layer_type, "is not supported: one rope for all blocks");
+  }
+  config.rope_theta = rope.positive_or("rope_theta", config.rope_theta);
+  require_full_rotation(rope);
+  config.rope_scaling = parse_scaling(rope);
+}
 
 std::vector<float> rope_frequencies(const ModelConfig& config) {
   std::vector<float> result;

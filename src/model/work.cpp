@@ -5,10 +5,7 @@
 namespace quip {
 
 double attention_flops(const ModelConfig& config, index_t block, index_t length) {
-  index_t window = length;
-  if (config.sliding_window && block >= config.first_windowed_block) {
-    window = std::min(window, *config.sliding_window);
-  }
+  const index_t window = std::min(length, config.window(block).value_or(length));
   // 1 + 2 + … + window, then `window` keys for each later query.
   const index_t keys = window * (window + 1) / 2 + (length - window) * window;
   return 4.0 * static_cast<double>(config.heads * config.head_dim) * static_cast<double>(keys);

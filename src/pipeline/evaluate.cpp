@@ -16,9 +16,10 @@ Perplexity evaluate(Collectives& comm, Backend& backend, const EvaluateOptions& 
   OpenModel model;
   std::unique_ptr<TokenSet> tokens;
   agree(comm, [&] {
-    model = open_model(options.model, options.packed);
+    model = open_model(options.model, options.packed, options.allow_unused);
     tokens = std::make_unique<TokenSet>(options.tokens);
   });
+  for (const std::string& remark : model.remarks) progress.note(remark);
   const index_t samples = options.samples > 0 ? options.samples : tokens->samples();
   const SampleShard shard =
       shard_tokens(comm, *tokens, samples, model.family->config(), model.family->max_length());

@@ -6,7 +6,6 @@
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
 #include "quip/io/json.hpp"
-#include "quip/io/safetensors.hpp"
 #include "quip/quant/options/option_table.hpp"
 
 namespace quip {
@@ -40,12 +39,11 @@ std::string fingerprint(const TensorSource& source) {
 JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options) {
   JobInputs inputs;
   agree(comm, [&] {
-    const ModelConfig config = read_config(options.model);
-    inputs.source = open_checkpoint(options.model);
-    inputs.family = make_family(config, *inputs.source);
+    static_cast<Checkpoint&>(inputs) = open_model_directory(options.model, options.allow_unused);
     inputs.tokens = std::make_unique<TokenSet>(options.tokens);
     inputs.samples = options.samples > 0 ? options.samples : inputs.tokens->samples();
   });
+  for (const std::string& remark : inputs.remarks) options.on_note(remark);
   return inputs;
 }
 

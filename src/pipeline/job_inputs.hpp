@@ -6,15 +6,13 @@
 #include <nlohmann/json.hpp>
 
 #include "quip/calib/token_set.hpp"
-#include "quip/model/family.hpp"
+#include "quip/model/checkpoint.hpp"
 #include "quip/pipeline/quantize.hpp"
 
 namespace quip {
 
 /// The inputs that every rank opens before anything is written.
-struct JobInputs {
-  std::unique_ptr<TensorSource> source;
-  std::unique_ptr<Family> family;
+struct JobInputs : Checkpoint {
   std::unique_ptr<TokenSet> tokens;
   index_t samples = 0;
 };

@@ -5,7 +5,7 @@
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
-#include "quip/io/safetensors.hpp"
+#include "quip/model/checkpoint.hpp"
 #include "quip/pipeline/loader.hpp"
 
 namespace quip {
@@ -32,12 +32,14 @@ void require_made_from(const PackedModel& packed, const std::filesystem::path& m
   }
 }
 
-OpenModel open_model(const std::filesystem::path& model, const std::filesystem::path& packed) {
+OpenModel open_model(const std::filesystem::path& model, const std::filesystem::path& packed,
+                     bool allow_unused) {
   OpenModel opened;
   if (packed.empty()) {
-    const ModelConfig config = read_config(model);
-    opened.checkpoint = open_checkpoint(model);
-    opened.family = make_family(config, *opened.checkpoint);
+    Checkpoint checkpoint = open_model_directory(model, allow_unused);
+    opened.checkpoint = std::move(checkpoint.source);
+    opened.family = std::move(checkpoint.family);
+    opened.remarks = std::move(checkpoint.remarks);
     return opened;
   }
   opened.packed = std::make_unique<PackedModel>(packed);

@@ -19,7 +19,7 @@ ProgressStyle parse_progress(const std::string& text) {
   return parse_name(text, names);
 }
 
-Progress::Progress(ProgressStyle style, int rank) : style_(style) {
+Progress::Progress(ProgressStyle style, int rank) : style_(style), first_(rank == 0) {
   if (rank != 0) {
     style_ = ProgressStyle::none;
   } else if (style_ == ProgressStyle::automatic) {
@@ -66,6 +66,11 @@ void Progress::draw_bar(index_t done, const std::string& what) const {
   fmt::print(stderr, "\r[{}] {} {}/{}  ETA {}  {:<40.40}", bar, unit_, done, total_,
              remaining(done), what);
   std::fflush(stderr);
+}
+
+void Progress::note(const std::string& text) {
+  finish();
+  if (first_) fmt::print(stderr, "quip: {}\n", text);
 }
 
 void Progress::finish() {

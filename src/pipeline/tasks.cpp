@@ -116,10 +116,11 @@ TaskScores score_tasks(Collectives& comm, Backend& backend, const TaskOptions& o
   OpenModel model;
   TaskScores scores;
   agree(comm, [&] {
-    model = open_model(options.model, options.packed);
+    model = open_model(options.model, options.packed, options.allow_unused);
     scores.items = read_tasks(options.tasks, options.items);
     check_items(scores.items, options, *model.family);
   });
+  for (const std::string& remark : model.remarks) progress.note(remark);
   const std::vector<TaskItem>& items = scores.items;
   std::vector<index_t> first_sequence{0};
   for (const TaskItem& item : items) {

@@ -1,9 +1,7 @@
 #include "quip/plan/model_shapes.hpp"
 
 #include <cstring>
-#include <fstream>
 #include <map>
-#include <sstream>
 #include <utility>
 
 #include "pipeline/job_report.hpp"
@@ -11,7 +9,7 @@
 #include "quip/core/error.hpp"
 #include "quip/core/rng.hpp"
 #include "quip/io/json.hpp"
-#include "quip/io/safetensors.hpp"
+#include "quip/model/checkpoint.hpp"
 
 namespace quip::plan {
 namespace {
@@ -59,16 +57,6 @@ class ShapeSource final : public TensorSource {
   std::map<std::string, TensorInfo> tensors_;
 };
 
-ModelConfig read_file(const fs::path& file) {
-  std::ifstream stream(file);
-  if (!stream) {
-    fail("{}: cannot open; give a config.json, or a directory that holds one", file.string());
-  }
-  std::ostringstream text;
-  text << stream.rdbuf();
-  return parse_config(text.str(), file.string());
-}
-
 DType stored_type(const ModelConfig& config, const std::string& origin) {
   const nlohmann::json document = parse_json(config.text, origin);
   for (const char* key : {"torch_dtype", "dtype"}) {
@@ -82,39 +70,22 @@ DType stored_type(const ModelConfig& config, const std::string& origin) {
   return DType::bf16;
 }
 
-void add_all(const Family& family, DType dtype, ShapeSource& source) {
-  std::vector<TensorSpec> tensors = family.end_tensors();
-  tensors.push_back(family.embedding());
-  tensors.push_back(family.head());
-  for (index_t block = 0; block < family.config().blocks; ++block) {
-    for (const TensorSpec& tensor : family.block_tensors(block)) tensors.push_back(tensor);
-    for (const LinearSpec& linear : family.linears(block)) {
-      tensors.push_back({linear.name + ".weight", {linear.rows, linear.cols}});
-    }
-  }
-  for (const TensorSpec& tensor : tensors) source.add(tensor.name, dtype, tensor.shape);
-}
-
-bool holds_checkpoint(const fs::path& directory) {
-  return fs::exists(directory / "model.safetensors") ||
-         fs::exists(directory / "model.safetensors.index.json");
-}
-
 }  // namespace
 
 ModelShapes open_shapes(const fs::path& path) {
-  const bool directory = fs::is_directory(path);
-  const fs::path file = directory ? path / "config.json" : path;
-  const ModelConfig config = read_file(file);
   ModelShapes model;
-  if (directory && holds_checkpoint(path)) {
-    model.source = open_checkpoint(path);
-    model.family = make_family(config, *model.source);
+  if (fs::exists(path / "model.safetensors") || fs::exists(path / "model.safetensors.index.json")) {
+    Checkpoint checkpoint = open_model_directory(path, true);
+    model.source = std::move(checkpoint.source);
+    model.family = std::move(checkpoint.family);
     return model;
   }
-  auto source = std::make_unique<ShapeSource>(file.string());
-  model.family = config.model_type == "opt" ? make_opt(config, *source) : make_llama(config);
-  add_all(*model.family, stored_type(config, file.string()), *source);
+  const ModelConfig config = read_config(path);
+  auto source = std::make_unique<ShapeSource>(path.string());
+  model.family = make_unchecked_family(config, *source);
+  const DType dtype = stored_type(config, path.string());
+  for_each_tensor(*model.family,
+                  [&](const TensorSpec& tensor) { source->add(tensor.name, dtype, tensor.shape); });
   model.source = std::move(source);
   return model;
 }

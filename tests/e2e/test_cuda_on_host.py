@@ -3,8 +3,6 @@
 import json
 
 import pytest
-import torch
-from transformers import LlamaForCausalLM
 
 import cli
 import hf_models
@@ -80,10 +78,7 @@ def test_perplexity_is_close_to_the_cpus(monkeypatch):
 def small_job(folder, samples, length):
     """Two blocks, random, for `quip plan` and `quip quantize`."""
     small = hf_models.llama(hidden_size=128, intermediate_size=352, num_hidden_layers=2)
-    model = LlamaForCausalLM(small())
-    hf_models.randomise(model, seed=3)
-    checkpoint = folder / "model"
-    model.to(torch.bfloat16).save_pretrained(checkpoint, safe_serialization=True)
+    checkpoint = hf_models.write_model(small, folder / "model", seed=3, dtype="BF16")
     ids = hf_models.random_tokens(samples=samples, length=length)
     tokens = hf_models.write_tokens(folder / "tokens.h5", ids)
     return ("--model", checkpoint, "--tokens", tokens, "--bits", 2, "--threads", 1)

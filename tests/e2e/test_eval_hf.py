@@ -1,11 +1,15 @@
-"""`quip eval` against transformers, for every family and option."""
+"""`quip eval` against losses that transformers computed once, for every family and option."""
 
+import json
 import math
 
 import pytest
 
 import cli
 import hf_models
+
+REFERENCE = json.loads((cli.DATA / "transformers.json").read_text())["cases"]
+FAMILIES = sorted(folder.name for folder in (cli.DATA / "families").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +22,22 @@ def tokens(tmp_path_factory):
 def test_mean_loss_equals_transformers(name, tokens, tmp_path):
     file, ids = tokens
     checkpoint = hf_models.make(name, tmp_path)
-    expected = hf_models.mean_loss(hf_models.load(checkpoint), ids)
+    expected = REFERENCE[name]
+    assert hf_models.digest(checkpoint) == expected["weights"], "changed: run tests/references.py"
     report = cli.evaluate(checkpoint, file)
     assert report["tokens"] == ids.shape[0] * (ids.shape[1] - 1)
-    assert math.log(report["perplexity"]) == pytest.approx(expected, rel=1e-4)
-    assert report["mean_loss"] == pytest.approx(expected, rel=1e-4)
+    assert math.log(report["perplexity"]) == pytest.approx(expected["mean_loss"], rel=1e-4)
+    assert report["mean_loss"] == pytest.approx(expected["mean_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_mean_loss_of_a_family_equals_transformers(name):
+    """A directory with expected.json is all that a new family needs here."""
+    folder = cli.DATA / "families" / name
+    expected = json.loads((folder / "expected.json").read_text())
+    report = cli.evaluate(folder, folder / "tokens.h5")
+    assert report["tokens"] == expected["predicted_tokens"]
+    assert report["mean_loss"] == pytest.approx(expected["mean_loss"], rel=1e-4)
 
 
 def test_sharded_case_has_several_shards(tmp_path):
@@ -31,17 +46,15 @@ def test_sharded_case_has_several_shards(tmp_path):
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
 
 
-@pytest.mark.parametrize("name", ["mistral-window", "qwen2-window", "qwen2-late-window"])
-def test_reference_applies_the_window(name, tokens, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["mistral-window", "mistral-alternating", "qwen2-window", "qwen2-late-window"]
+)
+def test_reference_applies_the_window(name):
     """Else the comparison above would say nothing about windows."""
-    checkpoint = hf_models.make(name, tmp_path)
-    windowed = hf_models.mean_loss(hf_models.load(checkpoint), tokens[1])
-    whole = hf_models.mean_loss(hf_models.load(checkpoint, sliding_window=None), tokens[1])
+    windowed, whole = (REFERENCE[name][key] for key in ("mean_loss", "without_window"))
     assert abs(windowed - whole) > 1e-3 * whole  # ten times the tolerance above
 
 
-def test_late_window_differs_from_full_window(tokens, tmp_path):
-    late = hf_models.make("qwen2-late-window", tmp_path / "late")
-    full = hf_models.make("qwen2-window", tmp_path / "full")
-    losses = [hf_models.mean_loss(hf_models.load(path), tokens[1]) for path in (late, full)]
-    assert abs(losses[0] - losses[1]) > 1e-3 * losses[0]
+def test_late_window_differs_from_full_window():
+    late, full = (REFERENCE[f"qwen2-{name}"]["mean_loss"] for name in ("late-window", "window"))
+    assert abs(late - full) > 1e-3 * late

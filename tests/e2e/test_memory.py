@@ -2,9 +2,6 @@
 
 import json
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 import cli
 import hf_models
 
@@ -14,8 +11,7 @@ MIB = 1 << 20
 
 
 def write_model(directory):
-    config = LlamaConfig(
-        vocab_size=hf_models.VOCABULARY,
+    config = hf_models.llama(
         hidden_size=HIDDEN,
         intermediate_size=FFN,
         num_hidden_layers=2,
@@ -23,10 +19,7 @@ def write_model(directory):
         num_key_value_heads=KV_HEADS,
         max_position_embeddings=LENGTH,
     )
-    model = LlamaForCausalLM(config)
-    hf_models.randomise(model, seed=3)
-    model.to(torch.bfloat16).save_pretrained(directory, safe_serialization=True)
-    return directory
+    return hf_models.write_model(config, directory, seed=3, dtype="BF16")
 
 
 def needed_bytes():

@@ -7,14 +7,14 @@ import statistics
 import sys
 
 import pytest
-import torch
+from tasks import SHERLOCK, VARIED, continuations, read_lines, varied_items
 from tokenizers import Tokenizer
 
 import cli
 import hf_models
 
-TASKS = cli.DATA / "tasks" / "sherlock.jsonl"
 NANO = cli.model("llama-nano")
+REFERENCE = json.loads((cli.DATA / "transformers.json").read_text())
 
 sys.path.append(str(cli.ROOT / "jobs"))  # last: it holds a tokenize.py
 spec = importlib.util.spec_from_file_location("convert", cli.ROOT / "jobs" / "convert_tasks.py")
@@ -22,39 +22,18 @@ job = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(job)
 
 
-def read_lines(file):
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
 def write_lines(file, items):
     file.write_text("".join(json.dumps(item) + "\n" for item in items))
     return file
 
 
-def score(tmp_path, *options, tasks=TASKS, **how):
+def score(tmp_path, *options, tasks=SHERLOCK, **how):
     """The summary, and the details of every item."""
     details = tmp_path / "details.jsonl"
     result = cli.run(
         "eval-tasks", *options, "--tasks", tasks, "--details", details, "--json", **how
     )
     return json.loads(result.stdout), read_lines(details)
-
-
-def continuations(item):
-    return item["choices"] if "choices" in item else [item["target"]]
-
-
-def reference(model, item):
-    """[(log-likelihood, whether greedy decoding says the same)] per continuation."""
-    scores = []
-    for continuation in continuations(item):
-        ids = torch.tensor([item["context"] + continuation])
-        with torch.no_grad():
-            logits = model(ids).logits[0, len(item["context"]) - 1 : -1].double()
-        wanted = torch.tensor(continuation)
-        chances = torch.log_softmax(logits, 1).gather(1, wanted[:, None])
-        scores.append((chances.sum().item(), bool((logits.argmax(1) == wanted).all())))
-    return scores
 
 
 def log_likelihoods(detail):
@@ -67,8 +46,8 @@ def first_largest(values):
 
 @pytest.fixture(scope="module")
 def expected():
-    model = hf_models.load(NANO)
-    return [(item, reference(model, item)) for item in read_lines(TASKS)]
+    """Every item with [log-likelihood, whether greedy decoding says the same] per continuation."""
+    return list(zip(read_lines(SHERLOCK), REFERENCE["sherlock"], strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -120,40 +99,31 @@ def test_more_ranks_than_items(tmp_path):
 
 
 def test_packed_model(quantized, serial, tmp_path):
-    """Against transformers on the export, whose weights are rounded to bf16: hence the 1 %."""
+    """Against the export, whose weights are rounded to bf16: hence the 1 %."""
     packed = quantized("llama-nano", "--bits", 3, "--samples", 16)
     checkpoint = tmp_path / "export"
     cli.run("export", "--packed", packed, "--model", NANO, "--out", checkpoint)
-    model = hf_models.load(checkpoint)
+    _, exported = score(tmp_path, "--model", checkpoint)
     _, details = score(tmp_path, "--packed", packed, ranks=2)
     worst = 0.0
-    for item, detail, before in zip(read_lines(TASKS), details, serial[1], strict=True):
+    for item, detail, before in zip(exported, details, serial[1], strict=True):
         values = log_likelihoods(detail)
-        assert values == pytest.approx([s for s, _ in reference(model, item)], rel=0.01)
+        assert values == pytest.approx(log_likelihoods(item), rel=0.01)
         change = [a - b for a, b in zip(values, log_likelihoods(before), strict=True)]
         worst = max(worst, *map(abs, change))
     assert worst > 1  # nats: the quantized weights are what was scored
 
 
-@pytest.mark.parametrize("name", ["mistral-window", "qwen2", "opt-350m-like", "llama-mqa"])
+@pytest.mark.parametrize("name", VARIED)
 def test_sequences_of_very_different_lengths(name, tmp_path):
     checkpoint = hf_models.make(name, tmp_path / "model")
-    model = hf_models.load(checkpoint)
-    ids = hf_models.random_tokens(length=64).tolist()
-    items = [
-        {
-            "context": row[:begin],
-            "choices": [row[begin : begin + 1], row[begin:end]],
-            "lengths": [1, 2],
-            "answer": 0,
-        }
-        for row, begin, end in zip(ids, (1, 63, 5, 40, 20, 2), (64, 64, 7, 50, 64, 3), strict=True)
-    ]
+    items = varied_items()
     tasks = write_lines(tmp_path / "tasks.jsonl", items)
     _, details = score(tmp_path, "--model", checkpoint, tasks=tasks, ranks=2)
-    for number, (item, detail) in enumerate(zip(items, details, strict=True), start=1):
+    reference = REFERENCE["cases"][name]["scores"]
+    for number, (expected, detail) in enumerate(zip(reference, details, strict=True), start=1):
         assert detail["id"] == number  # the line, where the file names none
-        scores = [value for value, _ in reference(model, item)]
+        scores = [value for value, _ in expected]
         assert detail["log_likelihoods"] == pytest.approx(scores, rel=1e-3, abs=1e-3)
 
 
@@ -227,7 +197,7 @@ def test_book_repeats_the_task_file(tmp_path):
     text = tmp_path / "book.txt"
     text.write_text(Tokenizer.from_file(str(NANO / "tokenizer.json")).decode(ids))
     convert(tmp_path, "book", text, "--no-special-tokens")
-    assert (tmp_path / "tasks.jsonl").read_bytes() == TASKS.read_bytes()
+    assert (tmp_path / "tasks.jsonl").read_bytes() == SHERLOCK.read_bytes()
 
 
 def test_lambada(tmp_path):

@@ -5,7 +5,7 @@
 
 #include "answers.hpp"
 
-#include "quip/model/family.hpp"
+#include "quip/model/checkpoint.hpp"
 #include "quip/model/rope.hpp"
 
 namespace {
@@ -44,23 +44,15 @@ class Shapes final : public TensorSource {
 };
 
 void add_tensors(const Family& family, Shapes& shapes) {
-  shapes.add(family.embedding().name, family.embedding().shape);
-  shapes.add(family.head().name, family.head().shape);
-  for (const TensorSpec& tensor : family.end_tensors()) shapes.add(tensor.name, tensor.shape);
-  for (index_t b = 0; b < family.config().blocks; ++b) {
-    for (const LinearSpec& linear : family.linears(b)) {
-      shapes.add(linear.name + ".weight", {linear.rows, linear.cols});
-    }
-    for (const TensorSpec& tensor : family.block_tensors(b)) shapes.add(tensor.name, tensor.shape);
-  }
+  for_each_tensor(family, [&](const TensorSpec& t) { shapes.add(t.name, t.shape); });
 }
 
 const Shapes& checkpoint() {
   static const auto* const shapes = [] {
     auto* all = new Shapes;
-    add_tensors(*make_llama(parse_config(kLlama, "llama")), *all);
+    add_tensors(*make_unchecked_family(parse_config(kLlama, "llama"), *all), *all);
     all->add("model.decoder.embed_tokens.weight", {10, 8});  // settles OPT's naming
-    add_tensors(*make_opt(parse_config(kOpt, "opt"), *all), *all);
+    add_tensors(*make_unchecked_family(parse_config(kOpt, "opt"), *all), *all);
     return all;
   }();
   return *shapes;

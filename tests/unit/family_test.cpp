@@ -140,13 +140,13 @@ TEST(LlamaFamily, AsksForExactlyTheTensorsOfACheckpoint) {
 }
 
 TEST(LlamaFamily, LinearsInOrderWithTheirTaps) {
-  expect_linears(*make_llama(llama_config()), {{"q_proj", 0},
-                                               {"k_proj", 0},
-                                               {"v_proj", 0},
-                                               {"o_proj", 1},
-                                               {"gate_proj", 2},
-                                               {"up_proj", 2},
-                                               {"down_proj", 3}});
+  expect_linears(*make_unchecked_family(llama_config(), MemorySource()), {{"q_proj", 0},
+                                                                          {"k_proj", 0},
+                                                                          {"v_proj", 0},
+                                                                          {"o_proj", 1},
+                                                                          {"gate_proj", 2},
+                                                                          {"up_proj", 2},
+                                                                          {"down_proj", 3}});
 }
 
 TEST(LlamaFamily, BiasesAppearWhereTheConfigurationHasThem) {
@@ -158,7 +158,7 @@ TEST(LlamaFamily, BiasesAppearWhereTheConfigurationHasThem) {
     expected[at + "k_proj.bias"] = {8};
     expected[at + "v_proj.bias"] = {8};
   }
-  EXPECT_EQ(asked_for(*make_llama(config)), expected);
+  EXPECT_EQ(asked_for(*make_unchecked_family(config, MemorySource())), expected);
 
   config.attention_output_bias = config.mlp_bias = true;
   for (const std::string at : {"model.layers.0.", "model.layers.1."}) {
@@ -167,13 +167,14 @@ TEST(LlamaFamily, BiasesAppearWhereTheConfigurationHasThem) {
     expected[at + "mlp.up_proj.bias"] = {20};
     expected[at + "mlp.down_proj.bias"] = {12};
   }
-  EXPECT_EQ(asked_for(*make_llama(config)), expected);
+  EXPECT_EQ(asked_for(*make_unchecked_family(config, MemorySource())), expected);
 }
 
 TEST(LlamaFamily, ATiedHeadIsTheEmbedding) {
   ModelConfig config = llama_config();
   config.tied_head = true;
-  EXPECT_EQ(make_llama(config)->head().name, "model.embed_tokens.weight");
+  EXPECT_EQ(make_unchecked_family(config, MemorySource())->head().name,
+            "model.embed_tokens.weight");
 }
 
 TEST(OptFamily, AsksForExactlyTheTensorsOfACheckpointUnderEitherPrefix) {
@@ -186,7 +187,7 @@ TEST(OptFamily, AsksForExactlyTheTensorsOfACheckpointUnderEitherPrefix) {
 
 TEST(OptFamily, LinearsInOrderWithTheirTaps) {
   expect_linears(
-      *make_opt(opt_config(), MemorySource()),
+      *make_unchecked_family(opt_config(), MemorySource()),
       {{"q_proj", 0}, {"k_proj", 0}, {"v_proj", 0}, {"out_proj", 1}, {"fc1", 2}, {"fc2", 3}});
 }
 
@@ -200,22 +201,22 @@ TEST(OptFamily, ProjectionsNormsBiasesAndHeadFollowTheConfiguration) {
   expected["lm_head.weight"] = {30, 5};
   expected[root + "project_in.weight"] = {12, 5};
   expected[root + "project_out.weight"] = {5, 12};
-  EXPECT_EQ(asked_for(*make_opt(config, MemorySource())), expected);
+  EXPECT_EQ(asked_for(*make_unchecked_family(config, MemorySource())), expected);
 
   // Without the norm before each part there is none after the last block either.
   config.norm_before = false;
   expected.erase(root + "final_layer_norm.weight");
   expected.erase(root + "final_layer_norm.bias");
-  EXPECT_EQ(asked_for(*make_opt(config, MemorySource())), expected);
+  EXPECT_EQ(asked_for(*make_unchecked_family(config, MemorySource())), expected);
   config.norm_before = true;
   config.final_norm = false;
-  EXPECT_EQ(asked_for(*make_opt(config, MemorySource())), expected);
+  EXPECT_EQ(asked_for(*make_unchecked_family(config, MemorySource())), expected);
 
   config.norm_affine = config.bias = false;
   std::erase_if(expected, [](const auto& item) {
     return item.first.ends_with(".bias") || item.first.find("layer_norm") != std::string::npos;
   });
-  EXPECT_EQ(asked_for(*make_opt(config, MemorySource())), expected);
+  EXPECT_EQ(asked_for(*make_unchecked_family(config, MemorySource())), expected);
 }
 
 TEST(MakeFamily, EveryMissingTensorIsNamed) {

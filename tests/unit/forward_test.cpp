@@ -64,9 +64,7 @@ std::vector<TensorSpec> all_tensors(const Family& family) {
 class FormulaModel {
  public:
   explicit FormulaModel(const ModelConfig& config)
-      : backend_(make_cpu_backend(1)),
-        family_(config.model_type == "opt" ? make_opt(config, MemorySource())
-                                           : make_llama(config)) {
+      : backend_(make_cpu_backend(1)), family_(make_unchecked_family(config, MemorySource())) {
     std::map<std::string, TensorSpec> sorted;
     for (const TensorSpec& tensor : all_tensors(*family_)) sorted[tensor.name] = tensor;
     int k = 0;
@@ -148,13 +146,13 @@ TEST(Forward, MistralWithASlidingWindow) {
                    -0.433159F, 0.8368726F, -0.6981367F, 0.2930582F, -0.8266925F});
 }
 
-TEST(Forward, AWindowAppliesFromItsFirstBlockOn) {
+TEST(Forward, AWindowAppliesToItsBlocks) {
   ModelConfig config = llama_config();
   const std::vector<float> everything = FormulaModel(config).last_row();
   config.sliding_window = 3;
-  config.first_windowed_block = 1;
+  config.windowed = {false, true};
   EXPECT_NE(FormulaModel(config).last_row(), everything);
-  config.first_windowed_block = config.blocks;
+  config.windowed = {false, false};
   EXPECT_EQ(FormulaModel(config).last_row(), everything);
 }
 
@@ -190,7 +188,8 @@ TEST(Forward, StageZeroTapsTheNormedOrPlainResidual) {
 TEST(Forward, SequencesBeyondTheModelAreRefused) {
   const auto backend = make_cpu_backend(1);
   for (const bool llama : {true, false}) {
-    const auto family = llama ? make_llama(llama_config()) : make_opt(opt_config(), MemorySource());
+    const auto family =
+        make_unchecked_family(llama ? llama_config() : opt_config(), MemorySource());
     family->prepare(*backend, 16);
     try {
       family->prepare(*backend, 17);

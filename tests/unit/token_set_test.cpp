@@ -1,6 +1,7 @@
 #include "quip/calib/token_set.hpp"
 
 #include "support/store_fixture.hpp"
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <hdf5.h>
 
@@ -8,11 +9,14 @@ namespace quip {
 namespace {
 
 using test::message_of;
+using ::testing::HasSubstr;
 
-/// Writes one dataset with the HDF5 library alone.
+/// Writes one dataset with the HDF5 library alone, to a new file or one that is there.
 void write_tokens(const std::filesystem::path& file, const char* name, hid_t type,
-                  const std::vector<hsize_t>& shape, const void* elements, hid_t memory_type) {
-  const hid_t id = H5Fcreate(file.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+                  const std::vector<hsize_t>& shape, const void* elements, hid_t memory_type,
+                  bool add = false) {
+  const hid_t id = add ? H5Fopen(file.c_str(), H5F_ACC_RDWR, H5P_DEFAULT)
+                       : H5Fcreate(file.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
   const hid_t space = H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr);
   const hid_t dataset = H5Dcreate2(id, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
   ASSERT_GE(dataset, 0);
@@ -29,6 +33,11 @@ class TokenSetTest : public testing::Test {
                               const char* name = "input_ids") {
     write_tokens(file_, name, type, shape, tokens.data(), H5T_NATIVE_INT32);
     return file_;
+  }
+
+  void add_mask(const std::vector<std::int32_t>& mask, const std::vector<hsize_t>& shape,
+                hid_t type) const {
+    write_tokens(file_, "attention_mask", type, shape, mask.data(), H5T_NATIVE_INT32, true);
   }
 
   [[nodiscard]] std::string opening_error() const {
@@ -109,8 +118,39 @@ TEST_F(TokenSetTest, RefusesWhatIsNoHdf5FileInOneLine) {
   EXPECT_NE(missing.find("No such file or directory"), std::string::npos) << missing;
   std::ofstream(file_) << "no HDF5 at all";
   const std::string garbage = opening_error();
-  EXPECT_NE(garbage.find("tokens.h5: H5Fopen failed"), std::string::npos) << garbage;
+  EXPECT_NE(garbage.find("tokens.h5: not an HDF5 file"), std::string::npos) << garbage;
   EXPECT_EQ(garbage.find('\n'), std::string::npos) << garbage;
+}
+
+TEST_F(TokenSetTest, TellsHowToMakeASetOfAText) {
+  const auto message = [&](const char* name) {
+    const std::filesystem::path file = folder_.path() / name;
+    std::ofstream(file) << "A text.";
+    return message_of([&] { TokenSet set(file); });
+  };
+  const std::string command = "jobs/tokenize.py " + folder_.path().string();
+  EXPECT_THAT(message("wiki.txt"), HasSubstr(command + "/wiki.txt --model MODEL --out wiki.h5"));
+  for (const char* name : {"c4.jsonl", "c4.json"}) {
+    EXPECT_THAT(message(name), HasSubstr(command + "/" + name + " --field text --model"));
+  }
+  for (const char* name : {"c4.parquet", "train.bin"}) {
+    EXPECT_THAT(message(name), HasSubstr("jobs/tokenize.py makes token sets of .txt and .jsonl"));
+  }
+}
+
+TEST_F(TokenSetTest, RefusesAMaskThatLeavesTokensOut) {
+  write({1, 2, 3, 4, 5, 6}, {2, 3});
+  add_mask({1, 1, 1, 1, 1, 0}, {2, 3}, H5T_STD_I64LE);
+  EXPECT_THAT(opening_error(), HasSubstr("attention_mask leaves out tokens of sample 1"));
+  write({1, 2, 3, 4, 5, 6}, {2, 3});
+  add_mask({1, 1, 1, 1, 1, 1}, {3, 2}, H5T_STD_I8LE);
+  EXPECT_THAT(opening_error(), HasSubstr("does not have the shape"));
+}
+
+TEST_F(TokenSetTest, IgnoresAMaskThatLeavesNothingOut) {
+  write({1, 2, 3, 4}, {2, 2});
+  add_mask({1, 1, 1, 1}, {2, 2}, H5T_STD_U8LE);
+  EXPECT_EQ(TokenSet(file_).samples(), 2);
 }
 
 TEST_F(TokenSetTest, DigestIsOfTheContentOnly) {

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <thread>
 
+#include "support/memory_source.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/phases.hpp"
@@ -148,7 +149,7 @@ TEST(Work, AttentionCountsVisibleKeys) {
   EXPECT_EQ(attention_flops(config, 0, 5), 2 * 2 * 16 * 15.0);
   config.sliding_window = 2;  // 1, 2, 2, 2, 2
   EXPECT_EQ(attention_flops(config, 0, 5), 2 * 2 * 16 * 9.0);
-  config.first_windowed_block = 1;
+  config.windowed = {false};
   EXPECT_EQ(attention_flops(config, 0, 5), 2 * 2 * 16 * 15.0);
 }
 
@@ -160,7 +161,7 @@ TEST(Work, BlockOfLlama) {
   config.heads = 4;
   config.kv_heads = 2;
   config.head_dim = 2;
-  const auto family = make_llama(config);
+  const auto family = make_unchecked_family(config, test::MemorySource());
   // q, k, v; attention of 8 channels over 1 + 2 + 3 keys
   EXPECT_EQ(stage_flops(*family, 0, 1, 3), 2.0 * 3 * (64 + 32 + 32) + 4 * 8 * 6.0);
   EXPECT_EQ(stage_flops(*family, 0, 0, 3), 0.0);

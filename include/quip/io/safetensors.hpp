@@ -3,17 +3,20 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "quip/io/tensor_source.hpp"
 
 namespace quip {
 
-/// Opens `directory`/model.safetensors, or the shards that
-/// model.safetensors.index.json names. Headers are validated before anything is
-/// trusted: lengths, offsets (overflow, overlap, outside the file), dtypes, shapes,
-/// and that an index names no file outside the directory.
+/// Opens the shards that `directory`/model.safetensors.index.json names or, if there is no index,
+/// model.safetensors. Headers are validated before anything is trusted: lengths, offsets
+/// (overflow, overlap, outside the file), dtypes, shapes, and that an index names no file outside
+/// the directory. `remarks` gets a line if there is a model.safetensors that is not read.
 /// Throws Error naming file and tensor.
-[[nodiscard]] std::unique_ptr<TensorSource> open_checkpoint(const std::filesystem::path& directory);
+[[nodiscard]] std::unique_ptr<TensorSource> open_checkpoint(
+    const std::filesystem::path& directory, std::vector<std::string>* remarks = nullptr);
 
 /// Opens one safetensors file.
 [[nodiscard]] std::unique_ptr<TensorSource> open_safetensors(const std::filesystem::path& file);

@@ -27,6 +27,8 @@ struct ModelConfig {
   std::string model_type;    ///< "llama", "mistral", "qwen2", "opt"
   std::string architecture;  ///< e.g. "LlamaForCausalLM"
   std::string text;          ///< config.json as read: stored with a packed model
+  bool custom_code =
+      false;  ///< auto_map: the checkpoint brings code of its own, which nothing runs
 
   index_t hidden = 0;
   index_t intermediate = 0;
@@ -47,7 +49,7 @@ struct ModelConfig {
   bool attention_output_bias = false;  ///< o
   bool mlp_bias = false;
   std::optional<index_t> sliding_window;
-  index_t first_windowed_block = 0;  ///< blocks before it attend to everything
+  std::vector<bool> windowed;  ///< by block: has that window; later ones have
 
   // OPT
   index_t embedding_dim = 0;  ///< ≠ hidden: project_in and project_out exist
@@ -55,6 +57,12 @@ struct ModelConfig {
   bool final_norm = true;
   bool norm_affine = true;
   bool bias = true;
+
+  /// Returns how many positions back, itself included, a query of `block` sees; nothing: all.
+  [[nodiscard]] std::optional<index_t> window(index_t block) const {
+    const auto b = static_cast<std::size_t>(block);
+    return b >= windowed.size() || windowed[b] ? sliding_window : std::nullopt;
+  }
 };
 
 /// Parses the text of a config.json; `origin` (a path) goes into messages.
@@ -62,7 +70,8 @@ struct ModelConfig {
 /// nonsensical field, or an option that no family implements.
 [[nodiscard]] ModelConfig parse_config(const std::string& text, const std::string& origin);
 
-/// Reads `directory`/config.json.
-[[nodiscard]] ModelConfig read_config(const std::filesystem::path& directory);
+/// Reads a config.json, or that of a directory. Throws Error if there is none, or the directory is
+/// an adapter; for the name of a model on the Hugging Face Hub, with the command that gets it.
+[[nodiscard]] ModelConfig read_config(const std::filesystem::path& path);
 
 }  // namespace quip

@@ -104,9 +104,8 @@ void forward_block(const Family& family, index_t block, Backend& backend, const 
     const ModelConfig& config, const TensorSource& source,
     const std::function<bool(const std::string&)>& elsewhere = {});
 
-/// One factory per family, each in its own file.
-[[nodiscard]] std::unique_ptr<Family> make_llama(const ModelConfig& config);
-[[nodiscard]] std::unique_ptr<Family> make_opt(const ModelConfig& config,
-                                               const TensorSource& source);
+/// The same without a look at which tensors there are: for planning.
+[[nodiscard]] std::unique_ptr<Family> make_unchecked_family(const ModelConfig& config,
+                                                            const TensorSource& source);
 
 }  // namespace quip

@@ -13,7 +13,8 @@ struct EvaluateOptions {
   std::filesystem::path model;   ///< Hugging Face directory; may be empty with `packed`
   std::filesystem::path packed;  ///< packed model; empty: evaluate the checkpoint
   std::filesystem::path tokens;
-  index_t samples = 0;  ///< 0: all
+  index_t samples = 0;        ///< 0: all
+  bool allow_unused = false;  ///< as for `open_model`
 };
 
 struct Perplexity {

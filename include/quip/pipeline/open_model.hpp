@@ -17,6 +17,7 @@ struct OpenModel {
   std::unique_ptr<TensorSource> checkpoint;  ///< null if `packed`
   std::unique_ptr<PackedModel> packed;
   std::unique_ptr<Family> family;
+  std::vector<std::string> remarks;  ///< of a checkpoint, for the user
 
   /// Returns the source of the tensors that are not quantized.
   [[nodiscard]] const TensorSource& source() const {
@@ -32,8 +33,9 @@ struct OpenModel {
 void require_made_from(const PackedModel& packed, const std::filesystem::path& model);
 
 /// Opens the packed model if `packed` is given, else the Hugging Face directory `model`. Not
-/// collective. Throws Error if both are given and the one was not made from the other.
+/// collective. Throws Error if both are given and the one was not made from the other, or as
+/// `open_model_directory` does.
 [[nodiscard]] OpenModel open_model(const std::filesystem::path& model,
-                                   const std::filesystem::path& packed);
+                                   const std::filesystem::path& packed, bool allow_unused);
 
 }  // namespace quip

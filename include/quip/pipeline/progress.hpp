@@ -25,12 +25,15 @@ class Progress {
   /// Shows that `done` of the total are finished, and `what` is being worked on.
   void update(index_t done, const std::string& what);
   void finish();
+  /// Writes a line to stderr if this is rank 0, whatever the style.
+  void note(const std::string& text);
 
  private:
   void draw_bar(index_t done, const std::string& what) const;
   [[nodiscard]] std::string remaining(index_t done) const;
 
   ProgressStyle style_;
+  bool first_;
   bool drawn_ = false;
   index_t total_ = 0;
   index_t last_line_ = -1;

@@ -29,6 +29,7 @@ struct QuantizeOptions {
   /// Folder for the weights and Hessians of layers that cannot be factorised (wide ones leave
   /// nothing); empty: none. Costs a copy of the Hessian being factorised.
   std::filesystem::path dump_failing;
+  bool allow_unused = false;  ///< a block may hold tensors that its family does not have
   /// Hessians see the quantized layers of their own block too, not only of the blocks before: one
   /// tap is rounded before the next is captured.
   bool true_sequential = false;

@@ -42,7 +42,8 @@ struct TaskOptions {
   std::filesystem::path model;   ///< Hugging Face directory; may be empty with `packed`
   std::filesystem::path packed;  ///< packed model; empty: the checkpoint
   std::filesystem::path tasks;
-  index_t items = 0;  ///< 0: all
+  index_t items = 0;          ///< 0: all
+  bool allow_unused = false;  ///< as for `open_model`
 };
 
 /// Scores by item, the same on every rank and for any number of ranks.
