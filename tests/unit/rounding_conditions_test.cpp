@@ -183,13 +183,23 @@ TEST_P(BadHessian, SingularWithoutDampingIsDampedAndSaysSo) {
   EXPECT_EQ(rows.losses.size(), 33U);
 }
 
-TEST_P(BadHessian, ZeroMeansAllInputsAreDead) {
+// Of a layer that no input reaches nothing is known but W: it is rounded as with H = I, in whose
+// units the losses are: ‖Ŵ − W‖² and ‖W‖² of each row.
+TEST_P(BadHessian, ZeroRoundsTheWeightsThemselves) {
   for (const Processing processing : {Processing::baseline, Processing::incoherence}) {
     options_.processing = processing;
     PreparedLayer layer;
     const RoundedRows rows = quantized(Matrix<double>(n, n, 0.0), layer);
     EXPECT_EQ(layer.dead_channels, n);
-    for (const RowLoss& row : rows.losses) EXPECT_NEAR(row.loss, 0.0, 1e-4);
+    EXPECT_EQ(layer.loss_unit, 0.0);
+    EXPECT_TRUE(layer.dead.empty() && layer.rescale.empty());
+    for (index_t i = 0; i < 33; ++i) {
+      double norm = 0;
+      for (index_t j = 0; j < n; ++j) norm += static_cast<double>(w_(i, j)) * w_(i, j);
+      EXPECT_NEAR(rows.losses[at(i)].reference, norm, 1e-4 * norm);
+      EXPECT_GT(rows.losses[at(i)].loss, 1e-4 * norm);  // 3 bits leave more
+      EXPECT_LT(rows.losses[at(i)].loss, 0.3 * norm);
+    }
   }
 }
 

@@ -45,9 +45,12 @@ struct PreparedLayer {
 /// `values` by `order`.
 void reorder(std::vector<double>& values, const std::vector<index_t>& order);
 
+/// The share of I that is added to H before the transform (QuIP, supplement).
+inline constexpr double identity_share = 1e-2;
+
 /// What is known of a layer before H is looked at beyond its diagonal, and what becomes of H:
 /// V (transform_unit · rescale_unit · D̃⁻¹ H D̃⁻¹ + identity · I) Vᵀ, then 1 on the diagonal of dead
-/// inputs.
+/// inputs. Where all inputs are dead it is I, and the loss that of W itself.
 struct OutlinedLayer {
   PreparedLayer layer;  ///< without factors, order and damping
   double rescale_unit = 1;
