@@ -1,5 +1,7 @@
 #include "quip/model/family.hpp"
 
+#include "family_common.hpp"
+
 #include "quip/core/error.hpp"
 
 namespace quip {
@@ -56,6 +58,12 @@ std::unique_ptr<Family> make_unchecked(const ModelConfig& config, const TensorSo
 std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSource& source,
                                     const std::function<bool(const std::string&)>& elsewhere) {
   auto family = make_unchecked(config, source);
+  const std::string embedding = family->embedding().name;
+  if (config.tied_head && source.contains(embedding) && has_own_head(source, embedding)) {
+    ModelConfig untied = config;
+    untied.tied_head = false;
+    family = make_unchecked(untied, source);
+  }
   require_all(*family, source, elsewhere);
   return family;
 }

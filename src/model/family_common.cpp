@@ -1,10 +1,41 @@
 #include "family_common.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "quip/core/error.hpp"
 
 namespace quip {
+namespace {
+
+constexpr const char* kHead = "lm_head.weight";
+
+}  // namespace
+
+bool has_own_head(const TensorSource& source, const std::string& embedding) {
+  constexpr index_t piece = index_t{1} << 20;
+  if (!source.contains(kHead)) return false;
+  const TensorInfo& head = source.info(kHead);
+  const TensorInfo& table = source.info(embedding);
+  if (head.dtype != table.dtype || head.shape != table.shape) return true;
+  std::vector<std::byte> ours(static_cast<std::size_t>(std::min(piece, head.bytes())));
+  std::vector<std::byte> theirs(ours.size());
+  for (index_t first = 0; first < head.bytes(); first += piece) {
+    const auto count = static_cast<std::size_t>(std::min(piece, head.bytes() - first));
+    source.read(kHead, first, std::span(ours).first(count));
+    source.read(embedding, first, std::span(theirs).first(count));
+    if (!std::equal(ours.begin(), ours.begin() + std::ssize(ours), theirs.begin())) return true;
+  }
+  return false;
+}
+
+std::string note_on_head(const Family& family) {
+  const ModelConfig& config = family.config();
+  if (config.tied_head || !parse_config(config.text, "config.json").tied_head) return "";
+  return fmt::format(
+      "config.json says tie_word_embeddings, but {} differs from the embedding: the head is {}",
+      kHead, kHead);
+}
 
 void require_length(const ModelConfig& config, index_t length) {
   if (length <= config.max_positions) return;

@@ -8,6 +8,12 @@
 
 namespace quip {
 
+/// True if `source` has a lm_head.weight that is not `embedding`.
+[[nodiscard]] bool has_own_head(const TensorSource& source, const std::string& embedding);
+
+/// Says so if config.json ties the head to the embedding but the model has its own; else empty.
+[[nodiscard]] std::string note_on_head(const Family& family);
+
 /// Throws Error unless the model can take sequences of `length` tokens.
 void require_length(const ModelConfig& config, index_t length);
 

@@ -6,6 +6,7 @@
 
 #include "io/files.hpp"
 #include "io/safetensors_writer.hpp"
+#include "model/family_common.hpp"
 
 #include "quip/core/error.hpp"
 #include "quip/quant/code/dequantize.hpp"
@@ -90,12 +91,16 @@ void write_shard(const fs::path& file, const Shard& shard, const PackedModel& mo
   writer.publish();
 }
 
-/// The original configuration, with nothing but the element type changed.
-void write_config(const fs::path& model_dir, const fs::path& out) {
+/// The original configuration, with the element type changed, and what is tied if the file's own
+/// head counts.
+void write_config(const fs::path& model_dir, const PackedModel& model, const fs::path& out) {
   const fs::path path = model_dir / "config.json";
   ordered_json config = ordered_json::parse(read_text(path), nullptr, false);
   if (!config.is_object()) fail("{}: is not a JSON object", path.string());
   config["torch_dtype"] = "bfloat16";
+  const auto family = make_family(parse_config(config.dump(), path.string()), model,
+                                  [&](const auto& name) { return model.is_quantized(name); });
+  if (!note_on_head(*family).empty()) config["tie_word_embeddings"] = false;
   if (config.contains("dtype")) config["dtype"] = "bfloat16";  // its name in newer versions
   write_text(out / "config.json", config.dump(2) + "\n");
 }
@@ -142,7 +147,7 @@ void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::pa
   });
   agree(comm, [&] {
     if (comm.rank() != 0) return;
-    write_config(model_dir, out);
+    write_config(model_dir, model, out);
     copy_companions(model_dir, out);
     write_index(out, shards);
   });

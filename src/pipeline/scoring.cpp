@@ -5,6 +5,8 @@
 #include <limits>
 #include <optional>
 
+#include "model/family_common.hpp"
+#include <fmt/format.h>
 #include <omp.h>
 
 #include "quip/pipeline/device_memory.hpp"
@@ -95,6 +97,8 @@ std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& ba
                                                   std::span<const index_t> first_scored,
                                                   Progress& progress) {
   Family& family = *model.family;
+  const std::string note = note_on_head(family);
+  if (comm.rank() == 0 && !note.empty()) fmt::print(stderr, "quip: {}\n", note);
   plan_device_memory(comm, backend,
                      {.family = family,
                       .samples = shard.samples.count(),
