@@ -184,7 +184,7 @@ TEST_P(BadHessian, SingularWithoutDampingIsDampedAndSaysSo) {
 }
 
 // Of a layer that no input reaches nothing is known but W: it is rounded as with H = I, in whose
-// units the losses are: ‖Ŵ − W‖² and ‖W‖² of each row.
+// units the losses are: ‖Ŵ − W‖² and ‖W‖².
 TEST_P(BadHessian, ZeroRoundsTheWeightsThemselves) {
   for (const Processing processing : {Processing::baseline, Processing::incoherence}) {
     options_.processing = processing;
@@ -193,13 +193,18 @@ TEST_P(BadHessian, ZeroRoundsTheWeightsThemselves) {
     EXPECT_EQ(layer.dead_channels, n);
     EXPECT_EQ(layer.loss_unit, 0.0);
     EXPECT_TRUE(layer.dead.empty() && layer.rescale.empty());
-    for (index_t i = 0; i < 33; ++i) {
-      double norm = 0;
-      for (index_t j = 0; j < n; ++j) norm += static_cast<double>(w_(i, j)) * w_(i, j);
-      EXPECT_NEAR(rows.losses[at(i)].reference, norm, 1e-4 * norm);
-      EXPECT_GT(rows.losses[at(i)].loss, 1e-4 * norm);  // 3 bits leave more
-      EXPECT_LT(rows.losses[at(i)].loss, 0.3 * norm);
+    double norm = 0;  // of all rows, which U mixes
+    for (index_t i = 0; i < w_.size(); ++i) {
+      norm += static_cast<double>(w_.data()[i]) * w_.data()[i];
     }
+    RowLoss sum;
+    for (const RowLoss& row : rows.losses) {
+      sum.loss += row.loss;
+      sum.reference += row.reference;
+    }
+    EXPECT_NEAR(sum.reference, norm, 1e-4 * norm);
+    EXPECT_GT(sum.loss, 1e-3 * norm);  // 3 bits leave more
+    EXPECT_LT(sum.loss, 0.3 * norm);
   }
 }
 
