@@ -112,9 +112,17 @@ def plot_layers(options: argparse.Namespace) -> None:
         layers = read_report(path)
         names = max(names, [layer["name"] for layer in layers], key=len)
         colour = f"C{index}"
-        losses = [layer["relative_proxy_loss"] for layer in layers]
-        axes.plot(losses, color=colour, linewidth=1.2, marker="o", markersize=2.5)
-        ends.append((len(losses) - 1, losses[-1], label, colour))
+        losses = [  # null: it could not be measured
+            (k, layer["relative_proxy_loss"])
+            for k, layer in enumerate(layers)
+            if layer["relative_proxy_loss"] is not None
+        ]
+        if not losses:
+            raise InputError(f"{path} has no layer whose loss could be measured")
+        axes.plot(
+            *zip(*losses, strict=True), color=colour, linewidth=1.2, marker="o", markersize=2.5
+        )
+        ends.append((*losses[-1], label, colour))
     blocks = [next((part for part in name.split(".") if part.isdigit()), "") for name in names]
     starts = [k for k, block in enumerate(blocks) if k == 0 or block != blocks[k - 1]]
     for start in starts[1:]:
