@@ -8,11 +8,12 @@ namespace po = boost::program_options;
 
 namespace {
 
-KeepStates parse_keep(const std::string& text) {
+std::optional<KeepStates> parse_keep(const std::string& text) {
+  if (text == "auto") return std::nullopt;
   if (text == "none") return KeepStates::none;
   if (text == "last") return KeepStates::last;
   if (text == "all") return KeepStates::all;
-  throw UsageError(fmt::format("--keep-states {}: must be none, last or all", text));
+  throw UsageError(fmt::format("--keep-states {}: must be auto, none, last or all", text));
 }
 
 /// A whole number at the beginning of `text`, which is shortened by it; -1 if there is none.
@@ -53,9 +54,10 @@ void CheckpointArguments::declare(po::options_description& options) {
 
 void CheckpointArguments::declare_keep_states(po::options_description& options) {
   options.add_options()("keep-states",
-                        po::value(&keep_states_)->default_value("last")->value_name("WHICH"),
+                        po::value(&keep_states_)->default_value("auto")->value_name("WHICH"),
                         "hidden states on disk: none (resuming computes them again), last (until "
-                        "the run is complete) or all (for good)");
+                        "the run is complete), all (for good) or auto (last if they are no larger "
+                        "than the model, else none)");
 }
 
 void CheckpointArguments::apply(QuantizeOptions& job, const Given& given) const {

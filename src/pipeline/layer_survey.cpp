@@ -14,6 +14,7 @@ void look_at(const std::vector<LinearSpec>& linears, const Collectives& comm,
   std::map<int, index_t> narrow;  // by tap
   for (const LinearSpec& linear : linears) {
     survey.quantized.insert(linear.name + ".weight");
+    survey.widest = std::max(survey.widest, linear.cols);
     const LayerOptions layer = options.overrides.apply(options.layer, linear.name);
     if (options.wide.covers(linear.cols)) {
       options.wide.check(linear.name, linear.cols, layer, comm.size());

@@ -15,6 +15,7 @@ namespace quip {
 struct LayerSurvey {
   std::set<std::string> quantized;  ///< tensors
   std::set<index_t> wide;           ///< widths of layers that all ranks work on together
+  index_t widest = 0;               ///< of all layers
 };
 
 /// Goes through the layers of all blocks. Throws Error for settings that one of them cannot have,

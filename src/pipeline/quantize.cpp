@@ -6,6 +6,7 @@
 #include "job_inputs.hpp"
 #include "job_report.hpp"
 #include "layer_survey.hpp"
+#include "model/family_common.hpp"
 
 #include "quip/core/error.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
@@ -37,6 +38,7 @@ class Job {
         shard_(shard_tokens(comm, *inputs.tokens, inputs.samples, family_.config(),
                             family_.max_length())),
         shape_{inputs.samples, shard_.length, family_.config().hidden},
+        keep_(states_to_keep(options.keep_states, shape_, source_)),
         blocks_(family_.config().blocks),
         range_(options.blocks.value_or(Range{0, blocks_})) {
     agree(comm_, [&] {
@@ -51,6 +53,28 @@ class Job {
       layers_ = survey_layers(comm_, *quantizer_, blocks_, options_);
     });
     plan_device_memory(comm_, backend_, device_work(threads));
+  }
+
+  /// Which hidden states stay on disk.
+  [[nodiscard]] KeepStates keep() const { return keep_; }
+
+  /// Says what a user may not expect of these inputs.
+  void note_inputs() const {
+    const std::string head = note_on_head(family_);
+    if (!head.empty()) options_.on_note(head);
+    const index_t tokens = shape_.samples * shape_.length;
+    if (tokens < layers_.widest) {
+      options_.on_note(fmt::format(
+          "{} calibration tokens for layers of up to {} inputs: losses will look better than they "
+          "are; use more --samples",
+          tokens, layers_.widest));
+    }
+    if (keep_ == KeepStates::none && !options_.keep_states) {
+      options_.on_note(fmt::format(
+          "hidden states ({}) would take more room than the model, so none are kept: --resume "
+          "computes them again; --keep-states last keeps them",
+          human_bytes(static_cast<double>(state_bytes(shape_)))));
+    }
   }
 
   /// Quantizes what is left of the range.
@@ -115,8 +139,8 @@ class Job {
     const index_t after = position_ + 1;
     if (after == blocks_) return false;
     if (unfinished(writer, {std::max(after, range_.first), range_.last})) return true;
-    if (options_.keep_states == KeepStates::all) return true;
-    return options_.keep_states == KeepStates::last && unfinished(writer, {after, blocks_});
+    if (keep_ == KeepStates::all) return true;
+    return keep_ == KeepStates::last && unfinished(writer, {after, blocks_});
   }
 
   /// The blocks before the range have to be there: their output is its input.
@@ -238,6 +262,7 @@ class Job {
   Phases& phases_;
   SampleShard shard_;
   StateShape shape_;
+  KeepStates keep_;
   index_t blocks_;
   Range range_;
   std::optional<BlockQuantizer> quantizer_;
@@ -265,9 +290,10 @@ QuantizeOutcome quantize(Collectives& comm, Backend& backend, const QuantizeOpti
   const index_t blocks = inputs.family->config().blocks;
   Job job(comm, backend, options, inputs, threads, phases, progress);
   PackedWriter writer(comm, options.out, manifest_header(comm, options, inputs), options.start,
-                      options.keep_states);
+                      job.keep());
   for (const std::string& note : writer.notes()) options.on_note(note);
   if (writer.complete()) return {Ending::already_complete, blocks, blocks, {}};
+  job.note_inputs();
 
   const Ending ending = job.run(writer);
   const index_t done = count_blocks(writer, blocks);

@@ -32,7 +32,7 @@ struct QuantizeOptions {
 
   // How the job is run; none of it changes the result.
   Start start = Start::fresh;
-  KeepStates keep_states = KeepStates::last;
+  std::optional<KeepStates> keep_states;  ///< empty: as their size suggests (states_to_keep)
   std::optional<Range> blocks;  ///< quantize these only, and leave the rest to another run
   /// Asked on every rank after each block: end here? One yes is enough.
   std::function<bool()> stop_requested = [] { return false; };
