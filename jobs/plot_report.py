@@ -115,9 +115,13 @@ def plot_layers(options: argparse.Namespace) -> None:
         layers = read_report(path)
         names = max(names, [name for name, _ in layers], key=len)
         colour = f"C{index}"
-        losses = [loss for _, loss in layers]
-        axes.plot(losses, color=colour, linewidth=1.2, marker="o", markersize=2.5)
-        ends.append((len(losses) - 1, losses[-1], label, colour))
+        losses = [(k, loss) for k, (_, loss) in enumerate(layers) if loss is not None]
+        if not losses:
+            raise InputError(f"{path} has no layer whose loss could be measured")
+        axes.plot(
+            *zip(*losses, strict=True), color=colour, linewidth=1.2, marker="o", markersize=2.5
+        )
+        ends.append((*losses[-1], label, colour))
     blocks = [next((part for part in name.split(".") if part.isdigit()), "") for name in names]
     starts = [k for k, block in enumerate(blocks) if k == 0 or block != blocks[k - 1]]
     for start in starts[1:]:

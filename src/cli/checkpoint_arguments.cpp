@@ -8,8 +8,10 @@ namespace po = boost::program_options;
 
 namespace {
 
-constexpr Names<KeepStates, 3> keep_names{
-    {{KeepStates::none, "none"}, {KeepStates::last, "last"}, {KeepStates::all, "all"}}};
+constexpr Names<std::optional<KeepStates>, 4> keep_names{{{std::nullopt, "auto"},
+                                                          {KeepStates::none, "none"},
+                                                          {KeepStates::last, "last"},
+                                                          {KeepStates::all, "all"}}};
 
 Range parse_blocks(const std::string& text) {
   const std::size_t colon = std::min(text.find(':'), text.size() - 1);
@@ -40,9 +42,10 @@ void CheckpointArguments::declare(po::options_description& options) {
 void CheckpointArguments::declare_keep_states(po::options_description& options) {
   const auto take = [this](const std::string& text) { keep_ = parse_name(text, keep_names); };
   options.add_options()("keep-states",
-                        value_of("keep-states", "WHICH", take)->default_value("last"),
+                        value_of("keep-states", "WHICH", take)->default_value("auto"),
                         "hidden states on disk: none (resuming computes them again), last (until "
-                        "the run is complete) or all (for good)");
+                        "the run is complete), all (for good) or auto (last if they are no larger "
+                        "than the model, else none)");
 }
 
 void CheckpointArguments::apply(QuantizeOptions& job) const {

@@ -21,7 +21,7 @@ class CheckpointArguments {
  private:
   bool resume_ = false;
   bool repair_ = false;
-  KeepStates keep_ = KeepStates::last;
+  std::optional<KeepStates> keep_;  ///< empty: auto
   std::optional<Range> blocks_;
 };
 

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "command.hpp"
 #include <nlohmann/json.hpp>
 
@@ -43,11 +45,13 @@ class InspectCommand final : public Command {
       nlohmann::json out = {{"digest", model.digest()},
                             {"options", model.manifest().at("options")},
                             {"bytes", model.bytes_on_disk()},
+                            {"bits_per_weight", totals_of(layers).bits_per_weight()},
+                            {"mean_relative_proxy_loss", totals_of(layers).mean_loss},
                             {"layers", std::move(layers)}};
       if (verify_) out["verified"] = true;
       fmt::print("{}\n", out.dump());
     } else {
-      print_model(model);
+      print_model(model, totals_of(layers));
       statistics_ ? print_statistics(layers) : print_layers(layers);
       if (verify_) fmt::print("\nevery digest matches\n");
     }
@@ -55,24 +59,40 @@ class InspectCommand final : public Command {
   }
 
  private:
-  static void print_model(const PackedModel& model) {
-    fmt::print("digest  {}\nsize    {}\n", model.digest(),
-               human_bytes(static_cast<double>(model.bytes_on_disk())));
+  static void print_model(const PackedModel& model, const LayerTotals& totals) {
+    fmt::print("{}",
+               settings_table({{"digest", model.digest()},
+                               {"size", human_bytes(static_cast<double>(model.bytes_on_disk()))},
+                               {"bits per weight", decimals(totals.bits_per_weight(), 3)},
+                               {"mean loss", decimals(totals.mean_loss, 6)}}));
     for (const auto& [name, value] : model.manifest().at("options").items()) {
-      fmt::print("{:<12}{}\n", name, value.is_string() ? value.get<std::string>() : value.dump());
+      fmt::print("  {:<14} {}\n", name,
+                 value.is_string() ? value.get<std::string>() : value.dump());
     }
   }
 
+  /// Returns the names, as wide as the longest of them.
+  static std::vector<std::string> name_column(const nlohmann::json& layers) {
+    std::vector<std::string> names = {"layer"};
+    for (const auto& layer : layers) names.push_back(layer.at("name"));
+    const auto longest = std::ranges::max(names, {}, &std::string::size).size();
+    for (std::string& name : names) name.resize(longest, ' ');
+    return names;
+  }
+
   static void print_layers(const nlohmann::json& layers) {
-    fmt::print("\n{:<48} {:>13} {:>4} {:>10} {:>8} {:>6}\n", "layer", "shape", "bits", "rel. loss",
+    const std::vector<std::string> names = name_column(layers);
+    auto name = names.begin();
+    fmt::print("\n{} {:>13} {:>4} {:>10} {:>8} {:>6}\n", *name++, "shape", "bits", "rel. loss",
                "trD/trH", "rho");
     for (const auto& layer : layers) {
       fmt::print(
-          "{:<48} {:>13} {:>4} {:>10.6f} {:>8.4f} {:>6.3f}\n", layer.at("name").get<std::string>(),
+          "{} {:>13} {:>4} {:>10} {:>8.4f} {:>6.3f}\n", *name++,
           fmt::format("{}x{}", layer.at("rows").get<index_t>(), layer.at("cols").get<index_t>()),
-          layer.at("bits").get<int>(), layer.at("relative_proxy_loss").get<double>(),
+          layer.at("bits").get<int>(), decimals(number_or_nan(layer.at("relative_proxy_loss")), 6),
           layer.at("trace_ratio").get<double>(), layer.at("rho").get<double>());
     }
+    fmt::print("\n{}", remarks_on(layers));
   }
 
   /// Before → after rescaling and transform; ranks are shares of n.
@@ -82,14 +102,17 @@ class InspectCommand final : public Command {
       return fmt::format("{:.{}f} -> {:.{}f}", layer.at(name + "_before").get<double>(), digits,
                          layer.at(name + "_after").get<double>(), digits);
     };
-    fmt::print("\n{:<48} {:>8} {:>8} {:>14} {:>14} {:>16} {:>16}\n", "layer", "trD/trH", "x limit",
+    const std::vector<std::string> names = name_column(layers);
+    auto name = names.begin();
+    fmt::print("\n{} {:>8} {:>8} {:>14} {:>14} {:>16} {:>16}\n", *name++, "trD/trH", "x limit",
                "mu W", "mu H", "rank H", "rank H at 0.01");
     bool complete = true;
     for (const auto& layer : layers) {
-      fmt::print("{:<48} {:>8.4f} {:>8.3f} {:>14} {:>14} {:>16} {:>16}\n",
-                 layer.at("name").get<std::string>(), layer.at("trace_ratio").get<double>(),
-                 layer.at("rate_distortion_ratio").get<double>(), both(layer, "mu_w", 2),
-                 both(layer, "mu_h", 2), both(layer, "rank", 3), both(layer, "rank_1pct", 3));
+      fmt::print("{} {:>8.4f} {:>8} {:>14} {:>14} {:>16} {:>16}\n", *name++,
+                 layer.at("trace_ratio").get<double>(),
+                 decimals(number_or_nan(layer.at("rate_distortion_ratio")), 3),
+                 both(layer, "mu_w", 2), both(layer, "mu_h", 2), both(layer, "rank", 3),
+                 both(layer, "rank_1pct", 3));
       complete = complete && layer.contains("mu_h_before");
     }
     fmt::print(

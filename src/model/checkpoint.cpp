@@ -64,6 +64,14 @@ void judge_unused(const std::string& where, bool allowed, Checkpoint& opened) {
 
 }  // namespace
 
+void remark_on_head(const ModelConfig& config, const Family& family,
+                    std::vector<std::string>& remarks) {
+  if (!config.tied_head || family.config().tied_head) return;
+  remarks.emplace_back(
+      "config.json says tie_word_embeddings, but lm_head.weight differs from the embedding: the "
+      "head is lm_head.weight");
+}
+
 Checkpoint open_model_directory(const std::filesystem::path& directory, bool allow_unused) {
   const ModelConfig config = read_config(directory);
   Checkpoint opened;
@@ -75,6 +83,7 @@ Checkpoint open_model_directory(const std::filesystem::path& directory, bool all
         "for a {}",
         directory.string(), config.architecture));
   }
+  remark_on_head(config, *opened.family, opened.remarks);
   judge_unused(directory.string(), allow_unused, opened);
   return opened;
 }

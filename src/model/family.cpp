@@ -51,6 +51,12 @@ std::unique_ptr<Family> make_unchecked_family(const ModelConfig& config,
 std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSource& source,
                                     const std::function<bool(const std::string&)>& elsewhere) {
   auto family = make_unchecked_family(config, source);
+  const std::string embedding = family->embedding().name;
+  if (config.tied_head && source.contains(embedding) && has_own_head(source, embedding)) {
+    ModelConfig untied = config;
+    untied.tied_head = false;
+    family = make_unchecked_family(untied, source);
+  }
   // Reads headers only, so a checkpoint that does not fit its config.json fails at once.
   for_each_tensor(*family, [&](const TensorSpec& tensor) {
     const auto stem = tensor.name.rfind(".weight");

@@ -139,8 +139,13 @@ Original check_original(const PackedModel& packed, const fs::path& model, const 
           list_side_files(model, {packed.describe(), out})};
 }
 
-/// The original configuration, with nothing but the element type changed.
-void write_config(ordered_json config, const fs::path& out) {
+/// The original configuration, with the element type changed, and the tie undone of a head that is
+/// not the embedding.
+void write_config(ordered_json config, const PackedModel& model, const fs::path& out) {
+  const ModelConfig original = parse_config(config.dump(), model.describe());
+  const auto family =
+      make_family(original, model, [&](const auto& name) { return model.is_quantized(name); });
+  if (original.tied_head && !family->config().tied_head) config["tie_word_embeddings"] = false;
   config["torch_dtype"] = "bfloat16";
   if (config.contains("dtype")) config["dtype"] = "bfloat16";  // its name in newer versions
   write_text(out / "config.json", config.dump(2) + "\n");
@@ -187,7 +192,7 @@ void fill(Collectives& comm, const PackedModel& model, const ExportPlan& plan,
       make_output_directory((out / name).parent_path());
       copy_content(model_dir / name, out / name);
     }
-    write_config(original.config, out);
+    write_config(original.config, model, out);
     for (PendingFile& file : pending) file.publish();
     if (plan.shards.size() > 1) write_index(out, plan);
   });

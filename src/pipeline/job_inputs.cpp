@@ -47,6 +47,18 @@ JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options) {
   return inputs;
 }
 
+index_t state_bytes(const StateShape& shape) {
+  return shape.samples * shape.sample_elements() * index_t{sizeof(float)};
+}
+
+KeepStates states_to_keep(std::optional<KeepStates> asked, const StateShape& shape,
+                          const TensorSource& model) {
+  if (asked) return *asked;
+  index_t bytes = 0;
+  for (const std::string& name : model.names()) bytes += model.info(name).bytes();
+  return state_bytes(shape) <= bytes ? KeepStates::last : KeepStates::none;
+}
+
 nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
                                const std::string& config, const std::string& checkpoint,
                                const std::string& tokens) {

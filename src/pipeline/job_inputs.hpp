@@ -19,6 +19,15 @@ struct JobInputs : Checkpoint {
 
 [[nodiscard]] JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options);
 
+/// Returns the bytes of the hidden states after one block.
+[[nodiscard]] index_t state_bytes(const StateShape& shape);
+
+/// Returns `asked`; if that is empty, the last ones where they take no more room than the model
+/// itself: the fewer the weights, the cheaper it is to compute states again instead of writing
+/// them.
+[[nodiscard]] KeepStates states_to_keep(std::optional<KeepStates> asked, const StateShape& shape,
+                                        const TensorSource& model);
+
 /// Returns all that the result depends on but the arithmetic: settings, the text of config.json,
 /// and digests of the other inputs.
 [[nodiscard]] nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,

@@ -3,28 +3,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "quip/pipeline/report.hpp"
+
 namespace quip {
 namespace {
 
-/// Sums over layers.
-struct Tally {
-  nlohmann::json layers = nlohmann::json::array();
-  double loss_sum = 0;
-  double weights = 0;
-  double linear_bytes = 0;
-
-  explicit Tally(const std::vector<nlohmann::json>& reports) {
-    for (const nlohmann::json& layer : reports) {
-      layers.push_back(layer);
-      loss_sum += layer.at("relative_proxy_loss").get<double>();
-      weights += layer.at("rows").get<double>() * layer.at("cols").get<double>();
-      linear_bytes += layer.at("stored_bytes").get<double>();
-    }
-  }
-};
-
 nlohmann::json size_report(const TensorSource& source, const std::set<std::string>& quantized,
-                           const Tally& tally) {
+                           const LayerTotals& totals) {
   double before = 0;
   double linear_before = 0;
   for (const std::string& name : source.names()) {
@@ -33,10 +18,10 @@ nlohmann::json size_report(const TensorSource& source, const std::set<std::strin
     if (quantized.contains(name)) linear_before += bytes;
   }
   return {{"bytes_before", before},
-          {"bytes_after", before - linear_before + tally.linear_bytes},
+          {"bytes_after", before - linear_before + totals.stored_bytes},
           {"linear_bytes_before", linear_before},
-          {"linear_bytes_after", tally.linear_bytes},
-          {"bits_per_weight", 8 * tally.linear_bytes / tally.weights}};
+          {"linear_bytes_after", totals.stored_bytes},
+          {"bits_per_weight", totals.bits_per_weight()}};
 }
 
 }  // namespace
@@ -52,10 +37,10 @@ index_t parameters(const TensorSource& source) {
 
 nlohmann::json model_report(const TensorSource& source, const std::set<std::string>& quantized,
                             const std::vector<nlohmann::json>& reports) {
-  Tally tally(reports);
-  return {{"mean_relative_proxy_loss", tally.loss_sum / static_cast<double>(reports.size())},
-          {"size", size_report(source, quantized, tally)},
-          {"layers", std::move(tally.layers)}};
+  const LayerTotals totals = totals_of(reports);
+  return {{"mean_relative_proxy_loss", totals.mean_loss},
+          {"size", size_report(source, quantized, totals)},
+          {"layers", reports}};
 }
 
 nlohmann::json wide_report(const WideOptions& options, const WideFactorisers& factorisers,

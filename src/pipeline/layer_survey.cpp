@@ -24,6 +24,7 @@ std::string ragged_note(const std::vector<std::string>& ragged) {
 void look_at(const LinearSpec& linear, const QuantizeOptions& options, int ranks,
              LayerSurvey& survey, std::vector<std::string>& ragged) {
   survey.quantized.insert(linear.name + ".weight");
+  survey.widest = std::max(survey.widest, linear.cols);
   const LayerOptions layer = options.of(linear.name);
   if (options.wide.covers(linear.cols)) {
     options.wide.check(linear.name, linear.cols, layer, ranks);

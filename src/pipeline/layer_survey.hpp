@@ -14,6 +14,7 @@ namespace quip {
 struct LayerSurvey {
   std::set<std::string> quantized;  ///< tensors
   std::set<index_t> wide;           ///< widths of layers that all ranks work on together
+  index_t widest = 0;               ///< inputs of the widest layer
   std::string note;                 ///< what the user should know before; empty: nothing
 };
 

@@ -49,6 +49,7 @@ OpenModel open_model(const std::filesystem::path& model, const std::filesystem::
   if (!model.empty()) require_made_from(layers, model);
   opened.family = make_family(
       config, layers, [&](const std::string& linear) { return layers.is_quantized(linear); });
+  remark_on_head(config, *opened.family, opened.remarks);
   return opened;
 }
 

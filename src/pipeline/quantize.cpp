@@ -37,6 +37,7 @@ class Job {
         shard_(shard_tokens(comm, *inputs.tokens, inputs.samples, family_.config(),
                             family_.max_length())),
         shape_{inputs.samples, shard_.length, family_.config().hidden},
+        keep_(states_to_keep(options.keep_states, shape_, source_)),
         blocks_(family_.config().blocks),
         range_(options.blocks.value_or(Range{0, blocks_})),
         quantizer_(comm, backend, family_, options, phases) {
@@ -49,6 +50,26 @@ class Job {
     });
     if (!layers_.note.empty()) options_.on_note(layers_.note);
     plan_device_memory(comm_, backend_, device_work(threads));
+  }
+
+  /// Which hidden states stay on disk.
+  [[nodiscard]] KeepStates keep() const { return keep_; }
+
+  /// Says what a user may not expect of these inputs.
+  void note_inputs() const {
+    const index_t tokens = shape_.samples * shape_.length;
+    if (tokens < layers_.widest) {
+      options_.on_note(fmt::format(
+          "{} calibration tokens for layers of up to {} inputs: losses will look better than they "
+          "are; use more --samples",
+          tokens, layers_.widest));
+    }
+    if (keep_ == KeepStates::none && !options_.keep_states) {
+      options_.on_note(fmt::format(
+          "hidden states ({}) would take more room than the model, so none are kept: --resume "
+          "computes them again; --keep-states last keeps them",
+          human_bytes(static_cast<double>(state_bytes(shape_)))));
+    }
   }
 
   /// Quantizes what is left of the range.
@@ -108,8 +129,8 @@ class Job {
     const index_t after = position_ + 1;
     if (after == blocks_) return false;
     if (unfinished(writer, {std::max(after, range_.first), range_.last})) return true;
-    if (options_.keep_states == KeepStates::all) return true;
-    return options_.keep_states == KeepStates::last && unfinished(writer, {after, blocks_});
+    if (keep_ == KeepStates::all) return true;
+    return keep_ == KeepStates::last && unfinished(writer, {after, blocks_});
   }
 
   /// Checks that the blocks before the range are there: their output is its input.
@@ -231,6 +252,7 @@ class Job {
   Phases& phases_;
   SampleShard shard_;
   StateShape shape_;
+  KeepStates keep_;
   index_t blocks_;
   Range range_;
   BlockQuantizer quantizer_;
@@ -258,9 +280,10 @@ QuantizeOutcome quantize(Collectives& comm, Backend& backend, const QuantizeOpti
   const index_t blocks = inputs.family->config().blocks;
   Job job(comm, backend, options, inputs, threads, phases, progress);
   PackedWriter writer(comm, options.out, manifest_header(comm, options, inputs), options.start,
-                      options.keep_states);
+                      job.keep());
   for (const std::string& note : writer.notes()) options.on_note(note);
   if (writer.complete()) return {Ending::already_complete, blocks, blocks, {}};
+  job.note_inputs();
 
   const Ending ending = job.run(writer);
   const index_t done = count_blocks(writer, blocks);

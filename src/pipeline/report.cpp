@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <functional>
+#include <limits>
 #include <map>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -93,7 +96,86 @@ void add_idle_seconds(std::vector<json>& ranks, const json& phases) {
   }
 }
 
+// With 64 samples the bundled models have 16 directions and more, and at most 18 times the median.
+constexpr double fewest_directions = 4;
+constexpr double largest_ratio_over_median = 20;
+constexpr std::size_t worst_named = 3;
+
+/// Layers with a number of each that belongs into a remark.
+using Named = std::vector<std::pair<double, std::string>>;
+
+/// Returns "label  a (0.12), b (0.11), ..." as a line, the largest number first.
+std::string remark(const std::string& label, Named layers) {
+  std::ranges::stable_sort(layers, std::greater(), &Named::value_type::first);
+  std::string text;
+  for (std::size_t i = 0; i < std::min(worst_named, layers.size()); ++i) {
+    text += fmt::format("{}{} ({:.4g})", i == 0 ? "" : ", ", layers[i].second, layers[i].first);
+  }
+  if (layers.size() > worst_named) text += fmt::format(", of {} layers", layers.size());
+  return fmt::format("  {} {}\n", label, text);
+}
+
+double median_of(const Named& layers) {
+  std::vector<double> values;
+  for (const auto& [value, name] : layers) values.push_back(value);
+  const auto middle = values.begin() + std::ssize(values) / 2;
+  if (!values.empty()) std::nth_element(values.begin(), middle, values.end());
+  return values.empty() ? 0.0 : *middle;
+}
+
 }  // namespace
+
+double number_or_nan(const json& value) {
+  return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
+LayerTotals totals_of(const json& layers) {
+  LayerTotals totals;
+  int measured = 0;
+  for (const json& layer : layers) {
+    const double loss = number_or_nan(layer.at("relative_proxy_loss"));
+    totals.weights += layer.at("rows").get<double>() * layer.at("cols").get<double>();
+    totals.stored_bytes += layer.at("stored_bytes").get<double>();
+    if (std::isnan(loss)) continue;
+    totals.mean_loss += loss;
+    ++measured;
+  }
+  totals.mean_loss /= measured;
+  return totals;
+}
+
+std::string remarks_on(const json& layers) {
+  Named losses;
+  Named ratios;
+  std::map<std::string, Named> warnings;
+  for (const json& layer : layers) {
+    const std::string name = layer.at("name");
+    const double inputs = layer.at("cols").get<double>();
+    const double dead = layer.at("dead_channels").get<double>();
+    const double directions = number_or_nan(layer.value("directions", json()));
+    if (layer.contains("unmeasured")) {
+      const std::string reason = layer.at("unmeasured");
+      warnings[fmt::format("no loss, {}; inputs:", reason)].emplace_back(inputs, name);
+      continue;
+    }
+    losses.emplace_back(layer.at("relative_proxy_loss").get<double>(), name);
+    ratios.emplace_back(layer.at("rate_distortion_ratio").get<double>(), name);
+    if (dead > 0) warnings["dead inputs, zero on all calibration tokens:"].emplace_back(dead, name);
+    if (directions < std::min(fewest_directions, inputs / 8)) {
+      warnings["calibration tokens too much alike to judge losses by; directions they span:"]
+          .emplace_back(directions, name);
+    }
+  }
+  const double limit = largest_ratio_over_median * median_of(ratios);
+  for (const auto& [ratio, name] : ratios) {
+    if (ratio <= limit) continue;
+    warnings["far more loss over the rate-distortion limit than other layers (more bits help):"]
+        .emplace_back(ratio, name);
+  }
+  std::string out = losses.empty() ? "" : remark("worst layers:", std::move(losses));
+  for (auto& [what, names] : warnings) out += remark(what, std::move(names));
+  return out;
+}
 
 index_t peak_memory() {
   rusage usage{};
@@ -128,6 +210,10 @@ json usage_report(Collectives& comm, const Backend& backend, Phases& phases) {
   return report;
 }
 
+std::string decimals(double value, int digits) {
+  return std::isnan(value) ? "-" : fmt::format("{:.{}f}", value, digits);
+}
+
 std::string human_bytes(double bytes) {
   constexpr std::array units{"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
   std::size_t unit = 0;
@@ -146,9 +232,8 @@ std::string settings_table(const std::vector<std::pair<std::string, std::string>
 
 std::string summary_table(const nlohmann::json& report) {
   struct Group {
-    int layers = 0;
-    double sum = 0;
-    double worst = 0;
+    json layers = json::array();
+    double worst = std::numeric_limits<double>::quiet_NaN();
   };
   std::vector<std::string> order;
   std::map<std::string, Group> groups;
@@ -157,20 +242,19 @@ std::string summary_table(const nlohmann::json& report) {
     const std::string type = name.substr(name.rfind('.') + 1);
     if (!groups.contains(type)) order.push_back(type);
     Group& group = groups[type];
-    const double loss = layer.at("relative_proxy_loss");
-    ++group.layers;
-    group.sum += loss;
-    group.worst = std::max(group.worst, loss);
+    group.layers.push_back(layer);
+    group.worst = std::fmax(group.worst, number_or_nan(layer.at("relative_proxy_loss")));
   }
   std::string out = fmt::format("\n  {:<14} {:>7} {:>22} {:>10}\n", "layer type", "layers",
                                 "relative proxy loss", "worst");
   for (const std::string& type : order) {
     const Group& group = groups[type];
-    out += fmt::format("  {:<14} {:>7} {:>22.5f} {:>10.5f}\n", type, group.layers,
-                       group.sum / group.layers, group.worst);
+    out += fmt::format("  {:<14} {:>7} {:>22} {:>10}\n", type, group.layers.size(),
+                       decimals(totals_of(group.layers).mean_loss, 5), decimals(group.worst, 5));
   }
-  out += fmt::format("  {:<14} {:>7} {:>22.5f}\n", "all", report.at("layers").size(),
-                     report.at("mean_relative_proxy_loss").get<double>());
+  out += fmt::format("  {:<14} {:>7} {:>22}\n\n", "all", report.at("layers").size(),
+                     decimals(number_or_nan(report.at("mean_relative_proxy_loss")), 5));
+  out += remarks_on(report.at("layers"));
   out += fmt::format("\n  {:<14} {:>9}\n", "phase", "seconds");
   for (const auto& [name, phase] : report.at("phases").items()) {
     out += fmt::format("  {:<14} {:>9.2f}\n", name, phase.at("seconds").get<double>());

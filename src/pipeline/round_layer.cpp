@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <memory>
 
 #include "quip/core/usage.hpp"
@@ -55,6 +56,10 @@ FoundRho find_rho(Collectives& comm, LayerRows& mine, const LayerOptions& option
   return {search.result(), rounds};
 }
 
+/// Losses are left where damping is taken off, in fp32: beside it they must not vanish.
+constexpr double smallest_share = 1e-4;
+constexpr double smallest_weight = 1e-12;  // the grid's own floor is 1e-16
+
 LayerStatistics summarise(const PreparedLayer& layer, const LayerOptions& options,
                           const std::vector<RowLoss>& losses, double rho, float largest) {
   LayerStatistics statistics;
@@ -63,14 +68,22 @@ LayerStatistics summarise(const PreparedLayer& layer, const LayerOptions& option
     statistics.proxy_loss += row.loss;
     reference += row.reference;
   }
-  statistics.relative_proxy_loss = reference > 0 ? statistics.proxy_loss / reference : 0.0;
   const double energy = static_cast<double>(losses.size()) * layer.weight_rms * layer.weight_rms;
-  const double limit = std::ldexp(energy * layer.trace_d, -2 * options.bits);
-  statistics.rate_distortion_ratio = limit > 0 ? statistics.proxy_loss / limit : 0.0;
+  const double damping = *std::min_element(layer.added.begin(), layer.added.end());
+  const bool measured =
+      layer.loss_unit > 0 && layer.weight_rms > smallest_weight && statistics.proxy_loss >= 0 &&
+      reference > smallest_share * damping * energy * static_cast<double>(layer.added.size());
+  statistics.relative_proxy_loss = statistics.proxy_loss / reference;
+  statistics.rate_distortion_ratio =
+      statistics.proxy_loss / std::ldexp(energy * layer.trace_d, -2 * options.bits);
   statistics.incoherence_before = layer.weight_incoherence;
   statistics.incoherence_after =
       layer.weight_rms > 0 ? static_cast<double>(largest) / layer.weight_rms : 0.0;
   statistics.proxy_loss *= layer.loss_unit;
+  if (!measured) {
+    statistics.proxy_loss = statistics.relative_proxy_loss = statistics.rate_distortion_ratio =
+        std::numeric_limits<double>::quiet_NaN();
+  }
   if (options.spectra) statistics.spectra = layer.spectra;
   statistics.trace_ratio = layer.trace_ratio;
   statistics.damping = layer.damping;

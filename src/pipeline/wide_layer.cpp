@@ -73,11 +73,13 @@ class WideHessian {
   ChannelScales scales_;
 };
 
-/// diag(H) with what was added so far: the identity's share, 1 for dead inputs.
+/// diag(H) with what belongs on it besides: the identity's share, 1 for dead inputs.
 std::vector<double> undamped_diagonal(Collectives& comm, const DistributedMatrix& h,
-                                      const PreparedLayer& layer) {
+                                      const PreparedLayer& layer, double identity) {
   std::vector<double> diagonal = h.diagonal(comm);
-  for (std::size_t j = 0; j < diagonal.size(); ++j) diagonal[j] += layer.added[j];
+  for (std::size_t j = 0; j < diagonal.size(); ++j) {
+    diagonal[j] += std::max(layer.added[j], identity);
+  }
   return diagonal;
 }
 
@@ -94,13 +96,13 @@ index_t cholesky(Collectives& comm, Quantizer& quantizer, bool named_grid, Distr
 
 /// Damps and factorises; a Hessian that was overwritten in vain is summed again.
 void factorise(Collectives& comm, const WideHessian& hessian, Quantizer& quantizer, bool named_grid,
-               const LayerOptions& options, const std::string& name, DistributedMatrix& factor,
-               WideLayer& wide) {
+               const LayerOptions& options, double identity, const std::string& name,
+               DistributedMatrix& factor, WideLayer& wide) {
   const DistributedCholesky how = [&](Collectives& ranks, DistributedMatrix& h) {
     return cholesky(ranks, quantizer, named_grid, h, wide.cholesky);
   };
   PreparedLayer& layer = wide.layer;
-  Damping damping(undamped_diagonal(comm, factor, layer), options.damping);
+  Damping damping(undamped_diagonal(comm, factor, layer, identity), options.damping);
   for (;;) {
     factor.set_diagonal(damping.damped());
     const index_t minor = distributed_ldl(comm, factor, how, layer.factor.diagonal);
@@ -171,8 +173,8 @@ WideLayer prepare_wide_layer(Collectives& comm, Backend& backend, const LayerInp
   const auto unit = phases.timeline().record("factor " + name);
   WideLayer out{std::move(outline.layer), {}};
   out.layer.factor = LowerPanels::outline(n);
-  factorise(comm, *hessian, backend.quantizer(), wide.process_grid.has_value(), options, name,
-            factor, out);
+  factorise(comm, *hessian, backend.quantizer(), wide.process_grid.has_value(), options,
+            outline.identity, name, factor, out);
   agree(comm, [&] {
     out.layer.factor.source = std::make_unique<GatheredPanels>(comm, std::move(factor));
   });

@@ -206,7 +206,10 @@ void Walk::forward(Ledger& ledger, index_t b) const {
   ledger.add_flops(static_cast<double>(samples_of(ledger).count()) *
                    block_flops(*job_.model.family, b, job_.length));
   ledger.enter("write");
-  if (job_.options.keep_states != KeepStates::none) write_states(ledger);
+  const StateShape shape{job_.samples, job_.length, job_.model.family->config().hidden};
+  if (states_to_keep(job_.options.keep_states, shape, *job_.model.source) != KeepStates::none) {
+    write_states(ledger);
+  }
 }
 
 }  // namespace quip::plan

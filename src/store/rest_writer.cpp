@@ -1,5 +1,7 @@
 #include "rest_writer.hpp"
 
+#include <algorithm>
+#include <array>
 #include <optional>
 
 #include "io/files.hpp"
@@ -13,6 +15,27 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Throws Error naming the row if a matrix (embedding, head) is not finite: nobody else may look at
+/// that row before the quantized model does. `first` is the number of its first byte in `bytes`.
+void require_finite(const TensorSource& source, const TensorInfo& tensor, index_t first,
+                    std::span<const std::byte> bytes) {
+  constexpr std::size_t at_once = 4096;
+  if (tensor.shape.size() != 2 || !computes_with(tensor.dtype)) return;
+  const auto width = static_cast<std::size_t>(size_of(tensor.dtype));
+  std::array<float, at_once> room{};
+  for (std::size_t done = 0; done < bytes.size(); done += at_once * width) {
+    const auto part = bytes.subspan(done, std::min(at_once * width, bytes.size() - done));
+    const auto values = std::span(room).first(part.size() / width);
+    to_float(tensor.dtype, part, values);
+    const index_t bad = first_nonfinite(values);
+    if (bad < 0) continue;
+    const index_t element = (first + static_cast<index_t>(done)) / size_of(tensor.dtype) + bad;
+    fail("tensor {} of {}: row {} is not finite (column {} is {}); the checkpoint is damaged",
+         tensor.name, source.describe(), element / tensor.shape[1], element % tensor.shape[1],
+         values[at(bad)]);
+  }
+}
+
 /// Copies every size-th chunk from `source` into the file; returns their digests, joined.
 std::string copy_chunks(const TensorSource& source, const fs::path& path,
                         const std::vector<TensorInfo>& tensors, std::span<const index_t> offsets,
@@ -24,6 +47,7 @@ std::string copy_chunks(const TensorSource& source, const fs::path& path,
     const Chunk& chunk = chunks[c];
     const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));
     source.read(tensors[chunk.tensor].name, chunk.begin, bytes);
+    require_finite(source, tensors[chunk.tensor], chunk.begin, bytes);
     file.write_at(bytes, offsets[chunk.tensor] + chunk.begin);
     digests += digest_of(std::span<const std::byte>(bytes));
   }

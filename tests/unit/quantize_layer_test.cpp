@@ -224,6 +224,35 @@ TEST(PrepareLayer, DeadInputsAreCountedAndCostNothing) {
   }
 }
 
+// What H says (almost) nothing about must come back near the weights, not as noise over a tiny D̃.
+TEST(PrepareLayer, WeightsOfUnseenInputsComeBackInTheirSize) {
+  constexpr index_t n = 96;
+  constexpr index_t dead = 20;
+  constexpr index_t unseen = 30;  // with those whose activations are 10⁻⁵ of what they would be
+  Matrix<double> h = random_hessian(n, 300, 17);
+  for (index_t i = 0; i < unseen; ++i) {
+    for (index_t j = 0; j < n; ++j) {
+      h(i, j) *= i < dead ? 0.0 : 1e-5;
+      h(j, i) *= i < dead ? 0.0 : 1e-5;
+    }
+  }
+  const Matrix<float> w = random_weights(64, n, 18);
+  for (const TransformKind transform : {TransformKind::kronecker, TransformKind::hadamard}) {
+    LayerOptions options;
+    options.transform = transform;
+    const Matrix<float> restored = dequantize(quantize(w, h, options).layer);
+    for (index_t j = 0; j < unseen; ++j) {
+      double change = 0;
+      double norm = 0;
+      for (index_t i = 0; i < w.rows(); ++i) {
+        change += std::pow(static_cast<double>(restored(i, j)) - w(i, j), 2);
+        norm += std::pow(static_cast<double>(w(i, j)), 2);
+      }
+      EXPECT_LT(change, 2.25 * norm) << to_string(transform) << ", input " << j;
+    }
+  }
+}
+
 TEST(PrepareLayer, AnIndefiniteHessianIsAnErrorThatNamesTheLayer) {
   Matrix<double> h = random_hessian(32, 64, 14);
   double trace = 0;

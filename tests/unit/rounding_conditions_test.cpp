@@ -184,13 +184,28 @@ TEST_P(BadHessian, SingularWithoutDampingIsDampedAndSaysSo) {
   EXPECT_EQ(rows.losses.size(), 33U);
 }
 
-TEST_P(BadHessian, ZeroMeansAllInputsAreDead) {
+// Of a layer that no input reaches nothing is known but W: it is rounded as with H = I, in whose
+// units the losses are: ‖Ŵ − W‖² and ‖W‖².
+TEST_P(BadHessian, ZeroRoundsTheWeightsThemselves) {
   for (const Processing processing : {Processing::baseline, Processing::incoherence}) {
     options_.processing = processing;
     PreparedLayer layer;
     const RoundedRows rows = quantized(Matrix<double>(n, n, 0.0), layer);
     EXPECT_EQ(layer.dead_channels, n);
-    for (const RowLoss& row : rows.losses) EXPECT_NEAR(row.loss, 0.0, 1e-4);
+    EXPECT_EQ(layer.loss_unit, 0.0);
+    EXPECT_TRUE(layer.dead.empty() && layer.rescale.empty());
+    double norm = 0;  // of all rows, which U mixes
+    for (index_t i = 0; i < w_.size(); ++i) {
+      norm += static_cast<double>(w_.data()[i]) * w_.data()[i];
+    }
+    RowLoss sum;
+    for (const RowLoss& row : rows.losses) {
+      sum.loss += row.loss;
+      sum.reference += row.reference;
+    }
+    EXPECT_NEAR(sum.reference, norm, 1e-4 * norm);
+    EXPECT_GT(sum.loss, 1e-3 * norm);  // 3 bits leave more
+    EXPECT_LT(sum.loss, 0.3 * norm);
   }
 }
 

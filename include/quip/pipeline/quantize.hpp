@@ -39,7 +39,7 @@ struct QuantizeOptions {
 
   // Members below do not change the result.
   Start start = Start::fresh;
-  KeepStates keep_states = KeepStates::last;
+  std::optional<KeepStates> keep_states;  ///< empty: as their size suggests (states_to_keep)
   std::optional<Range> blocks;  ///< quantize these only, and leave the rest to another run
   /// Asked on every rank after each block; one true ends the run there.
   std::function<bool()> stop_requested = [] { return false; };

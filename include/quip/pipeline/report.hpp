@@ -26,12 +26,33 @@ namespace quip {
 [[nodiscard]] nlohmann::json usage_report(Collectives& comm, const Backend& backend,
                                           Phases& phases);
 
+/// Sums over the entries of layers in reports.
+struct LayerTotals {
+  double mean_loss = 0;  ///< relative proxy loss of the layers that have one; NaN: none has
+  double weights = 0;
+  double stored_bytes = 0;  ///< codes, scales, zero points, D̃
+
+  [[nodiscard]] double bits_per_weight() const { return 8 * stored_bytes / weights; }
+};
+[[nodiscard]] LayerTotals totals_of(const nlohmann::json& layers);
+
+/// Returns a number of a report, NaN where it has null.
+[[nodiscard]] double number_or_nan(const nlohmann::json& value);
+
+/// The worst layers, and warnings: losses that could not be measured or that are far beyond the
+/// other layers', inputs that calibration never reached. Lines for people, from the entries of
+/// layers in reports.
+[[nodiscard]] std::string remarks_on(const nlohmann::json& layers);
+
 /// The summary that people read at the end: losses by layer type, seconds by phase, sizes.
 [[nodiscard]] std::string summary_table(const nlohmann::json& report);
 
 /// "name  value" lines, aligned.
 [[nodiscard]] std::string settings_table(
     const std::vector<std::pair<std::string, std::string>>& settings);
+
+/// Returns "0.120" for 0.12 and three digits, "-" for NaN.
+[[nodiscard]] std::string decimals(double value, int digits);
 
 /// 1536 → "1.5 KiB".
 [[nodiscard]] std::string human_bytes(double bytes);

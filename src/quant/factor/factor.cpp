@@ -17,7 +17,7 @@ namespace quip {
 namespace {
 
 constexpr double smallest_diagonal = 1e-8;  // the authors' clamp for D̃
-constexpr double identity_share = 1e-2;     // added to H before the transform (QuIP, supplement)
+constexpr double unseen_share = 1e-3;       // far below the bundled models' smallest, 2.6e-3
 
 /// Returns (WᵀW)ⱼⱼ for every column j, rows added in order.
 std::vector<double> column_energies(MatrixView<const float> w) {
@@ -80,17 +80,30 @@ void scale_both_sides(MatrixView<double> h, double factor, const std::vector<dou
   }
 }
 
-/// Sets D̃ⱼ = (Hⱼⱼ / (WᵀW)ⱼⱼ)^¼ with H scaled to max|H| = 1; returns that scale.
+/// Sets D̃ⱼ = (Hⱼⱼ / (WᵀW)ⱼⱼ)^¼ with H scaled to max|H| = 1; returns that scale. Column j of W D̃ has
+/// the energy √(Hⱼⱼ (WᵀW)ⱼⱼ), and what rounding spreads over the columns comes back divided by D̃ⱼ.
+/// An input of which H says (almost) nothing gets the D̃ⱼ of the median energy: its error is then as
+/// large beside its weights as anyone's, instead of beyond all bounds.
 double choose_rescale(const std::vector<double>& diagonal, const std::vector<double>& energy,
                       std::vector<float>& rescale) {
-  double largest = 0;  // a positive semi-definite matrix has it on the diagonal
-  for (const double value : diagonal) largest = std::max(largest, value);
+  // Of a positive semi-definite matrix the largest element is on the diagonal.
+  const double largest = *std::max_element(diagonal.begin(), diagonal.end());
   const double scale = largest > 0 ? 1.0 / largest : 1.0;
+  std::vector<double> seen;
+  for (std::size_t j = 0; j < diagonal.size(); ++j) {
+    if (diagonal[j] * scale > 0 && energy[j] > 0)
+      seen.push_back(std::sqrt(diagonal[j] * scale * energy[j]));
+  }
+  const auto middle = seen.begin() + std::ssize(seen) / 2;
+  if (!seen.empty()) std::nth_element(seen.begin(), middle, seen.end());
+  const double median = seen.empty() ? 0.0 : *middle;
   rescale.resize(diagonal.size());
   for (std::size_t j = 0; j < rescale.size(); ++j) {
     const double hjj = std::max(diagonal[j] * scale, smallest_diagonal);
     const double wjj = std::max(energy[j], smallest_diagonal);
-    rescale[j] = static_cast<float>(std::max(std::sqrt(std::sqrt(hjj / wjj)), smallest_diagonal));
+    const bool unseen = std::sqrt(diagonal[j] * scale * wjj) < unseen_share * median;
+    const double squared = unseen ? median / wjj : std::sqrt(hjj / wjj);
+    rescale[j] = static_cast<float>(std::max(std::sqrt(squared), smallest_diagonal));
   }
   return scale;
 }
@@ -156,10 +169,11 @@ OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double>
   prepared.seed_v = derive_key(options.seed, layer, "V");
   prepared.seed_rounding = derive_key(options.seed, layer, "rounding");
   prepared.dead_channels = std::count(diagonal.begin(), diagonal.end(), 0.0);
+  const bool blind = prepared.dead_channels == n;
 
   std::vector<double> energy = column_energies(weights);
   prepared.weight_incoherence = weight_incoherence(weights, energy);
-  if (options.rescale()) {  // H ← D̃⁻¹ (H/max|H|) D̃⁻¹, W ← W D̃
+  if (options.rescale() && !blind) {  // H ← D̃⁻¹ (H/max|H|) D̃⁻¹, W ← W D̃
     outline.rescale_unit = choose_rescale(diagonal, energy, prepared.rescale);
     const std::vector<double> inverse = inverses_of(prepared.rescale);
     for (index_t j = 0; j < n; ++j) {
@@ -168,7 +182,10 @@ OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double>
     }
     prepared.loss_unit /= outline.rescale_unit;
   }
-  if (options.effective_transform() != TransformKind::none) {  // H ← V (H·n/tr H + 10⁻² I) Vᵀ
+  if (blind) {  // nothing to go by but W: H ← I
+    outline.identity = 1;
+    prepared.loss_unit = 0;
+  } else if (options.effective_transform() != TransformKind::none) {  // V (H·n/tr H + 10⁻² I) Vᵀ
     const double trace = std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
     outline.transform_unit = trace > 0 ? static_cast<double>(n) / trace : 1.0;
     outline.identity = identity_share;
@@ -199,10 +216,13 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
   PreparedLayer prepared = std::move(outline.layer);
   prepared.factor = LowerPanels(n);
   if (options.spectra) prepared.spectra.before = spectrum_of(h, 0, layer);
-  if (options.rescale()) scale_both_sides(h, outline.rescale_unit, inverses_of(prepared.rescale));
-  if (options.effective_transform() != TransformKind::none) {
-    scale_both_sides(h, outline.transform_unit, {});
-    for (index_t j = 0; j < n; ++j) h(j, j) += outline.identity;
+  if (!prepared.rescale.empty()) {
+    scale_both_sides(h, outline.rescale_unit, inverses_of(prepared.rescale));
+  }
+  const bool transformed = options.effective_transform() != TransformKind::none;
+  if (transformed) scale_both_sides(h, outline.transform_unit, {});
+  for (index_t j = 0; j < n; ++j) h(j, j) += outline.identity;
+  if (transformed) {
     const auto v = make_transform(options.effective_transform(), n, prepared.seed_v, Side::input);
     transform_both_sides(math, *v, h);
   }

@@ -62,8 +62,12 @@ void visit_scalars(const Visit& visit, Layer& layer) {
 /// Puts `values` into `order`.
 void reorder(std::vector<double>& values, const std::vector<index_t>& order);
 
+/// The share of I that is added to H before the transform (QuIP, supplement).
+inline constexpr double identity_share = 1e-2;
+
 /// A layer as known from the diagonal of H, and the transform of H: V (transform_unit ·
-/// rescale_unit · D̃⁻¹ H D̃⁻¹ + identity · I) Vᵀ, then 1 on the diagonal of dead inputs.
+/// rescale_unit · D̃⁻¹ H D̃⁻¹ + identity · I) Vᵀ, then 1 on the diagonal of dead inputs. Where all
+/// inputs are dead it is I, and the loss that of W itself.
 struct OutlinedLayer {
   PreparedLayer layer;  ///< without factors, order and damping
   double rescale_unit = 1;

@@ -16,7 +16,8 @@ struct Spectra {
 
 /// The quality of a layer's rounding, for reports and attributes.
 struct LayerStatistics {
-  double proxy_loss = 0;           ///< tr((Ŵ−W) H (Ŵ−W)ᵀ), undamped H
+  /// tr((Ŵ−W) H (Ŵ−W)ᵀ), undamped H. NaN, as the two ratios, where H or W is too small to tell.
+  double proxy_loss = 0;
   double relative_proxy_loss = 0;  ///< the same over tr(W H Wᵀ)
   double trace_ratio = 0;          ///< tr(D)/tr(H) of the damped, transformed H
   /// The loss over ‖W‖²_F/n · tr(D) · 2^(−2·bits), the least that any code with this many bits
