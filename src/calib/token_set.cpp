@@ -11,22 +11,22 @@
 namespace quip {
 namespace {
 
-constexpr const char* kDataset = "input_ids";
-constexpr const char* kMask = "attention_mask";
-constexpr index_t kDigestTokens = index_t{1} << 20;  // read at a time
+constexpr const char* dataset_name = "input_ids";
+constexpr const char* mask_name = "attention_mask";
+constexpr index_t digest_tokens = index_t{1} << 20;  // read at a time
 
 H5Dataset open_tokens(const H5File& file, const std::string& where) {
-  if (!has_link(file.get(), kDataset, where)) {
-    fail("{}: has no dataset {}; expected int32 [samples, length]", where, kDataset);
+  if (!has_link(file.get(), dataset_name, where)) {
+    fail("{}: has no dataset {}; expected int32 [samples, length]", where, dataset_name);
   }
-  return open_dataset(file.get(), kDataset, where);
+  return open_dataset(file.get(), dataset_name, where);
 }
 
 void require_int32(const H5Dataset& dataset, const std::string& where) {
   const H5Type type(H5Dget_type(dataset.get()), "H5Dget_type", where);
   if (H5Tget_class(type.get()) != H5T_INTEGER || H5Tget_size(type.get()) != 4 ||
       H5Tget_sign(type.get()) != H5T_SGN_2) {
-    fail("{}: dataset {} is not of type int32; write it again as int32", where, kDataset);
+    fail("{}: dataset {} is not of type int32; write it again as int32", where, dataset_name);
   }
 }
 
@@ -67,12 +67,12 @@ void require_hdf5(const std::filesystem::path& file) {
 /// Throws Error if the set masks a token: all are attended to and predicted here.
 void require_no_padding(const H5File& file, index_t samples, index_t length,
                         const std::string& where) {
-  if (!has_link(file.get(), kMask, where)) return;
-  const H5Dataset mask = open_dataset(file.get(), kMask, where);
+  if (!has_link(file.get(), mask_name, where)) return;
+  const H5Dataset mask = open_dataset(file.get(), mask_name, where);
   if (shape_of(mask, where) != std::vector<index_t>{samples, length}) {
-    fail("{}: dataset {} does not have the shape of {}", where, kMask, kDataset);
+    fail("{}: dataset {} does not have the shape of {}", where, mask_name, dataset_name);
   }
-  const index_t step = std::max<index_t>(1, kDigestTokens / length);
+  const index_t step = std::max<index_t>(1, digest_tokens / length);
   for (index_t first = 0; first < samples; first += step) {
     const auto rows = read_rows(mask, first, std::min(step, samples - first), length, where);
     const auto masked = std::ranges::find(rows, 0);
@@ -80,7 +80,7 @@ void require_no_padding(const H5File& file, index_t samples, index_t length,
     fail(
         "{}: {} leaves out tokens of sample {}; quip takes sequences of full length only, without "
         "padding",
-        where, kMask, first + (masked - rows.begin()) / length);
+        where, mask_name, first + (masked - rows.begin()) / length);
   }
 }
 
@@ -94,12 +94,12 @@ TokenSet::TokenSet(const std::filesystem::path& file) : file_(file) {
   require_int32(dataset, where);
   const std::vector<index_t> shape = shape_of(dataset, where);
   if (shape.size() != 2) {
-    fail("{}: dataset {} has {} dimensions; expected 2, [samples, length]", where, kDataset,
+    fail("{}: dataset {} has {} dimensions; expected 2, [samples, length]", where, dataset_name,
          shape.size());
   }
   samples_ = shape[0];
   length_ = shape[1];
-  if (samples_ == 0) fail("{}: dataset {} is empty", where, kDataset);
+  if (samples_ == 0) fail("{}: dataset {} is empty", where, dataset_name);
   if (length_ < 2) {
     fail("{}: sequences have length {}; at least 2 tokens are needed", where, length_);
   }
@@ -135,7 +135,7 @@ std::string TokenSet::digest(index_t samples) const {
   const H5Dataset dataset = open_tokens(source, where);
   Digest digest;
   digest.update(fmt::format("{}x{}\n", samples, length_));
-  const index_t step = std::max<index_t>(1, kDigestTokens / length_);
+  const index_t step = std::max<index_t>(1, digest_tokens / length_);
   for (index_t first = 0; first < samples; first += step) {
     const index_t count = std::min(step, samples - first);
     const auto tokens = read_rows(dataset, first, count, length_, where);

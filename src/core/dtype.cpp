@@ -20,36 +20,36 @@ struct Traits {
   bool computable = false;
 };
 
-constexpr std::array kTypes = {Traits{DType::boolean, "BOOL", 8},
-                               Traits{DType::f4, "F4", 4},
-                               Traits{DType::f6_e2m3, "F6_E2M3", 6},
-                               Traits{DType::f6_e3m2, "F6_E3M2", 6},
-                               Traits{DType::u8, "U8", 8},
-                               Traits{DType::i8, "I8", 8},
-                               Traits{DType::f8_e5m2, "F8_E5M2", 8},
-                               Traits{DType::f8_e4m3, "F8_E4M3", 8},
-                               Traits{DType::f8_e8m0, "F8_E8M0", 8},
-                               Traits{DType::f8_e4m3fnuz, "F8_E4M3FNUZ", 8},
-                               Traits{DType::f8_e5m2fnuz, "F8_E5M2FNUZ", 8},
-                               Traits{DType::i16, "I16", 16},
-                               Traits{DType::u16, "U16", 16},
-                               Traits{DType::f16, "F16", 16, true},
-                               Traits{DType::bf16, "BF16", 16, true},
-                               Traits{DType::i32, "I32", 32},
-                               Traits{DType::u32, "U32", 32},
-                               Traits{DType::f32, "F32", 32, true},
-                               Traits{DType::c64, "C64", 64},
-                               Traits{DType::f64, "F64", 64},
-                               Traits{DType::i64, "I64", 64},
-                               Traits{DType::u64, "U64", 64}};
+constexpr std::array types = {Traits{DType::boolean, "BOOL", 8},
+                              Traits{DType::f4, "F4", 4},
+                              Traits{DType::f6_e2m3, "F6_E2M3", 6},
+                              Traits{DType::f6_e3m2, "F6_E3M2", 6},
+                              Traits{DType::u8, "U8", 8},
+                              Traits{DType::i8, "I8", 8},
+                              Traits{DType::f8_e5m2, "F8_E5M2", 8},
+                              Traits{DType::f8_e4m3, "F8_E4M3", 8},
+                              Traits{DType::f8_e8m0, "F8_E8M0", 8},
+                              Traits{DType::f8_e4m3fnuz, "F8_E4M3FNUZ", 8},
+                              Traits{DType::f8_e5m2fnuz, "F8_E5M2FNUZ", 8},
+                              Traits{DType::i16, "I16", 16},
+                              Traits{DType::u16, "U16", 16},
+                              Traits{DType::f16, "F16", 16, true},
+                              Traits{DType::bf16, "BF16", 16, true},
+                              Traits{DType::i32, "I32", 32},
+                              Traits{DType::u32, "U32", 32},
+                              Traits{DType::f32, "F32", 32, true},
+                              Traits{DType::c64, "C64", 64},
+                              Traits{DType::f64, "F64", 64},
+                              Traits{DType::i64, "I64", 64},
+                              Traits{DType::u64, "U64", 64}};
 
-constexpr const Traits& traits_of(DType type) { return kTypes[static_cast<std::size_t>(type)]; }
+constexpr const Traits& traits_of(DType type) { return types[static_cast<std::size_t>(type)]; }
 
-static_assert(std::ranges::all_of(kTypes,
+static_assert(std::ranges::all_of(types,
                                   [](const Traits& t) { return traits_of(t.type).type == t.type; }),
               "the table is in the order of DType");
 
-constexpr std::uint32_t kExponentF32 = 0x7f800000U;
+constexpr std::uint32_t exponent_f32 = 0x7f800000U;
 
 std::uint16_t load16(const std::byte* in, std::size_t i) {
   std::uint16_t bits;
@@ -81,7 +81,7 @@ inline float expand_bf16(std::uint16_t bits) {
 }
 
 inline bool is_nonfinite(float value) {
-  return (std::bit_cast<std::uint32_t>(value) & kExponentF32) == kExponentF32;
+  return (std::bit_cast<std::uint32_t>(value) & exponent_f32) == exponent_f32;
 }
 
 }  // namespace
@@ -96,8 +96,8 @@ index_t bytes_of(DType type, index_t elements) {
 std::string_view to_string(DType type) { return traits_of(type).name; }
 
 std::optional<DType> find_dtype(std::string_view name) {
-  const auto* found = std::ranges::find(kTypes, name, &Traits::name);
-  if (found == kTypes.end()) return std::nullopt;
+  const auto* found = std::ranges::find(types, name, &Traits::name);
+  if (found == types.end()) return std::nullopt;
   return found->type;
 }
 

@@ -21,9 +21,9 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-constexpr const char* kSingle = "model.safetensors";
+constexpr const char* single_file = "model.safetensors";
 // Below this a read is one of many small ones close together: keep their pages.
-constexpr index_t kReleaseBytes = index_t{1} << 20;
+constexpr index_t release_bytes = index_t{1} << 20;
 
 std::string_view text_of(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
@@ -83,7 +83,7 @@ class SafetensorsSource final : public TensorSource {
     const index_t position = tensor.entry.begin + offset;
     std::memcpy(out.data(), file.bytes().data() + position, out.size());
     UsageMeter::current().add_read(count);
-    if (count >= kReleaseBytes) file.release(position, count);
+    if (count >= release_bytes) file.release(position, count);
   }
 
   void fetch(const std::string& name, index_t offset, index_t bytes) const override {
@@ -149,9 +149,9 @@ std::unique_ptr<TensorSource> open_shards(const fs::path& directory, const fs::p
     source->add(directory / shard);
   }
   for (const auto& [name, file] : weight_map) source->require_in(directory / file, name, index);
-  if (remarks != nullptr && !shards.contains(kSingle) && fs::exists(directory / kSingle)) {
+  if (remarks != nullptr && !shards.contains(single_file) && fs::exists(directory / single_file)) {
     remarks->push_back(fmt::format("{}: is not read: {} names other files",
-                                   (directory / kSingle).string(), index.filename().string()));
+                                   (directory / single_file).string(), index.filename().string()));
   }
   return source;
 }
@@ -168,7 +168,7 @@ std::unique_ptr<TensorSource> open_checkpoint(const fs::path& directory,
                                               std::vector<std::string>* remarks) {
   const fs::path index = directory / "model.safetensors.index.json";
   if (fs::exists(index)) return open_shards(directory, index, remarks);
-  const fs::path single = directory / kSingle;
+  const fs::path single = directory / single_file;
   if (fs::exists(single)) return open_safetensors(single);
   fail("{}: {}", directory.string(), what_is_there(directory));
 }

@@ -15,9 +15,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr index_t kLengthBytes = 8;
+constexpr index_t length_bytes = 8;
 /// The limit of the format's own library. Parsed JSON takes many times its text's memory.
-constexpr std::uint64_t kLongestHeader = 100'000'000;
+constexpr std::uint64_t longest_header = 100'000'000;
 
 /// Where messages point to.
 struct Place {
@@ -103,21 +103,21 @@ HeaderEntry parse_entry(const json& value, index_t data_start, const Place& plac
 
 index_t header_length(std::span<const std::byte> file, const std::string& origin) {
   const auto size = static_cast<index_t>(file.size());
-  if (size < kLengthBytes) {
+  if (size < length_bytes) {
     fail("{}: {} bytes are too few for a safetensors file; download it again", origin, size);
   }
   std::uint64_t length = 0;
   std::memcpy(&length, file.data(), sizeof length);
-  const auto room = static_cast<std::uint64_t>(size - kLengthBytes);
+  const auto room = static_cast<std::uint64_t>(size - length_bytes);
   if (length > room) {
     fail(
         "{}: the header claims {} bytes, the file has {} left; it is truncated or no safetensors "
         "file",
         origin, length, room);
   }
-  if (length > kLongestHeader) {
+  if (length > longest_header) {
     fail("{}: the header claims {} bytes; no safetensors file has more than {}", origin, length,
-         kLongestHeader);
+         longest_header);
   }
   return static_cast<index_t>(length);
 }
@@ -166,9 +166,9 @@ void require_tiling(const std::map<std::string, HeaderEntry>& entries, index_t d
 std::map<std::string, HeaderEntry> parse_header(std::span<const std::byte> file,
                                                 const std::string& origin) {
   const index_t length = header_length(file, origin);
-  const index_t data_start = kLengthBytes + length;
+  const index_t data_start = length_bytes + length;
   const json header =
-      parse_header_text(file.subspan(kLengthBytes, static_cast<std::size_t>(length)), origin);
+      parse_header_text(file.subspan(length_bytes, static_cast<std::size_t>(length)), origin);
   std::map<std::string, HeaderEntry> entries;
   for (const auto& [name, value] : header.items()) {
     if (name == "__metadata__") continue;

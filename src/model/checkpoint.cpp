@@ -25,12 +25,12 @@ bool in_a_block(const std::string& name, const std::string& prefix, index_t bloc
 }
 
 std::string list_of(const std::vector<std::string>& names) {
-  constexpr std::size_t kShown = 3;
+  constexpr std::size_t shown = 3;
   std::string text = names.size() == 1 ? "tensor " : fmt::format("{} tensors (", names.size());
-  for (std::size_t i = 0; i < std::min(names.size(), kShown); ++i) {
+  for (std::size_t i = 0; i < std::min(names.size(), shown); ++i) {
     text += (i == 0 ? "" : ", ") + names[i];
   }
-  if (names.size() > kShown) text += ", …";
+  if (names.size() > shown) text += ", …";
   return names.size() == 1 ? text : text + ")";
 }
 

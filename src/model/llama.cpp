@@ -57,7 +57,7 @@ class Llama final : public Family {
   }
 
   [[nodiscard]] std::vector<TensorSpec> end_tensors() const override {
-    return {{kFinalNorm, {config_.hidden}}};
+    return {{final_norm, {config_.hidden}}};
   }
   [[nodiscard]] TensorSpec embedding() const override {
     return {"model.embed_tokens.weight", {config_.vocabulary, config_.hidden}};
@@ -119,12 +119,12 @@ class Llama final : public Family {
   [[nodiscard]] Tensor finish(Backend& backend, const WeightSet& ends,
                               ConstTensorView residual) const override {
     Tensor result = backend.allocate(residual.rows, residual.cols);
-    norm(backend, ends, kFinalNorm, residual, result.view());
+    norm(backend, ends, final_norm, residual, result.view());
     return result;
   }
 
  private:
-  static constexpr const char* kFinalNorm = "model.norm.weight";
+  static constexpr const char* final_norm = "model.norm.weight";
 
   [[nodiscard]] static std::string prefix(index_t block) {
     return fmt::format("model.layers.{}.", block);
@@ -228,13 +228,13 @@ std::unique_ptr<Family> make_llama(const ModelConfig& config, const TensorSource
   return std::make_unique<Llama>(config);
 }
 
-constexpr std::array<ModelRow, 3> kModels = {
+constexpr std::array<ModelRow, 3> model_table = {
     {{"llama", "LlamaForCausalLM", parse_llama, make_llama},
      {"mistral", "MistralForCausalLM", parse_mistral, make_llama},
      {"qwen2", "Qwen2ForCausalLM", parse_qwen2, make_llama}}};
 
 }  // namespace
 
-std::span<const ModelRow> llama_models() { return kModels; }
+std::span<const ModelRow> llama_models() { return model_table; }
 
 }  // namespace quip

@@ -9,7 +9,7 @@ namespace quip {
 namespace {
 
 // The embedding of position p is stored in row p + 2.
-constexpr index_t kPositionOffset = 2;
+constexpr index_t position_offset = 2;
 
 class Opt final : public Family {
  public:
@@ -49,7 +49,7 @@ class Opt final : public Family {
   [[nodiscard]] std::vector<TensorSpec> end_tensors() const override {
     const index_t hidden = config_.hidden;
     std::vector<TensorSpec> tensors = {
-        {positions(), {config_.max_positions + kPositionOffset, hidden}}};
+        {positions(), {config_.max_positions + position_offset, hidden}}};
     if (projected()) {
       tensors.push_back({prefix_ + "project_in.weight", {hidden, config_.embedding_dim}});
       tensors.push_back({prefix_ + "project_out.weight", {config_.embedding_dim, hidden}});
@@ -75,7 +75,7 @@ class Opt final : public Family {
     } else {
       backend.copy(rows, residual);
     }
-    backend.add(ends[positions()].middle_rows(kPositionOffset, residual.rows), residual);
+    backend.add(ends[positions()].middle_rows(position_offset, residual.rows), residual);
   }
 
   void advance(int stage, index_t block, Backend& backend, const WeightSet& weights,
@@ -202,10 +202,10 @@ std::unique_ptr<Family> make_opt(const ModelConfig& config, const TensorSource& 
   return std::make_unique<Opt>(config, bare ? "decoder." : "model.decoder.");
 }
 
-constexpr ModelRow kModel = {"opt", "OPTForCausalLM", parse_opt, make_opt};
+constexpr ModelRow model_text = {"opt", "OPTForCausalLM", parse_opt, make_opt};
 
 }  // namespace
 
-std::span<const ModelRow> opt_models() { return {&kModel, 1}; }
+std::span<const ModelRow> opt_models() { return {&model_text, 1}; }
 
 }  // namespace quip

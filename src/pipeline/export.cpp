@@ -21,9 +21,9 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-constexpr std::string_view kWeight = ".weight";
-constexpr index_t kPieceElements = index_t{4} << 20;
-constexpr index_t kPieceBytes = index_t{16} << 20;
+constexpr std::string_view weight_suffix = ".weight";
+constexpr index_t piece_elements = index_t{4} << 20;
+constexpr index_t piece_bytes = index_t{16} << 20;
 
 /// A tensor of the export.
 struct ExportTensor {
@@ -52,7 +52,7 @@ std::vector<ExportTensor> list_tensors(const PackedModel& model) {
     for (std::size_t l = 0; l < block.layers.size(); ++l) {
       const auto [rows, cols] = block.shapes[l];
       tensors.push_back(
-          {{fmt::format("{}{}", block.layers[l], kWeight), DType::bf16, {rows, cols}}, unit});
+          {{fmt::format("{}{}", block.layers[l], weight_suffix), DType::bf16, {rows, cols}}, unit});
     }
     ++unit;
   }
@@ -98,7 +98,7 @@ void write_dequantized(const File& file, index_t offset, const QuantizedLinear& 
   std::span<const float> values = weights.span();
   std::vector<std::uint16_t> rounded;
   while (!values.empty()) {
-    const auto piece = values.first(std::min<std::size_t>(values.size(), kPieceElements));
+    const auto piece = values.first(std::min<std::size_t>(values.size(), piece_elements));
     rounded.resize(piece.size());
     std::ranges::transform(piece, rounded.begin(), to_bf16);
     const auto bytes = std::as_bytes(std::span(rounded));
@@ -111,8 +111,8 @@ void write_dequantized(const File& file, index_t offset, const QuantizedLinear& 
 void copy_stored(const File& file, const ExportTensor& tensor, const PackedModel& model) {
   const index_t bytes = tensor.info.bytes();
   std::vector<std::byte> piece;
-  for (index_t done = 0; done < bytes; done += kPieceBytes) {
-    piece.resize(static_cast<std::size_t>(std::min(kPieceBytes, bytes - done)));
+  for (index_t done = 0; done < bytes; done += piece_bytes) {
+    piece.resize(static_cast<std::size_t>(std::min(piece_bytes, bytes - done)));
     model.read(tensor.info.name, done, piece);
     file.write_at(piece, tensor.offset + done);
   }
@@ -121,7 +121,7 @@ void copy_stored(const File& file, const ExportTensor& tensor, const PackedModel
 void write_tensor(const File& file, const ExportTensor& tensor, const PackedModel& model) {
   const std::string& name = tensor.info.name;
   if (model.contains(name)) return copy_stored(file, tensor, model);
-  const std::string layer = name.substr(0, name.size() - kWeight.size());
+  const std::string layer = name.substr(0, name.size() - weight_suffix.size());
   write_dequantized(file, tensor.offset, model.read_layer(layer).layer);
 }
 

@@ -14,22 +14,22 @@ namespace {
 namespace fs = std::filesystem;
 
 /// Endings of files of weights, in the formats of all frameworks, and of their indexes.
-constexpr std::array<std::string_view, 22> kWeights = {
+constexpr std::array<std::string_view, 22> weights = {
     ".safetensors", ".index.json", ".bin",        ".pt",      ".pth",  ".ckpt",
     ".gguf",        ".ggml",       ".h5",         ".hdf5",    ".ot",   ".msgpack",
     ".npy",         ".npz",        ".pb",         ".tflite",  ".onnx", ".onnx_data",
     ".nemo",        ".keras",      ".incomplete", ".pdparams"};
 
 /// Folders of caches and of version control.
-constexpr std::array<std::string_view, 7> kFolders = {
+constexpr std::array<std::string_view, 7> folders = {
     ".cache", ".huggingface", ".ipynb_checkpoints", "__pycache__", ".git", ".hg", ".svn"};
 
 bool holds_weights(const std::string& name) {
-  return std::ranges::any_of(kWeights, [&](auto ending) { return name.ends_with(ending); });
+  return std::ranges::any_of(weights, [&](auto ending) { return name.ends_with(ending); });
 }
 
 bool passed_over(const fs::path& folder, const std::vector<fs::path>& others) {
-  if (std::ranges::count(kFolders, folder.filename().string()) > 0) return true;
+  if (std::ranges::count(folders, folder.filename().string()) > 0) return true;
   return std::ranges::any_of(others, [&](const fs::path& other) {
     std::error_code missing;
     return fs::equivalent(folder, other, missing);

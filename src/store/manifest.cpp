@@ -87,9 +87,9 @@ std::string inside_directory(const std::string& file, const std::string& where) 
 Manifest parse_manifest(json document, const std::string& where) {
   if (!document.is_object()) fail("{}: is no packed model's manifest", where);
   if (document.at("format") != "quip-packed") fail("{}: is no packed model's manifest", where);
-  if (document.at("version") != kFormatVersion) {
+  if (document.at("version") != format_version) {
     fail("{}: version {} of the format; this program reads version {}", where,
-         shown(document.at("version")), kFormatVersion);
+         shown(document.at("version")), format_version);
   }
   if (!document.at("complete").is_boolean()) fail("{}: complete is neither true nor false", where);
   Manifest manifest;
@@ -129,13 +129,13 @@ std::string json_text(const json& document) {
 void write_manifest(const fs::path& directory, json document) {
   document.erase(self_digest);
   document[self_digest] = text_digest(json_text(document));
-  write_text(directory / kManifestFile, json_text(document));
+  write_text(directory / manifest_file_name, json_text(document));
 }
 
 Manifest read_manifest(const fs::path& directory) {
-  const fs::path path = directory / kManifestFile;
+  const fs::path path = directory / manifest_file_name;
   if (!fs::exists(path)) {
-    fail("{}: not a packed model (it has no {})", directory.string(), kManifestFile);
+    fail("{}: not a packed model (it has no {})", directory.string(), manifest_file_name);
   }
   try {
     return parse_manifest(parse_json(read_text(path), path.string()), path.string());
@@ -151,8 +151,8 @@ void require_complete(const Manifest& manifest, const fs::path& directory) {
 }
 
 bool manifest_intact(const fs::path& directory) {
-  const std::string text = read_text(directory / kManifestFile);
-  json document = parse_json(text, kManifestFile);
+  const std::string text = read_text(directory / manifest_file_name);
+  json document = parse_json(text, manifest_file_name);
   // The text itself is compared, too: parsing forgives white space.
   if (!document.is_object() || json_text(document) != text) return false;
   const json recorded = document.value(self_digest, json());

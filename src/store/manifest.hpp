@@ -14,11 +14,11 @@
 namespace quip {
 
 /// The format of the packed model. 2: the manifest says where the tensors of rest.h5 lie.
-inline constexpr int kFormatVersion = 2;
-inline constexpr const char* kManifestFile = "manifest.json";
-inline constexpr const char* kRestFile = "rest.h5";
-inline constexpr const char* kModelFile = "model.h5";
-inline constexpr const char* kReportFile = "report.json";
+inline constexpr int format_version = 2;
+inline constexpr const char* manifest_file_name = "manifest.json";
+inline constexpr const char* rest_file_name = "rest.h5";
+inline constexpr const char* model_file_name = "model.h5";
+inline constexpr const char* report_file_name = "report.json";
 
 /// A tensor of rest.h5.
 struct RestEntry {

@@ -10,7 +10,7 @@ namespace quip {
 namespace fs = std::filesystem;
 
 const File& PackedModel::State::rest_holding(const RestEntry& tensor) {
-  const fs::path path = directory / kRestFile;
+  const fs::path path = directory / rest_file_name;
   std::call_once(opened_, [&] {
     require_rest_frame(path, manifest);
     rest_ = File::open_read(path);
@@ -31,7 +31,7 @@ PackedModel::PackedModel(const fs::path& directory, Unfinished unfinished)
     : state_(std::make_unique<State>(directory, read_manifest(directory))) {
   if (!manifest_intact(directory)) {
     fail("{}: was changed after it was written; quip quantize --repair makes it anew",
-         (directory / kManifestFile).string());
+         (directory / manifest_file_name).string());
   }
   if (unfinished == Unfinished::refused) require_complete(state_->manifest, directory);
   const auto& blocks = state_->manifest.blocks;

@@ -56,7 +56,7 @@ void write_model_file(const fs::path& path, const json& manifest) {
     }
   }
   if (manifest.contains("rest_frame")) {
-    check(H5Lcreate_external(kRestFile, "/", layout.file(), "rest", H5P_DEFAULT, H5P_DEFAULT),
+    check(H5Lcreate_external(rest_file_name, "/", layout.file(), "rest", H5P_DEFAULT, H5P_DEFAULT),
           "H5Lcreate_external", where);
   }
   layout.write();
@@ -182,7 +182,7 @@ void PackedWriter::read_states(index_t blocks, const StateShape& shape, Range mi
   const auto found = std::find_if(states.begin(), states.end(),
                                   [&](const json& entry) { return entry.at("blocks") == blocks; });
   if (found == states.end()) fail("no hidden states after {} blocks are kept", blocks);
-  const StateEntry entry = parse_state(*found, (state_->directory / kManifestFile).string());
+  const StateEntry entry = parse_state(*found, (state_->directory / manifest_file_name).string());
   agree(state_->comm, [&] {
     if (entry.shape != shape) {
       fail("{}: hidden states of {} samples, {} tokens, width {} are not those of this run",
@@ -208,9 +208,9 @@ void PackedWriter::finish(const json& report) {
     if (state_->comm.rank() != 0) return;
     const fs::path& directory = state_->directory;
     json& manifest = state_->manifest;
-    write_model_file(directory / kModelFile, manifest);
-    write_text(directory / kReportFile, json_text(report));
-    for (const char* file : {kModelFile, kReportFile}) {
+    write_model_file(directory / model_file_name, manifest);
+    write_text(directory / report_file_name, json_text(report));
+    for (const char* file : {model_file_name, report_file_name}) {
       manifest["files"][file] = digest_file(directory / file);
     }
     manifest["digest"] = model_digest(parse_blocks(manifest, directory.string()));

@@ -59,8 +59,8 @@ std::vector<Chunk> chunks_of(const std::vector<TensorInfo>& tensors) {
   std::vector<Chunk> chunks;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     const index_t bytes = tensors[t].bytes();
-    for (index_t begin = 0; begin < bytes; begin += kChunkBytes) {
-      chunks.push_back({t, begin, std::min(kChunkBytes, bytes - begin)});
+    for (index_t begin = 0; begin < bytes; begin += chunk_bytes) {
+      chunks.push_back({t, begin, std::min(chunk_bytes, bytes - begin)});
     }
   }
   return chunks;
@@ -124,7 +124,7 @@ void require_tensor(const File& file, const RestEntry& entry, const std::string&
   if (entry.offset + tensor.bytes() > file.size()) {
     fail("{}: tensor {} lies outside the file", where, tensor.name);
   }
-  const Buffer<std::byte> buffer(std::min(kChunkBytes, tensor.bytes()));
+  const Buffer<std::byte> buffer(std::min(chunk_bytes, tensor.bytes()));
   std::vector<std::string> digests;
   for (const Chunk& chunk : chunks_of({tensor})) {
     const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));

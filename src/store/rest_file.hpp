@@ -14,7 +14,7 @@
 namespace quip {
 
 /// The unit in which tensors are copied and digested, whatever the number of ranks.
-inline constexpr index_t kChunkBytes = index_t{16} << 20;
+inline constexpr index_t chunk_bytes = index_t{16} << 20;
 
 /// Bytes [begin, begin + bytes) of tensor `tensor` of a list.
 struct Chunk {

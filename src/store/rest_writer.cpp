@@ -41,7 +41,7 @@ std::string copy_chunks(const TensorSource& source, const fs::path& path,
                         const std::vector<TensorInfo>& tensors, std::span<const index_t> offsets,
                         std::span<const Chunk> chunks, const Collectives& comm) {
   const File file = File::open_write(path);
-  const Buffer<std::byte> buffer(kChunkBytes);
+  const Buffer<std::byte> buffer(chunk_bytes);
   std::string digests;
   for (auto c = static_cast<std::size_t>(comm.rank()); c < chunks.size(); c += comm.size()) {
     const Chunk& chunk = chunks[c];
@@ -79,7 +79,7 @@ RestFile write_rest_file(Collectives& comm, const fs::path& directory, const Ten
   agree(comm, [&] {
     for (const std::string& name : names) tensors.push_back(source.info(name));
     if (comm.rank() != 0) return;
-    pending.emplace(directory / kRestFile);
+    pending.emplace(directory / rest_file_name);
     temporary = pending->temporary().filename().string();
     offsets = create_rest_file(pending->temporary(), tensors);
     frame = frame_digest(pending->temporary(), tensors, offsets);

@@ -78,7 +78,7 @@ void require_same_header(const fs::path& directory, const json& manifest, const 
 json salvage(const fs::path& directory, const json& header, std::vector<std::string>& notes) {
   json manifest = new_manifest(header);
   notes.push_back(fmt::format("{}: is damaged; it is made anew from what its files hold",
-                              (directory / kManifestFile).string()));
+                              (directory / manifest_file_name).string()));
   try {
     const Manifest found = read_manifest(directory);
     for (const BlockEntry& block : found.blocks) manifest["blocks"].push_back(to_json(block));
@@ -97,7 +97,7 @@ json salvage(const fs::path& directory, const json& header, std::vector<std::str
 json new_manifest(const json& header) {
   json manifest = header;
   manifest.update({{"format", "quip-packed"},
-                   {"version", kFormatVersion},
+                   {"version", format_version},
                    {"complete", false},
                    {"blocks", json::array()},
                    {"states", json::array()},
@@ -115,7 +115,7 @@ json open_run(const fs::path& directory, const json& header, Start start,
         directory.string());
   }
   remove_temporaries(directory);
-  if (!fs::exists(directory / kManifestFile)) {
+  if (!fs::exists(directory / manifest_file_name)) {
     // A run that ends before its first manifest leaves an empty folder of blocks.
     const bool untouched = found.empty() || (found.size() == 1 && found[0] == "blocks" &&
                                              contents(directory / "blocks").empty());
@@ -133,7 +133,7 @@ json open_run(const fs::path& directory, const json& header, Start start,
   if (start == Start::repair && !intact) return salvage(directory, header, notes);
   if (!intact) {
     fail("{}: was changed after it was written; --repair makes it anew",
-         (directory / kManifestFile).string());
+         (directory / manifest_file_name).string());
   }
   json manifest = read_manifest(directory).document;
   require_same_header(directory, manifest, header);
@@ -162,7 +162,7 @@ std::vector<std::string> gather_lines(Collectives& comm, const std::vector<std::
 
 void drop_damaged(Collectives& comm, const fs::path& directory, json& manifest,
                   std::vector<std::string>& notes) {
-  const std::string where = (directory / kManifestFile).string();
+  const std::string where = (directory / manifest_file_name).string();
   const Manifest parsed = parse_manifest(manifest, where);
   const auto size = static_cast<std::size_t>(comm.size());
   const auto rank = static_cast<std::size_t>(comm.rank());

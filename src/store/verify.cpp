@@ -76,7 +76,7 @@ std::vector<std::string> check_state(const fs::path& directory, const StateEntry
 }
 
 std::vector<std::string> check_rest(const fs::path& directory, const Manifest& manifest) {
-  const fs::path path = directory / kRestFile;
+  const fs::path path = directory / rest_file_name;
   Findings findings;
   findings.attempt([&] {
     const File file = File::open_read(path);
@@ -98,10 +98,10 @@ std::vector<std::string> check_summaries(const fs::path& directory, const Manife
       require_digest(directory / file, digest);
     });
   };
-  attempt_listed(kReportFile);
-  if (!attempt_listed(kModelFile)) return findings.take();
+  attempt_listed(report_file_name);
+  if (!attempt_listed(model_file_name)) return findings.take();
   findings.attempt([&] {
-    const fs::path model = directory / kModelFile;
+    const fs::path model = directory / model_file_name;
     const H5File file = open_hdf5(model);
     for (const std::string& link : targets) {
       findings.attempt([&] {

@@ -6,13 +6,13 @@
 namespace quip {
 namespace {
 
-constexpr index_t kTokens = 512;
-constexpr index_t kHidden = 2048;
-constexpr index_t kIntermediate = 5632;
-constexpr AttentionShape kShape{
+constexpr index_t token_count = 512;
+constexpr index_t hidden_size = 2048;
+constexpr index_t intermediate = 5632;
+constexpr AttentionShape attention_shape{
     .heads = 16, .kv_heads = 4, .head_dim = 128, .scale = 0.088388F, .window = {}};
-constexpr index_t kKeyValue = kShape.kv_heads * kShape.head_dim;
-const ConstTensorView kNoBias;
+constexpr index_t key_value = attention_shape.kv_heads * attention_shape.head_dim;
+const ConstTensorView no_bias;
 
 Matrix<float> ramp(index_t rows, index_t cols, float magnitude) {
   Matrix<float> matrix(rows, cols);
@@ -23,55 +23,57 @@ Matrix<float> ramp(index_t rows, index_t cols, float magnitude) {
 }
 
 struct Weights {
-  Matrix<float> gain{1, kHidden, 1.0F};
-  Matrix<float> q = ramp(kHidden, kHidden, 0.03F);
-  Matrix<float> k = ramp(kKeyValue, kHidden, 0.03F);
-  Matrix<float> v = ramp(kKeyValue, kHidden, 0.03F);
-  Matrix<float> o = ramp(kHidden, kHidden, 0.03F);
-  Matrix<float> gate = ramp(kIntermediate, kHidden, 0.03F);
-  Matrix<float> up = ramp(kIntermediate, kHidden, 0.03F);
-  Matrix<float> down = ramp(kHidden, kIntermediate, 0.03F);
+  Matrix<float> gain{1, hidden_size, 1.0F};
+  Matrix<float> q = ramp(hidden_size, hidden_size, 0.03F);
+  Matrix<float> k = ramp(key_value, hidden_size, 0.03F);
+  Matrix<float> v = ramp(key_value, hidden_size, 0.03F);
+  Matrix<float> o = ramp(hidden_size, hidden_size, 0.03F);
+  Matrix<float> gate = ramp(intermediate, hidden_size, 0.03F);
+  Matrix<float> up = ramp(intermediate, hidden_size, 0.03F);
+  Matrix<float> down = ramp(hidden_size, intermediate, 0.03F);
   // One true rotation for all: repeated, it neither grows nor shrinks a vector.
-  Matrix<float> cosine{kTokens, kShape.head_dim / 2, 0.8F};
-  Matrix<float> sine{kTokens, kShape.head_dim / 2, 0.6F};
+  Matrix<float> cosine{token_count, attention_shape.head_dim / 2, 0.8F};
+  Matrix<float> sine{token_count, attention_shape.head_dim / 2, 0.6F};
 };
 
 /// What one sample needs, in memory of its own.
 struct Sample {
-  Matrix<float> residual = ramp(kTokens, kHidden, 1.0F);
-  Matrix<float> normed{kTokens, kHidden, 0.0F};
-  Matrix<float> q = ramp(kTokens, kHidden, 1.0F);
-  Matrix<float> k = ramp(kTokens, kKeyValue, 1.0F);
-  Matrix<float> v = ramp(kTokens, kKeyValue, 1.0F);
-  Matrix<float> mixed{kTokens, kHidden, 0.0F};
-  Matrix<float> gate = ramp(kTokens, kIntermediate, 4.0F);
-  Matrix<float> up = ramp(kTokens, kIntermediate, 4.0F);
+  Matrix<float> residual = ramp(token_count, hidden_size, 1.0F);
+  Matrix<float> normed{token_count, hidden_size, 0.0F};
+  Matrix<float> q = ramp(token_count, hidden_size, 1.0F);
+  Matrix<float> k = ramp(token_count, key_value, 1.0F);
+  Matrix<float> v = ramp(token_count, key_value, 1.0F);
+  Matrix<float> mixed{token_count, hidden_size, 0.0F};
+  Matrix<float> gate = ramp(token_count, intermediate, 4.0F);
+  Matrix<float> up = ramp(token_count, intermediate, 4.0F);
 };
 
 void attend(Backend& backend, const Weights& w, Sample& s) {
-  backend.rope(s.q.view(), kShape.heads, kShape.head_dim, w.cosine.cview(), w.sine.cview());
-  backend.rope(s.k.view(), kShape.kv_heads, kShape.head_dim, w.cosine.cview(), w.sine.cview());
-  backend.attention(s.q.cview(), s.k.cview(), s.v.cview(), kShape, s.mixed.view());
+  backend.rope(s.q.view(), attention_shape.heads, attention_shape.head_dim, w.cosine.cview(),
+               w.sine.cview());
+  backend.rope(s.k.view(), attention_shape.kv_heads, attention_shape.head_dim, w.cosine.cview(),
+               w.sine.cview());
+  backend.attention(s.q.cview(), s.k.cview(), s.v.cview(), attention_shape, s.mixed.view());
 }
 
 void block(Backend& backend, const Weights& w, Sample& s) {
   backend.rms_norm(s.residual.cview(), w.gain.cview(), 1e-5F, s.normed.view());
-  backend.linear(s.normed.cview(), w.q.cview(), kNoBias, s.q.view());
-  backend.linear(s.normed.cview(), w.k.cview(), kNoBias, s.k.view());
-  backend.linear(s.normed.cview(), w.v.cview(), kNoBias, s.v.view());
+  backend.linear(s.normed.cview(), w.q.cview(), no_bias, s.q.view());
+  backend.linear(s.normed.cview(), w.k.cview(), no_bias, s.k.view());
+  backend.linear(s.normed.cview(), w.v.cview(), no_bias, s.v.view());
   attend(backend, w, s);
-  backend.linear_add(s.mixed.cview(), w.o.cview(), kNoBias, s.residual.view());
+  backend.linear_add(s.mixed.cview(), w.o.cview(), no_bias, s.residual.view());
   backend.rms_norm(s.residual.cview(), w.gain.cview(), 1e-5F, s.normed.view());
-  backend.linear(s.normed.cview(), w.gate.cview(), kNoBias, s.gate.view());
-  backend.linear(s.normed.cview(), w.up.cview(), kNoBias, s.up.view());
+  backend.linear(s.normed.cview(), w.gate.cview(), no_bias, s.gate.view());
+  backend.linear(s.normed.cview(), w.up.cview(), no_bias, s.up.view());
   backend.gated_activate(Activation::silu, s.gate.view(), s.up.cview());
-  backend.linear_add(s.gate.cview(), w.down.cview(), kNoBias, s.residual.view());
+  backend.linear_add(s.gate.cview(), w.down.cview(), no_bias, s.residual.view());
 }
 
-constexpr double kLinearFlop =
-    2.0 * kTokens * kHidden * (2.0 * kHidden + 2.0 * kKeyValue + 3.0 * kIntermediate);
+constexpr double linear_flop =
+    2.0 * token_count * hidden_size * (2.0 * hidden_size + 2.0 * key_value + 3.0 * intermediate);
 /// Scores and values of the causal half, which is all that has to be formed.
-constexpr double kAttentionFlop = 2.0 * kTokens * (kTokens + 1) * kHidden;
+constexpr double attention_flop = 2.0 * token_count * (token_count + 1) * hidden_size;
 
 /// floor_ms: what the flop of one sample would take at the rate of sgemm.
 template <typename Work>
@@ -87,32 +89,33 @@ void measure(benchmark::State& state, double flop, const Work& work) {
         threads, [&](index_t i) { work(*backend, weights, samples[static_cast<std::size_t>(i)]); });
   }
   const double done = flop * threads * static_cast<double>(state.iterations());
-  state.counters["GFLOP/s"] = benchmark::Counter(done * 1e-9, benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(done * 1e-9, benchmark::Counter::is_rate);
   state.counters["sgemm_GFLOP/s"] = rate * 1e-9;
-  state.counters["share_of_gemm"] = benchmark::Counter(done / rate, benchmark::Counter::kIsRate);
+  state.counters["share_of_gemm"] = benchmark::Counter(done / rate, benchmark::Counter::is_rate);
   state.counters["floor_ms"] = flop * threads / rate * 1e3;
 }
 
-void whole_block(benchmark::State& state) { measure(state, kLinearFlop + kAttentionFlop, block); }
-void attention(benchmark::State& state) { measure(state, kAttentionFlop, attend); }
+void whole_block(benchmark::State& state) { measure(state, linear_flop + attention_flop, block); }
+void attention(benchmark::State& state) { measure(state, attention_flop, attend); }
 
 /// Not flop in the usual sense: judged by its time beside the block's. The copy keeps the argument
 /// from dwindling to subnormals.
 void gated_silu(benchmark::State& state) {
-  measure(state, static_cast<double>(kTokens * kIntermediate),
+  measure(state, static_cast<double>(token_count * intermediate),
           [](Backend& backend, const Weights&, Sample& s) {
             backend.copy(s.up.cview(), s.gate.view());
             backend.gated_activate(Activation::silu, s.gate.view(), s.up.cview());
           });
 }
 void rms_norm(benchmark::State& state) {
-  measure(state, 3.0 * kTokens * kHidden, [](Backend& backend, const Weights& w, Sample& s) {
-    backend.rms_norm(s.residual.cview(), w.gain.cview(), 1e-5F, s.normed.view());
-  });
+  measure(state, 3.0 * token_count * hidden_size,
+          [](Backend& backend, const Weights& w, Sample& s) {
+            backend.rms_norm(s.residual.cview(), w.gain.cview(), 1e-5F, s.normed.view());
+          });
 }
 
 void one_and_two(benchmark::internal::Benchmark* bench) {
-  bench->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+  bench->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::millisecond);
 }
 BENCHMARK(whole_block)->Apply(one_and_two);
 BENCHMARK(attention)->Apply(one_and_two);

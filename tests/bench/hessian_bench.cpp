@@ -12,12 +12,12 @@
 namespace quip {
 namespace {
 
-constexpr index_t kTokens = 4096;
+constexpr index_t token_count = 4096;
 
 template <typename T>
 Matrix<T> activations(index_t channels) {
   std::mt19937 generator(1);
-  Matrix<T> x(kTokens, channels);
+  Matrix<T> x(token_count, channels);
   for (T& value : x.span()) value = static_cast<T>(static_cast<int>(generator() % 65535) - 32767);
   return x;
 }
@@ -25,12 +25,12 @@ Matrix<T> activations(index_t channels) {
 /// floor_ms: what the syrk's flop would take at the rate of sgemm.
 void report(benchmark::State& state, double sgemm_flops) {
   const auto n = static_cast<double>(state.range(0));
-  const double flop = n * n * kTokens;
+  const double flop = n * n * token_count;
   const double done = flop * static_cast<double>(state.iterations());
-  state.counters["GFLOP/s"] = benchmark::Counter(done * 1e-9, benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] = benchmark::Counter(done * 1e-9, benchmark::Counter::is_rate);
   state.counters["sgemm_GFLOP/s"] = sgemm_flops * 1e-9;
   state.counters["share_of_gemm"] =
-      benchmark::Counter(done / sgemm_flops, benchmark::Counter::kIsRate);
+      benchmark::Counter(done / sgemm_flops, benchmark::Counter::is_rate);
   state.counters["floor_ms"] = flop / sgemm_flops * 1e3;
 }
 
@@ -62,14 +62,14 @@ void inexact(benchmark::State& state) {
 }
 
 void sizes(benchmark::internal::Benchmark* bench) {
-  bench->ArgNames({"n", "threads"})->UseRealTime()->Unit(benchmark::kMillisecond);
+  bench->ArgNames({"n", "threads"})->UseRealTime()->Unit(benchmark::millisecond);
   for (const int threads : {1, 2}) {
     for (const int n : {1024, 2048, 4096}) bench->Args({n, threads});
   }
 }
 
 void one_thread(benchmark::internal::Benchmark* bench) {
-  bench->ArgName("n")->UseRealTime()->Unit(benchmark::kMillisecond);
+  bench->ArgName("n")->UseRealTime()->Unit(benchmark::millisecond);
   for (const int n : {1024, 2048, 4096}) bench->Arg(n);
 }
 

@@ -45,11 +45,11 @@ TEST_F(CudaTest, NormsAreTheCpus) {
       cuda_->rms_norm(dx.cview(), dgain.cview(), 1e-5F, dy.view());
       expect_near(on_host(dy.cview()), y, 4e-6);
       for (const bool affine : {false, true}) {
-        cpu_->layer_norm(x.cview(), affine ? gain.cview() : kNone, affine ? bias.cview() : kNone,
-                         1e-5F, y.view());
+        cpu_->layer_norm(x.cview(), affine ? gain.cview() : none_left,
+                         affine ? bias.cview() : none_left, 1e-5F, y.view());
         cuda_->copy(dx.cview(), dy.view());  // in place
-        cuda_->layer_norm(dy.cview(), affine ? dgain.cview() : kNone,
-                          affine ? dbias.cview() : kNone, 1e-5F, dy.view());
+        cuda_->layer_norm(dy.cview(), affine ? dgain.cview() : none_left,
+                          affine ? dbias.cview() : none_left, 1e-5F, dy.view());
         expect_near(on_host(dy.cview()), y, 1e-5);
       }
     }
@@ -126,7 +126,7 @@ TEST_F(CudaTest, LinearMultipliesInBfloat16AndAddsInSingle) {
       const Tensor dbias = on_device(bias);
       const Tensor dy = cuda_->allocate(13, out);
       const double tolerance = 1e-6 * static_cast<double>(in + 4);
-      cuda_->linear(dx.cview(), dw.cview(), kNone, dy.view());
+      cuda_->linear(dx.cview(), dw.cview(), none_left, dy.view());
       expect_near(on_host(dy.cview()), linear_by_definition(x, w, {}, {}), tolerance);
       cuda_->linear(dx.cview(), dw.cview(), dbias.cview(), dy.view());
       expect_near(on_host(dy.cview()), linear_by_definition(x, w, bias, {}), tolerance);
@@ -146,7 +146,7 @@ TEST_F(CudaTest, LinearOnTheMiddleOfLargerMatrices) {
   const TensorView part_y = wide_y.view().middle_rows(2, 9).middle_cols(1, 11);
   cuda_->upload(x.span(), part_x);
   const Tensor dw = on_device(w);
-  cuda_->linear(part_x, dw.cview(), kNone, part_y);
+  cuda_->linear(part_x, dw.cview(), none_left, part_y);
   expect_near(on_host(part_y), linear_by_definition(x, w, {}, {}), 4e-5);
 }
 
@@ -157,14 +157,14 @@ TEST_F(CudaTest, LinearNoticesNewWeights) {
   const Tensor dx = on_device(x);
   const Tensor dw = on_device(first);
   const Tensor dy = cuda_->allocate(3, 8);
-  cuda_->linear(dx.cview(), dw.cview(), kNone, dy.view());
+  cuda_->linear(dx.cview(), dw.cview(), none_left, dy.view());
   cuda_->upload(second.span(), dw.view());
-  cuda_->linear(dx.cview(), dw.cview(), kNone, dy.view());
+  cuda_->linear(dx.cview(), dw.cview(), none_left, dy.view());
   expect_near(on_host(dy.cview()), linear_by_definition(x, second, {}, {}), 2e-5);
   const auto row = random_matrix(1, 16, 4);  // one row of it, through another operation
   const Tensor drow = on_device(row);
   cuda_->copy(drow.cview(), dw.view().middle_rows(5, 1));
-  cuda_->linear(dx.cview(), dw.cview(), kNone, dy.view());
+  cuda_->linear(dx.cview(), dw.cview(), none_left, dy.view());
   std::copy_n(row.data(), 16, second.row(5));
   expect_near(on_host(dy.cview()), linear_by_definition(x, second, {}, {}), 2e-5);
 }
@@ -198,9 +198,9 @@ TEST_F(CudaTest, OperationsRefuseShapesThatDoNotFit) {
   const Tensor a = cuda_->allocate(3, 4);
   const Tensor b = cuda_->allocate(4, 5);
   EXPECT_THROW(cuda_->add(a.cview(), b.view()), Error);
-  EXPECT_THROW(cuda_->linear(a.cview(), b.cview(), kNone, b.view()), Error);
+  EXPECT_THROW(cuda_->linear(a.cview(), b.cview(), none_left, b.view()), Error);
   EXPECT_THROW(cuda_->rms_norm(a.cview(), b.cview(), 1e-5F, a.view()), Error);
-  EXPECT_THROW(cuda_->layer_norm(a.cview(), kNone, b.cview(), 1e-5F, a.view()), Error);
+  EXPECT_THROW(cuda_->layer_norm(a.cview(), none_left, b.cview(), 1e-5F, a.view()), Error);
   EXPECT_THROW(cuda_->copy(a.cview(), b.view()), Error);
   EXPECT_THROW((void)cuda_->allocate(-1, 3), Error);
 }
@@ -227,7 +227,7 @@ TEST_F(CudaTest, UnitsShareWeightsAndWriteTheirOwnRows) {
   const Tensor dw = on_device(w);
   const Tensor dy = cuda_->allocate(units * 5, 17);
   cuda_->for_each_unit(units, [&](index_t unit) {
-    cuda_->linear(dx.cview().middle_rows(unit * 5, 5), dw.cview(), kNone,
+    cuda_->linear(dx.cview().middle_rows(unit * 5, 5), dw.cview(), none_left,
                   dy.view().middle_rows(unit * 5, 5));
   });
   expect_near(on_host(dy.cview()), linear_by_definition(x, w, {}, {}), 3e-5);

@@ -13,11 +13,11 @@ using namespace quip::fuzz;
 
 /// A valid layer of a size that the input chooses.
 StoredLayer chosen_layer(FuzzedDataProvider& input) {
-  constexpr std::array<int, 4> kBits = {2, 3, 4, 8};
+  constexpr std::array<int, 4> bits = {2, 3, 4, 8};
   const auto grid = input.ConsumeBool() ? GridKind::minmax : GridKind::incoherent;
   const auto rows = input.ConsumeIntegralInRange<index_t>(1, 6);
   const auto cols = input.ConsumeIntegralInRange<index_t>(1, 20);
-  StoredLayer stored = test::random_layer("layer", rows, cols, input.PickValueInArray(kBits), grid,
+  StoredLayer stored = test::random_layer("layer", rows, cols, input.PickValueInArray(bits), grid,
                                           input.ConsumeBool(), 1);
   QuantizedLinear& layer = stored.layer;
   if (grid == GridKind::incoherent) return stored;

@@ -12,10 +12,10 @@ namespace {
 
 using namespace quip;
 
-constexpr const char* kLlama = R"({"model_type": "llama", "hidden_size": 8,
+constexpr const char* llama_config = R"({"model_type": "llama", "hidden_size": 8,
   "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
   "num_key_value_heads": 1, "vocab_size": 10, "max_position_embeddings": 16})";
-constexpr const char* kOpt = R"({"model_type": "opt", "hidden_size": 8, "ffn_dim": 12,
+constexpr const char* opt_config = R"({"model_type": "opt", "hidden_size": 8, "ffn_dim": 12,
   "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 10,
   "max_position_embeddings": 16})";
 
@@ -50,9 +50,9 @@ void add_tensors(const Family& family, Shapes& shapes) {
 const Shapes& checkpoint() {
   static const auto* const shapes = [] {
     auto* all = new Shapes;
-    add_tensors(*make_unchecked_family(parse_config(kLlama, "llama"), *all), *all);
+    add_tensors(*make_unchecked_family(parse_config(llama_config, "llama"), *all), *all);
     all->add("model.decoder.embed_tokens.weight", {10, 8});  // settles OPT's naming
-    add_tensors(*make_unchecked_family(parse_config(kOpt, "opt"), *all), *all);
+    add_tensors(*make_unchecked_family(parse_config(opt_config, "opt"), *all), *all);
     return all;
   }();
   return *shapes;

@@ -11,7 +11,7 @@ namespace {
 using namespace quip;
 
 /// No tensor or layer of the small model is larger.
-constexpr index_t kMostBytes = 1 << 16;
+constexpr index_t most_bytes = 1 << 16;
 
 void read_everything(const PackedModel& model) {
   for (const BlockEntry& block : model.blocks()) {
@@ -20,7 +20,7 @@ void read_everything(const PackedModel& model) {
     }
   }
   for (const std::string& name : model.names()) {
-    const index_t bytes = std::min(model.info(name).bytes(), kMostBytes);
+    const index_t bytes = std::min(model.info(name).bytes(), most_bytes);
     std::vector<std::byte> out(static_cast<std::size_t>(bytes));
     fuzz::succeeds([&] { model.read(name, model.info(name).bytes() - bytes, out); });
   }

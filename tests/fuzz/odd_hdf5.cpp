@@ -9,12 +9,12 @@
 namespace quip::fuzz {
 namespace {
 
-constexpr std::array<const char*, 10> kAttributes = {
+constexpr std::array<const char*, 10> attributes = {
     "bits",      "rows",       "cols",      "method", "grid",
     "transform", "group_size", "symmetric", "seed_u", "digest"};
-constexpr std::array<const char*, 4> kDatasets = {"codes", "scale", "zero", "rescale"};
+constexpr std::array<const char*, 4> datasets = {"codes", "scale", "zero", "rescale"};
 /// Elements that fit into the file are written; more are left to HDF5's fill value.
-constexpr hssize_t kFewElements = 4096;
+constexpr hssize_t few_elements = 4096;
 
 H5Type string_type(std::size_t size) {
   H5Type type(H5Tcopy(H5T_C_S1));
@@ -59,8 +59,8 @@ H5Type chosen_type(FuzzedDataProvider& input) {
 }
 
 hsize_t chosen_extent(FuzzedDataProvider& input, bool huge_too) {
-  constexpr std::array<hsize_t, 4> kHuge = {1ULL << 28, 1ULL << 40, 1ULL << 60, (1ULL << 32) - 1};
-  if (huge_too && input.ConsumeIntegralInRange(0, 7) == 0) return input.PickValueInArray(kHuge);
+  constexpr std::array<hsize_t, 4> huge = {1ULL << 28, 1ULL << 40, 1ULL << 60, (1ULL << 32) - 1};
+  if (huge_too && input.ConsumeIntegralInRange(0, 7) == 0) return input.PickValueInArray(huge);
   return input.ConsumeIntegralInRange<hsize_t>(0, 32);
 }
 
@@ -79,7 +79,7 @@ H5Space chosen_space(FuzzedDataProvider& input, bool huge_too) {
 H5Properties chosen_layout(hid_t space, FuzzedDataProvider& input) {
   H5Properties creation(H5Pcreate(H5P_DATASET_CREATE));
   const int kind = input.ConsumeIntegralInRange(0, 4);
-  const bool small = H5Sget_simple_extent_npoints(space) <= kFewElements;
+  const bool small = H5Sget_simple_extent_npoints(space) <= few_elements;
   if (kind == 1 && small) H5Pset_layout(creation.get(), H5D_COMPACT);
   if (kind == 2) H5Pset_external(creation.get(), "/proc/self/exe", 0, H5F_UNLIMITED);
   if (kind > 2) {
@@ -124,7 +124,7 @@ void write_odd_attribute(hid_t object, const char* name, FuzzedDataProvider& inp
   const H5Attribute attribute(
       H5Acreate2(object, name, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT));
   const hssize_t count = H5Sget_simple_extent_npoints(space.get());
-  if (attribute.get() < 0 || has_pointers(type.get()) || count < 0 || count > kFewElements) return;
+  if (attribute.get() < 0 || has_pointers(type.get()) || count < 0 || count > few_elements) return;
   H5Awrite(attribute.get(), type.get(), chosen_bytes(count, type.get(), input).data());
 }
 
@@ -159,16 +159,16 @@ OddFile::OddFile(const std::filesystem::path& path, const std::string& group)
       group_(open_group(file_.get(), group, where_)) {}
 
 void OddFile::disturb_attribute(FuzzedDataProvider& input) const {
-  const char* name = input.PickValueInArray(kAttributes);
+  const char* name = input.PickValueInArray(attributes);
   if (std::strcmp(name, "digest") != 0 || input.ConsumeBool()) {
     return replace_attribute(group_.get(), name, input);
   }
-  const H5Dataset dataset(H5Dopen2(group_.get(), input.PickValueInArray(kDatasets), H5P_DEFAULT));
+  const H5Dataset dataset(H5Dopen2(group_.get(), input.PickValueInArray(datasets), H5P_DEFAULT));
   if (dataset.get() >= 0) replace_attribute(dataset.get(), name, input);
 }
 
 void OddFile::disturb_dataset(FuzzedDataProvider& input) const {
-  const char* name = input.PickValueInArray(kDatasets);
+  const char* name = input.PickValueInArray(datasets);
   if (H5Lexists(group_.get(), name, H5P_DEFAULT) > 0) H5Ldelete(group_.get(), name, H5P_DEFAULT);
   switch (input.ConsumeIntegralInRange(0, 7)) {
     case 0:
@@ -194,7 +194,7 @@ void OddFile::add_dataset(const char* name, FuzzedDataProvider& input) const {
   const H5Dataset dataset(H5Dcreate2(group_.get(), name, type.get(), space.get(), H5P_DEFAULT,
                                      creation.get(), H5P_DEFAULT));
   const hssize_t count = H5Sget_simple_extent_npoints(space.get());
-  if (dataset.get() < 0 || has_pointers(type.get()) || count < 0 || count > kFewElements) return;
+  if (dataset.get() < 0 || has_pointers(type.get()) || count < 0 || count > few_elements) return;
   const std::vector<std::uint8_t> bytes = chosen_bytes(count, type.get(), input);
   H5Dwrite(dataset.get(), type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, bytes.data());
   const bool floats = std::strcmp(name, "scale") == 0 || std::strcmp(name, "rescale") == 0;

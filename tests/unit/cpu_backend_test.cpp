@@ -68,7 +68,7 @@ TEST_F(CpuBackendTest, Linear) {
     const auto w = random_matrix(11, 37, 2);
     const auto bias = random_matrix(1, 11, 3);
     for (const bool with_bias : {false, true}) {
-      const ConstTensorView b = with_bias ? bias.cview() : kNone;
+      const ConstTensorView b = with_bias ? bias.cview() : none_left;
       Matrix<float> y(tokens, 11, std::nanf(""));  // must be overwritten, not scaled
       backend_->linear(x.cview(), w.cview(), b, y.view());
       auto residual = random_matrix(tokens, 11, 4);
@@ -84,7 +84,7 @@ TEST_F(CpuBackendTest, Linear) {
       }
     }
     Matrix<float> wrong(tokens, 12);
-    EXPECT_THROW(backend_->linear(x.cview(), w.cview(), kNone, wrong.view()), Error);
+    EXPECT_THROW(backend_->linear(x.cview(), w.cview(), none_left, wrong.view()), Error);
   }
 }
 
@@ -105,16 +105,16 @@ TEST_F(CpuBackendTest, AddAndCopyOnStridedViews) {
 TEST_F(CpuBackendTest, ChannelMaximum) {
   auto x = random_matrix(129, 37, 1);
   x(128, 0) = -5.0F;
-  x(3, 1) = kInfinity;
+  x(3, 1) = infinite;
   x(4, 2) = std::nanf("");
   x(5, 3) = -std::nanf("");
   std::vector<float> maximum(37, 0.25F);
   maximum[36] = 9.0F;
   backend_->channel_maximum(x.cview(), maximum);
   EXPECT_EQ(maximum[0], 5.0F);
-  EXPECT_EQ(maximum[1], kInfinity);
-  EXPECT_EQ(maximum[2], kInfinity);
-  EXPECT_EQ(maximum[3], kInfinity);
+  EXPECT_EQ(maximum[1], infinite);
+  EXPECT_EQ(maximum[2], infinite);
+  EXPECT_EQ(maximum[3], infinite);
   EXPECT_EQ(maximum[36], 9.0F);
   for (index_t j = 4; j < 36; ++j) {
     float expected = 0.25F;
@@ -135,11 +135,11 @@ TEST_F(CpuBackendTest, UnitsGiveTheSameBitsWhateverTheThreads) {
     backend->for_each_unit(8, [&](index_t unit) {
       auto x = random_matrix(tokens, 64, static_cast<unsigned>(unit));
       const TensorView out(all.data() + unit * tokens * 64, tokens, 64);
-      backend->linear(x.cview(), w.cview(), kNone, out);
+      backend->linear(x.cview(), w.cview(), none_left, out);
       backend->attention(out, x.cview().middle_cols(0, 32), x.cview().middle_cols(32, 32), shape,
                          x.view());
-      backend->layer_norm(x.cview(), kNone, kNone, 1e-5F, x.view());
-      backend->linear_add(x.cview(), w.cview(), kNone, out);
+      backend->layer_norm(x.cview(), none_left, none_left, 1e-5F, x.view());
+      backend->linear_add(x.cview(), w.cview(), none_left, out);
       backend->activate(Activation::silu, out);
     });
     results.push_back(std::move(all));

@@ -12,8 +12,8 @@
 
 namespace quip {
 
-inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
-inline const ConstTensorView kNone;
+inline constexpr float infinite = std::numeric_limits<float>::infinity();
+inline const ConstTensorView none_left;
 
 inline Matrix<float> random_matrix(index_t rows, index_t cols, unsigned seed,
                                    float magnitude = 1.0F) {

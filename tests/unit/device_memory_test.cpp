@@ -45,7 +45,7 @@ class PackedNeeds : public testing::Test {
     }
     writer.write_rest(rest, rest.names());
     writer.finish({});
-    return open_model("", folder_.path() / "packed");
+    return open_model("", folder_.path() / "packed", false);
   }
 
   /// Of one sample of one token: nothing beside weights.

@@ -19,7 +19,7 @@ using test::text_of;
 using testing::AllOf;
 using testing::HasSubstr;
 
-constexpr const char* kConfig =
+constexpr const char* config_text =
     R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, )"
     R"("num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 32, "zeta": 1)";
 
@@ -52,7 +52,7 @@ class ExportTest : public testing::Test {
  protected:
   ExportTest() {
     fs::create_directories(original_);
-    write_original("config.json", kConfig + std::string(R"(, "torch_dtype": "float32"})"));
+    write_original("config.json", config_text + std::string(R"(, "torch_dtype": "float32"})"));
     write_original("model.safetensors", "not to be copied");
     test::MemorySource source;
     source.add_float("norm", {1.0F, 1.001953125F, 3.14159265F, -2.0F});
@@ -77,7 +77,7 @@ class ExportTest : public testing::Test {
     fs::create_directories((original_ / name).parent_path());
     std::ofstream(original_ / name) << text;
   }
-  void run(index_t shard_bytes = kShardBytes) {
+  void run(index_t shard_bytes = most_shard_bytes) {
     export_checkpoint(comm_, PackedModel(packed_), original_, out_, shard_bytes);
   }
   [[nodiscard]] std::string error() {
@@ -221,7 +221,7 @@ TEST_F(ExportTest, ChangesNothingButTheTypeInTheConfiguration) {
 }
 
 TEST_F(ExportTest, KnowsTheNewerNameOfTheType) {
-  write_original("config.json", kConfig + std::string(R"(, "dtype": "float16"})"));
+  write_original("config.json", config_text + std::string(R"(, "dtype": "float16"})"));
   pack({});
   run();
   const json config = json::parse(text_of(out_ / "config.json"));
@@ -264,7 +264,7 @@ TEST_F(ExportTest, ALinkToNowhereIsFoundBeforeAnythingIsWritten) {
 }
 
 TEST_F(ExportTest, RefusesAModelThatItWasNotMadeFrom) {
-  write_original("config.json", kConfig + std::string(R"(, "rope_theta": 5})"));
+  write_original("config.json", config_text + std::string(R"(, "rope_theta": 5})"));
   EXPECT_THAT(error(), HasSubstr(packed_.string() + " was not made from " + original_.string() +
                                  ": their config.json differ"));
   EXPECT_FALSE(fs::exists(out_));

@@ -19,8 +19,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr std::array<index_t, 8> kTokens = {3, 1, 4, 1, 5, 9, 2, 6};
-constexpr auto kLength = static_cast<index_t>(kTokens.size());
+constexpr std::array<index_t, 8> token_count = {3, 1, 4, 1, 5, 9, 2, 6};
+constexpr auto sample_length = static_cast<index_t>(token_count.size());
 
 ModelConfig llama_config() {
   ModelConfig c;
@@ -69,7 +69,7 @@ class FormulaModel {
     for (const TensorSpec& tensor : all_tensors(*family_)) sorted[tensor.name] = tensor;
     int k = 0;
     for (const auto& [name, tensor] : sorted) load(tensor, k++);
-    family_->prepare(*backend_, kLength);
+    family_->prepare(*backend_, sample_length);
   }
 
   [[nodiscard]] const Family& family() const { return *family_; }
@@ -79,12 +79,12 @@ class FormulaModel {
   /// The embedded tokens.
   [[nodiscard]] Tensor start() {
     const ConstTensorView table = weights_[family_->embedding().name];
-    const Tensor rows = backend_->allocate(kLength, table.cols);
-    for (index_t t = 0; t < kLength; ++t) {
-      const index_t token = kTokens[static_cast<std::size_t>(t)];
+    const Tensor rows = backend_->allocate(sample_length, table.cols);
+    for (index_t t = 0; t < sample_length; ++t) {
+      const index_t token = token_count[static_cast<std::size_t>(t)];
       backend_->copy(table.middle_rows(token, 1), rows.view().middle_rows(t, 1));
     }
-    Tensor residual = backend_->allocate(kLength, family_->config().hidden);
+    Tensor residual = backend_->allocate(sample_length, family_->config().hidden);
     family_->embed(*backend_, weights_, rows.cview(), residual.view());
     return residual;
   }
@@ -97,7 +97,7 @@ class FormulaModel {
     }
     const Tensor out = family_->finish(*backend_, weights_, residual.cview());
     std::vector<float> host(static_cast<std::size_t>(out.cols()));
-    backend_->download(out.cview().middle_rows(kLength - 1, 1), host);
+    backend_->download(out.cview().middle_rows(sample_length - 1, 1), host);
     return host;
   }
 
@@ -175,9 +175,9 @@ TEST(Forward, StageZeroTapsTheNormedOrPlainResidual) {
     config.norm_before = norm_before;
     FormulaModel model(config);
     const Tensor residual = model.start();
-    const Tensor tap = model.backend().allocate(kLength, config.hidden);
+    const Tensor tap = model.backend().allocate(sample_length, config.hidden);
     model.family().advance(0, 0, model.backend(), model.weights(), residual.view(), {}, tap.view());
-    std::vector<float> before(static_cast<std::size_t>(kLength * config.hidden));
+    std::vector<float> before(static_cast<std::size_t>(sample_length * config.hidden));
     std::vector<float> tapped(before.size());
     model.backend().download(residual.cview(), before);
     model.backend().download(tap.cview(), tapped);

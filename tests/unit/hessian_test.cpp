@@ -15,7 +15,7 @@
 namespace quip {
 namespace {
 
-constexpr double kUntouched = -12345.0;
+constexpr double untouched = -12345.0;
 
 std::vector<HessianKernel> supported_kernels() {
   std::vector<HessianKernel> kernels;
@@ -53,7 +53,7 @@ void expect_exact(const Matrix<float>& x, const std::vector<float>& scale) {
   for (const HessianKernel kernel : supported_kernels()) {
     for (const int threads : {1, 2, 3}) {
       SCOPED_TRACE(std::string(to_string(kernel)) + ", threads " + std::to_string(threads));
-      Matrix<double> sum(n, n, kUntouched);
+      Matrix<double> sum(n, n, untouched);
       for (index_t i = 0; i < n; ++i) {
         for (index_t j = 0; j <= i; ++j) sum(i, j) = static_cast<double>(i - 3 * j);
       }
@@ -61,7 +61,7 @@ void expect_exact(const Matrix<float>& x, const std::vector<float>& scale) {
       for (index_t i = 0; i < n; ++i) {
         for (index_t j = 0; j < n; ++j) {
           const double expected =
-              j <= i ? static_cast<double>(exact(x, scale, i, j) + i - 3 * j) : kUntouched;
+              j <= i ? static_cast<double>(exact(x, scale, i, j) + i - 3 * j) : untouched;
           ASSERT_EQ(sum(i, j), expected) << "element " << i << ' ' << j;
         }
       }
@@ -165,10 +165,10 @@ TEST(Hessian, ViewsWithStrides) {
 }
 
 TEST(Hessian, RefusesWhatDoesNotFitInSixteenBits) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float infinite = std::numeric_limits<float>::infinity();
   for (const HessianKernel kernel : supported_kernels()) {
     for (const float bad : {32768.0F, -32769.0F, 4194304.0F, -8388608.0F, -12582912.0F, 1e30F,
-                            -1e30F, kInfinity, -kInfinity, std::nanf("")}) {
+                            -1e30F, infinite, -infinite, std::nanf("")}) {
       auto x = random_integers(70, 37, 100, 1);
       x(69, 36) = bad;
       Matrix<double> sum(37, 37, 0.0);

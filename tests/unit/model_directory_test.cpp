@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "support/safetensors_files.hpp"
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -19,7 +20,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-constexpr const char* kConfig =
+constexpr const char* config_text =
     R"({"model_type": "llama", "hidden_size": 4, "intermediate_size": 2, "num_hidden_layers": 1,
         "num_attention_heads": 1, "vocab_size": 3, "max_position_embeddings": 8})";
 
@@ -51,22 +52,19 @@ std::string zeros(const std::vector<Stored>& tensors) {
   std::size_t at = 0;
   for (const Stored& tensor : tensors) {
     std::size_t bytes = sizeof(float);
-    std::string shape;
-    for (const index_t extent : tensor.shape) {
-      bytes *= static_cast<std::size_t>(extent);
-      shape += (shape.empty() ? "" : ",") + std::to_string(extent);
-    }
+    for (const index_t extent : tensor.shape) bytes *= static_cast<std::size_t>(extent);
     header += fmt::format(R"({}"{}":{{"dtype":"F32","shape":[{}],"data_offsets":[{},{}]}})",
-                          header.empty() ? "" : ",", tensor.name, shape, at, at + bytes);
+                          header.empty() ? "" : ",", tensor.name, fmt::join(tensor.shape, ","), at,
+                          at + bytes);
     at += bytes;
   }
-  return file_of("{" + header + "}", std::string(at, '\0'));
+  return file_of(fmt::format("{{{}}}", header), std::string(at, '\0'));
 }
 
 class ModelDirectory : public FilesTest {
  protected:
   /// Writes config.json and a Llama with `more` tensors.
-  void write_model(const std::vector<Stored>& more, const std::string& config = kConfig) const {
+  void write_model(const std::vector<Stored>& more, const std::string& config = config_text) const {
     std::vector<Stored> tensors = llama_tensors();
     tensors.insert(tensors.end(), more.begin(), more.end());
     (void)write("model.safetensors", zeros(tensors));
@@ -109,7 +107,7 @@ TEST_F(ModelDirectory, ABiasThatTheConfigurationAsksForIsUsed) {
   for (const char* linear : {"q", "k", "v", "o"}) {
     biases.push_back({fmt::format("model.layers.0.self_attn.{}_proj.bias", linear), {4}});
   }
-  std::string config = kConfig;
+  std::string config = config_text;
   config.insert(1, R"("attention_bias": true, )");
   write_model(biases, config);
   EXPECT_THAT(remarks(), IsEmpty());
@@ -125,7 +123,7 @@ TEST_F(ModelDirectory, TensorsOutsideTheBlocksAreMentionedByNumberAndName) {
 }
 
 TEST_F(ModelDirectory, CodeOfItsOwnIsMentioned) {
-  std::string config = kConfig;
+  std::string config = config_text;
   config.insert(1, R"("auto_map": {"AutoModelForCausalLM": "modeling.Mine"}, )");
   write_model({}, config);
   EXPECT_THAT(remarks(), ElementsAre(HasSubstr("auto_map")));
@@ -158,7 +156,7 @@ TEST_F(ModelDirectory, ThatIsNotThere) {
 }
 
 TEST_F(ModelDirectory, ThatHoldsOtherFormats) {
-  (void)write("config.json", kConfig);
+  (void)write("config.json", config_text);
   EXPECT_THAT(rejection(), HasSubstr("neither model.safetensors nor"));
   (void)write("pytorch_model.bin", "x");
   EXPECT_THAT(rejection(), AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("save_pretrained")));
@@ -179,7 +177,7 @@ TEST_F(ModelDirectory, DownloadsThatFailed) {
 }
 
 TEST_F(ModelDirectory, ShardsAndIndexThatMissEachOther) {
-  (void)write("config.json", kConfig);
+  (void)write("config.json", config_text);
   (void)write("model-00001-of-00002.safetensors", zeros(llama_tensors()));
   EXPECT_THAT(rejection(),
               AllOf(HasSubstr("shards (model-00001-of-00002.safetensors) but no index"),

@@ -19,8 +19,8 @@ using test::message_of;
 using testing::AllOf;
 using testing::HasSubstr;
 
-constexpr const char* kBlock = "blocks/block_00000.h5";
-constexpr const char* kLayer = "model.layers.0.self_attn.q_proj";
+constexpr const char* block_name = "blocks/block_00000.h5";
+constexpr const char* layer_name = "model.layers.0.self_attn.q_proj";
 
 class PackedHostileTest : public testing::Test {
  protected:
@@ -43,13 +43,13 @@ class PackedHostileTest : public testing::Test {
   }
   /// Makes the block's file legitimate: its digest goes into the manifest.
   void accept_block() const {
-    const std::string text = test::text_of(directory_ / kBlock);
+    const std::string text = test::text_of(directory_ / block_name);
     json changed = manifest();
     changed["blocks"][0]["file_digest"] = digest_of(std::as_bytes(std::span(text)));
     replace_manifest(changed);
   }
   [[nodiscard]] std::string reading_error() const {
-    return message_of([&] { (void)PackedModel(directory_).read_layer(kLayer); });
+    return message_of([&] { (void)PackedModel(directory_).read_layer(layer_name); });
   }
 
   SelfCollectives comm_;
@@ -86,10 +86,10 @@ TEST_F(PackedHostileTest, HiddenStatesThatNoFileCanHold) {
                         {"digest", ""},       {"frame", ""}};
     return rejection("/states", json::array({entry}).dump().c_str());
   };
-  constexpr index_t kMost = index_t{1} << 40;
-  EXPECT_THAT(states(1, kMost, kMost), HasSubstr("hidden states of 1 × 1099511627776"));
-  EXPECT_THAT(states(kMost, 1024, 4096), HasSubstr("are impossible"));
-  EXPECT_THAT(states(kMost, 1, 0), HasSubstr("are impossible"));
+  constexpr index_t most = index_t{1} << 40;
+  EXPECT_THAT(states(1, most, most), HasSubstr("hidden states of 1 × 1099511627776"));
+  EXPECT_THAT(states(most, 1024, 4096), HasSubstr("are impossible"));
+  EXPECT_THAT(states(most, 1, 0), HasSubstr("are impossible"));
   EXPECT_EQ(states(2, 3, 4), "no error");
 }
 
@@ -137,23 +137,23 @@ TEST_F(PackedHostileTest, RestOfAnotherModelIsRefusedOnFirstUse) {
 
 // HDF5 1.10 crashes on some damaged files: it may only see those whose digest is right.
 TEST_F(PackedHostileTest, DamageIsFoundBeforeHdf5LooksAtAFile) {
-  const std::string intact = test::text_of(directory_ / kBlock);
+  const std::string intact = test::text_of(directory_ / block_name);
   for (const std::size_t position : {std::size_t{0}, std::size_t{60}, intact.size() - 1}) {
     std::string damaged = intact;
     damaged[position] = static_cast<char>(damaged[position] ^ 1);
-    std::ofstream(directory_ / kBlock, std::ios::binary) << damaged;
+    std::ofstream(directory_ / block_name, std::ios::binary) << damaged;
     EXPECT_THAT(reading_error(),
-                AllOf(HasSubstr(kBlock), HasSubstr("do not match its digest in the manifest")));
+                AllOf(HasSubstr(block_name), HasSubstr("do not match its digest in the manifest")));
   }
   // Under a right digest the same bytes reach HDF5, which says something else.
-  std::ofstream(directory_ / kBlock, std::ios::binary) << "no HDF5 file at all";
+  std::ofstream(directory_ / block_name, std::ios::binary) << "no HDF5 file at all";
   accept_block();
-  EXPECT_THAT(reading_error(), AllOf(HasSubstr(kBlock), HasSubstr("H5Fopen failed")));
+  EXPECT_THAT(reading_error(), AllOf(HasSubstr(block_name), HasSubstr("H5Fopen failed")));
 }
 
 /// Puts another dataset in the place of a layer's codes: same elements, same digest.
 void restore_codes(const fs::path& file, hid_t creation) {
-  const std::string place = std::string(kLayer) + "/codes";
+  const std::string place = std::string(layer_name) + "/codes";
   const auto codes = test::random_block(0)[0].layer.codes;
   const hid_t target = H5Fopen(file.c_str(), H5F_ACC_RDWR, H5P_DEFAULT);
   hid_t dataset = H5Dopen2(target, place.c_str(), H5P_DEFAULT);
@@ -170,7 +170,7 @@ void restore_codes(const fs::path& file, hid_t creation) {
 }
 
 TEST_F(PackedHostileTest, CodesMustLieInTheFileInOnePiece) {
-  const fs::path file = directory_ / kBlock;
+  const fs::path file = directory_ / block_name;
   const std::array<hsize_t, 2> chunk = {4, 8};
   const hid_t compressed = H5Pcreate(H5P_DATASET_CREATE);
   H5Pset_chunk(compressed, 2, chunk.data());

@@ -9,7 +9,7 @@
 namespace quip {
 
 /// Where a file of weights ends and the next begins, as transformers sets it.
-inline constexpr index_t kShardBytes = 5'000'000'000;
+inline constexpr index_t most_shard_bytes = 5'000'000'000;
 
 /// Writes `model` as a Hugging Face directory to `out`, which must be absent or empty: dequantized
 /// weights in bfloat16, all other tensors byte for byte in their own types, in one
@@ -20,6 +20,6 @@ inline constexpr index_t kShardBytes = 5'000'000'000;
 /// last, and an error leaves `out` empty. Throws AgreedError naming the file.
 void export_checkpoint(Collectives& comm, const PackedModel& model,
                        const std::filesystem::path& model_dir, const std::filesystem::path& out,
-                       index_t shard_bytes = kShardBytes);
+                       index_t shard_bytes = most_shard_bytes);
 
 }  // namespace quip

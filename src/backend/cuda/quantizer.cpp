@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "grid_cholesky.hpp"
+#include "lane_rounding.hpp"
 #include "rows_on_device.hpp"
 #include "solver.hpp"
 #include <spdlog/spdlog.h>
