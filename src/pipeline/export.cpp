@@ -7,6 +7,7 @@
 
 #include "io/files.hpp"
 #include "io/safetensors_layout.hpp"
+#include "model/family_common.hpp"
 #include "side_files.hpp"
 
 #include "quip/core/error.hpp"
@@ -143,9 +144,10 @@ Original check_original(const PackedModel& packed, const fs::path& model, const 
 /// not the embedding.
 void write_config(ordered_json config, const PackedModel& model, const fs::path& out) {
   const ModelConfig original = parse_config(config.dump(), model.describe());
-  const auto family =
-      make_family(original, model, [&](const auto& name) { return model.is_quantized(name); });
-  if (original.tied_head && !family->config().tied_head) config["tie_word_embeddings"] = false;
+  const std::string embedding = make_unchecked_family(original, model)->embedding().name;
+  if (original.tied_head && model.contains(embedding) && has_own_head(model, embedding)) {
+    config["tie_word_embeddings"] = false;
+  }
   config["torch_dtype"] = "bfloat16";
   if (config.contains("dtype")) config["dtype"] = "bfloat16";  // its name in newer versions
   write_text(out / "config.json", config.dump(2) + "\n");

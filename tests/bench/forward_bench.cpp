@@ -89,9 +89,9 @@ void measure(benchmark::State& state, double flop, const Work& work) {
         threads, [&](index_t i) { work(*backend, weights, samples[static_cast<std::size_t>(i)]); });
   }
   const double done = flop * threads * static_cast<double>(state.iterations());
-  state.counters["GFLOP/s"] = benchmark::Counter(done * 1e-9, benchmark::Counter::is_rate);
+  state.counters["GFLOP/s"] = benchmark::Counter(done * 1e-9, benchmark::Counter::kIsRate);
   state.counters["sgemm_GFLOP/s"] = rate * 1e-9;
-  state.counters["share_of_gemm"] = benchmark::Counter(done / rate, benchmark::Counter::is_rate);
+  state.counters["share_of_gemm"] = benchmark::Counter(done / rate, benchmark::Counter::kIsRate);
   state.counters["floor_ms"] = flop * threads / rate * 1e3;
 }
 
@@ -115,7 +115,7 @@ void rms_norm(benchmark::State& state) {
 }
 
 void one_and_two(benchmark::internal::Benchmark* bench) {
-  bench->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::millisecond);
+  bench->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
 }
 BENCHMARK(whole_block)->Apply(one_and_two);
 BENCHMARK(attention)->Apply(one_and_two);

@@ -27,10 +27,10 @@ void report(benchmark::State& state, double sgemm_flops) {
   const auto n = static_cast<double>(state.range(0));
   const double flop = n * n * token_count;
   const double done = flop * static_cast<double>(state.iterations());
-  state.counters["GFLOP/s"] = benchmark::Counter(done * 1e-9, benchmark::Counter::is_rate);
+  state.counters["GFLOP/s"] = benchmark::Counter(done * 1e-9, benchmark::Counter::kIsRate);
   state.counters["sgemm_GFLOP/s"] = sgemm_flops * 1e-9;
   state.counters["share_of_gemm"] =
-      benchmark::Counter(done / sgemm_flops, benchmark::Counter::is_rate);
+      benchmark::Counter(done / sgemm_flops, benchmark::Counter::kIsRate);
   state.counters["floor_ms"] = flop / sgemm_flops * 1e3;
 }
 
@@ -62,14 +62,14 @@ void inexact(benchmark::State& state) {
 }
 
 void sizes(benchmark::internal::Benchmark* bench) {
-  bench->ArgNames({"n", "threads"})->UseRealTime()->Unit(benchmark::millisecond);
+  bench->ArgNames({"n", "threads"})->UseRealTime()->Unit(benchmark::kMillisecond);
   for (const int threads : {1, 2}) {
     for (const int n : {1024, 2048, 4096}) bench->Args({n, threads});
   }
 }
 
 void one_thread(benchmark::internal::Benchmark* bench) {
-  bench->ArgName("n")->UseRealTime()->Unit(benchmark::millisecond);
+  bench->ArgName("n")->UseRealTime()->Unit(benchmark::kMillisecond);
   for (const int n : {1024, 2048, 4096}) bench->Arg(n);
 }
 

@@ -49,9 +49,9 @@ double rate_of_gemm() {
 
 void report(benchmark::State& state, double flops, double rate) {
   state.counters["GFLOP/s"] =
-      benchmark::Counter(flops * 1e-9, benchmark::Counter::is_iteration_invariant_rate);
+      benchmark::Counter(flops * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["share_of_gemm"] =
-      benchmark::Counter(flops / rate, benchmark::Counter::is_iteration_invariant_rate);
+      benchmark::Counter(flops / rate, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["threads"] = omp_get_max_threads();
 }
 
@@ -116,11 +116,11 @@ void rounding(benchmark::State& state, Method method) {
   if (passes > 0) state.counters["passes"] = used;
 }
 void sizes(benchmark::internal::Benchmark* bench) {
-  bench->Args({2048, 2048})->Args({4096, 4096})->UseRealTime()->Unit(benchmark::millisecond);
+  bench->Args({2048, 2048})->Args({4096, 4096})->UseRealTime()->Unit(benchmark::kMillisecond);
 }
 void sizes_and_passes(benchmark::internal::Benchmark* bench) {
   for (const int passes : {1, 5}) bench->Args({2048, 2048, passes});
-  bench->Args({4096, 4096, 1})->UseRealTime()->Unit(benchmark::millisecond);
+  bench->Args({4096, 4096, 1})->UseRealTime()->Unit(benchmark::kMillisecond);
 }
 BENCHMARK_CAPTURE(rounding, nearest, Method::nearest)->Apply(sizes);
 BENCHMARK_CAPTURE(rounding, ldlq, Method::ldlq)->Apply(sizes)->Args({1024, 4096});
@@ -157,7 +157,7 @@ BENCHMARK(whole_layer)
     ->Arg(2048)
     ->Arg(4096)
     ->UseRealTime()
-    ->Unit(benchmark::millisecond);
+    ->Unit(benchmark::kMillisecond);
 
 /// From H and W to the dequantized weights: what the authors' program does to a layer. Beyond it,
 /// the search for ρ and the losses.
@@ -179,7 +179,7 @@ void method_on_a_layer(benchmark::State& state, Method method) {
   state.counters["threads"] = omp_get_max_threads();
 }
 void one_size(benchmark::internal::Benchmark* bench) {
-  bench->Arg(2048)->UseRealTime()->Unit(benchmark::millisecond);
+  bench->Arg(2048)->UseRealTime()->Unit(benchmark::kMillisecond);
 }
 BENCHMARK_CAPTURE(method_on_a_layer, nearest, Method::nearest)->Apply(one_size);
 BENCHMARK_CAPTURE(method_on_a_layer, ldlq, Method::ldlq)->Apply(one_size);
@@ -211,7 +211,7 @@ BENCHMARK(kronecker)
     ->Args({4096, 4096})
     ->Args({4096, 11008})
     ->UseRealTime()
-    ->Unit(benchmark::millisecond);
+    ->Unit(benchmark::kMillisecond);
 
 /// LDLᵀ with everything around it: n³/3 flops for the factorisation, 4·n²·(p+q) for V H Vᵀ.
 void factorisation(benchmark::State& state) {
@@ -235,7 +235,7 @@ BENCHMARK(factorisation)
     ->Arg(2048)
     ->Arg(4096)
     ->UseRealTime()
-    ->Unit(benchmark::millisecond);
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace quip

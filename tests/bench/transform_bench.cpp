@@ -48,16 +48,15 @@ void transform(benchmark::State& state, TransformKind kind) {
   const double rate = gemm_rate<float>(*make_cpu_backend(threads), threads);
   const double flops = flops_per_element(kind, n) * static_cast<double>(x.size());
   using Counter = benchmark::Counter;
-  state.counters["share_of_copy"] =
-      Counter(seconds_of_copy(x), Counter::is_iteration_invariant_rate);
-  state.counters["share_of_gemm"] = Counter(flops / rate, Counter::is_iteration_invariant_rate);
+  state.counters["share_of_copy"] = Counter(seconds_of_copy(x), Counter::kIsIterationInvariantRate);
+  state.counters["share_of_gemm"] = Counter(flops / rate, Counter::kIsIterationInvariantRate);
   state.counters["threads"] = threads;
 }
 
 void real_sizes(benchmark::internal::Benchmark* bench) {
   for (const index_t n : {4096, 11008, 14336, 28672}) bench->Args({n, 2048});
   bench->Args({14336, 16384});  // 0.9 GB: beyond any cache
-  bench->UseRealTime()->Unit(benchmark::millisecond);
+  bench->UseRealTime()->Unit(benchmark::kMillisecond);
 }
 BENCHMARK_CAPTURE(transform, hadamard, TransformKind::hadamard)->Apply(real_sizes);
 BENCHMARK_CAPTURE(transform, kronecker, TransformKind::kronecker)->Apply(real_sizes);
@@ -68,7 +67,7 @@ BENCHMARK_CAPTURE(transform, kronecker_nopermute, TransformKind::kronecker_noper
 BENCHMARK_CAPTURE(transform, dense, TransformKind::dense)
     ->Args({2048, 2048})
     ->UseRealTime()
-    ->Unit(benchmark::millisecond);
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace quip

@@ -47,7 +47,8 @@ class MemorySource final : public TensorSource {
     TensorInfo info{name, dtype, std::move(shape)};
     std::vector<std::byte> bytes(static_cast<std::size_t>(info.bytes()));
     std::mt19937 random(seed);
-    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+    // Below 0x78 the top byte of no float type makes a NaN or an infinity.
+    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() % 0x78);
     tensors_[name] = {std::move(info), std::move(bytes)};
   }
   /// Adds 16-bit elements, as they are stored.

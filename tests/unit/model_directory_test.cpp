@@ -17,7 +17,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 using ::testing::Not;
 
 constexpr const char* config_text =
@@ -80,12 +79,12 @@ class ModelDirectory : public FilesTest {
 
 TEST_F(ModelDirectory, OfAPlainModelNothingIsSaid) {
   write_model({});
-  EXPECT_THAT(remarks(), IsEmpty());
+  EXPECT_EQ(remarks(), std::vector<std::string>{});
 }
 
 TEST_F(ModelDirectory, TablesThatOldVersionsStoredAreNotMentioned) {
   write_model({{"model.layers.0.self_attn.rotary_emb.inv_freq", {2}}});
-  EXPECT_THAT(remarks(), IsEmpty());
+  EXPECT_EQ(remarks(), std::vector<std::string>{});
 }
 
 TEST_F(ModelDirectory, TensorsInABlockThatItsFamilyDoesNotHave) {
@@ -110,7 +109,7 @@ TEST_F(ModelDirectory, ABiasThatTheConfigurationAsksForIsUsed) {
   std::string config = config_text;
   config.insert(1, R"("attention_bias": true, )");
   write_model(biases, config);
-  EXPECT_THAT(remarks(), IsEmpty());
+  EXPECT_EQ(remarks(), std::vector<std::string>{});
 }
 
 TEST_F(ModelDirectory, TensorsOutsideTheBlocksAreMentionedByNumberAndName) {
@@ -209,7 +208,7 @@ TEST_F(ModelDirectory, AnIndexMayNameTheSingleFile) {
   (void)write("model.safetensors.index.json", R"({"weight_map": {"w": "model.safetensors"}})");
   std::vector<std::string> said;
   EXPECT_THAT(open_checkpoint(directory_, &said)->names(), ElementsAre("w"));
-  EXPECT_THAT(said, IsEmpty());
+  EXPECT_THAT(said, testing::ElementsAre());
 }
 
 }  // namespace
