@@ -1,5 +1,8 @@
 #include "quip/plan/walk.hpp"
 
+#include <algorithm>
+#include <type_traits>
+
 #include "pipeline/job_inputs.hpp"
 #include "pipeline/layer_survey.hpp"
 #include "store/manifest.hpp"
@@ -16,7 +19,7 @@ namespace quip::plan {
 namespace {
 
 /// The block's entry in the manifest, as long as it will be.
-std::string entry_of(index_t block, const std::vector<LinearSpec>& linears) {
+nlohmann::json entry_of(index_t block, const std::vector<LinearSpec>& linears) {
   BlockEntry entry;
   entry.block = block;
   entry.file = fmt::format("blocks/block_{:05}.h5", block);
@@ -26,7 +29,19 @@ std::string entry_of(index_t block, const std::vector<LinearSpec>& linears) {
     entry.digests.push_back(a_digest);
     entry.shapes.push_back({linear.rows, linear.cols});
   }
-  return json_text(to_json(entry));
+  return to_json(entry);
+}
+
+/// Returns a layer's report with numbers of the usual length.
+nlohmann::json report_of(const LinearSpec& linear, const LayerOptions& options) {
+  StoredLayer layer{
+      linear.name, to_string(options.method), described(options, linear.rows, linear.cols), {}};
+  visit_statistics(
+      [](const char* /*name*/, auto& value) {
+        if constexpr (std::is_same_v<decltype(value), double&>) value = 1.0 / 3;
+      },
+      layer.statistics);
+  return to_json(layer);
 }
 
 }  // namespace
@@ -39,14 +54,28 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
   }
   const LayerSurvey survey = survey_layers(family, job.options, layout.ranks());
   for (index_t b = 0; b < blocks_; ++b) {
-    block_entries_.push_back(entry_of(b, job.options.selected(family, b)));
+    block_entries_.push_back(json_text(entry_of(b, job.options.selected(family, b))));
   }
   for (const std::string& name : remaining_tensors(*job.model.source, survey.quantized)) {
     rest_.push_back(job.model.source->info(name));
   }
-  manifest_ = new_manifest(manifest_header(job.options, job.samples, family.config().text, a_digest,
-                                           a_digest))
-                  .dump();
+  nlohmann::json manifest = new_manifest(
+      manifest_header(job.options, job.samples, family.config().text, a_digest, a_digest));
+  manifest_ = manifest.dump();
+  for (const TensorInfo& tensor : rest_) {
+    manifest["rest"][tensor.name] = to_json(RestEntry{tensor, 0, a_digest});
+  }
+  manifest_bytes_.push_back(std::ssize(json_text(manifest)));
+  for (index_t b = 0; b < blocks_; ++b) {
+    const std::vector<LinearSpec> linears = job.options.selected(family, b);
+    nlohmann::json entry = entry_of(b, linears);
+    for (const LinearSpec& linear : linears) {
+      entry["report"].push_back(report_of(linear, options_of(linear)));
+    }
+    const std::string text = json_text(entry);  // each line stands four further in there
+    const index_t lines = std::count(text.begin(), text.end(), '\n');
+    manifest_bytes_.push_back(manifest_bytes_.back() + std::ssize(text) + 4 * lines);
+  }
 }
 
 LayerOptions Walk::options_of(const LinearSpec& linear) const {
@@ -87,7 +116,7 @@ void Walk::start(Ledger& ledger) const {
   }
   ledger.count_text(std::ssize(manifest_), 0);
   ledger.count_text(std::ssize(std::string("[]")), 0);  // no notes
-  save_manifest(ledger);
+  save_manifest(ledger, 0);
   agree(ledger, do_nothing);
   agree(ledger, do_nothing);  // the range of blocks
 }
@@ -208,7 +237,7 @@ void Walk::forward(Ledger& ledger, index_t b) const {
   ledger.enter("write");
   const StateShape shape{job_.samples, job_.length, job_.model.family->config().hidden};
   if (states_to_keep(job_.options.keep_states, shape, *job_.model.source) != KeepStates::none) {
-    write_states(ledger);
+    write_states(ledger, b + 1);
   }
 }
 

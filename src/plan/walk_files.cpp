@@ -17,9 +17,9 @@ void count_lengths(Ledger& ledger) {
 
 }  // namespace
 
-void Walk::save_manifest(Ledger& ledger) const {
+void Walk::save_manifest(Ledger& ledger, index_t blocks) const {
   agree(ledger, do_nothing);
-  ledger.add_file(std::ssize(manifest_), 0);
+  ledger.add_file(manifest_bytes_[at(blocks)], 0);
 }
 
 void Walk::write_rest(Ledger& ledger) const {
@@ -44,7 +44,7 @@ void Walk::write_rest(Ledger& ledger) const {
   ledger.all_gather_bytes({}, offsets);
   ledger.add_durable(1);
   agree(ledger, do_nothing);
-  save_manifest(ledger);
+  save_manifest(ledger, 0);
 }
 
 void Walk::write_block(Ledger& ledger, index_t b, const std::vector<LinearSpec>& linears) const {
@@ -59,10 +59,10 @@ void Walk::write_block(Ledger& ledger, index_t b, const std::vector<LinearSpec>&
   ledger.add_file(bytes, writer);
   if (ledger.rank() == writer) ledger.add_read(bytes);  // for its digest
   ledger.count_text(std::ssize(block_entries_[static_cast<std::size_t>(b)]), writer);
-  save_manifest(ledger);
+  save_manifest(ledger, b + 1);
 }
 
-void Walk::write_states(Ledger& ledger) const {
+void Walk::write_states(Ledger& ledger, index_t blocks) const {
   agree(ledger, do_nothing);
   ledger.count_text(std::ssize(std::string(temporary_name)), 0);
   ledger.count_text(std::ssize(a_digest), 0);
@@ -74,7 +74,7 @@ void Walk::write_states(Ledger& ledger) const {
   ledger.all_gather_bytes({}, share_offsets(job_.samples, ledger.size(), std::ssize(a_digest)));
   ledger.add_durable(1);
   agree(ledger, do_nothing);
-  save_manifest(ledger);
+  save_manifest(ledger, blocks);
   agree(ledger, do_nothing);
 }
 

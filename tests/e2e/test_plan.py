@@ -203,6 +203,7 @@ def test_batch_file(tmp_path):
         tool.chmod(0o755)
     environment = os.environ | {
         "PATH": f"{stand_in}:{os.environ['PATH']}",
+        "QUIP": "quip",  # not the one that was built here
         "SLURM_SUBMIT_DIR": str(tmp_path),
         "SLURM_NTASKS": "4",
         "SLURM_CPUS_PER_TASK": "4",
@@ -242,4 +243,4 @@ def test_mistakes_are_named(options, message):
 def test_missing_config_is_named(tmp_path):
     result = plan(tmp_path, check=False)
     assert result.returncode == 1
-    assert f"{tmp_path}/config.json: cannot open" in result.stderr
+    assert f"{tmp_path}: config.json is missing" in result.stderr

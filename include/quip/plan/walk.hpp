@@ -57,8 +57,9 @@ class Walk {
   void dequantize(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options) const;
   void write_block(Ledger& ledger, index_t b, const std::vector<LinearSpec>& linears) const;
   void forward(Ledger& ledger, index_t b) const;
-  void write_states(Ledger& ledger) const;
-  void save_manifest(Ledger& ledger) const;
+  void write_states(Ledger& ledger, index_t blocks) const;
+  /// `blocks`: how many are finished.
+  void save_manifest(Ledger& ledger, index_t blocks) const;
 
   /// Adds what `work` costs, which is followed once for each step, rank and order.
   void once(Ledger& ledger, const char* what, index_t n, const std::function<void(Ledger&)>& work);
@@ -71,6 +72,7 @@ class Walk {
   const Layout& layout_;
   index_t blocks_;
   std::string manifest_;                    ///< the first
+  std::vector<index_t> manifest_bytes_;     ///< in its file, by finished blocks
   std::vector<TensorInfo> rest_;            ///< what stays as it is
   std::vector<std::string> block_entries_;  ///< in the manifest, by block
   std::map<std::pair<index_t, index_t>, std::vector<index_t>> row_offsets_;
