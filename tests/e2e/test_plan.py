@@ -66,7 +66,7 @@ def sent(report):
 
 # Wide layers: the search would bring all panels again, so rho is given.
 JOBS = {
-    "as it comes": (MODEL, 128, ()),
+    "as it comes": (MODEL, 24, ()),
     "given rho": (MODEL, 9, ("--rho", "1.6", "--bits", 4)),
     "groups": ("llama-nano", 5, ("--processing", "baseline", "--group-size", 40, "--bits", 3)),
     "biases": ("opt-micro", 5, ("--rho", "2")),
@@ -119,7 +119,7 @@ def calibrate_and_plan(tmp_path, ranks):
     return json.loads(out.read_text())
 
 
-@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("ranks", RANKS if cli.THOROUGH else (1, 4))
 def test_memory_is_predicted(ranks, tmp_path):
     planned = calibrate_and_plan(tmp_path, ranks)
     report = quantize(tmp_path / "out", ranks)
