@@ -51,8 +51,7 @@ std::unique_ptr<Family> make_unchecked_family(const ModelConfig& config,
 std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSource& source,
                                     const std::function<bool(const std::string&)>& elsewhere) {
   auto family = make_unchecked_family(config, source);
-  const std::string embedding = family->embedding().name;
-  if (config.tied_head && source.contains(embedding) && has_own_head(source, embedding)) {
+  if (has_own_head(config, source, family->embedding().name)) {
     ModelConfig untied = config;
     untied.tied_head = false;
     family = make_unchecked_family(untied, source);

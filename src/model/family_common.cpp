@@ -44,9 +44,10 @@ void parse_activation(const ConfigFields& fields, const std::string& name,
   }
 }
 
-bool has_own_head(const TensorSource& source, const std::string& embedding) {
+bool has_own_head(const ModelConfig& config, const TensorSource& source,
+                  const std::string& embedding) {
   constexpr index_t piece = index_t{1} << 20;
-  if (!source.contains(head_name)) return false;
+  if (!config.tied_head || !source.contains(embedding) || !source.contains(head_name)) return false;
   const TensorInfo& head = source.info(head_name);
   const TensorInfo& table = source.info(embedding);
   if (head.dtype != table.dtype || head.shape != table.shape) return true;

@@ -38,8 +38,9 @@ void parse_activation(const ConfigFields& fields, const std::string& name,
 /// Reads rope_theta and rope_scaling, or rope_parameters, for heads of config.head_dim channels.
 void parse_rope(const ConfigFields& fields, ModelConfig& config);
 
-/// True if `source` has a lm_head.weight that is not `embedding`.
-[[nodiscard]] bool has_own_head(const TensorSource& source, const std::string& embedding);
+/// True if the configuration ties the head to `embedding`, but `source` has another lm_head.weight.
+[[nodiscard]] bool has_own_head(const ModelConfig& config, const TensorSource& source,
+                                const std::string& embedding);
 
 /// Throws Error unless the model can take sequences of `length` tokens.
 void require_length(const ModelConfig& config, index_t length);

@@ -145,9 +145,7 @@ Original check_original(const PackedModel& packed, const fs::path& model, const 
 void write_config(ordered_json config, const PackedModel& model, const fs::path& out) {
   const ModelConfig original = parse_config(config.dump(), model.describe());
   const std::string embedding = make_unchecked_family(original, model)->embedding().name;
-  if (original.tied_head && model.contains(embedding) && has_own_head(model, embedding)) {
-    config["tie_word_embeddings"] = false;
-  }
+  if (has_own_head(original, model, embedding)) config["tie_word_embeddings"] = false;
   config["torch_dtype"] = "bfloat16";
   if (config.contains("dtype")) config["dtype"] = "bfloat16";  // its name in newer versions
   write_text(out / "config.json", config.dump(2) + "\n");

@@ -53,9 +53,6 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
     fail("--length {}: the model takes at most {} tokens", job.length, family.max_length());
   }
   const LayerSurvey survey = survey_layers(family, job.options, layout.ranks());
-  for (index_t b = 0; b < blocks_; ++b) {
-    block_entries_.push_back(json_text(entry_of(b, job.options.selected(family, b))));
-  }
   for (const std::string& name : remaining_tensors(*job.model.source, survey.quantized)) {
     rest_.push_back(job.model.source->info(name));
   }
@@ -69,6 +66,7 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
   for (index_t b = 0; b < blocks_; ++b) {
     const std::vector<LinearSpec> linears = job.options.selected(family, b);
     nlohmann::json entry = entry_of(b, linears);
+    block_entries_.push_back(json_text(entry));
     for (const LinearSpec& linear : linears) {
       entry["report"].push_back(report_of(linear, options_of(linear)));
     }
