@@ -86,7 +86,8 @@ ExportPlan plan_export(const PackedModel& model, index_t shard_bytes) {
     const std::string name =
         shard == 0 ? "model.safetensors"
                    : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shard + 1);
-    const Shard& laid_out = plan.shards.emplace_back(name, lay_out_safetensors(infos));
+    plan.shards.push_back({name, lay_out_safetensors(infos)});
+    const Shard& laid_out = plan.shards.back();
     for (auto t = first; t != next; ++t) {
       t->offset = laid_out.layout.offsets[static_cast<std::size_t>(t - first)];
     }
@@ -179,6 +180,7 @@ void fill(Collectives& comm, const PackedModel& model, const ExportPlan& plan,
   for (std::string& temporary : temporaries) comm.broadcast(temporary, 0);
   agree(comm, [&] {
     std::vector<File> files;
+    files.reserve(temporaries.size());
     for (const std::string& temporary : temporaries) files.push_back(File::open_write(temporary));
     for (const ExportTensor& tensor : plan.tensors) {
       if (tensor.unit % comm.size() != comm.rank()) continue;
