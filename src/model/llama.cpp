@@ -228,13 +228,13 @@ std::unique_ptr<Family> make_llama(const ModelConfig& config, const TensorSource
   return std::make_unique<Llama>(config);
 }
 
-constexpr std::array<ModelRow, 3> model_table = {
+constexpr std::array<ModelRow, 3> llama_table = {
     {{"llama", "LlamaForCausalLM", parse_llama, make_llama},
      {"mistral", "MistralForCausalLM", parse_mistral, make_llama},
      {"qwen2", "Qwen2ForCausalLM", parse_qwen2, make_llama}}};
 
 }  // namespace
 
-std::span<const ModelRow> llama_models() { return model_table; }
+std::span<const ModelRow> llama_models() { return llama_table; }
 
 }  // namespace quip

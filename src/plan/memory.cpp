@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "walk_steps.hpp"
+
 #include "quip/backend/device_work.hpp"
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/comm/schedule.hpp"
@@ -12,8 +14,6 @@
 namespace quip::plan {
 namespace {
 
-constexpr index_t float_bytes = 4;
-constexpr index_t double_bytes = 8;
 constexpr index_t mib = index_t{1} << 20;
 // Of the processor's Hessian kernels: Int8Slices and tokens_at_once.
 constexpr index_t slice_bytes = 4;
