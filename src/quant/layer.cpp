@@ -20,7 +20,7 @@ TileGrids choose_grids(MatrixView<const float> tile, const PreparedLayer& layer,
   return TileGrids(tile, layer.order, options);
 }
 
-/// Codes in the columns' own order.
+/// Packs the codes of a tile, in the columns' own order.
 void pack_tile(MatrixView<const float> q, const std::vector<index_t>& order, index_t rows, int bits,
                std::uint8_t* packed, index_t row_bytes) {
   std::vector<std::uint8_t> codes(at(q.rows));
@@ -32,7 +32,7 @@ void pack_tile(MatrixView<const float> q, const std::vector<index_t>& order, ind
   }
 }
 
-/// Tile t, whose grids are fitted to it or have the half width `scale`.
+/// Makes tile t, whose grids are fitted to it or have the half width `scale`.
 std::unique_ptr<TileRounding> make_tile(const RowTiles& tiles, index_t t,
                                         const PreparedLayer& layer, const LayerOptions& options,
                                         const Rounder& rounder, float scale) {
