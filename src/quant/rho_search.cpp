@@ -69,22 +69,25 @@ std::vector<double> RhoSearch::evaluate(const RowTiles& tiles, const PreparedLay
   const std::vector<Trial> all = trials(tiles.rows());
   const RowTiles lanes(0, {0, std::ssize(all)});  // how they are cut into tiles
   const auto rounder = make_rounder(options);
+  const RoundingMath& math = host_rounding_math();
+  const ColumnPlaces places(math, tiles.n(), layer.order, options.group_size);
   const auto trials_of = [&](index_t t) {
     const Range range = lanes.rows_of(t);
     return std::span(all).subspan(at(range.first), at(range.count()));
   };
   const auto make = [&](index_t t) {
-    Matrix<float> coordinates(tiles.n(), lanes.tile(t).cols, 0.0F);
-    std::vector<RowGrid> grids(at(coordinates.cols()));
+    auto coordinates = math.zeros<float>(tiles.n(), lanes.tile(t).cols, "a sample of rows");
+    std::vector<RowGrid> grids(at(coordinates.cols));
     std::vector<index_t> rows;
     for (const Trial& trial : trials_of(t)) {
       const std::size_t lane = rows.size();
       grids[lane] = incoherent_grid(incoherent_scale(layer, trial.rho), options.bits);
-      fill_lane(tiles, trial.row, grids[lane], coordinates.view(), std::ssize(rows));
+      fill_lane(tiles, trial.row, grids[lane], coordinates, std::ssize(rows));
       rows.push_back(trial.row);
     }
-    return std::make_unique<TileRounding>(layer, options, *rounder, TileGrids(std::move(grids)),
-                                          rows, std::move(coordinates));
+    return std::make_unique<TileRounding>(layer, options, *rounder,
+                                          TileGrids(places, std::move(grids)), rows,
+                                          std::move(coordinates));
   };
   const auto done = [&](index_t t, const TileRounding& tile) {
     auto loss = tile.loss().begin();

@@ -30,19 +30,11 @@ struct RoundedRows {
 [[nodiscard]] RoundedRows room_for(Range rows, index_t cols, const PreparedLayer& layer,
                                    const LayerOptions& options, double rho);
 
-/// Writes down the minmax grids that were fitted to `count` rows, the first of which is `first_row`
-/// of `out`.
-template <typename Grids>
-void store_grids(const Grids& grids, index_t first_row, index_t count, QuantizedLinear& out) {
-  for (index_t r = 0; r < count; ++r) {
-    for (index_t g = 0; g < out.groups(); ++g) {
-      const auto& grid = grids.grid(r, g);
-      const std::size_t i = at((first_row + r) * out.groups() + g);
-      out.scale[i] = grid.step;
-      if (!out.symmetric) out.zero[i] = static_cast<std::uint8_t>(grid.offset);
-    }
-  }
-}
+class TileRounding;
+/// Writes down losses and minmax grids of the `count` rows of a tile, the first of which is row
+/// `first` of `out`.
+void store_grids_and_losses(const TileRounding& tile, index_t first, index_t count,
+                            RoundedRows& out);
 
 /// Rounds the rows of `tiles`; `rho` matters to the incoherent grid only. Parallel, and collective
 /// if the panels of `layer.factor` are not in memory: then all ranks come, with rows or without.

@@ -23,6 +23,8 @@ class PanelSource {
   virtual void start() = 0;
   /// Returns panel b as LowerPanels::panel lays it out, strictly lower; valid until the next call.
   [[nodiscard]] virtual MatrixView<const float> panel(index_t b) = 0;
+  /// Returns the diagonal where the panels are, if they are not in host memory; else null.
+  [[nodiscard]] virtual const double* diagonal() const { return nullptr; }
 };
 
 /// A strictly lower triangular matrix in fp32 and a diagonal in fp64. Block columns of fixed width:
@@ -50,6 +52,11 @@ struct LowerPanels {
   [[nodiscard]] index_t width(index_t b) const;
   /// Returns panel b, whose element (i, j) is that at (first_column + i, first_column + j).
   [[nodiscard]] MatrixView<const float> panel(index_t b) const;
+  /// Returns the diagonal from block b on, in the panels' memory.
+  [[nodiscard]] const double* diagonal_of(index_t b) const {
+    const double* there = source ? source->diagonal() : nullptr;
+    return (there != nullptr ? there : diagonal.data()) + first_column(b);
+  }
   /// Returns the place of that panel in a resident matrix, to be filled.
   [[nodiscard]] MatrixView<float> place(index_t b) const;
   [[nodiscard]] index_t panel_offset(index_t b) const;
