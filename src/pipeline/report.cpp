@@ -7,20 +7,15 @@
 #include <limits>
 #include <map>
 #include <sys/resource.h>
-#include <unistd.h>
 #include <utility>
 
+#include "io/directory_lock.hpp"
 #include <fmt/format.h>
 
 namespace quip {
 namespace {
 
 using nlohmann::json;
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown";
-}
 
 json phase_report(const Phase& phase) {
   return {{"seconds", phase.seconds},
