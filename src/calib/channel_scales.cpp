@@ -11,7 +11,7 @@ namespace {
 constexpr float largest_integer = 32767.0F;
 constexpr double most_exact_tokens = 0x1p23;  // 2·15 bits + 23 bits: sums stay below 2⁵³
 
-/// The largest power of two s with round(maximum · s) ≤ 32767.
+/// Returns the largest power of two s with round(maximum · s) ≤ 32767.
 float channel_scale(float maximum) {
   if (maximum == 0.0F) return 1.0F;
   int exponent = 0;
@@ -23,11 +23,11 @@ float channel_scale(float maximum) {
 
 [[noreturn]] void report_nonfinite(Backend& backend, ConstTensorView x, index_t first_sample,
                                    index_t sample_length, const std::string& what) {
-  std::vector<float> row(static_cast<std::size_t>(x.cols));
+  std::vector<float> row(at(x.cols));
   for (index_t t = 0; t < x.rows; ++t) {
     backend.download(x.middle_rows(t, 1), row);
     for (index_t j = 0; j < x.cols; ++j) {
-      if (std::isfinite(row[static_cast<std::size_t>(j)])) continue;
+      if (std::isfinite(row[at(j)])) continue;
       fail(
           "layer {}: its input is not finite (sample {}, token {}, channel {}); the checkpoint or "
           "the tokens are damaged, or an activation exceeds the range of fp32",
@@ -42,7 +42,7 @@ float channel_scale(float maximum) {
 ChannelScales measure_channels(Collectives& comm, Backend& backend, ConstTensorView x,
                                index_t first_sample, index_t sample_length,
                                const std::string& what) {
-  std::vector<float> maximum(static_cast<std::size_t>(x.cols), 0.0F);
+  std::vector<float> maximum(at(x.cols), 0.0F);
   agree(comm, [&] {
     backend.channel_maximum(x, maximum);
     for (const float value : maximum) {

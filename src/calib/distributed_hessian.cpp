@@ -16,7 +16,7 @@ constexpr index_t rows_at_once = 64;
 constexpr index_t narrowest_panel = 1024;
 constexpr index_t widest_panel = 2048;
 
-/// Blocks of H on or below the diagonal in columns [first, last) of blocks.
+/// Visits the blocks of H on or below the diagonal in columns [first, last) of blocks.
 template <typename Visit>
 void for_lower_blocks(const BlockCyclic& layout, index_t first, index_t last, int rank,
                       const Visit& visit) {
@@ -33,7 +33,7 @@ class PanelBuffer {
   PanelBuffer(const BlockCyclic& layout, index_t width, int ranks)
       : layout_(layout), ranks_(ranks), sum_(layout.n() * width), packed_(layout.n() * width) {}
 
-  /// Block columns [first, last) come next.
+  /// Makes room for block columns [first, last).
   void start(index_t first, index_t last) {
     first_ = first;
     last_ = last;
@@ -41,7 +41,7 @@ class PanelBuffer {
     offsets_ = panel_offsets(layout_, first, last, ranks_);
   }
 
-  /// From the diagonal of the first column on down.
+  /// Returns the panel from the diagonal of its first column on down.
   [[nodiscard]] MatrixView<double> view() const {
     const index_t left = first_ * layout_.cols.block;
     const index_t right = std::min(layout_.n(), last_ * layout_.cols.block);

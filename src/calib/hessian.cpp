@@ -12,7 +12,7 @@
 namespace quip {
 namespace {
 
-/// Elements of the lower triangle above a row.
+/// Returns the number of elements of the lower triangle above a row.
 index_t elements_before(index_t row) { return row * (row + 1) / 2; }
 
 /// Sums the lower triangle over ranks.
@@ -23,8 +23,7 @@ void reduce_lower_triangle(Collectives& comm, MatrixView<double> h) {
   for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
     const Range rows{pieces[p], pieces[p + 1]};
     piece.clear();
-    piece.reserve(
-        static_cast<std::size_t>(elements_before(rows.last) - elements_before(rows.first)));
+    piece.reserve(at(elements_before(rows.last) - elements_before(rows.first)));
     for (index_t i = rows.first; i < rows.last; ++i) {
       piece.insert(piece.end(), h.row(i), h.row(i) + i + 1);
     }
@@ -66,7 +65,7 @@ Matrix<double> exact_hessian(Collectives& comm, Backend& backend, ConstTensorVie
 #pragma omp parallel for schedule(dynamic, 16)
   for (index_t i = 0; i < n; ++i) {
     const double unit = scales.row_unit(i);
-    for (index_t j = 0; j <= i; ++j) h(i, j) *= unit / scales.scale[static_cast<std::size_t>(j)];
+    for (index_t j = 0; j <= i; ++j) h(i, j) *= unit / scales.scale[at(j)];
   }
   return h;
 }

@@ -30,7 +30,7 @@ void require_int32(const H5Dataset& dataset, const std::string& where) {
   }
 }
 
-/// Rows [first, first + count) of an open token dataset.
+/// Returns rows [first, first + count) of an open token dataset.
 std::vector<std::int32_t> read_rows(const H5Dataset& dataset, index_t first, index_t count,
                                     index_t length, const std::string& where) {
   const hsize_t start[2] = {static_cast<hsize_t>(first), 0};
@@ -39,7 +39,7 @@ std::vector<std::int32_t> read_rows(const H5Dataset& dataset, index_t first, ind
   check(H5Sselect_hyperslab(file_space.get(), H5S_SELECT_SET, start, nullptr, extent, nullptr),
         "H5Sselect_hyperslab", where);
   const H5Space memory_space(H5Screate_simple(2, extent, nullptr), "H5Screate_simple", where);
-  std::vector<std::int32_t> tokens(static_cast<std::size_t>(count * length));
+  std::vector<std::int32_t> tokens(at(count * length));
   check(H5Dread(dataset.get(), H5T_NATIVE_INT32, memory_space.get(), file_space.get(), H5P_DEFAULT,
                 tokens.data()),
         "H5Dread", where);

@@ -7,8 +7,6 @@
 
 namespace quip::cli {
 
-namespace po = boost::program_options;
-
 po::typed_value<std::string>* value_of(const std::string& option, const char* value_name,
                                        const std::function<void(const std::string&)>& take) {
   const auto named = [option, take](const std::string& text) {

@@ -1,4 +1,4 @@
-// What the subcommands share: option parsing, help, and one way to fail.
+// Option parsing, help and one way to fail, for all subcommands.
 #pragma once
 
 #include <functional>
@@ -21,13 +21,22 @@ class UsageError : public Error {
   using Error::Error;
 };
 
-/// A value that `take` reads from its text. A default is read, too: what --help shows may be typed.
-/// What `take` throws is thrown again with `option` and the text before it.
-[[nodiscard]] boost::program_options::typed_value<std::string>* value_of(
+namespace po = boost::program_options;
+
+/// Returns the semantics of an option whose text goes into `value`, a string or a path.
+template <typename Text>
+[[nodiscard]] auto* text(Text& value, const char* value_name) {
+  const auto take = [&value](const std::string& given) { value = given; };
+  return po::value<std::string>()->value_name(value_name)->notifier(take);
+}
+
+/// Makes `take` read the value from its text. A default is read, too, so that what --help shows may
+/// be typed. Errors of `take` are thrown again with `option` and the text before them.
+[[nodiscard]] po::typed_value<std::string>* value_of(
     const std::string& option, const char* value_name,
     const std::function<void(const std::string&)>& take);
 
-/// A number of `least` or more, or `word`, which is the default and makes it 0.
+/// Reads a number of `least` or more, or `word`, which is the default and makes it 0.
 template <typename Number>
 [[nodiscard]] auto* number_or(const char* word, const std::string& option, const char* value_name,
                               Number& number, Number least = 1) {
@@ -48,16 +57,16 @@ class Command {
 
   [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] const std::string& summary() const { return summary_; }
-  /// Does it run on several ranks?
+  /// True if it runs on several ranks.
   [[nodiscard]] virtual bool parallel() const { return true; }
   [[nodiscard]] std::string help() const;
-  /// Command line first, then --config FILE for what it leaves open. Throws UsageError.
-  /// Returns false when help was asked for.
+  /// Parses the command line, then --config FILE for what it leaves open. Returns false when help
+  /// was asked for. Throws UsageError.
   [[nodiscard]] bool parse(const std::vector<std::string>& arguments);
   /// True if the option was given, on the command line or in the configuration file.
   [[nodiscard]] bool given(const std::string& option) const;
   static constexpr const char* stall_timeout_option = "stall-timeout";
-  /// Seconds without progress after which a parallel command is given up; 0: never.
+  /// Returns the seconds without progress after which a parallel command is given up; 0: never.
   [[nodiscard]] double stall_timeout() const;
   /// Throws UsageError for options that contradict each other; called by `parse`.
   virtual void check() {}
@@ -65,22 +74,21 @@ class Command {
   virtual int run(Collectives& comm, int node_size) = 0;
 
  protected:
-  /// What was given for options that `wanted` declares too, as it would be typed.
-  [[nodiscard]] std::vector<std::string> given_again(
-      const boost::program_options::options_description& wanted) const;
+  /// Returns what was given for options that `wanted` declares too, as it would be typed.
+  [[nodiscard]] std::vector<std::string> given_again(const po::options_description& wanted) const;
   void read_config_file();
 
-  boost::program_options::options_description options_;
-  boost::program_options::positional_options_description positional_;
-  boost::program_options::variables_map values_;
+  po::options_description options_;
+  po::positional_options_description positional_;
+  po::variables_map values_;
 
  private:
   /// Adds to the parsed options; those of a file must not repeat what was typed.
-  void remember(const boost::program_options::parsed_options& parsed);
+  void remember(const po::parsed_options& parsed);
 
   std::string name_;
   std::string summary_;
-  std::vector<boost::program_options::option> parsed_;
+  std::vector<po::option> parsed_;
 };
 
 std::unique_ptr<Command> make_quantize_command();

@@ -1,6 +1,4 @@
-#include "command.hpp"
-#include "model_arguments.hpp"
-#include "run_arguments.hpp"
+#include "evaluation_command.hpp"
 #include <nlohmann/json.hpp>
 
 #include "quip/pipeline/evaluate.hpp"
@@ -8,28 +6,19 @@
 namespace quip::cli {
 namespace {
 
-namespace po = boost::program_options;
-
-class EvalCommand final : public Command {
+class EvalCommand final : public EvaluationCommand {
  public:
-  EvalCommand() : Command("eval", "Perplexity of a checkpoint, or of a packed model.") {
-    model_.declare(options_);
-    options_.add_options()("tokens", po::value(&tokens_)->required()->value_name("FILE"),
+  EvalCommand() : EvaluationCommand("eval", "Perplexity of a checkpoint, or of a packed model.") {
+    options_.add_options()("tokens", text(tokens_, "FILE")->required(),
                            "evaluation tokens: HDF5 with input_ids [samples, length]");
-    options_.add_options()("json", po::bool_switch(&json_), "print JSON");
-    run_.declare_with_model(options_, "samples", "use the first N samples of the token set");
+    declare_run("samples", "use the first N samples of the token set");
   }
 
-  void check() override { model_.check(); }
-
-  int run(Collectives& comm, int node_size) override {
-    const int threads = run_.use_threads(node_size);
-    const std::unique_ptr<Backend> backend = run_.make_backend(comm, threads);
-    Progress progress = run_.progress(comm);
-    const Perplexity result = evaluate(
-        comm, *backend,
-        {model_.model(), model_.packed(), tokens_, run_.count(), run_.allow_unused()}, progress);
-    if (comm.rank() != 0) return EXIT_SUCCESS;
+ private:
+  void evaluate(Collectives& comm, Backend& backend, Progress& progress) override {
+    const Perplexity result = quip::evaluate(
+        comm, backend, {model_, packed_, tokens_, run_.count, run_.allow_unused}, progress);
+    if (comm.rank() != 0) return;
     if (json_) {
       const nlohmann::json out = {{"perplexity", result.value()},
                                   {"mean_loss", result.mean_loss},
@@ -39,14 +28,9 @@ class EvalCommand final : public Command {
       fmt::print("perplexity {:.4f}  (mean loss {:.6f} over {} tokens)\n", result.value(),
                  result.mean_loss, result.tokens);
     }
-    return EXIT_SUCCESS;
   }
 
- private:
-  ModelArguments model_;
   std::string tokens_;
-  RunArguments run_;
-  bool json_ = false;
 };
 
 }  // namespace

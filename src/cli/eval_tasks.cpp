@@ -1,9 +1,7 @@
 #include <cmath>
 #include <fstream>
 
-#include "command.hpp"
-#include "model_arguments.hpp"
-#include "run_arguments.hpp"
+#include "evaluation_command.hpp"
 #include <nlohmann/json.hpp>
 
 #include "quip/pipeline/tasks.hpp"
@@ -11,7 +9,6 @@
 namespace quip::cli {
 namespace {
 
-namespace po = boost::program_options;
 using nlohmann::json;
 
 json to_json(const Accuracy& plain) {
@@ -64,24 +61,20 @@ json details_of(const TaskItem& item, const TaskResult& result) {
   return line;
 }
 
-class EvalTasksCommand final : public Command {
+class EvalTasksCommand final : public EvaluationCommand {
  public:
   EvalTasksCommand()
-      : Command("eval-tasks", "Zero-shot accuracy: multiple choice and last-word prediction.") {
-    model_.declare(options_);
-    options_.add_options()("tasks", po::value(&tasks_)->required()->value_name("FILE"),
+      : EvaluationCommand("eval-tasks",
+                          "Zero-shot accuracy: multiple choice and last-word prediction.") {
+    options_.add_options()("tasks", text(tasks_, "FILE")->required(),
                            "items as JSON lines of token ids (jobs/convert_tasks.py makes them)");
-    options_.add_options()("details", po::value(&details_)->value_name("FILE"),
+    options_.add_options()("details", text(details_, "FILE"),
                            "also write every item's log-likelihoods, as JSON lines");
-    options_.add_options()("json", po::bool_switch(&json_), "print JSON");
-    run_.declare_with_model(options_, "items", "use the first N items");
+    declare_run("items", "use the first N items");
   }
 
-  void check() override { model_.check(); }
-
-  int run(Collectives& comm, int node_size) override {
-    const int threads = run_.use_threads(node_size);
-    const std::unique_ptr<Backend> backend = run_.make_backend(comm, threads);
+ private:
+  void evaluate(Collectives& comm, Backend& backend, Progress& progress) override {
     std::ofstream details;
     agree(comm, [&] {
       // Before the work, so that a mistyped path costs nothing.
@@ -90,24 +83,20 @@ class EvalTasksCommand final : public Command {
         if (!details) fail("--details: cannot write {}", details_);
       }
     });
-    Progress progress = run_.progress(comm);
     const TaskScores scores = score_tasks(
-        comm, *backend,
-        {model_.model(), model_.packed(), tasks_, run_.count(), run_.allow_unused()}, progress);
+        comm, backend, {model_, packed_, tasks_, run_.count, run_.allow_unused}, progress);
     agree(comm, [&] {
       if (details.is_open()) write_details(details, scores);
     });
-    if (comm.rank() != 0) return EXIT_SUCCESS;
+    if (comm.rank() != 0) return;
     const TaskSummary summary = summarise(scores);
     if (json_) {
       fmt::print("{}\n", to_json(summary).dump());
     } else {
       print_summary(summary);
     }
-    return EXIT_SUCCESS;
   }
 
- private:
   void write_details(std::ofstream& file, const TaskScores& scores) const {
     for (std::size_t i = 0; i < scores.items.size(); ++i) {
       file << details_of(scores.items[i], scores.results[i]).dump() << '\n';
@@ -116,11 +105,8 @@ class EvalTasksCommand final : public Command {
     if (!file) fail("--details: cannot write {}: is the disk full?", details_);
   }
 
-  ModelArguments model_;
   std::string tasks_;
   std::string details_;
-  RunArguments run_;
-  bool json_ = false;
 };
 
 }  // namespace

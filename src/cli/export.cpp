@@ -8,20 +8,16 @@
 namespace quip::cli {
 namespace {
 
-namespace po = boost::program_options;
-
 class ExportCommand final : public Command {
  public:
   ExportCommand() : Command("export", "Write a packed model as an ordinary checkpoint.") {
     const auto check = [](const std::string& text) {
       if (text != "bf16") fail("must be bf16");
     };
-    options_.add_options()("packed", po::value(&packed_)->required()->value_name("DIR"),
-                           "packed model");
-    options_.add_options()("model", po::value(&model_)->required()->value_name("DIR"),
+    options_.add_options()("packed", text(packed_, "DIR")->required(), "packed model");
+    options_.add_options()("model", text(model_, "DIR")->required(),
                            "the checkpoint it was made from: config and tokenizer are copied");
-    options_.add_options()("out", po::value(&out_)->required()->value_name("DIR"),
-                           "output directory: new or empty");
+    options_.add_options()("out", text(out_, "DIR")->required(), "output directory: new or empty");
     options_.add_options()("format", value_of("format", "NAME", check)->default_value("bf16"),
                            "bf16: a Hugging Face directory of bfloat16 safetensors");
     run_.declare_for_ranks(options_);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <functional>
 
 #include "command.hpp"
 #include <nlohmann/json.hpp>
@@ -9,12 +10,10 @@
 namespace quip::cli {
 namespace {
 
-namespace po = boost::program_options;
-
 class InspectCommand final : public Command {
  public:
   InspectCommand() : Command("inspect", "Show what a packed model holds; check its digests.") {
-    options_.add_options()("packed", po::value(&packed_)->required()->value_name("DIR"),
+    options_.add_options()("packed", text(packed_, "DIR")->required(),
                            "packed model (the option's name may be left out)");
     options_.add_options()("json", po::bool_switch(&json_), "print JSON");
     options_.add_options()("verify", po::bool_switch(&verify_),
@@ -71,56 +70,55 @@ class InspectCommand final : public Command {
     }
   }
 
-  /// Returns the names, as wide as the longest of them.
-  static std::vector<std::string> name_column(const nlohmann::json& layers) {
-    std::vector<std::string> names = {"layer"};
-    for (const auto& layer : layers) names.push_back(layer.at("name"));
-    const auto longest = std::ranges::max(names, {}, &std::string::size).size();
-    for (std::string& name : names) name.resize(longest, ' ');
-    return names;
+  /// Prints a line for each layer: its name, and what `row` says of it below `header`.
+  static void print_table(const nlohmann::json& layers, const std::string& header,
+                          const std::function<std::string(const nlohmann::json&)>& row) {
+    std::size_t width = std::string("layer").size();
+    for (const auto& layer : layers) {
+      width = std::max(width, layer.at("name").get<std::string>().size());
+    }
+    fmt::print("\n{:<{}} {}\n", "layer", width, header);
+    for (const auto& layer : layers) {
+      fmt::print("{:<{}} {}\n", layer.at("name").get<std::string>(), width, row(layer));
+    }
+    fmt::print("\n");
   }
 
   static void print_layers(const nlohmann::json& layers) {
-    const std::vector<std::string> names = name_column(layers);
-    auto name = names.begin();
-    fmt::print("\n{} {:>13} {:>4} {:>10} {:>8} {:>6}\n", *name++, "shape", "bits", "rel. loss",
-               "trD/trH", "rho");
-    for (const auto& layer : layers) {
-      fmt::print(
-          "{} {:>13} {:>4} {:>10} {:>8.4f} {:>6.3f}\n", *name++,
+    const std::string header = fmt::format("{:>13} {:>4} {:>10} {:>8} {:>6}", "shape", "bits",
+                                           "rel. loss", "trD/trH", "rho");
+    print_table(layers, header, [](const nlohmann::json& layer) {
+      return fmt::format(
+          "{:>13} {:>4} {:>10} {:>8.4f} {:>6.3f}",
           fmt::format("{}x{}", layer.at("rows").get<index_t>(), layer.at("cols").get<index_t>()),
           layer.at("bits").get<int>(), decimals(number_or_nan(layer.at("relative_proxy_loss")), 6),
           layer.at("trace_ratio").get<double>(), layer.at("rho").get<double>());
-    }
-    fmt::print("\n{}", remarks_on(layers));
+    });
+    fmt::print("{}", remarks_on(layers));
   }
 
-  /// Before → after rescaling and transform; ranks are shares of n.
+  /// Shows values before → after rescaling and transform; ranks are shares of n.
   static void print_statistics(const nlohmann::json& layers) {
     const auto both = [](const nlohmann::json& layer, const std::string& name, int digits) {
       if (!layer.contains(name + "_before")) return std::string("-");
       return fmt::format("{:.{}f} -> {:.{}f}", layer.at(name + "_before").get<double>(), digits,
                          layer.at(name + "_after").get<double>(), digits);
     };
-    const std::vector<std::string> names = name_column(layers);
-    auto name = names.begin();
-    fmt::print("\n{} {:>8} {:>8} {:>14} {:>14} {:>16} {:>16}\n", *name++, "trD/trH", "x limit",
-               "mu W", "mu H", "rank H", "rank H at 0.01");
+    constexpr auto* columns = "{:>8} {:>8} {:>14} {:>14} {:>16} {:>16}";
+    const std::string header =
+        fmt::format(columns, "trD/trH", "x limit", "mu W", "mu H", "rank H", "rank H at 0.01");
     bool complete = true;
-    for (const auto& layer : layers) {
-      fmt::print("{} {:>8.4f} {:>8} {:>14} {:>14} {:>16} {:>16}\n", *name++,
-                 layer.at("trace_ratio").get<double>(),
-                 decimals(number_or_nan(layer.at("rate_distortion_ratio")), 3),
-                 both(layer, "mu_w", 2), both(layer, "mu_h", 2), both(layer, "rank", 3),
-                 both(layer, "rank_1pct", 3));
+    print_table(layers, header, [&](const nlohmann::json& layer) {
       complete = complete && layer.contains("mu_h_before");
-    }
+      return fmt::format(columns, decimals(layer.at("trace_ratio").get<double>(), 4),
+                         decimals(number_or_nan(layer.at("rate_distortion_ratio")), 3),
+                         both(layer, "mu_w", 2), both(layer, "mu_h", 2), both(layer, "rank", 3),
+                         both(layer, "rank_1pct", 3));
+    });
     fmt::print(
-        "\ntrD/trH: of the damped H; x limit: loss over the rate-distortion bound ||W||^2/n trD "
+        "trD/trH: of the damped H; x limit: loss over the rate-distortion bound ||W||^2/n trD "
         "4^-bits\n");
-    if (!complete) {
-      fmt::print("ranks and mu H: quantize with --statistics to have them\n");
-    }
+    if (!complete) fmt::print("ranks and mu H: quantize with --statistics to have them\n");
   }
 
   std::string packed_;

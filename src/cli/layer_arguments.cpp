@@ -8,11 +8,9 @@
 
 namespace quip::cli {
 
-namespace po = boost::program_options;
-
 namespace {
 
-/// The paper's settings, and the authors' for OPTQ, which sees the weights as they are.
+/// Applies the paper's settings, and the authors' for OPTQ, which sees the weights as they are.
 void apply_paper(LayerOptions& layer, const Command& command) {
   for (const char* fixed : {"rho", "clamp"}) {
     if (command.given(fixed)) {
@@ -49,7 +47,7 @@ void LayerArguments::declare(po::options_description& options) {
 
 void LayerArguments::declare_for_model(po::options_description& options, QuantizeOptions& job) {
   declare(options);
-  options.add_options()("skip", po::value(&job.skip)->value_name("REGEX"),
+  options.add_options()("skip", text(job.skip, "REGEX"),
                         "leave linears whose name matches as they are");
   const auto add = [&job](const std::vector<std::string>& rules) {
     for (const std::string& rule : rules) job.overrides.add(rule);
@@ -67,6 +65,19 @@ void LayerArguments::declare_for_model(po::options_description& options, Quantiz
   options.add_options()(
       "wide", value_of("wide", "N", wide)->default_value(std::to_string(default_wide_inputs)),
       "from N inputs on, spread a layer's Hessian over all ranks; 0: always");
+}
+
+void declare_keep_states(po::options_description& options, QuantizeOptions& job) {
+  static constexpr Names<std::optional<KeepStates>, 4> names{{{std::nullopt, "auto"},
+                                                              {KeepStates::none, "none"},
+                                                              {KeepStates::last, "last"},
+                                                              {KeepStates::all, "all"}}};
+  const auto take = [&job](const std::string& text) { job.keep_states = parse_name(text, names); };
+  options.add_options()("keep-states",
+                        value_of("keep-states", "WHICH", take)->default_value("auto"),
+                        "hidden states on disk: none (resuming computes them again), last (until "
+                        "the run is complete), all (for good) or auto (last if they are no larger "
+                        "than the model, else none)");
 }
 
 LayerOptions LayerArguments::options(const Command& command) const {

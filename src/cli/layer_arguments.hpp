@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "command.hpp"
-#include <boost/program_options.hpp>
 
 #include "quip/pipeline/quantize.hpp"
 
@@ -14,14 +13,13 @@ namespace quip::cli {
 
 class LayerArguments {
  public:
-  void declare(boost::program_options::options_description& options);
-  /// Those, and what tells the layers of a model apart; the latter go into `job`.
-  void declare_for_model(boost::program_options::options_description& options,
-                         QuantizeOptions& job);
+  void declare(po::options_description& options);
+  /// Declares those, and the options that tell the layers of a model apart, which go into `job`.
+  void declare_for_model(po::options_description& options, QuantizeOptions& job);
   /// Checks and combines what was parsed. Throws Error for options without a meaning together,
   /// naming both.
   [[nodiscard]] LayerOptions options(const Command& command) const;
-  /// Returns the settings in force, for the table at the start; "-": it has no meaning there.
+  /// Returns the settings in force, for the table at the start; "-" where it has no meaning.
   [[nodiscard]] static std::vector<std::pair<std::string, std::string>> settings(
       const LayerOptions& layer);
 
@@ -29,5 +27,8 @@ class LayerArguments {
   LayerOptions layer_;
   bool paper_ = false;
 };
+
+/// Declares --keep-states, which goes into `job`.
+void declare_keep_states(po::options_description& options, QuantizeOptions& job);
 
 }  // namespace quip::cli

@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "command.hpp"
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
 
 #include "quip/comm/job.hpp"
 #include "quip/linalg/blas.hpp"
@@ -23,14 +25,13 @@ using quip::report_error;
 using quip::cli::Command;
 
 std::vector<std::unique_ptr<Command>> make_commands() {
+  using namespace quip::cli;
   std::vector<std::unique_ptr<Command>> commands;
-  commands.push_back(quip::cli::make_quantize_command());
-  commands.push_back(quip::cli::make_quantize_layer_command());
-  commands.push_back(quip::cli::make_eval_command());
-  commands.push_back(quip::cli::make_eval_tasks_command());
-  commands.push_back(quip::cli::make_inspect_command());
-  commands.push_back(quip::cli::make_export_command());
-  commands.push_back(quip::cli::make_plan_command());
+  for (const auto make :
+       {make_quantize_command, make_quantize_layer_command, make_eval_command,
+        make_eval_tasks_command, make_inspect_command, make_export_command, make_plan_command}) {
+    commands.push_back(make());
+  }
   return commands;
 }
 
@@ -42,7 +43,7 @@ std::string overview(const std::vector<std::unique_ptr<Command>>& commands) {
   return text + "\nquip COMMAND --help shows a command's options; quip --version the version.\n";
 }
 
-/// Is this rank 0, as far as the launcher tells before MPI is up? Help is printed once.
+/// True if this is rank 0, as far as the launcher tells before MPI is up. Help is printed once.
 bool launched_first() {
   for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}) {
     if (const char* rank = std::getenv(name)) return std::string(rank) == "0";
@@ -50,8 +51,8 @@ bool launched_first() {
   return true;
 }
 
-/// This rank's status after a mistake on the command line. Launchers kill a job as soon as one rank
-/// fails: only rank 0 does, when it has spoken.
+/// Returns this rank's status after a mistake on the command line. Launchers kill a job as soon as
+/// one rank fails: only rank 0 does, when it has spoken.
 int usage_status() { return launched_first() ? exit_usage : EXIT_SUCCESS; }
 
 /// Throws Error if what was printed did not reach its file: on a full disk, say.
@@ -59,16 +60,6 @@ void require_output_written() {
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
   quip::fail("standard output: cannot write: {}; what was printed is lost",
              std::generic_category().message(errno));
-}
-
-int run_serial(Command& command) {
-  quip::SelfCollectives self;
-  try {
-    return command.run(self, 1);
-  } catch (const std::exception& error) {
-    report_error(quip::message_of(error));
-    return exit_failure;
-  }
 }
 
 int run_parallel(Command& command, int argc, char** argv) {
@@ -103,7 +94,9 @@ int dispatch(int argc, char** argv) {
       if (launched_first()) report_error(error.what());
       return usage_status();
     }
-    return command->parallel() ? run_parallel(*command, argc, argv) : run_serial(*command);
+    if (command->parallel()) return run_parallel(*command, argc, argv);
+    quip::SelfCollectives self;
+    return command->run(self, 1);
   }
   const bool asked = first == "--help" || first == "-h" || first == "help";
   if (launched_first()) {
@@ -113,7 +106,7 @@ int dispatch(int argc, char** argv) {
   return asked ? EXIT_SUCCESS : usage_status();
 }
 
-/// Buffers go back to the system when they are freed. Left alone, the C library learns from the
+/// Gives buffers back to the system when they are freed. Left alone, the C library learns from the
 /// first large ones to keep such memory, and a run's peak creeps up by a tenth, block by block.
 void return_freed_memory() {
 #ifdef __GLIBC__
@@ -122,10 +115,18 @@ void return_freed_memory() {
 #endif
 }
 
+/// Makes warnings look like the other messages and go where they go: standard output is for
+/// results.
+void log_like_messages() {
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("quip"));
+  spdlog::set_pattern("%n: %v");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   return_freed_memory();
+  log_like_messages();
   // A file-size limit becomes a failed write with a message instead of a signal.
   std::signal(SIGXFSZ, SIG_IGN);
   quip::restart_with_fitting_blas_kernels(argv);

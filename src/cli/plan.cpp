@@ -3,7 +3,6 @@
 #include <optional>
 #include <unistd.h>
 
-#include "checkpoint_arguments.hpp"
 #include "command.hpp"
 #include "layer_arguments.hpp"
 #include "run_arguments.hpp"
@@ -16,7 +15,6 @@
 namespace quip::cli {
 namespace {
 
-namespace po = boost::program_options;
 using plan::Layout;
 using plan::PlannedJob;
 using plan::Prediction;
@@ -42,7 +40,7 @@ class PlanCommand final : public Command {
  public:
   PlanCommand()
       : Command("plan", "Predict what quantizing a model takes: bytes, memory, time, layout.") {
-    options_.add_options()("model", po::value(&model_)->required()->value_name("PATH"),
+    options_.add_options()("model", text(model_, "PATH")->required(),
                            "config.json, or a directory with one; weights are not needed");
     declare_machine();
     options_.add_options()("length", number_or("auto", "length", "N", length_),
@@ -53,12 +51,11 @@ class PlanCommand final : public Command {
     run_.declare_with_backend(options_);
   }
 
-  /// A calibration is a job of all ranks; a plan is arithmetic.
+  /// True for a calibration, a job of all ranks; a plan is arithmetic.
   [[nodiscard]] bool parallel() const override { return calibrate_; }
 
   void check() override {
     job_options_.layer = arguments_.options(*this);
-    checkpoints_.apply(job_options_);
     if (!emit_.empty() && (tokens_.empty() || out_.empty())) {
       throw UsageError("--emit: the batch file also needs --tokens FILE and --out DIR");
     }
@@ -88,12 +85,12 @@ class PlanCommand final : public Command {
   }
 
  private:
-  /// What `quip quantize` takes, too.
+  /// Declares the options that `quip quantize` takes, too.
   void declare_job(po::options_description& options) {
     options.add_options()("samples", number_or("all", "samples", "N", samples_),
                           "calibration samples; all: those of --tokens, or 128 without");
     arguments_.declare_for_model(options, job_options_);
-    checkpoints_.declare_keep_states(options);
+    declare_keep_states(options, job_options_);
   }
 
   void declare_machine() {
@@ -113,25 +110,24 @@ class PlanCommand final : public Command {
     options_.add_options()("gpu-memory",
                            number_or("unknown", "gpu-memory", "GiB", gpu_memory_, least_memory),
                            "memory of a device");
-    options_.add_options()("rates", po::value(&rates_file_)->value_name("FILE"),
+    options_.add_options()("rates", text(rates_file_, "FILE"),
                            "how fast the machine is, as --calibrate writes it; without: no times");
     options_.add_options()("calibrate", po::bool_switch(&calibrate_),
                            "measure the rates here, under mpirun on as many ranks as are to be "
                            "planned with; written to --rates");
-    options_.add_options()("scratch", po::value(&scratch_)->default_value(".")->value_name("DIR"),
+    options_.add_options()("scratch", text(scratch_, "DIR")->default_value("."),
                            "file system to calibrate: where --out will lie");
   }
 
   void declare_output() {
-    options_.add_options()("json", po::value(&json_)->value_name("FILE"), "write the plan as JSON");
-    options_.add_options()("emit", po::value(&emit_)->value_name("FILE"),
+    options_.add_options()("json", text(json_, "FILE"), "write the plan as JSON");
+    options_.add_options()("emit", text(emit_, "FILE"),
                            "write a batch file for Slurm that runs the plan");
     options_.add_options()(
-        "tokens", po::value(&tokens_)->value_name("FILE"),
+        "tokens", text(tokens_, "FILE"),
         "calibration tokens: for --emit; tells --samples and --length if it is there");
-    options_.add_options()("out", po::value(&out_)->value_name("DIR"),
-                           "output directory of the run: for --emit");
-    options_.add_options()("home", po::value(&home_)->value_name("DIR"),
+    options_.add_options()("out", text(out_, "DIR"), "output directory of the run: for --emit");
+    options_.add_options()("home", text(home_, "DIR"),
                            "checkout of quip on the cluster: for --emit");
   }
 
@@ -180,8 +176,8 @@ class PlanCommand final : public Command {
     if (machine.ranks_per_node == 0) return plan::candidates(machine);
     Layout layout = machine;
     if (!calibrate_) {
-      layout.threads = run_.threads() > 0
-                           ? run_.threads()
+      layout.threads = run_.threads > 0
+                           ? run_.threads
                            : std::max(1, machine.cores_per_node / machine.ranks_per_node);
     }
     return {layout};
@@ -202,7 +198,7 @@ class PlanCommand final : public Command {
     if (!best) fail("the plan does not fit: {}", shown.problems.front());
   }
 
-  /// What the user gave for the run itself, handed on.
+  /// Hands on what the user gave for the run itself.
   [[nodiscard]] plan::Submission submission() const {
     plan::Submission submission;
     submission.home = home_;
@@ -230,7 +226,6 @@ class PlanCommand final : public Command {
   po::options_description job_only_;
   QuantizeOptions job_options_;
   LayerArguments arguments_;
-  CheckpointArguments checkpoints_;
   RunArguments run_;
 };
 

@@ -1,8 +1,7 @@
 #include "quip/pipeline/quantize.hpp"
 
-#include <optional>
+#include <algorithm>
 
-#include "checkpoint_arguments.hpp"
 #include "command.hpp"
 #include "layer_arguments.hpp"
 #include "run_arguments.hpp"
@@ -15,16 +14,26 @@
 namespace quip::cli {
 namespace {
 
-namespace po = boost::program_options;
+Range parse_blocks(const std::string& text) {
+  const std::size_t colon = std::min(text.find(':'), text.size() - 1);
+  try {
+    const Range range{parse_number<index_t>(text.substr(0, colon)),
+                      parse_number<index_t>(text.substr(colon + 1))};
+    if (range.first < range.last) return range;
+  } catch (const Error&) {
+    // said below
+  }
+  fail("must be FIRST:END, blocks FIRST to END-1, e.g. 0:8");
+}
 
 class QuantizeCommand final : public Command {
  public:
   QuantizeCommand() : Command("quantize", "Quantize a Hugging Face checkpoint to a packed model.") {
-    options_.add_options()("model", po::value(&model_)->required()->value_name("DIR"),
+    options_.add_options()("model", text(job_.model, "DIR")->required(),
                            "Hugging Face directory: config.json, safetensors");
-    options_.add_options()("tokens", po::value(&tokens_)->required()->value_name("FILE"),
+    options_.add_options()("tokens", text(job_.tokens, "FILE")->required(),
                            "calibration tokens: HDF5 with input_ids [samples, length]");
-    options_.add_options()("out", po::value(&out_)->required()->value_name("DIR"),
+    options_.add_options()("out", text(job_.out, "DIR")->required(),
                            "output directory: new or empty, or an earlier run's");
     arguments_.declare_for_model(options_, job_);
     const auto grid = [this](const std::string& text) {
@@ -35,23 +44,22 @@ class QuantizeCommand final : public Command {
         "factorise those with ScaLAPACK, or cuSOLVERMp between GPUs, on this grid "
         "of ranks; last bits belong to the grid (default: own factorisation, same bits on any "
         "ranks)");
-    options_.add_options()("dump-failing", po::value(&dump_failing_)->value_name("DIR"),
+    options_.add_options()("dump-failing", text(job_.dump_failing, "DIR"),
                            "keep weights and Hessian of a layer that cannot be factorised, for "
                            "quip quantize-layer");
-    checkpoints_.declare(options_);
+    declare_checkpoints();
     run_.declare_with_model(options_, "samples", "use the first N samples of the token set");
   }
 
   void check() override {
-    signals_.emplace();  // early: a batch system's warning may come while MPI starts
+    heed_stop_signals();  // early: a batch system's warning may come while MPI starts
     job_.layer = arguments_.options(*this);
-    checkpoints_.apply(job_);
-    job_.model = model_;
-    job_.tokens = tokens_;
-    job_.out = out_;
-    job_.samples = run_.count();
-    job_.allow_unused = run_.allow_unused();
-    job_.dump_failing = dump_failing_;
+    if (repair_ && job_.blocks) {
+      throw UsageError("--repair makes anew what is damaged, wherever: leave out --blocks");
+    }
+    job_.start = repair_ ? Start::repair : (resume_ ? Start::resume : Start::fresh);
+    job_.samples = run_.count;
+    job_.allow_unused = run_.allow_unused;
   }
 
   int run(Collectives& comm, int node_size) override {
@@ -63,7 +71,7 @@ class QuantizeCommand final : public Command {
       std::fflush(stdout);
     }
     Progress progress = run_.progress(comm);
-    job_.stop_requested = [] { return StopSignals::received(); };
+    job_.stop_requested = stop_signal_received;
     job_.on_note = [&progress](const std::string& note) { progress.note(note); };
     const auto between_devices = make_device_collectives(*backend, comm, stall_timeout());
     Collectives& fastest = between_devices ? *between_devices : comm;
@@ -73,13 +81,26 @@ class QuantizeCommand final : public Command {
   }
 
  private:
+  /// Declares which part of the work a run does, and what it leaves for the next.
+  void declare_checkpoints() {
+    options_.add_options()("resume", po::bool_switch(&resume_),
+                           "go on with what an earlier run left in --out, on any number of ranks; "
+                           "start if there is nothing");
+    options_.add_options()("repair", po::bool_switch(&repair_),
+                           "check everything in --out and make anew what is damaged");
+    declare_keep_states(options_, job_);
+    const auto blocks = [this](const std::string& text) { job_.blocks = parse_blocks(text); };
+    options_.add_options()("blocks", value_of("blocks", "FIRST:END", blocks),
+                           "quantize blocks FIRST to END-1 only; --resume does the others later");
+  }
+
   void print_ending(const QuantizeOutcome& outcome) const {
     if (outcome.ending == Ending::finished) {
-      fmt::print("{}  written to        {}\n", summary_table(outcome.report), out_);
+      fmt::print("{}  written to        {}\n", summary_table(outcome.report), job_.out.string());
     } else if (outcome.ending == Ending::already_complete) {
-      fmt::print("{} is complete; nothing to do\n", out_);
+      fmt::print("{} is complete; nothing to do\n", job_.out.string());
     } else {
-      fmt::print("{}: {} of {} blocks are quantized{}; go on with --resume\n", out_,
+      fmt::print("{}: {} of {} blocks are quantized{}; go on with --resume\n", job_.out.string(),
                  outcome.blocks_done, outcome.blocks,
                  outcome.ending == Ending::stopped ? ", stopped by a signal" : "");
     }
@@ -89,10 +110,10 @@ class QuantizeCommand final : public Command {
                                                                           int ranks,
                                                                           int threads) const {
     std::vector<std::pair<std::string, std::string>> table = {
-        {"model", model_},
-        {"tokens", tokens_},
-        {"samples", run_.count() == 0 ? "all" : std::to_string(run_.count())},
-        {"out", out_}};
+        {"model", job_.model.string()},
+        {"tokens", job_.tokens.string()},
+        {"samples", run_.count == 0 ? "all" : std::to_string(run_.count)},
+        {"out", job_.out.string()}};
     const auto layer = LayerArguments::settings(job_.layer);
     table.insert(table.end(), layer.begin(), layer.end());
     const std::string rules = fmt::format("{}", fmt::join(job_.overrides.rules(), " "));
@@ -109,14 +130,10 @@ class QuantizeCommand final : public Command {
   }
 
   QuantizeOptions job_;
-  std::string model_;
-  std::string tokens_;
-  std::string out_;
+  bool resume_ = false;
+  bool repair_ = false;
   LayerArguments arguments_;
-  CheckpointArguments checkpoints_;
-  std::optional<StopSignals> signals_;
   RunArguments run_;
-  std::string dump_failing_;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "command.hpp"
 #include "layer_arguments.hpp"
+#include "pipeline/layer_survey.hpp"
 #include "run_arguments.hpp"
 #include <nlohmann/json.hpp>
 
@@ -15,18 +16,16 @@
 namespace quip::cli {
 namespace {
 
-namespace po = boost::program_options;
-
 class QuantizeLayerCommand final : public Command {
  public:
   QuantizeLayerCommand()
       : Command("quantize-layer",
                 "Quantize one weight matrix with one Hessian; print its losses.") {
-    options_.add_options()("weights", po::value(&weights_)->required()->value_name("FILE"),
+    options_.add_options()("weights", text(weights_, "FILE")->required(),
                            "W [outputs x inputs]: FILE.npy or FILE.h5:DATASET");
-    options_.add_options()("hessian", po::value(&hessian_)->required()->value_name("FILE"),
+    options_.add_options()("hessian", text(hessian_, "FILE")->required(),
                            "H [inputs x inputs], likewise");
-    options_.add_options()("name", po::value(&name_)->default_value("layer")->value_name("NAME"),
+    options_.add_options()("name", text(name_, "NAME")->default_value("layer"),
                            "the layer's name: with --seed it settles the random transforms");
     arguments_.declare(options_);
     options_.add_options()("json", po::bool_switch(&json_), "print JSON");
@@ -43,6 +42,9 @@ class QuantizeLayerCommand final : public Command {
     const Matrix<double> w = read_matrix(weights_);
     Matrix<double> h = read_matrix(hessian_);
     check_hessian(w, h);
+    const LinearSpec spec{.name = name_, .type = {}, .rows = w.rows(), .cols = w.cols()};
+    const std::string note = note_on_groups({{spec, layer_}});
+    if (!note.empty()) fmt::print(stderr, "quip: {}\n", note);
     Matrix<float> single(w.rows(), w.cols());
     for (index_t i = 0; i < w.size(); ++i) single.data()[i] = static_cast<float>(w.data()[i]);
 

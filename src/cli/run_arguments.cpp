@@ -13,10 +13,8 @@
 
 namespace quip::cli {
 
-namespace po = boost::program_options;
-
 void RunArguments::declare(po::options_description& options) {
-  options.add_options()("threads", number_or("auto", "threads", "N", threads_),
+  options.add_options()("threads", number_or("auto", "threads", "N", threads),
                         "OpenMP threads per rank");
   options.add_options()("config", po::value<std::string>()->value_name("FILE"),
                         "more options, one `name=value` a line; the command line wins");
@@ -33,7 +31,7 @@ void RunArguments::declare_for_ranks(po::options_description& options) {
 }
 
 void RunArguments::declare_with_backend(po::options_description& options) {
-  options.add_options()("backend", po::value(&backend_)->default_value("auto")->value_name("NAME"),
+  options.add_options()("backend", text(backend_, "NAME")->default_value("auto"),
                         "auto, cpu or cuda");
   declare_for_ranks(options);
   declare(options);
@@ -41,8 +39,8 @@ void RunArguments::declare_with_backend(po::options_description& options) {
 
 void RunArguments::declare_with_model(po::options_description& options, const char* unit,
                                       const char* help) {
-  options.add_options()(unit, number_or("all", unit, "N", count_), help);
-  options.add_options()("allow-unused", po::bool_switch(&allow_unused_),
+  options.add_options()(unit, number_or("all", unit, "N", count), help);
+  options.add_options()("allow-unused", po::bool_switch(&allow_unused),
                         "go on if blocks hold tensors that their family does not have");
   const auto take = [this](const std::string& text) { progress_ = parse_progress(text); };
   options.add_options()("progress", value_of("progress", "STYLE", take)->default_value("auto"),
@@ -51,23 +49,23 @@ void RunArguments::declare_with_model(po::options_description& options, const ch
 }
 
 int RunArguments::use_threads(int node_size) const {
-  int threads = threads_;
-  if (threads == 0) {
-    threads = omp_get_max_threads();
+  int used = threads;
+  if (used == 0) {
+    used = omp_get_max_threads();
     const bool unbound = omp_get_num_procs() >= sysconf(_SC_NPROCESSORS_ONLN);
     if (std::getenv("OMP_NUM_THREADS") == nullptr && unbound) {
-      threads = std::max(1, threads / node_size);
+      used = std::max(1, used / node_size);
     }
   }
-  omp_set_num_threads(threads);
-  return threads;
+  omp_set_num_threads(used);
+  return used;
 }
 
-std::unique_ptr<Backend> RunArguments::make_backend(Collectives& comm, int threads) const {
+std::unique_ptr<Backend> RunArguments::make_backend(Collectives& comm, int used) const {
   const NodePlace place = comm.place();
   std::unique_ptr<Backend> backend;
   agree(comm, [&] {
-    backend = quip::make_backend(backend_, threads, {place.machine_rank, place.machine_size});
+    backend = quip::make_backend(backend_, used, {place.machine_rank, place.machine_size});
   });
   const bool device = backend->memory().has_value();
   std::array<float, 2> kinds{device ? 1.0F : 0.0F, device ? 0.0F : 1.0F};
@@ -82,7 +80,5 @@ std::unique_ptr<Backend> RunArguments::make_backend(Collectives& comm, int threa
   }
   return backend;
 }
-
-Progress RunArguments::progress(const Collectives& comm) const { return {progress_, comm.rank()}; }
 
 }  // namespace quip::cli

@@ -1,13 +1,10 @@
 #include "stop_signals.hpp"
 
-#include <array>
 #include <csignal>
 #include <unistd.h>
 
 namespace quip::cli {
 namespace {
-
-constexpr std::array signals{SIGTERM, SIGUSR1};
 
 volatile std::sig_atomic_t count = 0;
 
@@ -18,15 +15,11 @@ extern "C" void on_signal(int /*number*/) {
 
 }  // namespace
 
-StopSignals::StopSignals() {
-  count = 0;
-  for (const int number : signals) std::signal(number, on_signal);
+void heed_stop_signals() {
+  std::signal(SIGTERM, on_signal);
+  std::signal(SIGUSR1, on_signal);
 }
 
-StopSignals::~StopSignals() {
-  for (const int number : signals) std::signal(number, SIG_DFL);
-}
-
-bool StopSignals::received() { return count > 0; }
+bool stop_signal_received() { return count > 0; }
 
 }  // namespace quip::cli

@@ -1,7 +1,6 @@
 #include "quip/comm/collectives.hpp"
 
 #include <exception>
-#include <limits>
 #include <new>
 #include <numeric>
 
@@ -10,21 +9,18 @@
 namespace quip {
 
 std::vector<std::string> Collectives::gather(const std::string& text) {
-  const auto ranks = static_cast<std::size_t>(size());
-  const auto self = static_cast<std::size_t>(rank());
-  std::vector<index_t> lengths(ranks, 0);
-  lengths[self] = static_cast<index_t>(text.size());
+  std::vector<index_t> lengths(at(size()), 0);
+  lengths[at(rank())] = std::ssize(text);
   all_gather_bytes(std::as_writable_bytes(std::span(lengths)),
                    share_offsets(size(), size(), sizeof(index_t)));
-  std::vector<index_t> offsets(ranks + 1, 0);
+  std::vector<index_t> offsets(lengths.size() + 1, 0);
   std::partial_sum(lengths.begin(), lengths.end(), offsets.begin() + 1);
-  std::string all(static_cast<std::size_t>(offsets.back()), '\0');
-  all.replace(static_cast<std::size_t>(offsets[self]), text.size(), text);
+  std::string all(at(offsets.back()), '\0');
+  all.replace(at(offsets[at(rank())]), text.size(), text);
   all_gather_bytes(std::as_writable_bytes(std::span(all)), offsets);
   std::vector<std::string> texts;
-  for (std::size_t r = 0; r < ranks; ++r) {
-    texts.push_back(
-        all.substr(static_cast<std::size_t>(offsets[r]), static_cast<std::size_t>(lengths[r])));
+  for (std::size_t r = 0; r < lengths.size(); ++r) {
+    texts.push_back(all.substr(at(offsets[r]), at(lengths[r])));
   }
   return texts;
 }

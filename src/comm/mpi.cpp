@@ -1,7 +1,6 @@
 #include "quip/comm/mpi.hpp"
 
 #include <array>
-#include <cstdlib>
 #include <utility>
 
 #include "quip/core/error.hpp"
@@ -21,9 +20,6 @@ void check_mpi(int code, const char* call, const char* file, int line) {
 }
 
 MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
-  // quip writes no file through MPI, but a library beneath it might: the default component corrupts
-  // data (open-mpi/ompi#12718). A user's choice wins.
-  ::setenv("OMPI_MCA_fcoll", "dynamic_gen2", 0);
   int provided = 0;
   QUIP_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
   QUIP_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));

@@ -19,21 +19,18 @@ void in_pieces(index_t total, index_t step, const Operation& operation) {
   }
 }
 
-/// The shares of all ranks, as MPI takes them.
-struct Shares {
-  std::vector<int> counts;
-  std::vector<int> offsets;
-
-  Shares(index_t total, int size) {
-    for (int r = 0; r < size; ++r) {
-      const Range share = share_of(total, r, size);
-      counts.push_back(static_cast<int>(share.count()));
-      offsets.push_back(static_cast<int>(share.first));
-    }
-  }
-};
-
 }  // namespace
+
+MpiCollectives::Shares::Shares(std::span<const index_t> boundaries) {
+  for (std::size_t r = 1; r < boundaries.size(); ++r) {
+    add(boundaries[r] - boundaries[r - 1], boundaries[r - 1]);
+  }
+}
+
+void MpiCollectives::Shares::add(index_t count, index_t offset) {
+  counts.push_back(static_cast<int>(count));
+  offsets.push_back(static_cast<int>(offset));
+}
 
 MpiCollectives::MpiCollectives(MPI_Comm parent, int ranks_per_node)
     : comm_(Communicator::duplicate(parent)), rank_(comm_.rank()), size_(comm_.size()) {
@@ -69,53 +66,40 @@ void MpiCollectives::all_reduce_sum(std::span<double> values) {
   if (size_ == 1) return;
   const UsageMeter::Communication time;
   if (!sums_by_shares(static_cast<index_t>(values.size_bytes()))) {
-    sum_directly(values);
+    complete("all-reduce", [&](MPI_Request* request) {
+      return MPI_Iallreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()),
+                            MPI_DOUBLE, MPI_SUM, comm_.get(), request);
+    });
   } else {
     const auto total = static_cast<index_t>(values.size());
     const index_t step =
         std::min(total, shared_piece_bytes(size_) / static_cast<index_t>(sizeof(double)));
     // The parts that all ranks bring to this rank's share, which is the largest on rank 0.
-    const auto parts = std::make_unique_for_overwrite<double[]>(
-        static_cast<std::size_t>(share_of(step, 0, size_).count() * size_));
+    const Buffer<double> parts(share_of(step, 0, size_).count() * size_);
     in_pieces(total, step, [&](index_t first, int count) {
-      sum_by_shares(values.subspan(static_cast<std::size_t>(first), count), parts.get());
+      const Shares shares(share_offsets(count, size_));
+      sum_share("all-reduce", values.data() + first, shares, parts.data());
+      gather_shares("all-reduce", MPI_DOUBLE, values.data() + first, shares);
     });
   }
   UsageMeter::current().add_sent(sent_by_sum(static_cast<index_t>(values.size()), rank_, size_));
 }
 
-void MpiCollectives::sum_directly(std::span<double> values) {
-  complete("all-reduce", [&](MPI_Request* request) {
-    return MPI_Iallreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_DOUBLE,
-                          MPI_SUM, comm_.get(), request);
-  });
-}
-
-/// Sums by shares, which are then gathered.
-void MpiCollectives::sum_by_shares(std::span<double> values, double* parts) {
-  const Shares shares(static_cast<index_t>(values.size()), size_);
-  sum_share("all-reduce", values.data(), shares.counts, shares.offsets, parts);
-  gather_shares("all-reduce", MPI_DOUBLE, values.data(), shares.counts, shares.offsets);
-}
-
 /// Receives the parts of all ranks for the own share into `parts` and adds them in rank order.
-void MpiCollectives::sum_share(const char* collective, double* values,
-                               const std::vector<int>& counts, const std::vector<int>& offsets,
+void MpiCollectives::sum_share(const char* collective, double* values, const Shares& shares,
                                double* parts) {
-  const int mine = counts[static_cast<std::size_t>(rank_)];
-  const std::vector<int> part_counts(counts.size(), mine);
-  std::vector<int> part_offsets(counts.size());
-  for (int r = 0; r < size_; ++r) part_offsets[static_cast<std::size_t>(r)] = r * mine;
+  const index_t mine = shares.counts[at(rank_)];
+  Shares received;
+  for (int r = 0; r < size_; ++r) received.add(mine, r * mine);
   complete(collective, [&](MPI_Request* request) {
-    return MPI_Ialltoallv(values, counts.data(), offsets.data(), MPI_DOUBLE, parts,
-                          part_counts.data(), part_offsets.data(), MPI_DOUBLE, comm_.get(),
+    return MPI_Ialltoallv(values, shares.counts.data(), shares.offsets.data(), MPI_DOUBLE, parts,
+                          received.counts.data(), received.offsets.data(), MPI_DOUBLE, comm_.get(),
                           request);
   });
-  double* sum = values + offsets[static_cast<std::size_t>(rank_)];
+  double* sum = values + shares.offsets[at(rank_)];
   std::copy_n(parts, mine, sum);
   for (int r = 1; r < size_; ++r) {
-    const double* part = parts + part_offsets[static_cast<std::size_t>(r)];
-    for (int i = 0; i < mine; ++i) sum[i] += part[i];
+    for (index_t i = 0; i < mine; ++i) sum[i] += parts[r * mine + i];
   }
 }
 
@@ -124,7 +108,7 @@ void MpiCollectives::reduce_scatter_sum(std::span<double> values,
                                         std::span<const index_t> offsets) {
   if (size_ == 1) return;
   const UsageMeter::Communication time;
-  const auto first = [&](int r) { return offsets[static_cast<std::size_t>(r)]; };
+  const auto first = [&](int r) { return offsets[at(r)]; };
   const auto count = [&](int r) { return first(r + 1) - first(r); };
   if (first(size_) > std::numeric_limits<int>::max()) {
     fail("reduce-scatter of {} elements: at most 2^31 - 1 at a time", first(size_));
@@ -134,14 +118,12 @@ void MpiCollectives::reduce_scatter_sum(std::span<double> values,
   const index_t step = shared_piece_bytes(size_) / (index_t{size_} * index_t{sizeof(double)});
   const Buffer<double> parts(std::min(step, count(rank_)) * size_);
   in_pieces(longest, step, [&](index_t begin, int /*length*/) {
-    std::vector<int> send_counts;
-    std::vector<int> send_offsets;
+    Shares shares;
     for (int r = 0; r < size_; ++r) {
-      const index_t at = std::min(begin, count(r));
-      send_counts.push_back(static_cast<int>(std::min(step, count(r) - at)));
-      send_offsets.push_back(static_cast<int>(first(r) + at));
+      const index_t from = std::min(begin, count(r));
+      shares.add(std::min(step, count(r) - from), first(r) + from);
     }
-    sum_share("reduce-scatter", values.data(), send_counts, send_offsets, parts.data());
+    sum_share("reduce-scatter", values.data(), shares, parts.data());
   });
   UsageMeter::current().add_sent((first(size_) - count(rank_)) * index_t{sizeof(double)});
 }
@@ -184,25 +166,23 @@ void MpiCollectives::broadcast_pieces(std::span<std::byte> bytes, int root) {
 
 /// Deals out shares from the root, then gathers them: twice the payload for any number of ranks.
 void MpiCollectives::broadcast_by_shares(std::byte* data, int count, int root) {
-  const Shares shares(count, size_);
-  const auto self = static_cast<std::size_t>(rank_);
+  const Shares shares(share_offsets(count, size_));
   complete("broadcast", [&](MPI_Request* request) {
     if (rank_ == root) {
       return MPI_Iscatterv(data, shares.counts.data(), shares.offsets.data(), MPI_BYTE,
                            MPI_IN_PLACE, 0, MPI_BYTE, root, comm_.get(), request);
     }
-    return MPI_Iscatterv(nullptr, nullptr, nullptr, MPI_BYTE, data + shares.offsets[self],
-                         shares.counts[self], MPI_BYTE, root, comm_.get(), request);
+    return MPI_Iscatterv(nullptr, nullptr, nullptr, MPI_BYTE, data + shares.offsets[at(rank_)],
+                         shares.counts[at(rank_)], MPI_BYTE, root, comm_.get(), request);
   });
-  gather_shares("broadcast", MPI_BYTE, data, shares.counts, shares.offsets);
+  gather_shares("broadcast", MPI_BYTE, data, shares);
 }
 
 void MpiCollectives::gather_shares(const char* collective, MPI_Datatype type, void* data,
-                                   const std::vector<int>& counts,
-                                   const std::vector<int>& offsets) {
+                                   const Shares& shares) {
   complete(collective, [&](MPI_Request* request) {
-    return MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, counts.data(), offsets.data(),
-                           type, comm_.get(), request);
+    return MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, shares.counts.data(),
+                           shares.offsets.data(), type, comm_.get(), request);
   });
 }
 
@@ -210,20 +190,12 @@ void MpiCollectives::all_gather_bytes(std::span<std::byte> buffer,
                                       std::span<const index_t> offsets) {
   if (size_ == 1) return;
   const UsageMeter::Communication time;
-  const auto start = [&](int r) { return offsets[static_cast<std::size_t>(r)]; };
-  if (start(size_) <= piece_bytes) {
-    std::vector<int> counts;
-    std::vector<int> first;
-    for (int r = 0; r < size_; ++r) {
-      counts.push_back(static_cast<int>(start(r + 1) - start(r)));
-      first.push_back(static_cast<int>(start(r)));
-    }
-    gather_shares("all-gather", MPI_BYTE, buffer.data(), counts, first);
+  if (offsets[at(size_)] <= piece_bytes) {
+    gather_shares("all-gather", MPI_BYTE, buffer.data(), Shares(offsets));
   } else {  // counts and displacements are int
     for (int r = 0; r < size_; ++r) {
-      broadcast_pieces(buffer.subspan(static_cast<std::size_t>(start(r)),
-                                      static_cast<std::size_t>(start(r + 1) - start(r))),
-                       r);
+      const index_t first = offsets[at(r)];
+      broadcast_pieces(buffer.subspan(at(first), at(offsets[at(r + 1)] - first)), r);
     }
   }
   UsageMeter::current().add_sent(sent_by_gather(offsets, rank_, size_));

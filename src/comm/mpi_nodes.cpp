@@ -72,20 +72,18 @@ void MpiCollectives::all_gather_over_nodes(std::span<std::byte> buffer,
   if (place_.nodes == 1) return;
   const UsageMeter::Communication time;
   const bool leads = place_.rank == 0;
-  const auto at = [&](int node) { return offsets[static_cast<std::size_t>(node)]; };
-  if (at(place_.nodes) <= piece_bytes) {
-    std::vector<int> counts;
-    counts.reserve(static_cast<std::size_t>(place_.nodes));
-    for (int k = 0; k < place_.nodes; ++k) counts.push_back(static_cast<int>(at(k + 1) - at(k)));
-    const std::vector<int> first(offsets.begin(), offsets.end() - 1);
+  const auto start = [&](int node) { return offsets[at(node)]; };
+  if (start(place_.nodes) <= piece_bytes) {
+    const Shares shares(offsets);
     complete_among(leads, "all-gather over nodes", [&](MPI_Request* request) {
-      return MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, buffer.data(), counts.data(),
-                             first.data(), MPI_BYTE, leaders_.get(), request);
+      return MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, buffer.data(),
+                             shares.counts.data(), shares.offsets.data(), MPI_BYTE, leaders_.get(),
+                             request);
     });
   } else {  // counts and displacements are int
     for (int k = 0; k < place_.nodes; ++k) {
-      for (index_t first = at(k); first < at(k + 1); first += piece_bytes) {
-        const auto count = static_cast<int>(std::min(piece_bytes, at(k + 1) - first));
+      for (index_t first = start(k); first < start(k + 1); first += piece_bytes) {
+        const auto count = static_cast<int>(std::min(piece_bytes, start(k + 1) - first));
         complete_among(leads, "all-gather over nodes", [&](MPI_Request* request) {
           return MPI_Ibcast(buffer.data() + first, count, MPI_BYTE, k, leaders_.get(), request);
         });
@@ -93,7 +91,8 @@ void MpiCollectives::all_gather_over_nodes(std::span<std::byte> buffer,
     }
   }
   if (!leads) return;
-  UsageMeter::current().add_sent((at(place_.node + 1) - at(place_.node)) * (place_.nodes - 1));
+  UsageMeter::current().add_sent((start(place_.node + 1) - start(place_.node)) *
+                                 (place_.nodes - 1));
 }
 
 }  // namespace quip

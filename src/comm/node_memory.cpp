@@ -57,7 +57,7 @@ MemoryFile open_of(const MemoryHandle& handle) {
 }
 
 std::shared_ptr<std::byte> map(const MemoryFile& file, index_t bytes) {
-  const auto length = static_cast<std::size_t>(bytes);
+  const auto length = at(bytes);
   void* address = ::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
   if (address == MAP_FAILED) {
     fail("cannot map {:.2f} GiB of memory: {}; use more nodes",

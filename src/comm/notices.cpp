@@ -2,6 +2,8 @@
 
 #include <exception>
 
+#include "quip/core/matrix.hpp"
+
 namespace quip {
 namespace {
 
@@ -12,9 +14,7 @@ constexpr std::size_t most_outgoing = 4096;
 }  // namespace
 
 NoticeBoard::NoticeBoard(MPI_Comm parent) : comm_(Communicator::duplicate(parent)) {
-  int size = 1;
-  QUIP_MPI(MPI_Comm_size(comm_.get(), &size));
-  sent_.assign(static_cast<std::size_t>(size), 0);
+  sent_.assign(at(comm_.size()), 0);
   listen();
 }
 
@@ -36,13 +36,12 @@ void NoticeBoard::send(int to, const Notice& notice) noexcept {
     forget_delivered();
     if (outgoing_.size() >= most_outgoing) return;
     Outgoing& sending = outgoing_.emplace_back(Outgoing{notice, MPI_REQUEST_NULL});
-    const int code = MPI_Isend(&sending.notice, sizeof(Notice), MPI_BYTE, to, tag, comm_.get(),
-                               &sending.request);
-    if (code != MPI_SUCCESS) {
+    if (MPI_Isend(&sending.notice, sizeof(Notice), MPI_BYTE, to, tag, comm_.get(),
+                  &sending.request) == MPI_SUCCESS) {
+      ++sent_[at(to)];
+    } else {
       outgoing_.pop_back();
-      return;
     }
-    ++sent_[static_cast<std::size_t>(to)];
   } catch (const std::exception&) {
     return;  // no memory for it
   }

@@ -55,11 +55,9 @@ index_t sent_by_broadcast(index_t bytes, int root, int rank, int size) {
 }
 
 index_t sent_by_gather(std::span<const index_t> offsets, int rank, int size) {
-  const auto share = [&](int r) {
-    return offsets[static_cast<std::size_t>(r) + 1] - offsets[static_cast<std::size_t>(r)];
-  };
+  const auto share = [&](int r) { return offsets[at(r + 1)] - offsets[at(r)]; };
   if (size == 1) return 0;
-  if (offsets[static_cast<std::size_t>(size)] <= piece_bytes) return share(rank) * (size - 1);
+  if (offsets[at(size)] <= piece_bytes) return share(rank) * (size - 1);
   index_t sent = 0;
   for (int r = 0; r < size; ++r) sent += sent_by_broadcast(share(r), r, rank, size);
   return sent;

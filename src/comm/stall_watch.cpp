@@ -10,6 +10,7 @@
 #include "quip/comm/job.hpp"
 #include "quip/core/activity.hpp"
 #include "quip/core/error.hpp"
+#include "quip/core/matrix.hpp"
 
 namespace quip {
 namespace {
@@ -40,11 +41,11 @@ double seconds_since_epoch() {
 std::vector<std::string> gather_hosts(MPI_Comm comm, int size) {
   std::array<char, host_bytes> mine{};
   ::gethostname(mine.data(), mine.size() - 1);
-  std::vector<char> all(static_cast<std::size_t>(size) * host_bytes);
+  std::vector<char> all(at(size) * host_bytes);
   QUIP_MPI(
       MPI_Allgather(mine.data(), host_bytes, MPI_CHAR, all.data(), host_bytes, MPI_CHAR, comm));
   std::vector<std::string> hosts;
-  for (std::size_t r = 0; r < static_cast<std::size_t>(size); ++r) {
+  for (std::size_t r = 0; r < at(size); ++r) {
     hosts.emplace_back(all.data() + r * host_bytes);
   }
   return hosts;
@@ -56,8 +57,8 @@ StallWatch::StallWatch(MPI_Comm parent) : board_(parent) {
   QUIP_MPI(MPI_Comm_rank(parent, &rank_));
   QUIP_MPI(MPI_Comm_size(parent, &size_));
   hosts_ = gather_hosts(parent, size_);
-  known_.resize(static_cast<std::size_t>(size_));
-  answered_.resize(static_cast<std::size_t>(size_));
+  known_.resize(at(size_));
+  answered_.resize(at(size_));
   tell_witnesses();
   Activity::current().listen([this] { tell_witnesses(); });
 }
@@ -147,7 +148,7 @@ void StallWatch::read_notices() {
 }
 
 void StallWatch::heed(const Notice& notice) {
-  const auto sender = static_cast<std::size_t>(notice.rank);
+  const auto sender = at(notice.rank);
   known_[sender] = notice;
   switch (notice.kind) {
     case Notice::Kind::status:
@@ -174,7 +175,7 @@ void StallWatch::call_roll() {
   calling_ = true;
   call_ends_ = waited_ + listening_seconds;
   answered_.assign(answered_.size(), false);
-  answered_[static_cast<std::size_t>(rank_)] = true;
+  answered_[at(rank_)] = true;
   const Notice call = notice(Notice::Kind::call);
   for (int r = 0; r < size_; ++r) {
     if (r != rank_) board_.send(r, call);
@@ -184,14 +185,14 @@ void StallWatch::call_roll() {
 Stall StallWatch::take_stock() const {
   Stall stall;
   stall.rank = rank_;
-  stall.host = hosts_[static_cast<std::size_t>(rank_)];
+  stall.host = hosts_[at(rank_)];
   stall.collective = collective_;
   stall.activity = Activity::current().describe();
   stall.seconds = waited_;
   stall.timeout = timeout_;
   for (int r = 0; r < size_; ++r) {
     if (r == rank_) continue;
-    const auto i = static_cast<std::size_t>(r);
+    const auto i = at(r);
     const Notice& last = known_[i];
     Stall::Other other{
         r, hosts_[i], {}, last.activity.data(), std::max(0.0, seconds_since_epoch() - last.time)};

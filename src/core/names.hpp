@@ -51,7 +51,7 @@ Number parse_number(const std::string& text, Number low = 0,
   fail("must be {} to {}", low, high);
 }
 
-/// What `parse` makes of the text; nothing for `word`.
+/// Returns what `parse` makes of the text; nothing for `word`.
 template <typename Parse>
 auto parse_or(const std::string& text, const char* word, Parse parse)
     -> std::optional<decltype(parse(text))> {

@@ -12,7 +12,7 @@ Range share_of(index_t count, int rank, int size) {
 
 std::vector<index_t> share_offsets(index_t count, int size, index_t scale) {
   std::vector<index_t> offsets;
-  offsets.reserve(static_cast<std::size_t>(size) + 1);
+  offsets.reserve(at(size) + 1);
   offsets.push_back(0);
   for (int r = 0; r < size; ++r) offsets.push_back(share_of(count, r, size).last * scale);
   return offsets;

@@ -32,13 +32,13 @@ double RandomStream::normal(std::uint64_t index) const {
 }
 
 std::vector<index_t> RandomStream::permutation(index_t n) const {
-  std::vector<index_t> order(static_cast<std::size_t>(n));
+  std::vector<index_t> order(at(n));
   std::iota(order.begin(), order.end(), index_t{0});
   for (index_t i = n - 1; i > 0; --i) {
     // The bias of the modulus is below 2⁻⁴⁰ for any layer width.
-    const auto j = static_cast<std::size_t>(bits(static_cast<std::uint64_t>(i)) %
-                                            static_cast<std::uint64_t>(i + 1));
-    std::swap(order[static_cast<std::size_t>(i)], order[j]);
+    const auto position = static_cast<std::uint64_t>(i);
+    const std::uint64_t j = bits(position) % (position + 1);
+    std::swap(order[position], order[j]);
   }
   return order;
 }

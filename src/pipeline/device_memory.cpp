@@ -86,7 +86,7 @@ DeviceNeeds needs_of(const DeviceWork& work, const BlockKind& kind) {
   const Family& family = work.family;
   const index_t tokens = work.samples * work.length;
   const index_t states = tokens * family.config().hidden * float_bytes;
-  const index_t weights = weight_bytes(family, kind.block);
+  const index_t weights = weight_bytes(family, kind.blocks[0]);
   const index_t libraries = workspace_bytes(work.threads);
   const index_t units = unit_bytes(work);
   Footprint forward{"forward",
@@ -139,7 +139,7 @@ std::vector<BlockKind> kinds_of_blocks(const Family& family, const QuantizeOptio
   std::vector<std::pair<std::vector<index_t>, std::vector<LayerOptions>>> known;
   const auto selected = options.selected(family, Range{0, family.config().blocks});
   for (index_t b = 0; b < std::ssize(selected); ++b) {
-    BlockKind kind{b, {}};
+    BlockKind kind{{b}, {}};
     std::vector<index_t> shapes;
     std::vector<LayerOptions> of_layers;
     for (const TensorSpec& tensor : family.block_tensors(b)) {
@@ -154,7 +154,11 @@ std::vector<BlockKind> kinds_of_blocks(const Family& family, const QuantizeOptio
       kind.linears.emplace_back(linear, of_layers.back());
     }
     std::pair outline(std::move(shapes), std::move(of_layers));
-    if (std::find(known.begin(), known.end(), outline) != known.end()) continue;
+    const auto found = std::find(known.begin(), known.end(), outline);
+    if (found != known.end()) {
+      kinds[at(found - known.begin())].blocks.push_back(b);
+      continue;
+    }
     known.push_back(std::move(outline));
     kinds.push_back(std::move(kind));
   }

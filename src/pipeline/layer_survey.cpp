@@ -10,33 +10,32 @@
 namespace quip {
 namespace {
 
-/// Says once that engines want whole groups, naming the first layer and the number of others.
-std::string ragged_note(const std::vector<std::string>& ragged) {
-  if (ragged.empty()) return {};
-  const std::string others =
-      ragged.size() > 1 ? fmt::format(" (and {} more layers)", ragged.size() - 1) : "";
-  return fmt::format(
-      "{}{}; engines that want whole groups cannot load this: choose a --group-size that divides "
-      "them",
-      ragged.front(), others);
-}
-
-void look_at(const LinearSpec& linear, const QuantizeOptions& options, int ranks,
-             LayerSurvey& survey, std::vector<std::string>& ragged) {
+void look_at(const LinearSpec& linear, const LayerOptions& layer, const WideOptions& wide,
+             int ranks, LayerSurvey& survey) {
   survey.quantized.insert(linear.name + ".weight");
   survey.widest = std::max(survey.widest, linear.cols);
-  const LayerOptions layer = options.of(linear.name);
-  if (options.wide.covers(linear.cols)) {
-    options.wide.check(linear.name, linear.cols, layer, ranks);
-    survey.wide.insert(linear.cols);
-  }
-  const index_t rest = layer.group_size > 0 ? linear.cols % layer.group_size : 0;
-  if (rest == 0) return;
-  ragged.push_back(fmt::format("layer {}: {} columns in groups of {} leave a last group of {}",
-                               linear.name, linear.cols, layer.group_size, rest));
+  if (!wide.covers(linear.cols)) return;
+  wide.check(linear.name, linear.cols, layer, ranks);
+  survey.wide.insert(linear.cols);
 }
 
 }  // namespace
+
+std::string note_on_groups(const std::vector<std::pair<LinearSpec, LayerOptions>>& layers) {
+  std::string first;
+  int others = -1;
+  for (const auto& [linear, options] : layers) {
+    const index_t rest = options.group_size > 0 ? linear.cols % options.group_size : 0;
+    if (rest == 0 || ++others > 0) continue;
+    first = fmt::format("layer {}: {} columns in groups of {} leave a last group of {}",
+                        linear.name, linear.cols, options.group_size, rest);
+  }
+  if (first.empty()) return {};
+  return fmt::format(
+      "{}{}; engines that want whole groups cannot load this: choose a --group-size that divides "
+      "them",
+      first, others > 0 ? fmt::format(" (and {} more layers)", others) : "");
+}
 
 std::vector<std::vector<LinearSpec>> QuantizeOptions::selected(const Family& family,
                                                                Range range) const {
@@ -58,7 +57,7 @@ std::vector<std::vector<LinearSpec>> QuantizeOptions::selected(const Family& fam
 
 LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, int ranks) {
   LayerSurvey survey;
-  std::vector<std::string> ragged;
+  std::vector<std::pair<LinearSpec, LayerOptions>> layers;
   std::vector<std::string> names;
   std::size_t all = 0;
   const Range blocks{0, family.config().blocks};
@@ -66,7 +65,8 @@ LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, 
   for (const std::vector<LinearSpec>& linears : options.selected(family, blocks)) {
     for (const LinearSpec& linear : linears) {
       names.push_back(linear.name);
-      look_at(linear, options, ranks, survey, ragged);
+      look_at(linear, layers.emplace_back(linear, options.of(linear.name)).second, options.wide,
+              ranks, survey);
     }
   }
   if (names.empty()) fail("--skip '{}' leaves nothing to quantize", options.skip);
@@ -78,7 +78,7 @@ LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, 
     fail("--process-grid {}: no layer has the {} inputs of --wide; lower that or leave this out",
          to_string(*options.wide.process_grid), options.wide.inputs);
   }
-  survey.note = ragged_note(ragged);
+  survey.note = note_on_groups(layers);
   return survey;
 }
 

@@ -3,6 +3,7 @@
 
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "quip/comm/collectives.hpp"
@@ -10,6 +11,11 @@
 #include "quip/pipeline/quantize.hpp"
 
 namespace quip {
+
+/// Returns a note on those of the layers whose last group of columns is shorter than the others:
+/// the first of them, and how many more there are. Empty if there are none.
+[[nodiscard]] std::string note_on_groups(
+    const std::vector<std::pair<LinearSpec, LayerOptions>>& layers);
 
 struct LayerSurvey {
   std::set<std::string> quantized;  ///< tensors

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <set>
 #include <vector>
 
 #include "measure_machine.hpp"
@@ -17,19 +16,16 @@ namespace quip::plan {
 namespace {
 
 constexpr int repeats = 3;
-/// What Backend and Quantizer do; the rest is done by the processor.
-const std::set<std::string> device_phases{"capture", "hessian",    "factor",
-                                          "round",   "dequantize", "forward"};
-constexpr index_t most_samples = 32;  // of a rank: enough to drive caches as a run does
+constexpr index_t most_samples = 32;  // a rank: enough to drive caches as a run does
 
-/// What a rank did in a phase of one block, and for how long without communication.
+/// The work of a rank in a phase of one block, and its time without communication.
 struct Work {
   double flops = 0;
   double seconds = 0;
 };
 using Block = std::map<std::string, Work>;
 
-/// Samples of random tokens for each rank.
+/// Makes samples of random tokens for each rank.
 SampleShard shard_of(int rank, index_t samples, index_t length, index_t vocabulary) {
   const RandomStream random(derive_key(static_cast<std::uint64_t>(rank), "tokens", "calibration"));
   SampleShard shard;
@@ -43,23 +39,22 @@ SampleShard shard_of(int rank, index_t samples, index_t length, index_t vocabula
   return shard;
 }
 
-/// In each phase the rank that computes for the longest: the others wait for it.
+/// Returns in each phase the work of the rank that computes for the longest: the others wait.
 Block busiest(Collectives& comm, const std::vector<Phase>& phases) {
   Block block;
   for (const std::string& name : computing_phases) {
     const auto found = std::find_if(phases.begin(), phases.end(),
                                     [&](const Phase& phase) { return phase.name == name; });
-    std::vector<double> seconds(static_cast<std::size_t>(comm.size()), 0.0);
-    std::vector<double> flops(seconds.size(), 0.0);
+    const index_t self = comm.rank();
+    const index_t ranks = comm.size();
+    std::vector<double> work(at(2 * ranks), 0.0);  // seconds of all ranks, then flops
     if (found != phases.end()) {
-      const auto self = static_cast<std::size_t>(comm.rank());
-      seconds[self] = found->seconds - found->usage.communication_seconds;
-      flops[self] = found->usage.flops;
+      work[at(self)] = found->seconds - found->usage.communication_seconds;
+      work[at(ranks + self)] = found->usage.flops;
     }
-    comm.all_reduce_sum(seconds);  // one rank's value and zeros
-    comm.all_reduce_sum(flops);
-    const auto longest = std::max_element(seconds.begin(), seconds.end());
-    block[name] = {flops[static_cast<std::size_t>(longest - seconds.begin())], *longest};
+    comm.all_reduce_sum(work);  // one rank's values and zeros
+    const auto longest = std::max_element(work.begin(), work.begin() + ranks);
+    block[name] = {*(longest + ranks), *longest};
   }
   return block;
 }
@@ -73,7 +68,7 @@ class BlockTrial {
     load_into(ends_, comm, backend, *job.model.source, job.model.family->end_tensors());
   }
 
-  /// `samples`: of each rank.
+  /// Quantizes the block with this many samples a rank.
   [[nodiscard]] Block run(index_t samples) {
     const Family& family = *job_.model.family;
     Phases phases;
@@ -98,8 +93,8 @@ class BlockTrial {
   WeightSet ends_;
 };
 
-/// The median, phase by phase, of as many trials as begin within `patience` seconds; of one in any
-/// case.
+/// Returns the median, phase by phase, of as many trials as begin within `patience` seconds; one
+/// does in any case.
 Block typical(Collectives& comm, BlockTrial& trial, index_t samples, double patience) {
   std::vector<Block> blocks;
   do {
@@ -118,7 +113,7 @@ Block typical(Collectives& comm, BlockTrial& trial, index_t samples, double pati
   return median;
 }
 
-/// The kind of block whose rounding is the most work.
+/// Returns the kind of block whose rounding is the most work.
 const BlockKind& heaviest(const std::vector<BlockKind>& kinds) {
   const auto work = [](const BlockKind& kind) {
     double flops = 0;
@@ -164,15 +159,13 @@ Rates calibrate(Collectives& comm, Backend& backend, const PlannedJob& job, cons
                       .kinds = {kind},
                       .wide = job.options.wide,
                       .true_sequential = job.options.true_sequential});
-  BlockTrial trial(comm, backend, job, kind.block);
+  BlockTrial trial(comm, backend, job, kind.blocks[0]);
   for (const auto& [phase, work] : typical(comm, trial, samples, patience)) {
-    // Positive where there is nothing to do, as dequantizing without a transform: nobody asks then.
+    // Positive where there is nothing to do, as dequantizing without a transform: the rate is not
+    // used then.
     const double flops = std::max(work.flops, 1.0) / std::max(work.seconds, 1e-9);
-    if (on_device && device_phases.contains(phase)) {
-      rates.device[phase] = flops / layout.gpus_of_rank();
-    } else {
-      rates.host[phase] = flops / layout.cores_of_rank();
-    }
+    auto& measured = on_device ? rates.device : rates.host;
+    measured[phase] = flops / (on_device ? layout.gpus_of_rank() : layout.cores_of_rank());
   }
   const index_t widest = widest_tap(family);
   measure_links(comm, job.options.wide.covers(widest) ? family.config().hidden : widest, rates,

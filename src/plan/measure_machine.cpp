@@ -34,9 +34,9 @@ namespace fs = std::filesystem;
 
 constexpr int batches = 5;
 constexpr int small_calls = 40;
-constexpr index_t state_bytes = index_t{8} << 20;  // of a rank
+constexpr index_t state_bytes = index_t{8} << 20;  // on each rank
 
-/// Seconds of one of `calls` calls in the fastest batch, as the slowest rank sees them.
+/// Returns the seconds of one of `calls` calls in the fastest batch, as the slowest rank sees them.
 double seconds_of(Collectives& comm, int calls, double patience,
                   const std::function<void()>& work) {
   double best = std::numeric_limits<double>::max();
@@ -77,7 +77,7 @@ std::unique_ptr<ScratchFolder> make_scratch(Collectives& comm, const fs::path& f
 
 fs::path folder_in(const fs::path& scratch) { return scratch / "quip-calibration"; }
 
-/// Resident memory of this process now.
+/// Returns the resident memory of this process now.
 index_t resident_memory() {
   std::ifstream stream("/proc/self/statm");
   index_t virtual_pages = 0;
@@ -114,9 +114,9 @@ void measure_links(Collectives& comm, index_t order, Rates& rates, double patien
   const index_t large_bytes = std::min(staged_bytes, triangle);
   float vote = 0;
   std::array<std::byte, 8> word{};
-  std::vector<double> sums(static_cast<std::size_t>(large_bytes) / sizeof(double), 1.0);
+  std::vector<double> sums(at(large_bytes) / sizeof(double), 1.0);
   const std::span<std::byte> bytes = std::as_writable_bytes(std::span(sums));
-  std::vector<std::byte> few(static_cast<std::size_t>(8 * comm.size()));
+  std::vector<std::byte> few(at(8 * comm.size()));
   const std::vector<index_t> small_shares = share_offsets(8 * comm.size(), comm.size());
   const std::vector<index_t> large_shares = share_offsets(large_bytes, comm.size());
   const auto measure = [&](Exchange kind, const std::function<void()>& small,
@@ -151,7 +151,7 @@ void measure_files(Collectives& comm, const PlannedJob& job, const fs::path& scr
   const index_t sample = job.length * width * static_cast<index_t>(sizeof(float));
   const index_t each = std::max<index_t>(1, state_bytes / sample);
   const StateShape shape{each * comm.size(), job.length, width};
-  const std::vector<float> values(static_cast<std::size_t>(job.length * width), 1.0F);
+  const std::vector<float> values(at(job.length * width), 1.0F);
   StateEntry entry;
   const double writing = seconds_of(comm, 1, patience, [&] {
     entry =
@@ -165,7 +165,7 @@ void measure_files(Collectives& comm, const PlannedJob& job, const fs::path& scr
   const double reading = seconds_of(comm, 1, patience, [&] {
     agree(comm, [&] {
       const File file = File::open_read(folder / entry.file);
-      std::vector<std::byte> raw(static_cast<std::size_t>(sample));
+      std::vector<std::byte> raw(at(sample));
       std::vector<float> out(raw.size() / 2);
       for (index_t i = 0; i < each; ++i) {
         file.read_at(raw, entry.offset + (comm.rank() * each + i) * sample);

@@ -38,8 +38,8 @@ class ShapeSource final : public TensorSource {
     if (found == tensors_.end()) fail("tensor {} is not in {}", name, origin_);
     return found->second;
   }
-  /// 16 bits at a time, of which the sign and the end of the fraction are random, so that elements
-  /// of any type are near ±1 or ±1/200.
+  /// Fills 16 bits at a time, of which the sign and the end of the fraction are random, so that
+  /// elements of any type are near ±1 or ±1/200.
   void read(const std::string& name, index_t offset, std::span<std::byte> out) const override {
     const std::uint64_t key = derive_key(0, name, "weights that are not there");
     auto word = static_cast<std::uint64_t>(offset) / 2;
@@ -73,21 +73,17 @@ DType stored_type(const ModelConfig& config, const std::string& origin) {
 }  // namespace
 
 ModelShapes open_shapes(const fs::path& path) {
-  ModelShapes model;
   if (fs::exists(path / "model.safetensors") || fs::exists(path / "model.safetensors.index.json")) {
     Checkpoint checkpoint = open_model_directory(path, true);
-    model.source = std::move(checkpoint.source);
-    model.family = std::move(checkpoint.family);
-    return model;
+    return {std::move(checkpoint.source), std::move(checkpoint.family)};
   }
   const ModelConfig config = read_config(path);
   auto source = std::make_unique<ShapeSource>(path.string());
-  model.family = make_unchecked_family(config, *source);
+  std::unique_ptr<Family> family = make_unchecked_family(config, *source);
   const DType dtype = stored_type(config, path.string());
-  for_each_tensor(*model.family,
+  for_each_tensor(*family,
                   [&](const TensorSpec& tensor) { source->add(tensor.name, dtype, tensor.shape); });
-  model.source = std::move(source);
-  return model;
+  return {std::move(source), std::move(family)};
 }
 
 }  // namespace quip::plan

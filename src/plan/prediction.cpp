@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "quip/core/error.hpp"
 
@@ -22,7 +23,7 @@ class Clock {
     }
   }
 
-  /// Without communication.
+  /// Returns the seconds without communication.
   [[nodiscard]] double alone(const std::string& phase, const PhaseCost& cost, int rank) const {
     double seconds = static_cast<double>(cost.written_together) / shared(rates_.write_bandwidth) +
                      static_cast<double>(cost.usage.bytes_read) / shared(rates_.read_bandwidth);
@@ -45,7 +46,7 @@ class Clock {
     return seconds;
   }
 
-  /// One rank makes files durable while the others wait.
+  /// Returns the seconds in which one rank makes files durable while the others wait.
   [[nodiscard]] double waiting_for_files(const PhaseCost& cost) const {
     return static_cast<double>(cost.durable) * rates_.durable_seconds +
            static_cast<double>(cost.written_alone) / rates_.write_bandwidth;
@@ -61,16 +62,16 @@ class Clock {
     }
     return found->second;
   }
-  /// A rank's part of what the ranks of a node share, on this layout.
+  /// Returns a rank's part, on this layout, of a bandwidth that the ranks of a node share.
   [[nodiscard]] double shared(double bandwidth) const {
     return bandwidth * rates_.ranks_per_node / layout_.ranks_per_node;
   }
-  /// Steps of a tree over so many ranks, relative to the measured ones.
+  /// Returns the depth of a tree over these ranks, relative to the measured ones.
   [[nodiscard]] double deeper() const {
     return std::log2(static_cast<double>(layout_.ranks())) /
            std::log2(static_cast<double>(rates_.ranks));
   }
-  /// Samples go to threads whole: some wait for the last.
+  /// Returns the factor by which threads wait for the last: samples are not shared out further.
   [[nodiscard]] double unevenness(const std::string& phase, int rank, bool on_device) const {
     if (on_device || (phase != "capture" && phase != "forward")) return 1;
     const index_t samples = share_of(job_.samples, rank, layout_.ranks()).count();
@@ -102,31 +103,20 @@ void add_phases(const Ledger& ledger, const Clock* clock, Prediction& prediction
 
 double gib(index_t bytes) { return static_cast<double>(bytes) / (index_t{1} << 30); }
 
-index_t node_bytes_of(const Prediction& prediction) {
-  const int per_node = prediction.layout.ranks_per_node;
-  index_t fullest = 0;
-  for (int node = 0; node < prediction.layout.nodes; ++node) {
-    index_t bytes = 0;
-    for (int r = node * per_node; r < (node + 1) * per_node; ++r) {
-      const Memory& memory = prediction.ranks[static_cast<std::size_t>(r)].memory;
-      bytes += memory.rank.total() - (r == node * per_node ? 0 : memory.shared);
-    }
-    fullest = std::max(fullest, bytes);
-  }
-  return fullest;
-}
-
-/// Host memory of the fullest node of a layout, without walking through the job.
-index_t node_bytes_of(const PlannedJob& job, const Layout& layout, index_t baseline) {
-  index_t bytes = 0;
-  // The first node has the largest shares.
-  for (const Memory& memory : memory_of(job, layout, layout.ranks_per_node, baseline)) {
-    bytes += memory.rank.total() - (bytes == 0 ? 0 : memory.shared);
-  }
+/// Returns the host memory of a node whose ranks these are.
+index_t node_bytes_of(std::span<const Memory> ranks) {
+  index_t bytes = ranks[0].shared;
+  for (const Memory& memory : ranks) bytes += memory.rank.total() - memory.shared;
   return bytes;
 }
 
-/// The change of one number that makes the job fit, if there is one.
+/// Returns that of a layout's fullest node, without walking through the job: the first has the
+/// largest shares.
+index_t node_bytes_of(const PlannedJob& job, const Layout& layout, index_t baseline) {
+  return node_bytes_of(memory_of(job, layout, layout.ranks_per_node, baseline));
+}
+
+/// Returns the change of one number that makes the job fit, if there is one.
 std::string remedy(const PlannedJob& job, Layout layout, index_t baseline) {
   constexpr int most_nodes = 4096;
   const int given = layout.nodes;
@@ -177,19 +167,24 @@ Prediction predict(const PlannedJob& job, const Layout& layout, const Rates* rat
   Prediction prediction;
   prediction.layout = layout;
   Walk walk(job, layout);
+  if (!walk.note().empty()) prediction.notes.push_back(walk.note());
   std::optional<Clock> clock;
   if (rates != nullptr) clock.emplace(job, layout, *rates);
   const index_t baseline = rates != nullptr ? rates->baseline_bytes : assumed_baseline;
   std::vector<Memory> memory = memory_of(job, layout, layout.ranks(), baseline);
+  for (int node = 0; node < layout.nodes; ++node) {
+    const auto ranks = std::span<const Memory>(memory).subspan(at(node * layout.ranks_per_node),
+                                                               at(layout.ranks_per_node));
+    prediction.node_bytes = std::max(prediction.node_bytes, node_bytes_of(ranks));
+  }
   for (int rank = 0; rank < layout.ranks(); ++rank) {
     add_phases(*walk.of_rank(rank), clock ? &*clock : nullptr, prediction);
-    prediction.ranks.back().memory = std::move(memory[static_cast<std::size_t>(rank)]);
+    prediction.ranks.back().memory = std::move(memory[at(rank)]);
   }
   prediction.timed = clock.has_value();
   for (const auto& item : prediction.phases) prediction.seconds += item.second.seconds;
   prediction.block_seconds =
       prediction.seconds / static_cast<double>(job.model.family->config().blocks);
-  prediction.node_bytes = node_bytes_of(prediction);
   check_memory(job, baseline, prediction);
   return prediction;
 }

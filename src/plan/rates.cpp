@@ -1,5 +1,6 @@
 #include "quip/plan/rates.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 
@@ -11,61 +12,51 @@ namespace {
 
 using nlohmann::json;
 
-/// Fields of a rates file, by name, with messages that say which is wrong.
-class Fields {
+/// The fields of a rates file, by their names joined with dots.
+class RatesFile {
  public:
-  Fields(const json& object, std::string path, std::string file)
-      : object_(object), path_(std::move(path)), file_(std::move(file)) {
-    if (!object.is_object()) fail("{}: {} is not an object", file_, path_.empty() ? "it" : path_);
+  explicit RatesFile(const std::filesystem::path& file) : name_(file.string()) {
+    std::ifstream stream(file);
+    if (!stream) fail("--rates {}: cannot open; measure them with quip plan --calibrate", name_);
+    std::ostringstream text;
+    text << stream.rdbuf();
+    document_ = parse_json(text.str(), name_);
   }
 
-  [[nodiscard]] double positive(const char* key) const { return number(key, true); }
-  [[nodiscard]] double natural_or_zero(const char* key) const { return number(key, false); }
-
-  [[nodiscard]] Fields inside(const std::string& key) const {
-    return {find(key), name_of(key), file_};
-  }
-  [[nodiscard]] bool has(const std::string& key) const { return object_.contains(key); }
-  [[nodiscard]] std::string text_or(const char* key, const char* otherwise) const {
-    return has(key) && object_.at(key).is_string() ? object_.at(key).get<std::string>() : otherwise;
-  }
-
- private:
-  [[nodiscard]] std::string name_of(const std::string& key) const {
-    return path_.empty() ? key : path_ + "." + key;
-  }
-
-  [[nodiscard]] const json& find(const std::string& key) const {
-    if (!object_.contains(key)) {
-      fail("{}: has no field {}; write it with quip plan --calibrate --rates FILE", file_,
-           name_of(key));
+  /// Returns the value at `path`, or null if there is none.
+  [[nodiscard]] const json* find(const std::string& path) const {
+    const json* value = &document_;
+    for (std::size_t begin = 0; begin <= path.size();) {
+      if (!value->is_object()) {
+        fail("{}: {} is not an object", name_, begin == 0 ? "it" : path.substr(0, begin - 1));
+      }
+      const std::size_t end = std::min(path.find('.', begin), path.size());
+      const auto found = value->find(path.substr(begin, end - begin));
+      if (found == value->end()) return nullptr;
+      value = &*found;
+      begin = end + 1;
     }
-    return object_.at(key);
+    return value;
   }
 
-  [[nodiscard]] double number(const char* key, bool above_zero) const {
-    const json& value = find(key);
-    const double number = value.is_number() ? value.get<double>() : -1.0;
-    if (number < 0 || (above_zero && number == 0)) {
-      fail("{}: {} is {}; it must be a{} number", file_, name_of(key), shown(value),
-           above_zero ? " positive" : " non-negative");
+  /// Returns a number that is not negative, and unless `zero` allows it not 0.
+  [[nodiscard]] double number(const std::string& path, bool zero = false) const {
+    const json* value = find(path);
+    if (value == nullptr) {
+      fail("{}: has no field {}; write it with quip plan --calibrate --rates FILE", name_, path);
+    }
+    const double number = value->is_number() ? value->get<double>() : -1.0;
+    if (number < 0 || (!zero && number == 0)) {
+      fail("{}: {} is {}; it must be a{} number", name_, path, shown(*value),
+           zero ? " non-negative" : " positive");
     }
     return number;
   }
 
-  const json& object_;
-  std::string path_;
-  std::string file_;
+ private:
+  json document_;
+  std::string name_;
 };
-
-json read_document(const std::filesystem::path& file) {
-  std::ifstream stream(file);
-  if (!stream)
-    fail("--rates {}: cannot open; measure them with quip plan --calibrate", file.string());
-  std::ostringstream text;
-  text << stream.rdbuf();
-  return parse_json(text.str(), file.string());
-}
 
 }  // namespace
 
@@ -91,26 +82,27 @@ json to_json(const Rates& rates) {
 }
 
 Rates read_rates(const std::filesystem::path& file) {
-  const json document = read_document(file);
-  const Fields fields(document, "", file.string());
+  const RatesFile fields(file);
   Rates rates;
-  rates.machine = fields.text_or("machine", "");
-  rates.ranks = static_cast<int>(fields.positive("ranks"));
-  rates.ranks_per_node = static_cast<int>(fields.positive("ranks_per_node"));
-  rates.baseline_bytes = static_cast<index_t>(fields.positive("baseline_bytes"));
-  rates.read_bandwidth = fields.positive("read_bandwidth");
-  rates.write_bandwidth = fields.positive("write_bandwidth");
-  rates.durable_seconds = fields.natural_or_zero("durable_seconds");
+  const json* machine = fields.find("machine");
+  if (machine != nullptr && machine->is_string()) rates.machine = *machine;
+  rates.ranks = static_cast<int>(fields.number("ranks"));
+  rates.ranks_per_node = static_cast<int>(fields.number("ranks_per_node"));
+  rates.baseline_bytes = static_cast<index_t>(fields.number("baseline_bytes"));
+  rates.read_bandwidth = fields.number("read_bandwidth");
+  rates.write_bandwidth = fields.number("write_bandwidth");
+  rates.durable_seconds = fields.number("durable_seconds", true);
   for (const std::string& phase : computing_phases) {
-    const bool on_device = fields.has("device") && fields.inside("device").has(phase);
-    if (on_device) rates.device[phase] = fields.inside("device").inside(phase).positive("flops");
-    if (on_device && !fields.inside("host").has(phase)) continue;
-    rates.host[phase] = fields.inside("host").inside(phase).positive("flops");
+    const bool on_device = fields.find("device." + phase) != nullptr;
+    if (on_device) rates.device[phase] = fields.number("device." + phase + ".flops");
+    if (on_device && fields.find("host." + phase) == nullptr) continue;
+    rates.host[phase] = fields.number("host." + phase + ".flops");
   }
-  if (!fields.has("links")) return rates;
+  if (fields.find("links") == nullptr) return rates;
   for (const Exchange kind : all_exchanges) {
-    const Fields link = fields.inside("links").inside(to_string(kind));
-    rates.links[to_string(kind)] = {link.natural_or_zero("latency"), link.positive("bandwidth")};
+    const std::string link = fmt::format("links.{}.", to_string(kind));
+    rates.links[to_string(kind)] = {fields.number(link + "latency", true),
+                                    fields.number(link + "bandwidth")};
   }
   return rates;
 }

@@ -18,24 +18,22 @@ std::string duration(double seconds) {
   return fmt::format("{:.1f} h", seconds / 3600);
 }
 
-std::string bytes(double count) { return human_bytes(count); }
+std::string bytes(auto count) { return human_bytes(static_cast<double>(count)); }
 
-index_t fullest_rank(const Prediction& prediction) {
+/// Returns the largest of all ranks' values.
+template <typename Of>
+index_t largest(const Prediction& prediction, const Of& of) {
   index_t most = 0;
-  for (const RankPrediction& rank : prediction.ranks) {
-    most = std::max(most, rank.memory.rank.total());
-  }
+  for (const RankPrediction& rank : prediction.ranks) most = std::max(most, of(rank));
   return most;
 }
 
-double most_sent(const Prediction& prediction) {
-  double most = 0;
-  for (const RankPrediction& rank : prediction.ranks) {
-    double sent = 0;
-    for (const auto& phase : rank.phases) sent += static_cast<double>(phase.second.bytes_sent);
-    most = std::max(most, sent);
-  }
-  return most;
+index_t held_by(const RankPrediction& rank) { return rank.memory.rank.total(); }
+
+index_t sent_by(const RankPrediction& rank) {
+  index_t sent = 0;
+  for (const auto& phase : rank.phases) sent += phase.second.bytes_sent;
+  return sent;
 }
 
 std::string describe_phases(const Prediction& prediction) {
@@ -49,8 +47,7 @@ std::string describe_phases(const Prediction& prediction) {
     const auto sent = static_cast<double>(phase.usage.bytes_sent);
     out += fmt::format("  {:<11} {:>11} {:>11} {:>10.2e} {:>11} {:>11} {:>11} {:>8}\n", name,
                        time(phase.seconds), time(phase.communication_seconds), phase.usage.flops,
-                       bytes(sent), bytes(static_cast<double>(phase.usage.bytes_read)),
-                       bytes(static_cast<double>(phase.usage.bytes_written)),
+                       bytes(sent), bytes(phase.usage.bytes_read), bytes(phase.usage.bytes_written),
                        phase.bound > 0 ? fmt::format("{:.2f}", sent / phase.bound) : "-");
   }
   return out + fmt::format("  {:<11} {:>11}\n", "all", time(prediction.seconds));
@@ -59,7 +56,7 @@ std::string describe_phases(const Prediction& prediction) {
 std::string describe_footprint(const Footprint& footprint) {
   std::string out;
   for (const auto& [name, size] : footprint.items) {
-    out += fmt::format("    {:<22} {:>11}\n", name, bytes(static_cast<double>(size)));
+    out += fmt::format("    {:<22} {:>11}\n", name, bytes(size));
   }
   return out;
 }
@@ -77,20 +74,14 @@ json usage_json(const Usage& usage) {
           {"bytes_written", usage.bytes_written}};
 }
 
-/// For a POSIX shell.
+/// Quotes a word for a POSIX shell.
 std::string quoted(const std::string& text) {
-  std::string inside;
-  for (const char c : text) {
-    if (c == '\'') {
-      inside += "'\\''";
-    } else {
-      inside += c;
-    }
-  }
-  return fmt::format("'{}'", inside);
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? "'\\''" : std::string(1, c);
+  return out + "'";
 }
 
-/// Slurm's hours:minutes:seconds.
+/// Returns Slurm's hours:minutes:seconds.
 std::string time_limit(double seconds) {
   const auto minutes = static_cast<index_t>(seconds / 60) + 1;
   return fmt::format("{:02}:{:02}:00", minutes / 60, minutes % 60);
@@ -117,11 +108,10 @@ std::string compare_layouts(const std::vector<Prediction>& predictions,
   for (std::size_t i = 0; i < predictions.size(); ++i) {
     const Prediction& p = predictions[i];
     const char* mark = p.fits() ? (best == i ? "  <- best" : "") : "  does not fit";
-    out +=
-        fmt::format("  {:>6} {:>11} {:>8} {:>11} {:>12} {:>12} {:>12}{}\n", p.layout.nodes,
-                    p.layout.ranks_per_node, p.layout.threads, p.timed ? duration(p.seconds) : "-",
-                    bytes(static_cast<double>(p.node_bytes)),
-                    bytes(static_cast<double>(fullest_rank(p))), bytes(most_sent(p)), mark);
+    out += fmt::format("  {:>6} {:>11} {:>8} {:>11} {:>12} {:>12} {:>12}{}\n", p.layout.nodes,
+                       p.layout.ranks_per_node, p.layout.threads,
+                       p.timed ? duration(p.seconds) : "-", bytes(p.node_bytes),
+                       bytes(largest(p, held_by)), bytes(largest(p, sent_by)), mark);
   }
   return out;
 }
@@ -135,11 +125,11 @@ std::string describe(const Prediction& prediction) {
   out += describe_phases(prediction);
   const Memory& memory = prediction.ranks[0].memory;
   out += fmt::format("\n  memory of rank 0 in {}, of which the node's ranks share {}\n",
-                     memory.rank.moment, bytes(static_cast<double>(memory.shared)));
+                     memory.rank.moment, bytes(memory.shared));
   out += describe_footprint(memory.rank);
   if (layout.gpus_per_node > 0) {
     out += fmt::format("\n  memory of its GPU in {}: {}\n", memory.device.fullest.moment,
-                       bytes(static_cast<double>(memory.device.fullest.total())));
+                       bytes(memory.device.fullest.total()));
     out += describe_footprint(memory.device.fullest);
   }
   for (const std::string& note : prediction.notes) out += fmt::format("\n  note: {}\n", note);
@@ -190,10 +180,10 @@ std::string batch_file(const Prediction& prediction, const Submission& submissio
   const Layout& layout = prediction.layout;
   const double limit = std::max(shortest_limit, room * prediction.seconds);
   const double warning = std::max(shortest_warning, 2 * prediction.block_seconds);
-  std::string out = "#!/usr/bin/env bash\n#SBATCH --job-name=quip\n";
-  out += fmt::format("#SBATCH --nodes={}\n#SBATCH --ntasks-per-node={}\n", layout.nodes,
-                     layout.ranks_per_node);
-  out += fmt::format("#SBATCH --cpus-per-task={}\n", layout.threads);
+  std::string out = fmt::format(
+      "#!/usr/bin/env bash\n#SBATCH --job-name=quip\n"
+      "#SBATCH --nodes={}\n#SBATCH --ntasks-per-node={}\n#SBATCH --cpus-per-task={}\n",
+      layout.nodes, layout.ranks_per_node, layout.threads);
   if (layout.gpus_per_node > 0)
     out += fmt::format("#SBATCH --gpus-per-node={}\n", layout.gpus_per_node);
   out += fmt::format("#SBATCH --mem={}M\n",
@@ -203,7 +193,7 @@ std::string batch_file(const Prediction& prediction, const Submission& submissio
   out += "#SBATCH --requeue\n#SBATCH --open-mode=append\n#SBATCH --output=%x-%j.log\n#\n";
   out += fmt::format("# Written by quip plan. Predicted: {}, {} a block, {} of memory a node.\n",
                      duration(prediction.seconds), duration(prediction.block_seconds),
-                     bytes(static_cast<double>(prediction.node_bytes)));
+                     bytes(prediction.node_bytes));
   out += "# QUIP_HOME is a checkout of quip; slurm/job.sh there says what else steers the job.\n";
   out += "set -euo pipefail\n";
   out += fmt::format("cd \"$SLURM_SUBMIT_DIR\"\nQUIP_HOME=${{QUIP_HOME:-{}}}\n",

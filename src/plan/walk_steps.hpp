@@ -1,28 +1,37 @@
-// What the parts of the walk share.
+// The steps that the parts of the walk share.
 #pragma once
 
 #include <array>
-#include <cstdint>
-#include <string>
 
-#include "quip/plan/ledger.hpp"
+#include "quip/pipeline/block_quantizer.hpp"
+#include "quip/pipeline/device_memory.hpp"
+#include "quip/plan/walk.hpp"
 
 namespace quip::plan {
 
-inline const std::string a_digest(32, '0');
 inline constexpr auto float_bytes = static_cast<index_t>(sizeof(float));
 inline constexpr auto double_bytes = static_cast<index_t>(sizeof(double));
 
-/// For `agree`: what is done costs nothing on paper.
-inline void do_nothing() {}
-
-/// Messages of allocate_on_node.
+/// Counts the messages of quip::allocate_on_node.
 inline void allocate_on_node(Ledger& ledger, index_t bytes) {
-  agree(ledger, do_nothing);
+  ledger.vote();
   if (ledger.place().nodes == ledger.size() || bytes == 0) return;
   std::array<std::int64_t, 2> handle{};
   ledger.node_broadcast(std::as_writable_bytes(std::span(handle)));
-  agree(ledger, do_nothing);
+  ledger.vote();
 }
+
+using Layers = decltype(BlockKind::linears);
+
+/// Returns the ranks that factorise the layers.
+inline std::vector<int> owners_of(const Layers& layers, int ranks) {
+  std::vector<index_t> orders;
+  for (const auto& layer : layers) orders.push_back(layer.first.cols);
+  return assign_owners(orders, ranks);
+}
+
+/// Counts what a rank does with the layers of a block once their inputs are captured.
+void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
+                 Ledger& ledger);
 
 }  // namespace quip::plan

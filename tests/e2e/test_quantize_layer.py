@@ -172,3 +172,14 @@ def test_the_transform_lowers_the_incoherence_of_a_spiked_hessian(tmp_path):
     assert out["mu_h_after"] < 8
     assert out["mu_w_after"] < out["mu_w_before"] / 3
     assert out["rank_before"] == out["rank_after"] == 1
+
+
+def test_a_ragged_last_group_is_said_beside_the_results(files):
+    options = ("--processing", "baseline", "--group-size")
+    whole, ragged = (
+        quantize_layer(files / "w.npy", files / "h.npy", *options, size) for size in (32, 40)
+    )
+    assert "last group" not in whole.stderr
+    said = "quip: layer layer: 96 columns in groups of 40 leave a last group of 16; engines that"
+    assert said in ragged.stderr
+    assert json.loads(ragged.stdout)["cols"] == 96

@@ -184,6 +184,21 @@ TEST(Predict, LinksAndFilesTakeTime) {
   EXPECT_NEAR(predict(job, layout, &rates).seconds - before, 1 + 2 * (1 + 96 + 95), 1e-3 * before);
 }
 
+// 96 fc2 of 49152 = 1966 · 25 + 2 inputs; the others have 12288 = 491 · 25 + 13.
+TEST(Predict, ARaggedLastGroupIsNotedOnce) {
+  const ModelShapes model = config_of("opt-175b");
+  PlannedJob job = job_of(model, 8, 128);
+  job.options.layer.processing = Processing::baseline;
+  job.options.layer.group_size = 128;
+  EXPECT_TRUE(predict(job, layout_of(1, 1, 2), nullptr).notes.empty());
+  job.options.layer.group_size = 25;
+  const std::vector<std::string> notes = predict(job, layout_of(1, 1, 2), nullptr).notes;
+  ASSERT_EQ(notes.size(), 1U);
+  EXPECT_NE(notes[0].find("12288 columns in groups of 25 leave a last group of 13 (and 575 more"),
+            std::string::npos)
+      << notes[0];
+}
+
 TEST(Predict, RatesOfOneRankSayNothingOfLinks) {
   const ModelShapes model = config_of("opt-175b");
   Rates rates = round_rates();
@@ -246,7 +261,7 @@ TEST(Memory, BlocksAlikeArePlannedOnce) {
   options.overrides.add("layers\\.(3|7)\\.mlp:bits=4");
   std::vector<index_t> first;
   for (const BlockKind& kind : kinds_of_blocks(*model.family, options)) {
-    first.push_back(kind.block);
+    first.push_back(kind.blocks[0]);
   }
   EXPECT_EQ(first, (std::vector<index_t>{0, 1, 3}));
 }

@@ -11,19 +11,19 @@ namespace quip {
 
 struct ChannelScales {
   std::vector<float> scale;  ///< [n]
-  double tokens = 0;         ///< of all ranks
+  double tokens = 0;         ///< number on all ranks
 
-  /// What an element of the integers' sum stands for in H = Σₜ xₜᵀxₜ / T: the factor of row i,
-  /// divided by that of column j. In this order everywhere, so that H has the same bits.
+  /// Returns the factor of row i. Divided by the scale of column j it turns an element of the
+  /// integers' sum into one of H = Σₜ xₜᵀxₜ / T. In this order everywhere, so that H has the same
+  /// bits.
   [[nodiscard]] double row_unit(index_t i) const {
-    return 1.0 / (static_cast<double>(scale[static_cast<std::size_t>(i)]) * tokens);
+    return 1.0 / (static_cast<double>(scale[at(i)]) * tokens);
   }
-  [[nodiscard]] double unit(index_t i, index_t j) const {
-    return row_unit(i) / scale[static_cast<std::size_t>(j)];
-  }
+  [[nodiscard]] double unit(index_t i, index_t j) const { return row_unit(i) / scale[at(j)]; }
 };
 
-/// From the channels' largest magnitudes over all ranks (collective); `x` [this rank's tokens × n].
+/// Finds them from the channels' largest magnitudes over all ranks (collective).
+/// `x` [this rank's tokens × n].
 /// `what` names the layer in messages; throws AgreedError for a NaN or an infinity, naming layer,
 /// sample and channel, and for more tokens than can be summed exactly.
 [[nodiscard]] ChannelScales measure_channels(Collectives& comm, Backend& backend, ConstTensorView x,

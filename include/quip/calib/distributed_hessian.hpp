@@ -8,11 +8,12 @@
 
 namespace quip {
 
-/// The diagonal of exact_hessian's H, bit for bit, on every rank (collective).
+/// Returns the diagonal of exact_hessian's H, bit for bit, on every rank (collective).
 [[nodiscard]] std::vector<double> hessian_diagonal(Collectives& comm, Backend& backend,
                                                    ConstTensorView x, const ChannelScales& scales);
 
-/// Columns of H that are summed at a time; a rank needs room for two such panels of n rows.
+/// Returns the number of columns of H that are summed at a time; a rank needs room for two such
+/// panels of n rows.
 [[nodiscard]] index_t hessian_panel_width(index_t n, int ranks);
 
 /// Returns where in a panel, block columns [first, last) in the order of their owners, each rank's
@@ -20,9 +21,9 @@ namespace quip {
 [[nodiscard]] std::vector<index_t> panel_offsets(const BlockCyclic& layout, index_t first,
                                                  index_t last, int ranks);
 
-/// The lower triangle of `factor` times exact_hessian's H (bit for bit, for 1) into the blocks of
-/// `h` (collective): panels of columns, each summed over this rank's tokens, then over ranks into
-/// the hands of the blocks' owners.
+/// Puts the lower triangle of `factor` times exact_hessian's H (bit for bit, for 1) into the blocks
+/// of `h` (collective): panels of columns, each summed over this rank's tokens, then over ranks
+/// into the hands of the blocks' owners.
 void distributed_hessian(Collectives& comm, Backend& backend, ConstTensorView x,
                          const ChannelScales& scales, double factor, DistributedMatrix& h);
 

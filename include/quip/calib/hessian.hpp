@@ -10,13 +10,13 @@
 
 namespace quip {
 
-/// The sum over ranks takes the lower triangle of a Hessian of order n in equal pieces of whole
-/// rows, about staged_bytes (comm/schedule.hpp) or all of it if that is less. Returns the first row
-/// of each piece, and n.
+/// Returns the first row of each piece in which the lower triangle of a Hessian of order n is
+/// summed over ranks, and n. Pieces are equal, of whole rows, and take about staged_bytes
+/// (comm/schedule.hpp), or all of the triangle if that is less.
 [[nodiscard]] std::vector<index_t> triangle_pieces(index_t n);
 
-/// H = Σₜ xₜᵀxₜ / T over the activations of all ranks; `x` [this rank's tokens × n]. The lower
-/// triangle of the result is filled. Collective.
+/// Returns H = Σₜ xₜᵀxₜ / T over the activations of all ranks; `x` [this rank's tokens × n]. The
+/// lower triangle of the result is filled. Collective.
 ///
 /// Each channel is scaled by a power of two and rounded to a 16-bit integer, with the channel's
 /// largest magnitude over all ranks near 2¹⁵; the sums are then sums of integers, exact in any

@@ -21,11 +21,11 @@ class TokenSet {
   [[nodiscard]] index_t length() const { return length_; }
   [[nodiscard]] const std::filesystem::path& file() const { return file_; }
 
-  /// Rows [first, first + count), row-major. Throws Error naming sample and position of an
+  /// Returns rows [first, first + count), row-major. Throws Error naming sample and position of an
   /// id outside [0, vocabulary).
   [[nodiscard]] std::vector<std::int32_t> read(index_t first, index_t count,
                                                index_t vocabulary) const;
-  /// Content digest of the first `samples` rows: what a result depends on.
+  /// Returns the digest of the first `samples` rows, on which a result depends.
   [[nodiscard]] std::string digest(index_t samples) const;
 
  private:

@@ -21,7 +21,7 @@ struct NodePlace {
   int size = 1;   ///< number of ranks of its node
   int node = 0;   ///< nodes are numbered in the order of their lowest ranks
   int nodes = 1;  ///< number of nodes that have ranks
-  // Its number on its machine, with common memory or not: devices are dealt out by it.
+  // Devices are dealt out by its number on its machine, with common memory or not.
   int machine_rank = 0;
   int machine_size = 1;
 };
@@ -90,7 +90,7 @@ class Collectives {
     values.resize(length);
     broadcast(std::span(values), root);
   }
-  /// Every rank's text, by rank.
+  /// Returns every rank's text, by rank.
   [[nodiscard]] std::vector<std::string> gather(const std::string& text);
 };
 

@@ -14,7 +14,7 @@ namespace quip {
 void check_mpi(int code, const char* call, const char* file, int line);
 #define QUIP_MPI(call) ::quip::check_mpi((call), #call, __FILE__, __LINE__)
 
-/// MPI_Init … MPI_Finalize. Exactly one per process, in main. MPI's errors are returned from then
+/// Runs MPI_Init and MPI_Finalize. One per process, in main. MPI's errors are returned from then
 /// on, in every communicator, instead of ending the process with a report of MPI's own.
 class MpiEnvironment {
  public:

@@ -3,7 +3,9 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "quip/comm/collectives.hpp"
 #include "quip/comm/mpi.hpp"
@@ -11,7 +13,7 @@
 
 namespace quip {
 
-/// Every operation is started without blocking and then polled, so that a rank which waits can
+/// Starts every operation without blocking and then polls, so that a rank which waits can
 /// notice that nothing moves any more, and say whom it waits for (StallWatch).
 class MpiCollectives final : public Collectives {
  public:
@@ -50,19 +52,24 @@ class MpiCollectives final : public Collectives {
  private:
   /// Issues an operation and returns MPI's code.
   using Start = std::function<int(MPI_Request*)>;
+  /// The shares of ranks in a buffer, as MPI takes them.
+  struct Shares {
+    std::vector<int> counts;
+    std::vector<int> offsets;
+
+    Shares() = default;
+    explicit Shares(std::span<const index_t> boundaries);
+    void add(index_t count, index_t offset);
+  };
   void complete(const char* collective, const Start& start);
   /// Completes a collective of some ranks; the others pass.
   void complete_among(bool member, const char* collective, const Start& start);
   void find_nodes(int ranks_per_node);
   void try_sharing();
-  void sum_directly(std::span<double> values);
-  void sum_by_shares(std::span<double> values, double* parts);
-  void sum_share(const char* collective, double* values, const std::vector<int>& counts,
-                 const std::vector<int>& offsets, double* parts);
+  void sum_share(const char* collective, double* values, const Shares& shares, double* parts);
   void broadcast_pieces(std::span<std::byte> bytes, int root);
   void broadcast_by_shares(std::byte* data, int count, int root);
-  void gather_shares(const char* collective, MPI_Datatype type, void* data,
-                     const std::vector<int>& counts, const std::vector<int>& offsets);
+  void gather_shares(const char* collective, MPI_Datatype type, void* data, const Shares& shares);
 
   Communicator comm_;
   Communicator node_;     ///< the ranks of this node

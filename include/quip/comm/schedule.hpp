@@ -32,10 +32,10 @@ static_assert(staged_bytes > 2 * between_devices_from);
 /// True if a broadcast goes by shares: MPI_Ibcast is a flat tree, beyond 4 ranks a binomial one.
 [[nodiscard]] bool broadcasts_by_shares(index_t bytes, int size);
 
-// Payload bytes that `rank` of `size` sends in one collective; 0 for one rank. By shares: what the
-// schedule hands to MPI. Otherwise, where MPI's own algorithm does the work, the least that any
-// needs: a rank's share of an all-reduce, and of a broadcast all that the others receive, counted
-// for the root although others may pass it on.
+// The following count payload bytes that `rank` of `size` sends in one collective; 0 for one rank.
+// By shares they are those that the schedule hands to MPI. Otherwise, where MPI's own algorithm
+// does the work, the least that any needs: a rank's share of an all-reduce, and of a broadcast all
+// that the others receive, counted for the root although others may pass it on.
 
 /// Returns the bytes sent for a sum of `count` doubles on all ranks.
 [[nodiscard]] index_t sent_by_sum(index_t count, int rank, int size);

@@ -61,13 +61,13 @@ void to_float(DType type, std::span<const std::byte> in, std::span<float> out);
 /// Rounds to the nearest bfloat16, ties to even; NaN stays NaN.
 [[nodiscard]] std::uint16_t to_bf16(float value);
 
-/// The exact fp32 value of a bfloat16.
+/// Returns the exact fp32 value of a bfloat16.
 [[nodiscard]] float from_bf16(std::uint16_t bits);
 
-/// The exact fp32 value of an IEEE half.
+/// Returns the exact fp32 value of an IEEE half.
 [[nodiscard]] float from_f16(std::uint16_t bits);
 
-/// The index of the first NaN or infinity, or -1.
+/// Returns the index of the first NaN or infinity, or -1.
 [[nodiscard]] index_t first_nonfinite(std::span<const float> values);
 
 }  // namespace quip

@@ -15,7 +15,7 @@ namespace quip {
 
 /// Blocks whose tensors have the same shapes and whose linears are quantized alike.
 struct BlockKind {
-  index_t block = 0;  ///< the first of them
+  std::vector<index_t> blocks;  ///< in their order
   /// The layers that are quantized, and their options.
   std::vector<std::pair<LinearSpec, LayerOptions>> linears;
 };

@@ -8,12 +8,12 @@
 
 namespace quip::plan {
 
-/// The ranks quantize the heaviest block once, with a few samples of random tokens each, as a run
-/// does: over `comm`, with the code that quantizes. Then they try these links with messages
-/// of the size of a Hessian, and the file system beneath `scratch`. What takes less than `patience`
-/// seconds is repeated for about so long. Collective. `layout` says how the ranks lie; rates of the
-/// host come out per core. Where the backend is a device, the phases that run on it are its rates.
-/// Throws Error for a job that cannot be planned or does not fit on the device.
+/// Quantizes the heaviest block once, with a few samples of random tokens a rank, as a run does:
+/// over `comm`, with the code that quantizes. Then tries these links with messages of the size of a
+/// Hessian, and the file system beneath `scratch`. A measurement that takes less than `patience`
+/// seconds is repeated for about that time. Collective. `layout` says how the ranks lie; rates of
+/// the host come out per core. Where the backend is a device, the phases that run on it are its
+/// rates. Throws Error for a job that cannot be planned or does not fit on the device.
 [[nodiscard]] Rates calibrate(Collectives& comm, Backend& backend, const PlannedJob& job,
                               const Layout& layout, const std::filesystem::path& scratch,
                               double patience = 1);

@@ -1,4 +1,4 @@
-// How much memory a planned job takes: what each rank holds at its fullest moment.
+// The memory that each rank of a planned job holds at its fullest moment.
 #pragma once
 
 #include "quip/core/footprint.hpp"
@@ -10,12 +10,12 @@ namespace quip::plan {
 struct Memory {
   Footprint rank;      ///< host memory of one rank, the node's common weights included
   index_t shared = 0;  ///< the part that all ranks of a node have in common
-  DeviceNeeds device;  ///< of one rank, where it computes on a device; else empty
+  DeviceNeeds device;  ///< a rank's needs of its device; empty if it has none
 };
 
-/// The fullest moment of each of the first `ranks` ranks, over all blocks. `baseline` is the memory
-/// of a rank before it holds anything of a model (Rates). Resident pages of the mapped checkpoint
-/// count, although the system may drop them.
+/// Returns the fullest moment of each of the first `ranks` ranks, over all blocks. `baseline` is
+/// the memory of a rank before it holds anything of a model (Rates). Resident pages of the mapped
+/// checkpoint count, although the system may drop them.
 [[nodiscard]] std::vector<Memory> memory_of(const PlannedJob& job, const Layout& layout, int ranks,
                                             index_t baseline);
 

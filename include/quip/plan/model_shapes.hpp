@@ -1,4 +1,4 @@
-// A model without its weights: what config.json says is enough to plan with.
+// A model without its weights: config.json is enough to plan with.
 #pragma once
 
 #include <filesystem>
@@ -13,7 +13,7 @@ struct ModelShapes {
   std::unique_ptr<Family> family;
 };
 
-/// `path`: a config.json, or a directory with one. Where the directory also holds a checkpoint, its
+/// Opens a config.json, or a directory with one. Where the directory also holds a checkpoint, its
 /// headers tell which tensors there are; else the family does, all with the element type that
 /// config.json names (bfloat16 if it names none). Throws Error naming the file.
 [[nodiscard]] ModelShapes open_shapes(const std::filesystem::path& path);

@@ -1,4 +1,4 @@
-// What a planned job will take: bytes, memory and time, phase by phase and rank by rank.
+// The bytes, memory and time that a planned job will take, phase by phase and rank by rank.
 #pragma once
 
 #include <map>
@@ -17,7 +17,7 @@ struct PhasePrediction {
   Usage usage;                       ///< summed; without communication_seconds
   double bound = 0;                  ///< bytes that have to be sent, summed over ranks
   double seconds = 0;                ///< if rates are known
-  double communication_seconds = 0;  ///< of these
+  double communication_seconds = 0;  ///< part of `seconds`
 };
 
 struct RankPrediction {
@@ -33,21 +33,22 @@ struct Prediction {
   bool timed = false;
   double seconds = 0;
   double block_seconds = 0;        ///< for one block: what a warning before a time limit must leave
-  std::vector<std::string> notes;  ///< what it could be slower for
-  std::vector<std::string> problems;  ///< what would not fit, and what to change; empty: it fits
+  std::vector<std::string> notes;  ///< for the user to know before
+  std::vector<std::string> problems;  ///< each with a way out; empty: it fits
 
   [[nodiscard]] bool fits() const { return problems.empty(); }
 };
 
-/// `rates`: none if times are not wanted. Throws Error if they lack what the layout needs.
+/// Walks through the job; null `rates`: without times. Throws Error if they lack what the layout
+/// needs.
 [[nodiscard]] Prediction predict(const PlannedJob& job, const Layout& layout, const Rates* rates);
 
-/// The layouts of `nodes` nodes worth comparing: numbers of ranks that share out the cores, or the
-/// devices, of a node.
+/// Returns the layouts of `nodes` nodes worth comparing: numbers of ranks that share out the cores,
+/// or the devices, of a node.
 [[nodiscard]] std::vector<Layout> candidates(const Layout& machine);
 
-/// The index of the fastest that fits, or of the one that sends the least where no times are known;
-/// none if nothing fits.
+/// Returns the index of the fastest that fits, or of the one that sends the least where no times
+/// are known; none if nothing fits.
 [[nodiscard]] std::optional<std::size_t> best_of(const std::vector<Prediction>& predictions);
 
 }  // namespace quip::plan

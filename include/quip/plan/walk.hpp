@@ -1,21 +1,18 @@
-// `quip quantize` walked through on paper: which rank does what, in the order in which it is done.
+// `quip quantize` walked through on paper: which rank does what.
 #pragma once
 
-#include <functional>
-#include <map>
+#include <memory>
 #include <string>
-#include <tuple>
-#include <utility>
 #include <vector>
 
-#include "quip/pipeline/quantize.hpp"
+#include "quip/pipeline/device_memory.hpp"
 #include "quip/plan/layout.hpp"
 #include "quip/plan/ledger.hpp"
 #include "quip/plan/model_shapes.hpp"
 
 namespace quip::plan {
 
-/// What is to be quantized. Of `options` all that changes the work counts.
+/// The job to plan. All `options` that change the work count.
 struct PlannedJob {
   const ModelShapes& model;
   QuantizeOptions options;
@@ -32,52 +29,39 @@ class Walk {
   /// Throws Error if the job has nothing to quantize or asks for what the model cannot do.
   Walk(const PlannedJob& job, const Layout& layout);
 
-  [[nodiscard]] std::unique_ptr<Ledger> of_rank(int rank);
+  [[nodiscard]] std::unique_ptr<Ledger> of_rank(int rank) const;
+  /// Returns the note on layers that the run would begin with; empty: none.
+  [[nodiscard]] const std::string& note() const { return note_; }
 
  private:
   void start(Ledger& ledger) const;
   void write_rest(Ledger& ledger) const;
   void embed(Ledger& ledger) const;
-  void block(Ledger& ledger, index_t b);
   void load_block(Ledger& ledger, index_t b) const;
-  void load_tensor(Ledger& ledger, const TensorInfo& info) const;
-  void capture(Ledger& ledger, index_t b, int tap) const;
-  void hessian(Ledger& ledger, index_t n);
-  void measure_channels(Ledger& ledger, index_t n) const;
-  void wide_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options);
-  void distributed_hessian(Ledger& ledger, const BlockCyclic& layout) const;
-  void block_cholesky(Ledger& ledger, const BlockCyclic& layout) const;
-  void round(Ledger& ledger, const std::vector<LinearSpec>& linears);
-  void broadcast_prepared(Ledger& ledger, index_t n, const LayerOptions& options, int root) const;
-  /// `wide`: how the factor is spread, if no rank holds it.
-  void round_layer(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options,
-                   const BlockCyclic* wide);
-  void gather_factor(Ledger& ledger, const BlockCyclic& layout);
-  void stream_panels(Ledger& ledger, const BlockCyclic& layout);
-  void dequantize(Ledger& ledger, const LinearSpec& linear, const LayerOptions& options) const;
-  void write_block(Ledger& ledger, index_t b, const std::vector<LinearSpec>& linears) const;
+  void load_tensor(Ledger& ledger, const std::string& name) const;
+  void quantize_block(Ledger& ledger, index_t b, const Ledger& layers) const;
+  void write_block(Ledger& ledger, index_t b) const;
   void forward(Ledger& ledger, index_t b) const;
-  void write_states(Ledger& ledger, index_t blocks) const;
-  /// `blocks`: how many are finished.
-  void save_manifest(Ledger& ledger, index_t blocks) const;
-
-  /// Adds what `work` costs, which is followed once for each step, rank and order.
-  void once(Ledger& ledger, const char* what, index_t n, const std::function<void(Ledger&)>& work);
-  [[nodiscard]] Range samples_of(const Ledger& ledger) const;
-  [[nodiscard]] LayerOptions options_of(const LinearSpec& linear) const;
-  /// Sends every rank's rows to all, `per_row` bytes each.
-  void gather_rows(Ledger& ledger, index_t rows, index_t per_row);
+  /// Counts a file of `tensors` datasets that all ranks write, this one `bytes` of it, and the
+  /// gather of their digests, which lie at these offsets.
+  void write_together(Ledger& ledger, const char* temporary, index_t tensors, index_t bytes,
+                      const std::vector<index_t>& digests) const;
+  /// `listed`: the number of entries for rest.h5 and blocks.
+  void save_manifest(Ledger& ledger, index_t listed) const;
+  [[nodiscard]] index_t samples_of(const Ledger& ledger) const;
 
   const PlannedJob& job_;
   const Layout& layout_;
   index_t blocks_;
-  std::string manifest_;                    ///< the first
-  std::vector<index_t> manifest_bytes_;     ///< in its file, by finished blocks
-  std::vector<TensorInfo> rest_;            ///< what stays as it is
-  std::vector<std::string> block_entries_;  ///< in the manifest, by block
-  std::map<std::pair<index_t, index_t>, std::vector<index_t>> row_offsets_;
-  /// Costs that every block has in common, by step, rank and order of the Hessian.
-  std::map<std::tuple<std::string, int, index_t>, PhaseCost> costs_;
+  std::string note_;
+  std::vector<BlockKind> kinds_;
+  bool keeps_states_ = false;
+  std::string manifest_;                    ///< the first, as it is broadcast
+  std::vector<index_t> manifest_bytes_;     ///< in its file, by what it lists
+  index_t rest_tensors_ = 0;                ///< tensors that stay as they are
+  std::vector<index_t> chunks_;             ///< their chunks, in bytes
+  std::vector<index_t> block_entry_bytes_;  ///< in the manifest, without reports
+  std::vector<index_t> block_file_bytes_;
 };
 
 }  // namespace quip::plan

@@ -1,0 +1,233 @@
+// The part of the walk from the captured inputs of a block to its dequantized layers.
+#include <algorithm>
+#include <array>
+#include <iterator>
+
+#include "walk_steps.hpp"
+
+#include "quip/calib/distributed_hessian.hpp"
+#include "quip/calib/hessian.hpp"
+#include "quip/pipeline/round_layer.hpp"
+#include "quip/quant/factor/work.hpp"
+#include "quip/quant/layer.hpp"
+#include "quip/quant/transform/transform.hpp"
+
+namespace quip::plan {
+namespace {
+
+class LayerWalk {
+ public:
+  LayerWalk(const PlannedJob& job, const Layout& layout, Ledger& ledger)
+      : options_(job.options),
+        on_device_(layout.gpus_per_node > 0),
+        ledger_(ledger),
+        tokens_(share_of(job.samples, ledger.rank(), ledger.size()).count() * job.length) {}
+
+  /// Follows the layers that read one tap, then those of the next.
+  void block(const Layers& layers, int taps) {
+    Layers narrow;
+    for (int tap = 0; tap < taps; ++tap) {
+      Layers readers;
+      std::copy_if(layers.begin(), layers.end(), std::back_inserter(readers),
+                   [tap](const auto& layer) { return layer.first.tap == tap; });
+      if (readers.empty()) continue;
+      if (options_.wide.covers(readers.front().first.cols)) {
+        for (const auto& [linear, options] : readers) wide_layer(linear, options);
+        continue;
+      }
+      hessian(readers.front().first.cols);
+      if (options_.true_sequential) {
+        round(readers);
+      } else {
+        narrow.insert(narrow.end(), readers.begin(), readers.end());
+      }
+    }
+    if (!narrow.empty()) round(narrow);
+  }
+
+ private:
+  void hessian(index_t n) {
+    ledger_.enter("hessian");
+    measure_channels(n);
+    ledger_.vote();
+    ledger_.add_flops(hessian_flops(n, tokens_));
+    const auto before = [](index_t row) { return row * (row + 1) / 2; };
+    const std::vector<index_t> pieces = triangle_pieces(n);
+    for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
+      ledger_.count_sum(before(pieces[p + 1]) - before(pieces[p]));
+    }
+  }
+
+  void measure_channels(index_t n) {
+    ledger_.vote();
+    ledger_.count_maximum(n * float_bytes);
+    ledger_.count_sum(1);
+    ledger_.vote();
+  }
+
+  void wide_layer(const LinearSpec& linear, const LayerOptions& options) {
+    const index_t n = linear.cols;
+    const BlockCyclic layout = options_.wide.layout(n, ledger_.size());
+    ledger_.enter("hessian");
+    measure_channels(n);
+    ledger_.vote();  // the diagonal
+    ledger_.count_sum(n);
+    ledger_.vote();  // dead channels and damping, from the diagonal
+    ledger_.vote();  // transformed inputs
+    ledger_.add_flops(static_cast<double>(tokens_) *
+                      transform_flops(options.effective_transform(), n));
+    measure_channels(n);
+    ledger_.vote();
+    const index_t step = hessian_panel_width(n, ledger_.size()) / layout.cols.block;
+    for (index_t first = 0; first < layout.blocks(); first += step) {
+      ledger_.vote();
+      const index_t last = std::min(first + step, layout.blocks());
+      ledger_.reduce_scatter_sum({}, panel_offsets(layout, first, last, ledger_.size()));
+    }
+    ledger_.add_flops(hessian_flops(n, tokens_));
+
+    ledger_.enter("factor");
+    ledger_.count_sum(n);
+    block_cholesky(layout);
+    ledger_.count_sum(n);
+    ledger_.vote();  // the panels to gather
+
+    ledger_.enter("round");
+    round_layer(linear, options, &layout);
+    dequantize(linear, options);
+  }
+
+  /// Stands for ScaLAPACK, too, whose own exchanges are not counted.
+  void block_cholesky(const BlockCyclic& layout) {
+    ledger_.vote();
+    for (index_t k = 0; k < layout.blocks(); ++k) {
+      const index_t width = layout.rows.width(k);
+      ledger_.count_broadcast((width * width + 1) * double_bytes, layout.owner(k, k));
+      ledger_.all_gather_bytes({}, column_offsets(layout, k, k + 1, double_bytes, ledger_.size()));
+    }
+    const auto order = static_cast<double>(layout.n());
+    if (ledger_.rank() >= layout.grid.size()) return;
+    ledger_.add_flops(order * order * order / 3 / layout.grid.size());
+  }
+
+  void round(const Layers& layers) {
+    const std::vector<int> owners = owners_of(layers, ledger_.size());
+    ledger_.enter("factor");
+    ledger_.vote();
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const auto& [linear, options] = layers[i];
+      ledger_.enter("factor");
+      if (owners[i] == ledger_.rank()) ledger_.add_flops(factor_flops(linear.cols, options));
+      ledger_.enter("round");
+      broadcast_prepared(linear.cols, options, owners[i]);
+      round_layer(linear, options, nullptr);
+      dequantize(linear, options);
+    }
+  }
+
+  void broadcast_prepared(index_t n, const LayerOptions& options, int root) {
+    if (ledger_.size() == 1) return;
+    const auto panels = [&](bool there) {
+      LowerPanels shape;  // without room for elements
+      shape.n = there ? n : 0;
+      ledger_.count_broadcast(sizeof(index_t), root);
+      ledger_.vote();
+      ledger_.count_broadcast(shape.panel_offset(shape.blocks()) * float_bytes, root);
+      ledger_.count_broadcast(shape.n * double_bytes, root);
+    };
+    panels(true);
+    panels(options.has_feedback_of_its_own());
+    panels(options.effective_passes() > 0);
+    const bool ordered = !column_order(options, std::array{1.0}).empty();
+    ledger_.count_text(ordered ? n * index_t{sizeof(index_t)} : 0, root);
+    ledger_.count_text(options.rescale() ? n * float_bytes : 0, root);
+    ledger_.count_text(0, root);  // no dead channels
+    ledger_.count_text(n * double_bytes, root);
+    const PreparedLayer scalars;
+    visit_scalars([&](const auto& value) { ledger_.count_broadcast(sizeof(value), root); },
+                  scalars);
+  }
+
+  /// `wide`: the layout of a factor that no rank holds; else null.
+  void round_layer(const LinearSpec& linear, const LayerOptions& options, const BlockCyclic* wide) {
+    const index_t n = linear.cols;
+    const index_t rows = row_share(linear.rows, ledger_.rank(), ledger_.size()).count();
+    const double each = rounding_flops(n, options, options.effective_passes());
+    const bool passing = wide != nullptr && !on_device_;
+    if (wide != nullptr && on_device_) {
+      ledger_.vote();
+      ledger_.count_maximum(float_bytes);  // the ranks' room
+      stream_panels(*wide);
+    }
+    ledger_.vote();  // the rows' transform
+    ledger_.add_flops(transform_rows_flops(options.effective_transform(), linear.rows, n, rows));
+    if (options.grid() == GridKind::incoherent && !options.rho) {
+      const RhoSearch search(linear.rows, options.bits);
+      const auto pairs = search.sampled() * std::ssize(search.candidates());
+      ledger_.vote();
+      if (passing) stream_panels(*wide);
+      ledger_.count_sum(pairs);
+      ledger_.add_flops(each * static_cast<double>(pairs * rows) /
+                        static_cast<double>(linear.rows));
+    }
+    ledger_.vote();
+    if (passing) stream_panels(*wide);
+    ledger_.add_flops(static_cast<double>(rows) * (each + reference_flops(n)));
+    const auto gather_rows = [&](index_t per_row) {
+      ledger_.all_gather_bytes({}, row_offsets(linear.rows, ledger_.size(), per_row));
+    };
+    const QuantizedLinear rounded = described(options, linear.rows, n);
+    visit_parts(
+        [&](const Part& part, const auto& elements) {
+          const index_t element = sizeof(elements[0]);
+          if (part.by_row) gather_rows(part.count() / linear.rows * element);
+        },
+        rounded);
+    ledger_.count_maximum(2 * float_bytes);
+    gather_rows(sizeof(RowLoss));
+  }
+
+  /// Gathers the panels of the factor one by one, from the last.
+  void stream_panels(const BlockCyclic& layout) {
+    for (index_t b = layout.blocks() - 1; b >= 0; --b) {
+      ledger_.all_gather_bytes({}, column_offsets(layout, b, b, float_bytes, ledger_.size()));
+    }
+    ledger_.vote();
+  }
+
+  void dequantize(const LinearSpec& linear, const LayerOptions& options) {
+    const TransformKind kind = options.effective_transform();
+    ledger_.enter("dequantize");
+    ledger_.vote();  // the backend may do it
+    if (on_device_) {
+      ledger_.add_flops(transform_rows_flops(kind, linear.rows, linear.cols, linear.rows));
+      return;
+    }
+    allocate_on_node(ledger_, linear.rows * linear.cols * float_bytes);
+    for (int pass = 0; pass < 2; ++pass) {  // rows, then columns
+      ledger_.vote();
+      ledger_.node_barrier();
+    }
+    ledger_.vote();
+    const NodePlace place = ledger_.place();
+    const auto part = [&](index_t count) {
+      return static_cast<double>(share_of(count, place.rank, place.size).count());
+    };
+    ledger_.add_flops(part(linear.rows) * transform_flops(kind, linear.cols) +
+                      part(linear.cols) * transform_flops(kind, linear.rows));
+  }
+
+  const QuantizeOptions& options_;
+  bool on_device_;
+  Ledger& ledger_;
+  index_t tokens_;  ///< those of this rank
+};
+
+}  // namespace
+
+void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
+                 Ledger& ledger) {
+  LayerWalk(job, layout, ledger).block(kind.linears, job.model.family->taps());
+}
+
+}  // namespace quip::plan
