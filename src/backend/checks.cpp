@@ -41,7 +41,7 @@ void check_log_sum_exp(ConstTensorView x, ConstTensorView w, std::span<const std
                        std::span<const double> running_max, std::span<const double> running_sum,
                        std::span<const double> target_logit) {
   require_shape(w, w.rows, x.cols, "log_sum_exp_slice: w");
-  const auto rows = static_cast<std::size_t>(x.rows);
+  const auto rows = at(x.rows);
   if (targets.size() != rows || running_max.size() != rows || running_sum.size() != rows ||
       target_logit.size() != rows) {
     fail("log_sum_exp_slice: {} rows with {} targets, {} maxima, {} sums and {} target logits",

@@ -77,7 +77,7 @@ HessianPieces largest_pieces(index_t channels, index_t tokens) {
 
 HessianPieces pieces_within(index_t channels, index_t tokens, std::size_t bytes) {
   HessianPieces pieces = largest_pieces(channels, tokens);
-  while (static_cast<std::size_t>(pieces.bytes()) > bytes) {
+  while (at(pieces.bytes()) > bytes) {
     if (pieces.edge <= smallest && pieces.tokens <= smallest) {
       fail(
           "GPU: no {:.1f} MiB for the smallest piece of a Hessian of {} channels; use more GPUs or "

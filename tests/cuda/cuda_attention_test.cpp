@@ -8,7 +8,7 @@
 namespace quip {
 namespace {
 
-/// Of operands in bfloat16, as the tensor cores see them.
+/// Computes with operands in bfloat16, as the tensor cores see them.
 Matrix<float> by_definition(const Matrix<float>& q, const Matrix<float>& k, const Matrix<float>& v,
                             const AttentionShape& shape) {
   Matrix<float> out(q.rows(), q.cols());

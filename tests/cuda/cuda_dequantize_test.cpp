@@ -139,7 +139,7 @@ INSTANTIATE_TEST_SUITE_P(
     name_of);
 
 #ifdef QUIP_CUDA_ON_HOST
-// What is promised is enough, and not a byte too much.
+// The promised bytes are enough, and not one is too much.
 TEST_P(CudaDequantize, TakesTheMemoryThatItNames) {
   const auto& [transform, grid] = GetParam();
   cuda::Context context(0, 1, 1);

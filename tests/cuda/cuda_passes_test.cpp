@@ -1,4 +1,4 @@
-// How the steps of a transform become passes over memory, beside the steps one after the other.
+// The steps of a transform as passes over memory, beside the steps one after the other.
 #include <algorithm>
 #include <tuple>
 #include <vector>

@@ -1,4 +1,4 @@
-// What the tests of the CUDA backend share.
+// Shared by the tests of the CUDA backend.
 #pragma once
 
 #include <bit>

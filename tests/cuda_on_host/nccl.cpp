@@ -38,7 +38,7 @@ void carry(std::size_t count, ncclDataType_t type) {
   bytes_carried += count * static_cast<std::size_t>(size);
 }
 
-/// Of the first `count`: a collective of these alone.
+/// Makes a collective of the first `count` alone.
 int communicator_of_first(int count, MPI_Comm* comm) {
   std::vector<int> ranks(static_cast<std::size_t>(count));
   std::iota(ranks.begin(), ranks.end(), 0);

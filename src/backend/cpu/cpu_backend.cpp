@@ -90,7 +90,7 @@ class CpuBackend final : public Backend {
   void accumulate_hessian_panel(ConstTensorView x, std::span<const float> scale, index_t first,
                                 MatrixView<double> sum) override {
     cpu::accumulate_hessian(kernel_, threads_, x.middle_cols(first, x.cols - first),
-                            scale.subspan(static_cast<std::size_t>(first)), sum);
+                            scale.subspan(at(first)), sum);
   }
 
  private:

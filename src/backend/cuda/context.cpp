@@ -25,7 +25,7 @@ void Context::for_each_unit(index_t count, const std::function<void(index_t)>& w
   lane().stream.synchronize();
   run_units(count, static_cast<int>(std::clamp<index_t>(count, 1, most)), [&](index_t unit) {
     device_.use();
-    current_lane = static_cast<std::size_t>(omp_get_thread_num()) + 1;
+    current_lane = at(omp_get_thread_num()) + 1;
     try {
       work(unit);
       lane().stream.synchronize();  // a unit that fails, fails under its own number

@@ -12,20 +12,16 @@ namespace quip::cuda {
 template <typename T>
 void upload(Lane& lane, MatrixView<const T> host, MatrixView<T> device) {
   if (host.size() == 0) return;
-  lane.staging.upload(lane.stream, host.data, static_cast<std::size_t>(host.ld) * sizeof(T),
-                      device.data, static_cast<std::size_t>(device.ld) * sizeof(T),
-                      static_cast<std::size_t>(host.cols) * sizeof(T),
-                      static_cast<std::size_t>(host.rows));
+  lane.staging.upload(lane.stream, host.data, at(host.ld) * sizeof(T), device.data,
+                      at(device.ld) * sizeof(T), at(host.cols) * sizeof(T), at(host.rows));
 }
 
 /// Copies to the host, shapes being equal. Returns when the host has it.
 template <typename T>
 void download(Lane& lane, MatrixView<const T> device, MatrixView<T> host) {
   if (host.size() == 0) return;
-  lane.staging.download(lane.stream, device.data, static_cast<std::size_t>(device.ld) * sizeof(T),
-                        host.data, static_cast<std::size_t>(host.ld) * sizeof(T),
-                        static_cast<std::size_t>(host.cols) * sizeof(T),
-                        static_cast<std::size_t>(host.rows));
+  lane.staging.download(lane.stream, device.data, at(device.ld) * sizeof(T), host.data,
+                        at(host.ld) * sizeof(T), at(host.cols) * sizeof(T), at(host.rows));
 }
 
 template <typename T>

@@ -54,9 +54,7 @@ class CudaBackend final : public Backend {
     return BackendMemory{device.describe(), bytes(device.total()), bytes(device.available()),
                          bytes(device.most_used())};
   }
-  void keep_for_work(index_t bytes) override {
-    context().device().keep_for_work(static_cast<std::size_t>(bytes));
-  }
+  void keep_for_work(index_t bytes) override { context().device().keep_for_work(at(bytes)); }
   [[nodiscard]] Tensor adopt(std::shared_ptr<float> host, index_t rows, index_t cols) override;
   [[nodiscard]] ConstTensorView on_host(ConstTensorView x, Matrix<float>& room) override;
   void upload(std::span<const float> host, TensorView device) override;
@@ -128,7 +126,7 @@ class CudaBackend final : public Backend {
   void accumulate_hessian_panel(ConstTensorView x, std::span<const float> scale, index_t first,
                                 MatrixView<double> sum) override {
     cuda::accumulate_hessian(context(), x.middle_cols(first, x.cols - first),
-                             scale.subspan(static_cast<std::size_t>(first)), sum);
+                             scale.subspan(at(first)), sum);
   }
   [[nodiscard]] Quantizer& quantizer() override { return *quantizer_; }
   [[nodiscard]] std::optional<Tensor> dequantize(const QuantizedLinear& layer) override {
@@ -153,7 +151,7 @@ class CudaBackend final : public Backend {
   }
   void multiply(ConstTensorView x, ConstTensorView w, bool add, TensorView y) const;
   [[nodiscard]] static std::size_t bytes_of(index_t rows, index_t cols) {
-    return static_cast<std::size_t>(std::max<index_t>(rows * cols, 1)) * sizeof(float);
+    return at(std::max<index_t>(rows * cols, 1)) * sizeof(float);
   }
   [[nodiscard]] Tensor make_tensor(index_t rows, index_t cols, Device::Use use);
 
@@ -196,7 +194,7 @@ Tensor CudaBackend::make_tensor(index_t rows, index_t cols, Device::Use use) {
 
 Tensor CudaBackend::adopt(std::shared_ptr<float> host, index_t rows, index_t cols) {
   Tensor tensor = allocate(rows, cols);
-  upload({host.get(), static_cast<std::size_t>(rows * cols)}, tensor.view());
+  upload({host.get(), at(rows * cols)}, tensor.view());
   return tensor;
 }
 
@@ -224,10 +222,8 @@ void CudaBackend::copy(ConstTensorView x, TensorView y) {
   require_shape(x, y.rows, y.cols, "copy: x");
   if (y.size() == 0) return;
   written(y);
-  QUIP_CUDA(cudaMemcpy2DAsync(y.data, static_cast<std::size_t>(y.ld) * sizeof(float), x.data,
-                              static_cast<std::size_t>(x.ld) * sizeof(float),
-                              static_cast<std::size_t>(y.cols) * sizeof(float),
-                              static_cast<std::size_t>(y.rows), cudaMemcpyDeviceToDevice,
+  QUIP_CUDA(cudaMemcpy2DAsync(y.data, at(y.ld) * sizeof(float), x.data, at(x.ld) * sizeof(float),
+                              at(y.cols) * sizeof(float), at(y.rows), cudaMemcpyDeviceToDevice,
                               stream()));
 }
 

@@ -122,9 +122,7 @@ class LocalBlocks {
       abort_job(exit_failure);
     }
   }
-  static std::span<double> local(DistributedMatrix& h) {
-    return {h.data(), static_cast<std::size_t>(h.local_size())};
-  }
+  static std::span<double> local(DistributedMatrix& h) { return {h.data(), at(h.local_size())}; }
 
   Context& context_;
   DeviceGrid& grid_;
@@ -175,7 +173,7 @@ std::optional<index_t> CusolverMpCholesky::factor(Collectives& comm, Distributed
   const auto no_room = [&] {
     return decline(comm, shape, "a GPU has no room for its part (fewer --samples leave more)");
   };
-  if (!all_have(comm, static_cast<std::size_t>(h.local_size()) * sizeof(double))) return no_room();
+  if (!all_have(comm, at(h.local_size()) * sizeof(double))) return no_room();
   if (!grid_ || grid_->shape() != shape) {
     grid_.reset();
     grid_ = std::make_unique<DeviceGrid>(context_, comm, shape);

@@ -27,8 +27,7 @@ Event::~Event() { static_cast<void>(cudaEventDestroy(event_)); }
 void Event::record(const Stream& stream) const { QUIP_CUDA(cudaEventRecord(event_, stream.get())); }
 void Event::synchronize() const { QUIP_CUDA(cudaEventSynchronize(event_)); }
 
-Device::Device(int number, int sharers)
-    : number_(number), sharers_(static_cast<std::size_t>(sharers)) {
+Device::Device(int number, int sharers) : number_(number), sharers_(at(sharers)) {
   use();
   cudaDeviceProp properties{};
   QUIP_CUDA(cudaGetDeviceProperties(&properties, number));
@@ -37,7 +36,7 @@ Device::Device(int number, int sharers)
   QUIP_CUDA(cudaMemGetInfo(&free_bytes, &total_));
   int shared = 0;
   QUIP_CUDA(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, number));
-  shared_memory_ = static_cast<std::size_t>(shared);
+  shared_memory_ = at(shared);
   kept_ = total() / 8;
 }
 

@@ -105,7 +105,7 @@ class DeviceBuffer {
 
   [[nodiscard]] T* data() const { return data_; }
   [[nodiscard]] index_t size() const { return size_; }
-  [[nodiscard]] std::size_t bytes() const { return static_cast<std::size_t>(size_) * sizeof(T); }
+  [[nodiscard]] std::size_t bytes() const { return at(size_) * sizeof(T); }
   [[nodiscard]] MatrixView<T> view(index_t rows, index_t cols) const { return {data_, rows, cols}; }
   [[nodiscard]] MatrixView<const T> cview(index_t rows, index_t cols) const {
     return {data_, rows, cols};

@@ -53,7 +53,7 @@ class Preference {
   /// Takes the alignment of C in bytes.
   explicit Preference(std::uint32_t alignment) {
     QUIP_CUDA(cublasLtMatmulPreferenceCreate(&preference_));
-    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::size_t>(matmul_workspace_bytes));
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, at(matmul_workspace_bytes));
     // The default is 256 bytes, which the middle of a matrix does not have.
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, operand_alignment);
     set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, operand_alignment);

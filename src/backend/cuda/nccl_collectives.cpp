@@ -72,8 +72,7 @@ void NcclCollectives::through_device(std::span<T> host, const Work& work) {
   const auto buffer = context_.buffer<T>(most, "a piece of a message");
   for (index_t first = 0; first < total; first += most) {
     const index_t count = std::min(most, total - first);
-    const auto piece =
-        host.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    const auto piece = host.subspan(at(first), at(count));
     upload<T>(lane(), piece, buffer.data());
     work(buffer.data(), count);
     download<T>(lane(), buffer.data(), piece);
@@ -82,8 +81,7 @@ void NcclCollectives::through_device(std::span<T> host, const Work& work) {
 
 void NcclCollectives::sum_on_devices(double* values, index_t count) {
   comm_.run("all-reduce", lane().stream, [&](ncclComm_t comm) {
-    return ncclAllReduce(values, values, static_cast<std::size_t>(count), ncclDouble, ncclSum, comm,
-                         lane().get());
+    return ncclAllReduce(values, values, at(count), ncclDouble, ncclSum, comm, lane().get());
   });
 }
 
@@ -112,8 +110,7 @@ void NcclCollectives::all_reduce_max(std::span<float> values) {
 
 void NcclCollectives::broadcast_on_devices(std::byte* bytes, index_t count, int root) {
   comm_.run("broadcast", lane().stream, [&](ncclComm_t comm) {
-    return ncclBroadcast(bytes, bytes, static_cast<std::size_t>(count), ncclUint8, root, comm,
-                         lane().get());
+    return ncclBroadcast(bytes, bytes, at(count), ncclUint8, root, comm, lane().get());
   });
 }
 
@@ -139,9 +136,9 @@ void NcclCollectives::all_gather_bytes(std::span<std::byte> buffer,
   comm_.run("all-gather", lane().stream, [&](ncclComm_t comm) {
     ncclResult_t result = ncclGroupStart();
     for (int r = 0; r < size() && result == ncclSuccess; ++r) {
-      const auto i = static_cast<std::size_t>(r);
+      const auto i = at(r);
       std::byte* share = buffer.data() + offsets[i];
-      const auto bytes = static_cast<std::size_t>(offsets[i + 1] - offsets[i]);
+      const auto bytes = at(offsets[i + 1] - offsets[i]);
       if (bytes > 0) {
         result = ncclBroadcast(share, share, bytes, ncclUint8, r, comm, lane().get());
         if (result == ncclInProgress) result = ncclSuccess;

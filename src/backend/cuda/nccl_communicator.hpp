@@ -11,7 +11,7 @@
 
 namespace quip::cuda {
 
-/// Does a GPU serve several ranks of `host`? NCCL refuses that. The same on all ranks (collective).
+/// True on all ranks if a GPU serves several ranks of `host`, which NCCL refuses (collective).
 [[nodiscard]] bool ranks_share_gpus(Collectives& host);
 
 /// NCCL starts operations without blocking and is polled: a rank that died, a broken link or a
@@ -19,8 +19,8 @@ namespace quip::cuda {
 /// NCCL wants it: nothing else gets a kernel off the device that waits for others).
 class NcclCommunicator {
  public:
-  /// Whether calls return at once and are polled, or when NCCL has taken them up, as a library must
-  /// have it that does not know of calls still under way. What is done on streams is polled anyway.
+  /// Calls return at once and are polled, or when NCCL has taken them up, as a library must have it
+  /// that does not know of calls still under way. What is done on streams is polled anyway.
   enum class Calls { polled, blocking };
 
   /// The first `ranks` ranks of `host`, which carries the identifier (collective over all of it;

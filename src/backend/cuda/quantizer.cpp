@@ -35,7 +35,7 @@ class CudaQuantizer final : public Quantizer {
     const RhoSearch search(rows, options.bits);
     const index_t bytes = rounding_bytes(layer.factor.n, options, rows,
                                          search.sampled() * std::ssize(search.candidates()));
-    if (static_cast<std::size_t>(bytes) <= context_.device().available()) return true;
+    if (at(bytes) <= context_.device().available()) return true;
     spdlog::warn(
         "{}: no {:.2f} GiB to round {} rows of a layer of {} inputs; the processors do it, slower "
         "(more GPUs or nodes, or fewer --samples, leave room)",

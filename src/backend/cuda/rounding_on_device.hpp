@@ -1,4 +1,4 @@
-// Where rounding works on the device, and what it reads of a layer there.
+// Brings to the device what rounding needs there: its arithmetic, and the matrices of a layer.
 #pragma once
 
 #include "backend/cuda/kernels/quant_kernels.hpp"

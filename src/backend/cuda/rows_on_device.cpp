@@ -92,8 +92,7 @@ void RowsOnDevice::transform_columns(MatrixView<const float> weights,
   const auto factors = column_factors(host_, n_);
   const auto factor = to_device(context_, std::span<const float>(factors), "factors of columns");
   const TransformOnDevice<float> u(context_, *transforms.u);
-  const index_t width =
-      lanes_at_once(context_, n_, 2 * sizeof(float) * static_cast<std::size_t>(weights.rows));
+  const index_t width = lanes_at_once(context_, n_, 2 * sizeof(float) * at(weights.rows));
   for (index_t first = 0; first < n_; first += width) {
     const index_t cols = std::min(width, n_ - first);
     auto slab = context_.buffer<float>(weights.rows * cols, "columns of a layer");
@@ -147,9 +146,8 @@ void RowsOnDevice::round(TileRounding& rows) const {
 RoundedRows RowsOnDevice::round(double rho) {
   RoundedRows out = room_for(rows_, n_, host_, options_, rho);
   if (lanes() == 0) return out;
-  const index_t chunk = lanes_at_once(context_, lanes(),
-                                      static_cast<std::size_t>(rounding_lane_bytes(n_, options_) +
-                                                               2 * n_ * index_t{sizeof(float)}));
+  const index_t chunk = lanes_at_once(
+      context_, lanes(), at(rounding_lane_bytes(n_, options_) + 2 * n_ * index_t{sizeof(float)}));
   for (index_t first = 0; first < lanes(); first += chunk) {
     round_chunk({first, std::min(first + chunk, lanes())}, rho, out);
   }

@@ -73,7 +73,7 @@ void download_factor(Context& context, const double* c, std::span<const double> 
     for (index_t i = 0; i < count; ++i) {
       double* row = h.row(first + i);
       for (index_t j = 0; j <= first + i; ++j) {
-        row[j] = rows(i, j) * inverse[static_cast<std::size_t>(j)];
+        row[j] = rows(i, j) * inverse[at(j)];
       }
     }
   }
@@ -83,7 +83,7 @@ void download_factor(Context& context, const double* c, std::span<const double> 
 
 void HessianMathOnDevice::transform(const Transform& v, MatrixView<double> x) const {
   if (v.is_identity() || x.size() == 0) return;
-  const std::size_t column = 2 * static_cast<std::size_t>(x.rows) * sizeof(double);
+  const std::size_t column = 2 * at(x.rows) * sizeof(double);
   const std::size_t fit = context_.device().available() / 2 / column;
   if (fit == 0) return HessianMath::transform(v, x);
   const index_t width = std::min(x.cols, static_cast<index_t>(std::min<std::size_t>(fit, 4096)));
@@ -101,7 +101,7 @@ void HessianMathOnDevice::transform(const Transform& v, MatrixView<double> x) co
 
 index_t HessianMathOnDevice::ldl_factor(MatrixView<double> h, std::span<double> d) const {
   const index_t n = h.rows;
-  if (n == 0 || static_cast<std::size_t>(factor_bytes(n)) > context_.device().available()) {
+  if (n == 0 || at(factor_bytes(n)) > context_.device().available()) {
     return HessianMath::ldl_factor(h, d);
   }
   const auto a = context_.buffer<double>(n * n, "a Hessian");

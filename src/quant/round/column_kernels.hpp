@@ -37,8 +37,8 @@ inline ColumnBlock block_of(const LowerPanels& matrix, index_t b, MatrixView<con
   return block_of(matrix, b, panel, tile, first, first + panel.cols);
 }
 
-/// Rows in one vector group. More groups at once are more independent chains of multiply-adds:
-/// one or two would leave the units waiting.
+/// A vector group's rows. More groups at once are more independent chains of multiply-adds: one or
+/// two would leave the units waiting.
 inline constexpr index_t group_lanes = RowTiles::lane_unit;
 
 /// Runs a kernel over all lanes, four groups at a time while there are as many.
@@ -83,7 +83,7 @@ inline constexpr auto halves = [] {
   return offset == nullptr ? halves.data() : offset + k * lanes;
 }
 
-/// sum += Σⱼ factor[j·stride] · column j, for j in [first, last) of columns `ld` apart.
+/// Adds: sum += Σⱼ factor[j·stride] · column j, for j in [first, last) of columns `ld` apart.
 template <index_t Rows>
 [[gnu::always_inline]] inline void accumulate(float* sum, index_t first, index_t last,
                                               const float* factor, index_t stride,

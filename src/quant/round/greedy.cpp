@@ -14,7 +14,7 @@ namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-/// Goes through a block for Groups × `group_lanes` rows.
+/// Improves Groups × `group_lanes` rows of a block.
 template <index_t Groups>
 [[gnu::always_inline]] inline void descend(const ColumnBlock& b, float low) {
   constexpr index_t rows = Groups * group_lanes;
@@ -45,8 +45,8 @@ QUIP_SIMD void inside_four_groups(const ColumnBlock& block) { descend<4>(block, 
 QUIP_SIMD void free_one_group(const ColumnBlock& block) { descend<1>(block, -infinity); }
 QUIP_SIMD void free_four_groups(const ColumnBlock& block) { descend<4>(block, -infinity); }
 
-/// out [width × lanes] = Σ_{j outside block b} H_jk sⱼ, j ascending; H is symmetric and its lower
-/// triangle is stored.
+/// Sums up out [width × lanes] = Σ_{j outside block b} H_jk sⱼ, j ascending; of the symmetric H the
+/// lower triangle is stored.
 void gather_outside(const RoundingMath& math, const LowerPanels& h, index_t b,
                     MatrixView<const float> s, MatrixView<float> out) {
   const index_t first = h.first_column(b);
@@ -61,7 +61,7 @@ void gather_outside(const RoundingMath& math, const LowerPanels& h, index_t b,
                    s.middle_rows(first + panel.cols, panel.rows - panel.cols), out);
 }
 
-/// ŵ = x: s = 0, and the first pass rounds every column once.
+/// Starts from ŵ = x: s = 0, and the first pass rounds every column once.
 class Unrounded final : public Rounder {
   [[nodiscard]] bool portable() const override { return true; }
   void start(RoundingTile& tile) const override {
@@ -69,7 +69,7 @@ class Unrounded final : public Rounder {
   }
 };
 
-/// Another rounder, then passes until one leaves all rows in use as they were.
+/// Runs another rounder, then passes until one leaves all rows in use as they were.
 class WithPasses final : public Rounder {
  public:
   WithPasses(std::unique_ptr<Rounder> first, int passes, Clamp clamp)

@@ -5,8 +5,8 @@
 namespace quip {
 namespace {
 
-/// With the upper Cholesky factor R of H⁻¹ = RᵀR (its rows over their diagonal are the panel's
-/// columns: panel_jk = R_kj/R_kk), from the first column to the last:
+/// Rounds with the upper Cholesky factor R of H⁻¹ = RᵀR (its rows over their diagonal are the
+/// panel's columns: panel_jk = R_kj/R_kk), from the first column to the last:
 ///   ŵₖ = clamp(Q(wₖ)),   w_j ← w_j − (wₖ − ŵₖ)/R_kk · R_kj for all j > k.
 template <index_t Groups>
 [[gnu::always_inline]] inline void round_columns(const ColumnBlock& b) {
@@ -32,8 +32,8 @@ template <index_t Groups>
 QUIP_SIMD void round_one_group(const ColumnBlock& block) { round_columns<1>(block); }
 QUIP_SIMD void round_four_groups(const ColumnBlock& block) { round_columns<4>(block); }
 
-/// Where a run of columns that starts at `position` ends: with its block, or before the next group
-/// whose grid is fitted to what all columns before it have left.
+/// Returns the end of the run of columns that starts at `position`: that of its block, or the next
+/// group, whose grid is fitted to what all columns before it have left.
 index_t end_of_run(index_t position, index_t block_end, const RoundingTile& tile) {
   if (!tile.fit_group) return block_end;
   return std::min(block_end, (position / tile.group_size + 1) * tile.group_size);

@@ -97,7 +97,7 @@ void TileRounding::finish() {
   double flops = rounding_flops(n, options_, passes_);
   if (weights_.size() > 0) flops += reference_flops(n);
   UsageMeter::current().add_flops(static_cast<double>(tile_.rows) * flops);
-  // What damping contributed is taken off.
+  // Takes off what damping has added to H.
   const auto added = math_.placed<double>(layer_.added, "what damping added");
   const Lanes<double>& loss = measures_loss_ ? loss_ : tile_.loss;
   take_difference(0, n, tile_.work);

@@ -1,5 +1,5 @@
-// One tile of rows on its way from weights to levels and losses, on the host or on a GPU, and the
-// loop that takes all tiles of a layer there.
+// Takes tiles of rows from coordinates to levels and losses, on the host or on a GPU, and all tiles
+// of a layer through one loop.
 #pragma once
 
 #include <functional>
@@ -25,7 +25,7 @@ class TileRounding {
   TileRounding& operator=(const TileRounding&) = delete;
   ~TileRounding() = default;
 
-  /// The steps, in this order: the rounder's sweep over all blocks; what it does afterwards; the
+  /// Runs the steps, in this order: the rounder's sweep over all blocks; its work afterwards; the
   /// factor's panels from the last to the first; undamped losses, in the units of weights. On the
   /// host the blocks throw nothing.
   void round_block(index_t b, MatrixView<const float> panel);

@@ -13,7 +13,7 @@ constexpr index_t slab_cols = 64;
 
 index_t round_up(index_t value, index_t unit) { return (value + unit - 1) / unit * unit; }
 
-/// Lanes per tile: as many as share a pass over L, but enough tiles for every thread.
+/// Returns the lanes of a tile: as many as share a pass over L, but leaving tiles for every thread.
 /// Results do not depend on it.
 index_t choose_height(index_t rows) {
   const index_t per_thread = (rows + omp_get_max_threads() - 1) / omp_get_max_threads();
@@ -21,18 +21,18 @@ index_t choose_height(index_t rows) {
                     RowTiles::most_lanes);
 }
 
-/// The tile's columns of W in the order in which they are rounded; `scratch` holds the tile.
+/// Puts the tile's columns of W into the order of rounding; `scratch` is as large as the tile.
 void reorder(MatrixView<float> tile, const std::vector<index_t>& order, float* scratch) {
   std::copy_n(tile.data, tile.size(), scratch);
   for (index_t k = 0; k < tile.rows; ++k) {
-    std::copy_n(scratch + order[static_cast<std::size_t>(k)] * tile.cols, tile.cols, tile.row(k));
+    std::copy_n(scratch + order[at(k)] * tile.cols, tile.cols, tile.row(k));
   }
 }
 
 }  // namespace
 
 std::vector<float> column_factors(const PreparedLayer& layer, index_t n) {
-  std::vector<float> factor(static_cast<std::size_t>(n), 1.0F);
+  std::vector<float> factor(at(n), 1.0F);
   if (!layer.rescale.empty()) factor = layer.rescale;
   for (std::size_t j = 0; j < layer.dead.size(); ++j) {
     if (layer.dead[j] != 0) factor[j] = 0.0F;

@@ -65,11 +65,11 @@ class Rounder {
   /// `panel`. Throws nothing.
   virtual void round_block(const LowerPanels& /*matrix*/, index_t /*b*/,
                            MatrixView<const float> /*panel*/, RoundingTile& /*tile*/) const {}
-  /// Greedy passes over `layer.hessian`; returns the number that the rows in use needed.
+  /// Makes greedy passes over `layer.hessian`; returns the number that the rows in use needed.
   virtual int improve(const PreparedLayer& /*layer*/, RoundingTile& /*tile*/) const { return 0; }
 };
 
-/// The rounder of the options' method (quant/options/methods.hpp).
+/// Makes the rounder of the options' method (quant/options/methods.hpp).
 [[nodiscard]] std::unique_ptr<Rounder> make_rounder(const LayerOptions& options);
 
 /// Returns `first`, followed by up to `passes` greedy passes. With Clamp::feedback each step stays

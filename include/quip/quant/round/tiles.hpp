@@ -22,9 +22,9 @@ class RowTiles {
   [[nodiscard]] index_t n() const { return n_; }
   [[nodiscard]] Range rows() const { return rows_; }
   [[nodiscard]] index_t count() const { return (rows_.count() + height_ - 1) / height_; }
-  /// The rows of tile t, in the layer's numbering.
+  /// Returns the rows of tile t, in the layer's numbering.
   [[nodiscard]] Range rows_of(index_t t) const;
-  /// Tile t with its padding.
+  /// Returns tile t with its padding.
   [[nodiscard]] MatrixView<float> tile(index_t t) const;
 
  private:
@@ -34,15 +34,15 @@ class RowTiles {
   Buffer<float> data_;
 };
 
-/// What each of the n columns of W is multiplied with before the transforms: D̃, and 0 for dead
+/// Returns the factor of each of the n columns of W before the transforms: D̃, and 0 for dead
 /// inputs.
 [[nodiscard]] std::vector<float> column_factors(const PreparedLayer& layer, index_t n);
 
-/// The largest magnitude in them.
+/// Returns the largest magnitude in the tiles.
 [[nodiscard]] float largest_element(const RowTiles& tiles);
 
-/// Rows `rows` of U W D̃ Vᵀ (dead inputs zeroed). Every element comes out of the same sequence of
-/// operations whatever the range. Parallel over OpenMP threads.
+/// Returns rows `rows` of U W D̃ Vᵀ (dead inputs zeroed). Every element comes out of the same
+/// sequence of operations whatever the range. Parallel over OpenMP threads.
 [[nodiscard]] RowTiles transform_rows(MatrixView<const float> weights, const PreparedLayer& layer,
                                       const LayerTransforms& transforms, Range rows);
 

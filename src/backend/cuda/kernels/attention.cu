@@ -189,7 +189,7 @@ int choose_keys(index_t head_dim, std::size_t shared_memory) {
   constexpr index_t widest = 1024;  // beyond it sizes would not fit in int
   if (head_dim > widest) return 0;
   for (const int keys : {64, 32, 16}) {
-    if (static_cast<std::size_t>(Plan(static_cast<int>(head_dim), keys).bytes()) <= shared_memory) {
+    if (at(Plan(static_cast<int>(head_dim), keys).bytes()) <= shared_memory) {
       return keys;
     }
   }
@@ -209,9 +209,8 @@ void attention(cudaStream_t stream, std::size_t shared_memory, ConstTensorView q
   const auto dim = static_cast<int>(shape.head_dim);
   const dim3 grid(blocks_for(q.rows, queries), static_cast<unsigned>(shape.heads));
   const index_t window = shape.window.value_or(q.rows);
-  launch("attention", attend, grid, threads, static_cast<std::size_t>(Plan(dim, keys).bytes()),
-         stream, q, k, v, dim, static_cast<int>(shape.heads / shape.kv_heads), shape.scale, window,
-         keys, out);
+  launch("attention", attend, grid, threads, at(Plan(dim, keys).bytes()), stream, q, k, v, dim,
+         static_cast<int>(shape.heads / shape.kv_heads), shape.scale, window, keys, out);
 }
 
 }  // namespace quip::cuda

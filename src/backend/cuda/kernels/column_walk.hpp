@@ -7,8 +7,7 @@
 
 namespace quip::cuda {
 
-inline constexpr unsigned walk_threads =
-    64;  // lanes of a block: few, so that all processors get some
+inline constexpr unsigned walk_threads = 64;  // few lanes a block, so that all processors get some
 
 /// Shared memory: factor [width × width], errors [width × threads].
 struct WalkMemory {
@@ -17,8 +16,7 @@ struct WalkMemory {
 };
 
 inline std::size_t walk_bytes(const ColumnBlock& b) {
-  return static_cast<std::size_t>(b.width) * static_cast<std::size_t>(b.width + walk_threads) *
-         sizeof(float);
+  return at(b.width * (b.width + walk_threads)) * sizeof(float);
 }
 
 /// Loads the factor; every thread of the block has to come here.

@@ -80,8 +80,7 @@ void run(cudaStream_t stream, const StepInput<T, Elements>& x, const StepOutput<
     const index_t count = groups - first < most_groups ? groups - first : most_groups;
     const dim3 grid(blocks_for(cols, index_t{1} << walsh.lane_bits), static_cast<unsigned>(count));
     launch("walsh_step", transform_sets<T, Elements>, grid, threads_for(walsh.elements()),
-           static_cast<std::size_t>(walsh.elements()) * sizeof(T), stream, x, y, walsh, cols,
-           first);
+           at(walsh.elements()) * sizeof(T), stream, x, y, walsh, cols, first);
   }
 }
 
