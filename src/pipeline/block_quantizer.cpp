@@ -24,6 +24,7 @@ double cube(index_t n) {
 std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
                                   std::vector<StoredLayer> layers) {
   std::vector<StoredLayer> ordered;
+  ordered.reserve(linears.size());
   for (const LinearSpec& linear : linears) {
     ordered.push_back(std::move(*std::ranges::find(layers, linear.name, &StoredLayer::name)));
   }

@@ -90,6 +90,7 @@ void check_hessian_memory(const Collectives& comm, const Family& family,
       if (!options.wide.covers(linear.cols)) narrow[linear.tap] = linear.cols;
     }
     std::vector<index_t> orders;  // a block's Hessians, or with --true-sequential one at a time
+    orders.reserve(narrow.size());
     for (const auto& [tap, order] : narrow) orders.push_back(order);
     if (options.true_sequential && !orders.empty()) {
       orders = {*std::max_element(orders.begin(), orders.end())};

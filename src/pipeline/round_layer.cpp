@@ -26,8 +26,8 @@ std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_
   return all;
 }
 
-/// Chooses the rounder of a layer: `quantizer`, unless the panels pass by and some rank has no room to
-/// hold them there (collective).
+/// Chooses the rounder of a layer: `quantizer`, unless the panels pass by and some rank has no room
+/// to hold them there (collective).
 Quantizer& choose(Collectives& comm, Quantizer& quantizer, const PreparedLayer& layer,
                   const LayerOptions& options, index_t rows) {
   if (layer.factor.resident() || &quantizer == &host_quantizer()) return quantizer;

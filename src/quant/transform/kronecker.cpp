@@ -43,6 +43,7 @@ void scatter_rows(const T* in, const std::vector<index_t>& order, MatrixView<T> 
 
 std::vector<MatrixView<const double>> views_of(const std::vector<SmallFactor>& factors) {
   std::vector<MatrixView<const double>> views;
+  views.reserve(factors.size());
   for (const SmallFactor& factor : factors) views.push_back(factor.view());
   return views;
 }
