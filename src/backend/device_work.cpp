@@ -101,12 +101,11 @@ index_t rounding_panel_bytes(index_t n, const LayerOptions& options) {
 
 index_t rounding_lane_bytes(index_t n, const LayerOptions& options) {
   index_t matrices = 2;                                          // levels, errors
-  matrices += options.clamp == Clamp::pre ? 1 : 0;               // the rounder's input
+  matrices += options.clamp == Clamp::pre ? 2 : 0;               // the rounder's input, differences
   matrices += options.rounding == Rounding::stochastic ? 1 : 0;  // offsets
-  matrices += options.effective_passes() > 0 ? 2 : 0;            // base and differences
-  matrices += options.feedback() == Feedback::inverse ? 1 : 0;   // weights as they change
-  const index_t elements = matrices * n + 2 * LowerPanels::block;
-  return elements * index_t{sizeof(float)} + index_t{sizeof(double)};
+  matrices += options.effective_passes() > 0 ? 1 : 0;            // weights less what was cut
+  const index_t elements = matrices * n + LowerPanels::block;
+  return elements * index_t{sizeof(float)} + 2 * index_t{sizeof(double)};
 }
 
 index_t rounding_bytes(index_t n, const LayerOptions& options, index_t rows, index_t tried) {

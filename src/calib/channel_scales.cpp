@@ -9,7 +9,7 @@ namespace quip {
 namespace {
 
 constexpr float largest_integer = 32767.0F;
-constexpr double most_tokens = 0x1p23;  // 2·15 bits + 23 bits: sums stay below 2⁵³
+constexpr double most_exact_tokens = 0x1p23;  // 2·15 bits + 23 bits: sums stay below 2⁵³
 
 /// Returns the largest power of two s with round(maximum · s) ≤ 32767.
 float channel_scale(float maximum) {
@@ -54,9 +54,9 @@ ChannelScales measure_channels(Collectives& comm, Backend& backend, ConstTensorV
   scales.tokens = static_cast<double>(x.rows);
   comm.all_reduce_sum(std::span(&scales.tokens, 1));
   agree(comm, [&] {
-    if (scales.tokens > most_tokens) {
+    if (scales.tokens > most_exact_tokens) {
       fail("{} calibration tokens: at most {} can be summed exactly; lower --samples",
-           scales.tokens, most_tokens);
+           scales.tokens, most_exact_tokens);
     }
   });
   scales.scale.resize(maximum.size());

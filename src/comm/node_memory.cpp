@@ -42,12 +42,12 @@ MemoryFile create(index_t bytes) {
 }
 
 /// The message by which the others of a node find a rank's memory file.
-struct Handle {
+struct MemoryHandle {
   std::int64_t process = 0;
   std::int64_t descriptor = -1;
 };
 
-MemoryFile open_of(const Handle& handle) {
+MemoryFile open_of(const MemoryHandle& handle) {
   const std::string path = fmt::format("/proc/{}/fd/{}", handle.process, handle.descriptor);
   MemoryFile file(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (file.get() < 0) {
@@ -81,7 +81,7 @@ std::shared_ptr<std::byte> allocate_on_node(Collectives& comm, index_t bytes) {
     return memory;
   }
   MemoryFile file;
-  Handle handle;
+  MemoryHandle handle;
   agree(comm, [&] {
     if (place.rank != 0) return;
     file = create(bytes);

@@ -26,11 +26,6 @@ int lock_descriptor(int descriptor) {
   return ::fcntl(descriptor, F_OFD_SETLK, &whole) == 0 ? 0 : errno;
 }
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "an unknown host";
-}
-
 /// True if the path still leads to the open file: its last owner removes it.
 bool is_current(int descriptor, const std::filesystem::path& path) {
   struct stat opened {};
@@ -40,6 +35,11 @@ bool is_current(int descriptor, const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "an unknown host";
+}
 
 bool DirectoryLock::try_lock() {
   descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);

@@ -28,6 +28,9 @@ class DirectoryLock {
   bool effective_ = true;
 };
 
+/// Returns the name of this machine, for messages and reports.
+[[nodiscard]] std::string host_name();
+
 inline constexpr const char* lock_file = ".lock";
 
 }  // namespace quip

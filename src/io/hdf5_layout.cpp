@@ -14,19 +14,19 @@ namespace {
 
 /// An HDF5 file driver that writes to a SparseBytes: the library's core driver would hold the
 /// datasets' unwritten elements in memory, too.
-struct MemoryFile {
-  H5FD_t base;  // first: HDF5 sees a MemoryFile as this
+struct BytesAsFile {
+  H5FD_t base;  // first: HDF5 sees a BytesAsFile as this
   SparseBytes* bytes;
   haddr_t end_of_address_space;
   haddr_t end_of_file;
 };
 
-MemoryFile* self(H5FD_t* file) { return reinterpret_cast<MemoryFile*>(file); }
-const MemoryFile* self(const H5FD_t* file) { return reinterpret_cast<const MemoryFile*>(file); }
+BytesAsFile* self(H5FD_t* file) { return reinterpret_cast<BytesAsFile*>(file); }
+const BytesAsFile* self(const H5FD_t* file) { return reinterpret_cast<const BytesAsFile*>(file); }
 
 H5FD_t* open_memory(const char* /*name*/, unsigned /*flags*/, hid_t access, haddr_t /*limit*/) {
   const auto* bytes = static_cast<SparseBytes* const*>(H5Pget_driver_info(access));
-  auto* file = bytes == nullptr ? nullptr : new (std::nothrow) MemoryFile{{}, *bytes, 0, 0};
+  auto* file = bytes == nullptr ? nullptr : new (std::nothrow) BytesAsFile{{}, *bytes, 0, 0};
   return reinterpret_cast<H5FD_t*>(file);
 }
 

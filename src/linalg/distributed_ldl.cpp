@@ -58,8 +58,7 @@ class DiagonalBlock {
       }
       data_[width * width] = info;
     }
-    comm.broadcast(std::span(data_.data(), static_cast<std::size_t>(width * width + 1)),
-                   h.layout().owner(k, k));
+    comm.broadcast(std::span(data_.data(), at(width * width + 1)), h.layout().owner(k, k));
     return static_cast<int>(data_[width * width]);
   }
   /// Returns the block, column-major and contiguous.
@@ -86,19 +85,19 @@ void solve_column(const DistributedMatrix& h, index_t k, const double* diagonal)
 /// Updates one block of the trailing matrix: A_ij ← A_ij − C_ik C_jkᵀ. The blocks of the column are
 /// row-major, their transpose to the BLAS.
 void update_block(const DistributedMatrix& h, index_t k, const BlockColumn<double>& column,
-                  Position at) {
+                  Position place) {
   const BlockCyclic& layout = h.layout();
   const int depth = as_blas(layout.cols.width(k));
-  const int rows = as_blas(layout.rows.width(at.row));
-  double* target = h.block(at.row, at.col);
+  const int rows = as_blas(layout.rows.width(place.row));
+  double* target = h.block(place.row, place.col);
   const int ld = as_blas(h.ld());
-  if (at.row == at.col) {
-    cblas_dsyrk(CblasColMajor, CblasLower, CblasTrans, rows, depth, -1.0, column.block(at.row),
+  if (place.row == place.col) {
+    cblas_dsyrk(CblasColMajor, CblasLower, CblasTrans, rows, depth, -1.0, column.block(place.row),
                 depth, 1.0, target, ld);
   } else {
-    cblas_dgemm(CblasColMajor, CblasTrans, CblasNoTrans, rows, as_blas(layout.cols.width(at.col)),
-                depth, -1.0, column.block(at.row), depth, column.block(at.col), depth, 1.0, target,
-                ld);
+    cblas_dgemm(CblasColMajor, CblasTrans, CblasNoTrans, rows,
+                as_blas(layout.cols.width(place.col)), depth, -1.0, column.block(place.row), depth,
+                column.block(place.col), depth, 1.0, target, ld);
   }
 }
 
@@ -108,9 +107,9 @@ void update_trailing(const DistributedMatrix& h, index_t first, index_t last,
                      const std::vector<BlockColumn<double>>& columns, index_t begin, index_t end) {
   const std::vector<Position> blocks = lower_blocks(h, begin, end);
 #pragma omp parallel for schedule(dynamic)
-  for (const Position at : blocks) {
+  for (const Position place : blocks) {
     for (index_t k = first; k < last; ++k) {
-      update_block(h, k, columns[static_cast<std::size_t>(k % columns_at_once)], at);
+      update_block(h, k, columns[at(k % columns_at_once)], place);
     }
   }
 }
@@ -120,13 +119,13 @@ void scale_columns(const DistributedMatrix& h, const std::vector<double>& invers
   const std::vector<Position> blocks = lower_blocks(h, 0, h.layout().blocks());
   const BlockCyclic& layout = h.layout();
 #pragma omp parallel for schedule(dynamic)
-  for (const Position at : blocks) {
-    const double* factor = inverse.data() + at.col * layout.cols.block;
-    for (index_t c = 0; c < layout.cols.width(at.col); ++c) {
-      double* column = h.block(at.row, at.col) + c * h.ld();
-      const index_t first = at.row == at.col ? c + 1 : 0;
-      for (index_t r = first; r < layout.rows.width(at.row); ++r) {
-        column[r] *= factor[static_cast<std::size_t>(c)];
+  for (const Position place : blocks) {
+    const double* factor = inverse.data() + place.col * layout.cols.block;
+    for (index_t c = 0; c < layout.cols.width(place.col); ++c) {
+      double* column = h.block(place.row, place.col) + c * h.ld();
+      const index_t first = place.row == place.col ? c + 1 : 0;
+      for (index_t r = first; r < layout.rows.width(place.row); ++r) {
+        column[r] *= factor[at(c)];
       }
     }
   }
@@ -150,7 +149,7 @@ index_t block_cholesky(Collectives& comm, DistributedMatrix& h) {
       const int info = diagonal->factor(comm, h, k);
       if (info != 0) return k * layout.rows.block + info;
       solve_column(h, k, diagonal->data());
-      columns[static_cast<std::size_t>(k - first)].gather(comm, h, k, k + 1);
+      columns[at(k - first)].gather(comm, h, k, k + 1);
       update_trailing(h, k, k + 1, columns, k + 1, last);
     }
     update_trailing(h, first, last, columns, last, layout.blocks());

@@ -19,7 +19,7 @@ double* DistributedMatrix::block(index_t i, index_t j) const {
 }
 
 std::vector<double> DistributedMatrix::diagonal(Collectives& comm) const {
-  std::vector<double> values(static_cast<std::size_t>(layout_.n()), 0.0);
+  std::vector<double> values(at(layout_.n()), 0.0);
   for (index_t b = 0; b < layout_.blocks(); ++b) {
     if (!owns(b, b)) continue;
     double* out = values.data() + b * layout_.rows.block;
@@ -92,9 +92,7 @@ void BlockColumn<T>::gather(Collectives& comm, const DistributedMatrix& matrix, 
   pack(matrix);
   offsets_ = column_offsets(layout_, j, first, sizeof(T), comm.size());
   const auto elements = offsets_.back() / static_cast<index_t>(sizeof(T));
-  comm.all_gather_bytes(
-      std::as_writable_bytes(std::span(data_.data(), static_cast<std::size_t>(elements))),
-      offsets_);
+  comm.all_gather_bytes(std::as_writable_bytes(std::span(data_.data(), at(elements))), offsets_);
 }
 
 template class BlockColumn<float>;

@@ -18,7 +18,7 @@ std::vector<double> symmetric_eigen(MatrixView<double> h) {
   }
   const auto n = static_cast<blasint>(h.rows);
   const auto ld = static_cast<blasint>(h.ld);
-  std::vector<double> values(static_cast<std::size_t>(n));
+  std::vector<double> values(at(n));
   if (n == 0) return values;
   blasint info = 0;
   const auto solve = [&](double* work, blasint lwork, blasint* iwork, blasint liwork) {
@@ -29,7 +29,7 @@ std::vector<double> symmetric_eigen(MatrixView<double> h) {
   blasint iwork_size = 0;
   solve(&work_size, -1, &iwork_size, -1);
   std::vector<double> work(static_cast<std::size_t>(work_size));
-  std::vector<blasint> iwork(static_cast<std::size_t>(iwork_size));
+  std::vector<blasint> iwork(at(iwork_size));
   solve(work.data(), static_cast<blasint>(work.size()), iwork.data(), iwork_size);
   if (info != 0) fail("the eigenvalues of a matrix of order {} do not converge", n);
   return values;

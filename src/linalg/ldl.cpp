@@ -59,19 +59,34 @@ index_t ldl_factor(MatrixView<double> h, std::span<double> d) {
     update_trailing(h, k, width);
   }
   // Cholesky → LDLᵀ: L = C diag(C)⁻¹, D = diag(C)².
-  std::vector<double> inverse(static_cast<std::size_t>(n));
+  std::vector<double> inverse(at(n));
   for (index_t j = 0; j < n; ++j) {
     const double pivot = h(j, j);
     if (!std::isfinite(pivot)) return j + 1;
-    d[static_cast<std::size_t>(j)] = pivot * pivot;
-    inverse[static_cast<std::size_t>(j)] = 1.0 / pivot;
+    d[at(j)] = pivot * pivot;
+    inverse[at(j)] = 1.0 / pivot;
   }
 #pragma omp parallel for schedule(static)
   for (index_t i = 0; i < n; ++i) {
     double* row = h.row(i);
-    for (index_t j = 0; j < i; ++j) row[j] *= inverse[static_cast<std::size_t>(j)];
+    for (index_t j = 0; j < i; ++j) row[j] *= inverse[at(j)];
   }
   return 0;
+}
+
+void invert_unit_lower(MatrixView<const double> l, MatrixView<double> inverse) {
+  const index_t n = inverse.rows;
+#pragma omp parallel for schedule(dynamic)
+  for (index_t j = 0; j < n; j += ldl_block) {  // columns; column j of the inverse begins at row j
+    const index_t width = std::min(ldl_block, n - j);
+    Matrix<double> columns(n - j, width, 0.0);
+    for (index_t i = 0; i < width; ++i) columns(i, i) = 1.0;
+    cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower, CblasNoTrans, CblasUnit, as_blas(n - j),
+                as_blas(width), 1.0, l.row(j) + j, as_blas(l.ld), columns.data(), as_blas(width));
+    for (index_t i = 0; i < n - j; ++i) {
+      std::copy_n(columns.row(i), std::min(width, i), inverse.row(j + i) + j);
+    }
+  }
 }
 
 }  // namespace quip

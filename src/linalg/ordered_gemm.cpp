@@ -109,7 +109,7 @@ void multiply_panel(KernelChoice<T> kernel, index_t m, index_t k, StridedView<T>
                     index_t ldb, bool add, T* c, index_t ldc) {
   const auto most = static_cast<index_t>(kernel.size());
   for (index_t i = 0; i < m; i += most) {
-    const auto rows = static_cast<std::size_t>(std::min(most, m - i));
+    const std::size_t rows = at(std::min(most, m - i));
     kernel[rows - 1](k, a.data + i * a.row_stride, a.row_stride, a.col_stride, b, ldb, add,
                      c + i * ldc, ldc);
   }

@@ -1,5 +1,4 @@
 // The factorisation by ScaLAPACK.
-#include <algorithm>
 #include <array>
 #include <limits>
 

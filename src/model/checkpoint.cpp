@@ -1,8 +1,11 @@
 #include "quip/model/checkpoint.hpp"
 
+#include <algorithm>
 #include <charconv>
-#include <optional>
 #include <set>
+#include <span>
+
+#include <fmt/ranges.h>
 
 #include "quip/core/error.hpp"
 #include "quip/io/safetensors.hpp"
@@ -26,15 +29,13 @@ bool in_a_block(const std::string& name, const std::string& prefix, index_t bloc
 
 std::string list_of(const std::vector<std::string>& names) {
   constexpr std::size_t shown = 3;
-  std::string text = names.size() == 1 ? "tensor " : fmt::format("{} tensors (", names.size());
-  for (std::size_t i = 0; i < std::min(names.size(), shown); ++i) {
-    text += (i == 0 ? "" : ", ") + names[i];
-  }
-  if (names.size() > shown) text += ", …";
-  return names.size() == 1 ? text : text + ")";
+  if (names.size() == 1) return "tensor " + names.front();
+  const auto first = std::span(names).first(std::min(names.size(), shown));
+  return fmt::format("{} tensors ({}{})", names.size(), fmt::join(first, ", "),
+                     names.size() > shown ? ", …" : "");
 }
 
-/// Remarks on tensors that nothing uses. Throws Error for those in blocks unless `allowed`.
+/// Adds remarks on tensors that nothing uses. Throws Error for those in blocks unless `allowed`.
 void judge_unused(const std::string& where, bool allowed, Checkpoint& opened) {
   const ModelConfig& config = opened.family->config();
   std::set<std::string> used;

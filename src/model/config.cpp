@@ -32,7 +32,7 @@ std::string known(std::string_view ModelRow::*member) {
   return names;
 }
 
-/// The head decides what a checkpoint is for: only causal language models are quantized.
+/// Throws Error unless the head is that of a causal language model: only those are quantized.
 void require_architecture(const ConfigFields& fields, const ModelRow& model) {
   const json* listed = fields.find("architectures");
   if (listed == nullptr) return;
@@ -85,8 +85,7 @@ ModelConfig parse_config(const std::string& text, const std::string& origin) {
   require_architecture(fields, *model);
   if (fields.has("quantization_config")) {
     fields.reject("quantization_config",
-                  "is there: the checkpoint is quantized already; "
-                  "start from the original one");
+                  "is there: the checkpoint is quantized already; start from the original one");
   }
   ModelConfig config;
   config.model_type = model->model_type;

@@ -42,16 +42,6 @@ index_t ConfigFields::integer(const std::string& name, index_t least) const {
   return value.get<index_t>();
 }
 
-index_t ConfigFields::size(const std::string& name) const { return integer(name, 1); }
-
-index_t ConfigFields::size_or(const std::string& name, index_t fallback) const {
-  return has(name) ? size(name) : fallback;
-}
-
-index_t ConfigFields::count_or(const std::string& name, index_t fallback) const {
-  return has(name) ? integer(name, 0) : fallback;
-}
-
 double ConfigFields::positive(const std::string& name) const {
   const json& value = require(name);
   const double number = value.is_number() ? value.get<double>() : 0;
@@ -61,10 +51,6 @@ double ConfigFields::positive(const std::string& name) const {
     reject(name, "is {}, not a positive number", shown(value));
   }
   return number;
-}
-
-double ConfigFields::positive_or(const std::string& name, double fallback) const {
-  return has(name) ? positive(name) : fallback;
 }
 
 bool ConfigFields::flag_or(const std::string& name, bool fallback) const {
@@ -78,10 +64,6 @@ std::string ConfigFields::text(const std::string& name) const {
   const json& value = require(name);
   if (!value.is_string()) reject(name, "is {}, not a string", shown(value));
   return value.get<std::string>();
-}
-
-std::string ConfigFields::text_or(const std::string& name, const std::string& fallback) const {
-  return has(name) ? text(name) : fallback;
 }
 
 ConfigFields ConfigFields::object(const std::string& name) const {

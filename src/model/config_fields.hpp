@@ -1,7 +1,6 @@
 // Typed access to the fields of a JSON object, with messages that name file and field.
 #pragma once
 
-#include <optional>
 #include <string>
 
 #include <nlohmann/json.hpp>
@@ -20,23 +19,31 @@ class ConfigFields {
   ConfigFields(const nlohmann::json& object, std::string origin, std::string prefix = "");
 
   [[nodiscard]] bool has(const std::string& name) const { return find(name) != nullptr; }
-  /// There, and null.
+  /// True if the field is there, and null.
   [[nodiscard]] bool is_null(const std::string& name) const;
 
-  /// A size: an integer in [1, 2³¹).
-  [[nodiscard]] index_t size(const std::string& name) const;
-  [[nodiscard]] index_t size_or(const std::string& name, index_t fallback) const;
-  /// An integer in [0, 2³¹).
-  [[nodiscard]] index_t count_or(const std::string& name, index_t fallback) const;
-  /// A number above zero that fp32 can hold.
+  /// Returns an integer in [1, 2³¹).
+  [[nodiscard]] index_t size(const std::string& name) const { return integer(name, 1); }
+  [[nodiscard]] index_t size_or(const std::string& name, index_t fallback) const {
+    return has(name) ? size(name) : fallback;
+  }
+  /// Returns an integer in [0, 2³¹).
+  [[nodiscard]] index_t count_or(const std::string& name, index_t fallback) const {
+    return has(name) ? integer(name, 0) : fallback;
+  }
+  /// Returns a number above zero that fp32 can hold.
   [[nodiscard]] double positive(const std::string& name) const;
-  [[nodiscard]] double positive_or(const std::string& name, double fallback) const;
+  [[nodiscard]] double positive_or(const std::string& name, double fallback) const {
+    return has(name) ? positive(name) : fallback;
+  }
   [[nodiscard]] bool flag_or(const std::string& name, bool fallback) const;
   [[nodiscard]] std::string text(const std::string& name) const;
-  [[nodiscard]] std::string text_or(const std::string& name, const std::string& fallback) const;
-  /// The raw value, or nullptr.
+  [[nodiscard]] std::string text_or(const std::string& name, const std::string& fallback) const {
+    return has(name) ? text(name) : fallback;
+  }
+  /// Returns the raw value, or nullptr.
   [[nodiscard]] const nlohmann::json* find(const std::string& name) const;
-  /// A nested object.
+  /// Returns a nested object.
   [[nodiscard]] ConfigFields object(const std::string& name) const;
 
   template <typename... Args>

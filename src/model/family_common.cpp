@@ -51,10 +51,10 @@ bool has_own_head(const ModelConfig& config, const TensorSource& source,
   const TensorInfo& head = source.info(head_name);
   const TensorInfo& table = source.info(embedding);
   if (head.dtype != table.dtype || head.shape != table.shape) return true;
-  std::vector<std::byte> ours(static_cast<std::size_t>(std::min(piece, head.bytes())));
+  std::vector<std::byte> ours(at(std::min(piece, head.bytes())));
   std::vector<std::byte> theirs(ours.size());
   for (index_t first = 0; first < head.bytes(); first += piece) {
-    const auto count = static_cast<std::size_t>(std::min(piece, head.bytes() - first));
+    const std::size_t count = at(std::min(piece, head.bytes() - first));
     source.read(head_name, first, std::span(ours).first(count));
     source.read(embedding, first, std::span(theirs).first(count));
     if (!std::equal(ours.begin(), ours.begin() + std::ssize(ours), theirs.begin())) return true;
@@ -68,10 +68,6 @@ void require_length(const ModelConfig& config, index_t length) {
       "sequences of {} tokens are too long: config.json has max_position_embeddings = {}; make "
       "a token set of shorter sequences",
       length, config.max_positions);
-}
-
-float attention_scale(index_t head_dim) {
-  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
 }
 
 void append_biases(const std::vector<LinearSpec>& linears, std::vector<TensorSpec>& tensors) {
@@ -88,6 +84,42 @@ void apply_linear(Backend& backend, const WeightSet& weights, const std::string&
 void add_linear(Backend& backend, const WeightSet& weights, const std::string& name,
                 ConstTensorView x, TensorView residual) {
   backend.linear_add(x, weights[name + ".weight"], weights.optional(name + ".bias"), residual);
+}
+
+index_t Decoder::tap_width(int tap) const {
+  if (tap == 1) return query_width();
+  return tap == 3 ? config_.intermediate : config_.hidden;
+}
+
+TensorSpec Decoder::head() const {
+  if (config_.tied_head) return embedding();
+  return {head_name, {config_.vocabulary, config_.embedding_dim}};
+}
+
+index_t Decoder::scratch_width(int stage) const {
+  return stage == 1 ? query_width() + 2 * key_width() : 0;
+}
+
+Decoder::Heads Decoder::project(const std::string& at, Backend& backend, const WeightSet& weights,
+                                ConstTensorView input) const {
+  const index_t length = input.rows;
+  Heads heads{backend.allocate(length, query_width()), backend.allocate(length, key_width()),
+              backend.allocate(length, key_width())};
+  apply_linear(backend, weights, at + "q_proj", input, heads.q.view());
+  apply_linear(backend, weights, at + "k_proj", input, heads.k.view());
+  apply_linear(backend, weights, at + "v_proj", input, heads.v.view());
+  return heads;
+}
+
+void Decoder::attention(index_t block, Backend& backend, const Heads& heads,
+                        TensorView output) const {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
+  const AttentionShape shape{.heads = config_.heads,
+                             .kv_heads = config_.kv_heads,
+                             .head_dim = config_.head_dim,
+                             .scale = static_cast<float>(scale),
+                             .window = config_.window(block)};
+  backend.attention(heads.q.cview(), heads.k.cview(), heads.v.cview(), shape, output);
 }
 
 }  // namespace quip

@@ -12,29 +12,12 @@
 namespace quip {
 namespace {
 
-class Llama final : public Family {
+class Llama final : public Decoder {
  public:
-  explicit Llama(ModelConfig config) : config_(std::move(config)) {}
-
-  [[nodiscard]] const ModelConfig& config() const override { return config_; }
-
-  // Taps: 0 normed input (q, k, v), 1 attention output (o), 2 normed (gate, up),
-  // 3 gated activation (down).
-  [[nodiscard]] int taps() const override { return 4; }
-
-  [[nodiscard]] index_t tap_width(int tap) const override {
-    switch (tap) {
-      case 1:
-        return query_width();
-      case 3:
-        return config_.intermediate;
-      default:
-        return config_.hidden;
-    }
-  }
+  explicit Llama(ModelConfig config) : Decoder(std::move(config)) {}
 
   [[nodiscard]] std::vector<LinearSpec> linears(index_t block) const override {
-    const ModelConfig& c = config_;
+    const ModelConfig& c = config();
     const auto spec = [&](const char* part, const char* type, index_t rows, index_t cols, int tap,
                           bool bias) {
       return LinearSpec{prefix(block) + part + type, type, rows, cols, tap, bias};
@@ -50,27 +33,22 @@ class Llama final : public Family {
 
   [[nodiscard]] std::vector<TensorSpec> block_tensors(index_t block) const override {
     std::vector<TensorSpec> tensors = {
-        {prefix(block) + "input_layernorm.weight", {config_.hidden}},
-        {prefix(block) + "post_attention_layernorm.weight", {config_.hidden}}};
+        {prefix(block) + "input_layernorm.weight", {config().hidden}},
+        {prefix(block) + "post_attention_layernorm.weight", {config().hidden}}};
     append_biases(linears(block), tensors);
     return tensors;
   }
 
   [[nodiscard]] std::vector<TensorSpec> end_tensors() const override {
-    return {{final_norm, {config_.hidden}}};
+    return {{final_norm, {config().hidden}}};
   }
   [[nodiscard]] TensorSpec embedding() const override {
-    return {"model.embed_tokens.weight", {config_.vocabulary, config_.hidden}};
+    return {"model.embed_tokens.weight", {config().vocabulary, config().hidden}};
   }
-  [[nodiscard]] TensorSpec head() const override {
-    if (config_.tied_head) return embedding();
-    return {"lm_head.weight", {config_.vocabulary, config_.hidden}};
-  }
-  [[nodiscard]] index_t max_length() const override { return config_.max_positions; }
 
   void prepare(Backend& backend, index_t length) override {
-    require_length(config_, length);
-    const RopeTables tables = rope_tables(rope_frequencies(config_), length);
+    require_length(config(), length);
+    const RopeTables tables = rope_tables(rope_frequencies(config()), length);
     cosine_ = backend.allocate(length, tables.cosine.cols());
     sine_ = backend.allocate(length, tables.sine.cols());
     backend.upload(tables.cosine.span(), cosine_.view());
@@ -90,30 +68,29 @@ class Llama final : public Family {
         norm(backend, weights, at + "input_layernorm.weight", residual, output);
         return;
       case 1:
-        attend(block, backend, weights, input, output);
+        attend(block, backend, project(at + "self_attn.", backend, weights, input), output);
         return;
       case 2:
         add_linear(backend, weights, at + "self_attn.o_proj", input, residual);
         norm(backend, weights, at + "post_attention_layernorm.weight", residual, output);
         return;
       case 3: {
-        const Tensor up = backend.allocate(input.rows, config_.intermediate);
+        const Tensor up = backend.allocate(input.rows, config().intermediate);
         apply_linear(backend, weights, at + "mlp.gate_proj", input, output);
         apply_linear(backend, weights, at + "mlp.up_proj", input, up.view());
-        backend.gated_activate(config_.activation, output, up.cview());
+        backend.gated_activate(config().activation, output, up.cview());
         return;
       }
       case 4:
         add_linear(backend, weights, at + "mlp.down_proj", input, residual);
         return;
       default:
-        fail("a {} block has no stage {}", config_.model_type, stage);
+        fail("a {} block has no stage {}", config().model_type, stage);
     }
   }
 
   [[nodiscard]] index_t scratch_width(int stage) const override {
-    if (stage == 1) return query_width() + 2 * key_width();
-    return stage == 3 ? config_.intermediate : 0;
+    return stage == 3 ? config().intermediate : Decoder::scratch_width(stage);
   }
 
   [[nodiscard]] Tensor finish(Backend& backend, const WeightSet& ends,
@@ -129,43 +106,26 @@ class Llama final : public Family {
   [[nodiscard]] static std::string prefix(index_t block) {
     return fmt::format("model.layers.{}.", block);
   }
-  [[nodiscard]] index_t query_width() const { return config_.heads * config_.head_dim; }
-  [[nodiscard]] index_t key_width() const { return config_.kv_heads * config_.head_dim; }
 
   void norm(Backend& backend, const WeightSet& weights, const std::string& name, ConstTensorView x,
             TensorView y) const {
-    backend.rms_norm(x, weights[name], config_.norm_epsilon, y);
+    backend.rms_norm(x, weights[name], config().norm_epsilon, y);
   }
 
-  void attend(index_t block, Backend& backend, const WeightSet& weights, ConstTensorView input,
-              TensorView output) const {
-    const std::string at = prefix(block) + "self_attn.";
-    const index_t length = input.rows;
-    const Tensor q = backend.allocate(length, query_width());
-    const Tensor k = backend.allocate(length, key_width());
-    const Tensor v = backend.allocate(length, key_width());
-    apply_linear(backend, weights, at + "q_proj", input, q.view());
-    apply_linear(backend, weights, at + "k_proj", input, k.view());
-    apply_linear(backend, weights, at + "v_proj", input, v.view());
-    const ConstTensorView cosine = cosine_.cview().middle_rows(0, length);
-    const ConstTensorView sine = sine_.cview().middle_rows(0, length);
-    backend.rope(q.view(), config_.heads, config_.head_dim, cosine, sine);
-    backend.rope(k.view(), config_.kv_heads, config_.head_dim, cosine, sine);
-    const AttentionShape shape{.heads = config_.heads,
-                               .kv_heads = config_.kv_heads,
-                               .head_dim = config_.head_dim,
-                               .scale = attention_scale(config_.head_dim),
-                               .window = config_.window(block)};
-    backend.attention(q.cview(), k.cview(), v.cview(), shape, output);
+  void attend(index_t block, Backend& backend, const Heads& heads, TensorView output) const {
+    const ConstTensorView cosine = cosine_.cview().middle_rows(0, output.rows);
+    const ConstTensorView sine = sine_.cview().middle_rows(0, output.rows);
+    backend.rope(heads.q.view(), config().heads, config().head_dim, cosine, sine);
+    backend.rope(heads.k.view(), config().kv_heads, config().head_dim, cosine, sine);
+    attention(block, backend, heads, output);
   }
 
-  ModelConfig config_;
-  Tensor cosine_;  // [prepared length × head_dim/2]
+  Tensor cosine_;  ///< [prepared length × head_dim/2]
   Tensor sine_;
 };
 
-/// The fields of all members; `absent_kv_heads`: how many there are if the field is absent, 0 for
-/// as many as heads.
+/// Reads the fields of all members. `absent_kv_heads` is their number if the field is absent; 0: as
+/// many as heads.
 void parse_llama_family(const ConfigFields& fields, index_t absent_kv_heads, ModelConfig& config) {
   parse_sizes(fields, "intermediate_size", config);
   const bool kv_by_default = absent_kv_heads == 0 || fields.is_null("num_key_value_heads");
@@ -221,20 +181,20 @@ void parse_qwen2(const ConfigFields& fields, ModelConfig& config) {
   parse_windows(fields, config);
   if (!config.windowed.empty()) return;
   const index_t first = std::min(config.blocks, fields.count_or("max_window_layers", 28));
-  config.windowed.assign(static_cast<std::size_t>(first), false);
+  config.windowed.assign(at(first), false);
 }
 
 std::unique_ptr<Family> make_llama(const ModelConfig& config, const TensorSource& /*source*/) {
   return std::make_unique<Llama>(config);
 }
 
-constexpr std::array<ModelRow, 3> model_table = {
+constexpr std::array<ModelRow, 3> llama_table = {
     {{"llama", "LlamaForCausalLM", parse_llama, make_llama},
      {"mistral", "MistralForCausalLM", parse_mistral, make_llama},
      {"qwen2", "Qwen2ForCausalLM", parse_qwen2, make_llama}}};
 
 }  // namespace
 
-std::span<const ModelRow> llama_models() { return model_table; }
+std::span<const ModelRow> llama_models() { return llama_table; }
 
 }  // namespace quip

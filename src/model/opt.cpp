@@ -11,31 +11,22 @@ namespace {
 // The embedding of position p is stored in row p + 2.
 constexpr index_t position_offset = 2;
 
-class Opt final : public Family {
+class Opt final : public Decoder {
  public:
   Opt(ModelConfig config, std::string prefix)
-      : config_(std::move(config)), prefix_(std::move(prefix)) {}
-
-  [[nodiscard]] const ModelConfig& config() const override { return config_; }
-
-  // Taps: 0 input of q, k, v; 1 attention output (out_proj), 2 input of fc1, 3 activation (fc2).
-  [[nodiscard]] int taps() const override { return 4; }
-
-  [[nodiscard]] index_t tap_width(int tap) const override {
-    return tap == 3 ? config_.intermediate : config_.hidden;
-  }
+      : Decoder(std::move(config)), prefix_(std::move(prefix)) {}
 
   [[nodiscard]] std::vector<LinearSpec> linears(index_t block) const override {
-    const index_t hidden = config_.hidden;
+    const index_t hidden = config().hidden;
     const auto spec = [&](const char* part, const char* type, index_t rows, index_t cols, int tap) {
-      return LinearSpec{layer(block) + part + type, type, rows, cols, tap, config_.bias};
+      return LinearSpec{layer(block) + part + type, type, rows, cols, tap, config().bias};
     };
     return {spec("self_attn.", "q_proj", hidden, hidden, 0),
             spec("self_attn.", "k_proj", hidden, hidden, 0),
             spec("self_attn.", "v_proj", hidden, hidden, 0),
             spec("self_attn.", "out_proj", hidden, hidden, 1),
-            spec("", "fc1", config_.intermediate, hidden, 2),
-            spec("", "fc2", hidden, config_.intermediate, 3)};
+            spec("", "fc1", config().intermediate, hidden, 2),
+            spec("", "fc2", hidden, config().intermediate, 3)};
   }
 
   [[nodiscard]] std::vector<TensorSpec> block_tensors(index_t block) const override {
@@ -47,26 +38,21 @@ class Opt final : public Family {
   }
 
   [[nodiscard]] std::vector<TensorSpec> end_tensors() const override {
-    const index_t hidden = config_.hidden;
+    const index_t hidden = config().hidden;
     std::vector<TensorSpec> tensors = {
-        {positions(), {config_.max_positions + position_offset, hidden}}};
+        {positions(), {config().max_positions + position_offset, hidden}}};
     if (projected()) {
-      tensors.push_back({prefix_ + "project_in.weight", {hidden, config_.embedding_dim}});
-      tensors.push_back({prefix_ + "project_out.weight", {config_.embedding_dim, hidden}});
+      tensors.push_back({prefix_ + "project_in.weight", {hidden, config().embedding_dim}});
+      tensors.push_back({prefix_ + "project_out.weight", {config().embedding_dim, hidden}});
     }
     if (final_norm()) append_norm(prefix_ + "final_layer_norm", tensors);
     return tensors;
   }
   [[nodiscard]] TensorSpec embedding() const override {
-    return {prefix_ + "embed_tokens.weight", {config_.vocabulary, config_.embedding_dim}};
+    return {prefix_ + "embed_tokens.weight", {config().vocabulary, config().embedding_dim}};
   }
-  [[nodiscard]] TensorSpec head() const override {
-    if (config_.tied_head) return embedding();
-    return {"lm_head.weight", {config_.vocabulary, config_.embedding_dim}};
-  }
-  [[nodiscard]] index_t max_length() const override { return config_.max_positions; }
 
-  void prepare(Backend& /*backend*/, index_t length) override { require_length(config_, length); }
+  void prepare(Backend& /*backend*/, index_t length) override { require_length(config(), length); }
 
   void embed(Backend& backend, const WeightSet& ends, ConstTensorView rows,
              TensorView residual) const override {
@@ -86,7 +72,7 @@ class Opt final : public Family {
         enter(backend, weights, at + "self_attn_layer_norm", residual, output);
         return;
       case 1:
-        attend(at + "self_attn.", backend, weights, input, output);
+        attention(block, backend, project(at + "self_attn.", backend, weights, input), output);
         return;
       case 2:
         add_linear(backend, weights, at + "self_attn.out_proj", input, residual);
@@ -95,7 +81,7 @@ class Opt final : public Family {
         return;
       case 3:
         apply_linear(backend, weights, at + "fc1", input, output);
-        backend.activate(config_.activation, output);
+        backend.activate(config().activation, output);
         return;
       case 4:
         add_linear(backend, weights, at + "fc2", input, residual);
@@ -104,10 +90,6 @@ class Opt final : public Family {
       default:
         fail("an OPT block has no stage {}", stage);
     }
-  }
-
-  [[nodiscard]] index_t scratch_width(int stage) const override {
-    return stage == 1 ? 3 * config_.hidden : 0;
   }
 
   [[nodiscard]] Tensor finish(Backend& backend, const WeightSet& ends,
@@ -119,7 +101,7 @@ class Opt final : public Family {
       backend.copy(residual, normed.view());
     }
     if (!projected()) return normed;
-    Tensor result = backend.allocate(residual.rows, config_.embedding_dim);
+    Tensor result = backend.allocate(residual.rows, config().embedding_dim);
     apply_linear(backend, ends, prefix_ + "project_out", normed.cview(), result.view());
     return result;
   }
@@ -129,57 +111,38 @@ class Opt final : public Family {
     return fmt::format("{}layers.{}.", prefix_, block);
   }
   [[nodiscard]] std::string positions() const { return prefix_ + "embed_positions.weight"; }
-  [[nodiscard]] bool projected() const { return config_.embedding_dim != config_.hidden; }
-  [[nodiscard]] bool final_norm() const { return config_.norm_before && config_.final_norm; }
+  [[nodiscard]] bool projected() const { return config().embedding_dim != config().hidden; }
+  [[nodiscard]] bool final_norm() const { return config().norm_before && config().final_norm; }
 
   void append_norm(const std::string& name, std::vector<TensorSpec>& tensors) const {
-    if (!config_.norm_affine) return;
-    tensors.push_back({name + ".weight", {config_.hidden}});
-    tensors.push_back({name + ".bias", {config_.hidden}});
+    if (!config().norm_affine) return;
+    tensors.push_back({name + ".weight", {config().hidden}});
+    tensors.push_back({name + ".bias", {config().hidden}});
   }
 
   void norm(Backend& backend, const WeightSet& weights, const std::string& name, ConstTensorView x,
             TensorView y) const {
-    const bool affine = config_.norm_affine;
-    backend.layer_norm(x, affine ? weights[name + ".weight"] : ConstTensorView{},
-                       affine ? weights[name + ".bias"] : ConstTensorView{}, config_.norm_epsilon,
-                       y);
+    backend.layer_norm(x, weights.optional(name + ".weight"), weights.optional(name + ".bias"),
+                       config().norm_epsilon, y);
   }
 
-  /// The input of a sub-layer: the norm comes here if it comes before.
+  /// Makes the input of a sub-layer: the norm comes here if it comes before.
   void enter(Backend& backend, const WeightSet& weights, const std::string& name,
              ConstTensorView residual, TensorView output) const {
-    if (config_.norm_before) {
+    if (config().norm_before) {
       norm(backend, weights, name, residual, output);
     } else {
       backend.copy(residual, output);
     }
   }
 
-  /// After the residual connection of a sub-layer: the norm comes here if it comes after.
+  /// Ends a sub-layer, after its residual connection: the norm comes here if it comes after.
   void leave(Backend& backend, const WeightSet& weights, const std::string& name,
              TensorView residual) const {
-    if (!config_.norm_before) norm(backend, weights, name, residual, residual);
+    if (!config().norm_before) norm(backend, weights, name, residual, residual);
   }
 
-  void attend(const std::string& at, Backend& backend, const WeightSet& weights,
-              ConstTensorView input, TensorView output) const {
-    const Tensor q = backend.allocate(input.rows, config_.hidden);
-    const Tensor k = backend.allocate(input.rows, config_.hidden);
-    const Tensor v = backend.allocate(input.rows, config_.hidden);
-    apply_linear(backend, weights, at + "q_proj", input, q.view());
-    apply_linear(backend, weights, at + "k_proj", input, k.view());
-    apply_linear(backend, weights, at + "v_proj", input, v.view());
-    const AttentionShape shape{.heads = config_.heads,
-                               .kv_heads = config_.kv_heads,
-                               .head_dim = config_.head_dim,
-                               .scale = attention_scale(config_.head_dim),
-                               .window = {}};
-    backend.attention(q.cview(), k.cview(), v.cview(), shape, output);
-  }
-
-  ModelConfig config_;
-  std::string prefix_;  // "model.decoder." or "decoder."
+  std::string prefix_;  ///< "model.decoder." or "decoder."
 };
 
 void parse_opt(const ConfigFields& fields, ModelConfig& config) {

@@ -42,15 +42,15 @@ void require_full_rotation(const ConfigFields& fields) {
   }
 }
 
-/// base^(−2i/d), the unscaled frequency of pair i.
+/// Returns base^(−2i/d), the unscaled frequency of pair i.
 float base_frequency(double theta, index_t pair, index_t head_dim) {
   const float exponent = static_cast<float>(2 * pair) / static_cast<float>(head_dim);
   return 1.0F / static_cast<float>(std::pow(theta, static_cast<double>(exponent)));
 }
 
-/// Llama 3.1: short waves stay, long waves are divided by the factor, and between the two
-/// bounds the frequency moves smoothly from one to the other. Reciprocals are multiplied, not
-/// divided by, because that is what torch does with a number over a tensor.
+/// Stretches as Llama 3.1 does: short waves stay, long waves are divided by the factor, and between
+/// the two bounds the frequency moves smoothly from one to the other. Reciprocals are multiplied,
+/// not divided by, as torch does with a number over a tensor.
 float llama3_frequency(const RopeScaling& scaling, float frequency) {
   const auto factor = static_cast<float>(scaling.factor);
   const auto low = static_cast<float>(scaling.low_freq_factor);
@@ -64,15 +64,8 @@ float llama3_frequency(const RopeScaling& scaling, float frequency) {
 }
 
 float scaled(const RopeScaling& scaling, float frequency) {
-  switch (scaling.kind) {
-    case RopeScaling::Kind::none:
-      return frequency;
-    case RopeScaling::Kind::linear:
-      return frequency / static_cast<float>(scaling.factor);
-    case RopeScaling::Kind::llama3:
-      return llama3_frequency(scaling, frequency);
-  }
-  return frequency;
+  if (scaling.kind == RopeScaling::Kind::llama3) return llama3_frequency(scaling, frequency);
+  return frequency / static_cast<float>(scaling.factor);  // 1 without scaling
 }
 
 }  // namespace
@@ -114,9 +107,9 @@ RopeTables rope_tables(std::span<const float> frequencies, index_t length) {
   RopeTables tables{Matrix<float>(length, pairs), Matrix<float>(length, pairs)};
   for (index_t t = 0; t < length; ++t) {
     for (index_t i = 0; i < pairs; ++i) {
-      // The angle is an fp32 number by definition; its cosine is then rounded once, on
-      // every platform alike.
-      const float angle = static_cast<float>(t) * frequencies[static_cast<std::size_t>(i)];
+      // The angle is an fp32 number by definition; its cosine is then rounded once, on every
+      // platform alike.
+      const float angle = static_cast<float>(t) * frequencies[at(i)];
       tables.cosine(t, i) = static_cast<float>(std::cos(static_cast<double>(angle)));
       tables.sine(t, i) = static_cast<float>(std::sin(static_cast<double>(angle)));
     }

@@ -1,6 +1,7 @@
 #include "quip/pipeline/block_quantizer.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <numeric>
 #include <utility>
@@ -24,10 +25,7 @@ std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
                                   std::vector<StoredLayer> layers) {
   std::vector<StoredLayer> ordered;
   for (const LinearSpec& linear : linears) {
-    const auto found = std::find_if(layers.begin(), layers.end(), [&](const StoredLayer& layer) {
-      return layer.name == linear.name;
-    });
-    ordered.push_back(std::move(*found));
+    ordered.push_back(std::move(*std::ranges::find(layers, linear.name, &StoredLayer::name)));
   }
   return ordered;
 }
@@ -36,9 +34,14 @@ std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
 std::vector<std::size_t> largest_first(const std::vector<index_t>& values) {
   std::vector<std::size_t> order(values.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return values[a] > values[b]; });
+  std::ranges::stable_sort(order, std::greater(), [&](std::size_t i) { return values[i]; });
   return order;
+}
+
+Matrix<double> copy_of(const Matrix<double>& h) {
+  Matrix<double> copy(h.rows(), h.cols());
+  std::copy_n(h.data(), h.size(), copy.data());
+  return copy;
 }
 
 std::vector<index_t> orders_of(const std::vector<LinearSpec>& linears) {
@@ -51,7 +54,7 @@ std::vector<index_t> orders_of(const std::vector<LinearSpec>& linears) {
 }  // namespace
 
 std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks) {
-  std::vector<double> load(static_cast<std::size_t>(ranks), 0.0);
+  std::vector<double> load(at(ranks), 0.0);
   std::vector<int> owners(orders.size());
   for (const std::size_t i : largest_first(orders)) {
     const auto lightest = std::min_element(load.begin(), load.end());
@@ -68,14 +71,12 @@ BlockQuantizer::BlockQuantizer(Collectives& comm, Backend& backend, const Family
 PreparedLayer BlockQuantizer::prepare(const LinearSpec& linear, MatrixView<const float> weights,
                                       Matrix<double> hessian) const {
   const LayerOptions options = options_.of(linear.name);
-  if (options_.dump_failing.empty()) {
-    return backend_.quantizer().prepare(weights, std::move(hessian), options, linear.name);
-  }
-  Matrix<double> kept(hessian.rows(), hessian.cols());
-  std::copy_n(hessian.data(), hessian.size(), kept.data());
+  const bool dumps = !options_.dump_failing.empty();
+  const Matrix<double> kept = dumps ? copy_of(hessian) : Matrix<double>();
   try {
     return backend_.quantizer().prepare(weights, std::move(hessian), options, linear.name);
   } catch (const Error& error) {
+    if (!dumps) throw;
     const std::string file = (options_.dump_failing / (linear.name + ".h5")).string();
     write_layer_problem(file, linear.name, weights, kept.cview());
     fail(
@@ -94,7 +95,7 @@ std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
   // A Hessian is handed over, not copied, to the last of this rank's layers that needs it.
   std::vector<int> users(hessians.size(), 0);
   for (std::size_t i = 0; i < linears.size(); ++i) {
-    if (owners[i] == comm_.rank()) ++users[static_cast<std::size_t>(linears[i].tap)];
+    if (owners[i] == comm_.rank()) ++users[at(linears[i].tap)];
   }
   for (std::size_t tap = 0; tap < hessians.size(); ++tap) {
     if (users[tap] == 0) hessians[tap] = {};
@@ -105,14 +106,8 @@ std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
       const LinearSpec& linear = linears[i];
       on_step("factor " + linear.type);
       const auto unit = phases_.timeline().record("factor " + linear.name);
-      const auto tap = static_cast<std::size_t>(linear.tap);
-      Matrix<double> h;
-      if (--users[tap] == 0) {
-        h = std::move(hessians[tap]);
-      } else {
-        h = Matrix<double>(linear.cols, linear.cols);
-        std::copy_n(hessians[tap].data(), h.size(), h.data());
-      }
+      const std::size_t tap = at(linear.tap);
+      Matrix<double> h = --users[tap] == 0 ? std::move(hessians[tap]) : copy_of(hessians[tap]);
       Matrix<float> room;
       const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
       prepared[i] = prepare(linear, host, std::move(h));
@@ -167,7 +162,7 @@ std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weig
   const std::vector<LinearSpec> linears = options_.selected(family_, block);
   std::vector<StoredLayer> stored;
   if (linears.empty()) return stored;
-  const auto taps = static_cast<std::size_t>(family_.taps());
+  const std::size_t taps = at(family_.taps());
   std::vector<Matrix<double>> hessians(taps);
   std::vector<LinearSpec> narrow;
   std::vector<StoredLayer> rounded;  // wide layers: their weights stay until all is captured

@@ -1,7 +1,5 @@
 #include "quip/pipeline/capture.hpp"
 
-#include <algorithm>
-
 #include "quip/calib/hessian.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/model/work.hpp"
@@ -50,9 +48,8 @@ LayerInputs Capture::inputs() const {
 
 Matrix<double> Capture::hessian(const std::string& layer) {
   auto scope = phases_.measure("hessian");
-  const index_t width = family_.tap_width(tap_);
-  return exact_hessian(comm_, backend_, captured_.cview().middle_cols(0, width),
-                       shard_.samples.first, shard_.length, layer);
+  const auto [x, first_sample, sample_length] = inputs();
+  return exact_hessian(comm_, backend_, x, first_sample, sample_length, layer);
 }
 
 }  // namespace quip

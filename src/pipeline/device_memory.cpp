@@ -15,7 +15,7 @@ namespace {
 
 constexpr index_t float_bytes = sizeof(float);
 
-/// fp32, and in bfloat16 those that products read.
+/// Returns the bytes of a block in fp32, and in bfloat16 those that products read.
 index_t weight_bytes(const Family& family, index_t block) {
   index_t bytes = 0;
   for (const TensorSpec& tensor : family.block_tensors(block)) {
@@ -29,8 +29,8 @@ index_t weight_bytes(const Family& family, index_t block) {
   return bytes;
 }
 
-/// One sample in the widest stage of a block: what goes in and in between, what comes out, and
-/// what goes in in bfloat16.
+/// Returns the bytes of the samples in hand at the widest stage of a block: its input, what lies in
+/// between, its output, and the input in bfloat16.
 index_t unit_bytes(const DeviceWork& work) {
   const Family& family = work.family;
   index_t most = 0;
@@ -43,46 +43,34 @@ index_t unit_bytes(const DeviceWork& work) {
   return most * std::min<index_t>(device_lanes(work.threads), work.samples);
 }
 
-/// Of one layer: what its rounding holds whole, and beyond that in pieces.
-struct LayerNeeds {
-  index_t fixed = 0;
+/// The needs of rounding, enough for any of a block's layers.
+struct RoundingNeeds {
+  index_t whole = 0;  ///< bytes that cannot be cut
   index_t pieces = 0;
+  index_t wide = 0;  ///< those of wide layers, which the host rounds where there is no room
 };
 
-LayerNeeds rounding_needs(const DeviceWork& work, const LinearSpec& linear,
-                          const LayerOptions& options) {
-  const index_t n = linear.cols;
-  const index_t rows = row_share(linear.rows, work.rank, work.ranks).count();
-  const index_t lane = rounding_lane_bytes(n, options) + n * float_bytes;
-  const RhoSearch search(linear.rows, options.bits);
-  const index_t tried = std::min<index_t>(search.sampled(), rows) * std::ssize(search.candidates());
-  LayerNeeds needs;
-  needs.fixed = rounding_bytes(n, options, rows, tried);
-  needs.pieces = rows * (lane + n * float_bytes);
-  return needs;
-}
-
-struct Work {
-  index_t rounding = 0;  ///< what cannot be cut
-  index_t pieces = 0;
-  index_t wide = 0;  ///< rounding of wide layers, which the host does where there is no room
-};
-
-Work quantizing_needs(const DeviceWork& work, const BlockKind& kind) {
-  Work most;
+RoundingNeeds rounding_needs(const DeviceWork& work, const BlockKind& kind) {
+  RoundingNeeds most;
   for (const auto& [linear, options] : kind.linears) {
-    const LayerNeeds needs = rounding_needs(work, linear, options);
-    if (work.wide.covers(linear.cols)) {
-      most.wide = std::max(most.wide, needs.fixed);
+    const index_t n = linear.cols;
+    const index_t rows = row_share(linear.rows, work.rank, work.ranks).count();
+    const RhoSearch search(linear.rows, options.bits);
+    const index_t tried =
+        std::min<index_t>(search.sampled(), rows) * std::ssize(search.candidates());
+    const index_t whole = rounding_bytes(n, options, rows, tried);
+    if (work.wide.covers(n)) {
+      most.wide = std::max(most.wide, whole);
       continue;
     }
-    most.rounding = std::max(most.rounding, needs.fixed);
-    most.pieces = std::max({most.pieces, needs.pieces, factor_bytes(linear.cols)});
+    const index_t lanes = rows * (rounding_lane_bytes(n, options) + 2 * n * float_bytes);
+    most.whole = std::max(most.whole, whole);
+    most.pieces = std::max({most.pieces, lanes, factor_bytes(n)});
   }
   return most;
 }
 
-/// To turn codes into weights, one layer after another.
+/// Returns the bytes for turning codes into weights, one layer after another.
 index_t dequantizing_needs(const DeviceWork& work, const BlockKind& kind) {
   index_t most = 0;
   for (const auto& [linear, options] : kind.linears) {
@@ -113,26 +101,25 @@ DeviceNeeds needs_of(const DeviceWork& work, const BlockKind& kind) {
   needs.fullest = forward;
   if (work.packed || kind.linears.empty()) return needs;
 
-  // Of a wide layer the transformed inputs, too.
-  const bool wide = std::any_of(kind.linears.begin(), kind.linears.end(), [&](const auto& planned) {
-    return work.wide.covers(planned.first.cols);
-  });
+  // A wide layer takes the transformed inputs, too.
+  const bool wide = std::ranges::any_of(
+      kind.linears, [&](const auto& planned) { return work.wide.covers(planned.first.cols); });
   const index_t captured = (wide ? 2 : 1) * tokens * widest_tap(family) * float_bytes;
   const index_t tile = largest_pieces(widest_tap(family), tokens).bytes();
   Footprint capture = forward;
   capture.moment = "capture, hessian";
   capture.items.insert(capture.items.begin() + 3,
                        {{"running residual", states}, {"captured inputs", captured}});
-  const Work work_bytes = quantizing_needs(work, kind);
-  capture.items.back().second = std::max({units, tile, work_bytes.wide});
+  const RoundingNeeds rounding = rounding_needs(work, kind);
+  capture.items.back().second = std::max({units, tile, rounding.wide});
 
   Footprint round = work.true_sequential ? capture : forward;
   round.moment = "factor, round";
-  round.items.back().second = std::max(work_bytes.rounding + work_bytes.pieces, dequantizing);
+  round.items.back().second = std::max(rounding.whole + rounding.pieces, dequantizing);
 
   needs.samples += states + captured;
-  needs.fixed = std::max(needs.fixed, weights + libraries + work_bytes.rounding);
-  needs.pieces = std::max({tile, work_bytes.pieces, work_bytes.wide});
+  needs.fixed = std::max(needs.fixed, weights + libraries + rounding.whole);
+  needs.pieces = std::max({tile, rounding.pieces, rounding.wide});
   for (const Footprint& moment : {capture, round}) {
     if (moment.total() > needs.fullest.total()) needs.fullest = moment;
   }
@@ -150,7 +137,8 @@ index_t widest_tap(const Family& family) {
 std::vector<BlockKind> kinds_of_blocks(const Family& family, const QuantizeOptions& options) {
   std::vector<BlockKind> kinds;
   std::vector<std::pair<std::vector<index_t>, std::vector<LayerOptions>>> known;
-  for (index_t b = 0; b < family.config().blocks; ++b) {
+  const auto selected = options.selected(family, Range{0, family.config().blocks});
+  for (index_t b = 0; b < std::ssize(selected); ++b) {
     BlockKind kind{{b}, {}};
     std::vector<index_t> shapes;
     std::vector<LayerOptions> of_layers;
@@ -160,7 +148,7 @@ std::vector<BlockKind> kinds_of_blocks(const Family& family, const QuantizeOptio
     for (const LinearSpec& linear : family.linears(b)) {
       shapes.insert(shapes.end(), {linear.rows, linear.cols});
     }
-    for (const LinearSpec& linear : options.selected(family, b)) {
+    for (const LinearSpec& linear : selected[at(b)]) {
       shapes.insert(shapes.end(), {linear.rows, linear.cols, linear.tap});
       of_layers.push_back(options.of(linear.name));
       kind.linears.emplace_back(linear, of_layers.back());

@@ -9,8 +9,6 @@
 
 namespace quip {
 
-double Perplexity::value() const { return std::exp(mean_loss); }
-
 Perplexity evaluate(Collectives& comm, Backend& backend, const EvaluateOptions& options,
                     Progress& progress) {
   OpenModel model;
@@ -21,12 +19,11 @@ Perplexity evaluate(Collectives& comm, Backend& backend, const EvaluateOptions& 
   });
   for (const std::string& remark : model.remarks) progress.note(remark);
   const index_t samples = options.samples > 0 ? options.samples : tokens->samples();
-  const SampleShard shard =
-      shard_tokens(comm, *tokens, samples, model.family->config(), model.family->max_length());
+  const SampleShard shard = shard_tokens(comm, *tokens, samples, *model.family);
   const std::vector<index_t> first_scored(shard.samples.count(), 1);
   const auto scores = score_tokens(comm, backend, model, shard, first_scored, progress);
 
-  std::vector<double> losses(static_cast<std::size_t>(samples), 0.0);
+  std::vector<double> losses(at(samples), 0.0);
   for (index_t s = 0; s < shard.samples.count(); ++s) {
     double& loss = losses[shard.samples.first + s];
     for (const TokenScore& score : scores[s]) loss -= score.log_probability;

@@ -1,7 +1,6 @@
 #include "quip/pipeline/export.hpp"
 
 #include <algorithm>
-#include <functional>
 #include <list>
 #include <tuple>
 
@@ -45,7 +44,7 @@ struct ExportPlan {
   std::vector<Shard> shards;
 };
 
-/// Every tensor in the model's order: a block's weights, dequantized, then those in rest.h5.
+/// Lists every tensor in the model's order: a block's weights, dequantized, then those in rest.h5.
 std::vector<ExportTensor> list_tensors(const PackedModel& model) {
   std::vector<ExportTensor> tensors;
   index_t unit = 0;
@@ -89,7 +88,7 @@ ExportPlan plan_export(const PackedModel& model, index_t shard_bytes) {
     plan.shards.push_back({name, lay_out_safetensors(infos)});
     const Shard& laid_out = plan.shards.back();
     for (auto t = first; t != next; ++t) {
-      t->offset = laid_out.layout.offsets[static_cast<std::size_t>(t - first)];
+      t->offset = laid_out.layout.offsets[at(t - first)];
     }
   }
   return plan;
@@ -114,7 +113,7 @@ void copy_stored(const File& file, const ExportTensor& tensor, const PackedModel
   const index_t bytes = tensor.info.bytes();
   std::vector<std::byte> piece;
   for (index_t done = 0; done < bytes; done += piece_bytes) {
-    piece.resize(static_cast<std::size_t>(std::min(piece_bytes, bytes - done)));
+    piece.resize(at(std::min(piece_bytes, bytes - done)));
     model.read(tensor.info.name, done, piece);
     file.write_at(piece, tensor.offset + done);
   }
@@ -127,7 +126,7 @@ void write_tensor(const File& file, const ExportTensor& tensor, const PackedMode
   write_dequantized(file, tensor.offset, model.read_layer(layer).layer);
 }
 
-/// What is taken from the original checkpoint.
+/// The parts that come from the original checkpoint.
 struct Original {
   ordered_json config;
   std::vector<fs::path> side_files;
@@ -141,8 +140,8 @@ Original check_original(const PackedModel& packed, const fs::path& model, const 
           list_side_files(model, {packed.describe(), out})};
 }
 
-/// The original configuration, with the element type changed, and the tie undone of a head that is
-/// not the embedding.
+/// Writes the original configuration, with the element type changed, and the tie undone of a head
+/// that is not the embedding.
 void write_config(ordered_json config, const PackedModel& model, const fs::path& out) {
   const ModelConfig original = parse_config(config.dump(), model.describe());
   const std::string embedding = make_unchecked_family(original, model)->embedding().name;

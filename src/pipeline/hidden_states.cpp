@@ -7,7 +7,8 @@
 namespace quip {
 
 SampleShard shard_tokens(Collectives& comm, const TokenSet& tokens, index_t samples,
-                         const ModelConfig& config, index_t max_length) {
+                         const Family& family) {
+  const index_t max_length = family.max_length();
   SampleShard shard;
   agree(comm, [&] {
     if (tokens.length() > max_length) {
@@ -20,7 +21,7 @@ SampleShard shard_tokens(Collectives& comm, const TokenSet& tokens, index_t samp
     }
     shard.samples = share_of(samples, comm.rank(), comm.size());
     shard.length = tokens.length();
-    shard.ids = tokens.read(shard.samples.first, shard.samples.count(), config.vocabulary);
+    shard.ids = tokens.read(shard.samples.first, shard.samples.count(), family.config().vocabulary);
     for (index_t i = 0; i <= shard.samples.count(); ++i) {
       shard.offsets.push_back(i * shard.length);
     }
@@ -40,8 +41,7 @@ Tensor embed_shard(Collectives& comm, Backend& backend, const Family& family,
     for (index_t s = 0; s < shard.samples.count(); ++s) {
       const index_t length = shard.length_of(s);
       for (index_t t = 0; t < length; ++t) {
-        read_floats(source, table.name, shard.sample(s)[t] * width,
-                    {host.row(t), static_cast<std::size_t>(width)});
+        read_floats(source, table.name, shard.sample(s)[t] * width, {host.row(t), at(width)});
       }
       const TensorView embedded = rows.view().middle_rows(0, length);
       backend.upload(host.span().first(length * width), embedded);

@@ -26,7 +26,7 @@ std::string fingerprint(const TensorSource& source) {
     for (const index_t extent : info.shape) digest.update(fmt::format(" {}", extent));
     const index_t bytes = std::min(probe_bytes, info.bytes());
     for (index_t p = 0; p < probes; ++p) {
-      const auto part = std::span(probe).first(static_cast<std::size_t>(bytes));
+      const auto part = std::span(probe).first(at(bytes));
       source.read(name, (info.bytes() - bytes) * p / (probes - 1), part);
       digest.update(part);
     }

@@ -37,17 +37,22 @@ std::string note_on_groups(const std::vector<std::pair<LinearSpec, LayerOptions>
       first, others > 0 ? fmt::format(" (and {} more layers)", others) : "");
 }
 
-std::vector<LinearSpec> QuantizeOptions::selected(const Family& family, index_t block) const {
-  std::vector<LinearSpec> linears = family.linears(block);
-  if (skip.empty()) return linears;
+std::vector<std::vector<LinearSpec>> QuantizeOptions::selected(const Family& family,
+                                                               Range range) const {
+  std::vector<std::vector<LinearSpec>> by_block;
   try {
-    const std::regex pattern(skip);
-    std::erase_if(
-        linears, [&](const LinearSpec& linear) { return std::regex_search(linear.name, pattern); });
+    const std::regex pattern(skip);  // once: compiling takes longer than matching a block
+    for (index_t b = range.first; b < range.last; ++b) {
+      by_block.push_back(family.linears(b));
+      if (skip.empty()) continue;
+      std::erase_if(by_block.back(), [&](const LinearSpec& linear) {
+        return std::regex_search(linear.name, pattern);
+      });
+    }
   } catch (const std::regex_error&) {
     fail("--skip: '{}' is not a regular expression (ECMAScript syntax)", skip);
   }
-  return linears;
+  return by_block;
 }
 
 LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, int ranks) {
@@ -55,9 +60,10 @@ LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, 
   std::vector<std::pair<LinearSpec, LayerOptions>> layers;
   std::vector<std::string> names;
   std::size_t all = 0;
-  for (index_t b = 0; b < family.config().blocks; ++b) {
-    all += family.linears(b).size();
-    for (const LinearSpec& linear : options.selected(family, b)) {
+  const Range blocks{0, family.config().blocks};
+  for (index_t b = 0; b < blocks.last; ++b) all += family.linears(b).size();
+  for (const std::vector<LinearSpec>& linears : options.selected(family, blocks)) {
+    for (const LinearSpec& linear : linears) {
       names.push_back(linear.name);
       look_at(linear, layers.emplace_back(linear, options.of(linear.name)).second, options.wide,
               ranks, survey);
@@ -78,9 +84,9 @@ LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, 
 
 void check_hessian_memory(const Collectives& comm, const Family& family,
                           const QuantizeOptions& options) {
-  for (index_t b = 0; b < family.config().blocks; ++b) {
+  for (const auto& linears : options.selected(family, {0, family.config().blocks})) {
     std::map<int, index_t> narrow;  // by tap
-    for (const LinearSpec& linear : options.selected(family, b)) {
+    for (const LinearSpec& linear : linears) {
       if (!options.wide.covers(linear.cols)) narrow[linear.tap] = linear.cols;
     }
     std::vector<index_t> orders;  // a block's Hessians, or with --true-sequential one at a time

@@ -21,7 +21,7 @@ struct LayerSurvey {
   std::set<std::string> quantized;  ///< tensors
   std::set<index_t> wide;           ///< widths of layers that all ranks work on together
   index_t widest = 0;               ///< inputs of the widest layer
-  std::string note;                 ///< what the user should know before; empty: nothing
+  std::string note;                 ///< a line for the user; empty: none
 };
 
 /// Goes through the layers of all blocks. Throws Error for settings that one of them cannot have,

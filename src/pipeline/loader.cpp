@@ -16,30 +16,23 @@ namespace {
 constexpr index_t small_bytes = index_t{1} << 16;
 constexpr index_t staging_elements = index_t{1} << 20;
 
-struct Extent {
-  index_t rows;
-  index_t cols;
-};
+index_t rows_of(const TensorInfo& info) { return info.shape.size() == 1 ? 1 : info.shape[0]; }
 
-Extent extent_of(const TensorInfo& info) {
-  if (info.shape.size() == 1) return {1, info.shape[0]};
-  return {info.shape[0], info.elements() / std::max<index_t>(info.shape[0], 1)};
-}
-
-/// The share of `count` elements that this rank fills in memory that its node has in common.
+/// Returns the share of `count` elements that this rank fills in memory that its node has in
+/// common.
 Range share_on_node(index_t count, const NodePlace& place) {
   return share_of(count, place.rank, place.size);
 }
 
 std::span<float> part_of(float* values, Range range) {
-  return {values + range.first, static_cast<std::size_t>(range.count())};
+  return {values + range.first, at(range.count())};
 }
 
 std::shared_ptr<float> as_floats(const std::shared_ptr<std::byte>& memory) {
   return {memory, reinterpret_cast<float*>(memory.get())};
 }
 
-/// Elements [first, first + count) of a tensor and how they are shared out for reading.
+/// Elements [first, first + count) of a tensor.
 struct Slice {
   const TensorSource& source;
   const TensorInfo& info;
@@ -47,7 +40,7 @@ struct Slice {
   index_t count;
 };
 
-/// Each rank of the only node reads its share, right to where it is wanted.
+/// Reads to where the values are wanted: each rank of the only node its share.
 void read_on_one_node(Collectives& comm, const Slice& slice, float* values) {
   const Range mine = share_on_node(slice.count, comm.place());
   agree(comm, [&] {
@@ -61,10 +54,7 @@ void convert(const Slice& slice, std::span<const std::byte> raw, Range range, fl
   for (index_t first = range.first; first < range.last; first += staging_elements) {
     const index_t count = std::min(staging_elements, range.last - first);
     const std::span<float> run = part_of(values, {first, first + count});
-    to_float(slice.info.dtype,
-             raw.subspan(static_cast<std::size_t>(first * element),
-                         static_cast<std::size_t>(count * element)),
-             run);
+    to_float(slice.info.dtype, raw.subspan(at(first * element), at(count * element)), run);
     const index_t bad = first_nonfinite(run);
     if (bad >= 0) {
       fail("{}: tensor {} holds a NaN or an infinity at element {}", slice.source.describe(),
@@ -73,17 +63,16 @@ void convert(const Slice& slice, std::span<const std::byte> raw, Range range, fl
   }
 }
 
-/// Each node reads a share, all gather them, and a node's ranks convert together.
+/// Reads a share on each node; all gather them, and a node's ranks convert together.
 void read_on_many_nodes(Collectives& comm, const Slice& slice, float* values) {
   const NodePlace place = comm.place();
   const index_t element = size_of(slice.info.dtype);
   const std::shared_ptr<std::byte> raw = allocate_on_node(comm, slice.count * element);
-  const std::span<std::byte> bytes(raw.get(), static_cast<std::size_t>(slice.count * element));
+  const std::span<std::byte> bytes(raw.get(), at(slice.count * element));
   const Range mine = share_to_read(slice.count, place);
   agree(comm, [&] {
     slice.source.read(slice.info.name, (slice.first + mine.first) * element,
-                      bytes.subspan(static_cast<std::size_t>(mine.first * element),
-                                    static_cast<std::size_t>(mine.count() * element)));
+                      bytes.subspan(at(mine.first * element), at(mine.count() * element)));
   });
   comm.node_barrier();
   comm.all_gather_over_nodes(bytes, share_offsets(slice.count, place.nodes, element));
@@ -98,6 +87,29 @@ void broadcast_layer(Collectives& comm, QuantizedLinear& layer, int root) {
       layer);
   visit_parts([&](const Part& /*part*/, auto& elements) { comm.broadcast(elements, root); }, layer);
   layer.rescaled = !layer.rescale.empty();
+}
+
+/// Loads a block from `source`, but for the layers that `packed` (null: none) has as codes.
+WeightSet load_block(Collectives& comm, Backend& backend, const TensorSource& source,
+                     const PackedModel* packed, const Family& family, index_t block) {
+  WeightSet weights;
+  load_into(weights, comm, backend, source, family.block_tensors(block));
+  // One rank reads the block's file, all receive it: the file system sees each byte once.
+  const auto reader = static_cast<int>(block % comm.size());
+  for (const LinearSpec& linear : family.linears(block)) {
+    const std::string name = linear.name + ".weight";
+    if (packed == nullptr || !packed->is_quantized(linear.name)) {
+      weights.insert(name, load_tensor(comm, backend, source, name));
+      continue;
+    }
+    QuantizedLinear layer;
+    agree(comm, [&] {
+      if (comm.rank() == reader) layer = packed->read_layer(linear.name).layer;
+    });
+    broadcast_layer(comm, layer, reader);
+    weights.insert(name, load_dequantized(comm, backend, layer));
+  }
+  return weights;
 }
 
 }  // namespace
@@ -115,7 +127,7 @@ bool read_by_all(const Collectives& comm, index_t bytes) {
 Tensor load_rows(Collectives& comm, Backend& backend, const TensorSource& source,
                  const std::string& name, Range rows) {
   const TensorInfo& info = source.info(name);
-  const index_t cols = extent_of(info).cols;
+  const index_t cols = info.elements() / std::max<index_t>(rows_of(info), 1);
   const Slice slice{source, info, rows.first * cols, rows.count() * cols};
   std::shared_ptr<float> values;
   if (read_by_all(comm, slice.count * size_of(info.dtype))) {
@@ -138,7 +150,7 @@ Tensor load_rows(Collectives& comm, Backend& backend, const TensorSource& source
 
 Tensor load_tensor(Collectives& comm, Backend& backend, const TensorSource& source,
                    const std::string& name) {
-  return load_rows(comm, backend, source, name, {0, extent_of(source.info(name)).rows});
+  return load_rows(comm, backend, source, name, {0, rows_of(source.info(name))});
 }
 
 void load_into(WeightSet& weights, Collectives& comm, Backend& backend, const TensorSource& source,
@@ -150,35 +162,12 @@ void load_into(WeightSet& weights, Collectives& comm, Backend& backend, const Te
 
 WeightSet load_block(Collectives& comm, Backend& backend, const TensorSource& source,
                      const Family& family, index_t block) {
-  WeightSet weights;
-  load_into(weights, comm, backend, source, family.block_tensors(block));
-  for (const LinearSpec& linear : family.linears(block)) {
-    const std::string name = linear.name + ".weight";
-    weights.insert(name, load_tensor(comm, backend, source, name));
-  }
-  return weights;
+  return load_block(comm, backend, source, nullptr, family, block);
 }
 
 WeightSet load_block(Collectives& comm, Backend& backend, const PackedModel& packed,
                      const Family& family, index_t block) {
-  WeightSet weights;
-  load_into(weights, comm, backend, packed, family.block_tensors(block));
-  // One rank reads the block's file, all receive it: the file system sees each byte once.
-  const auto reader = static_cast<int>(block % comm.size());
-  for (const LinearSpec& linear : family.linears(block)) {
-    const std::string name = linear.name + ".weight";
-    if (!packed.is_quantized(linear.name)) {
-      weights.insert(name, load_tensor(comm, backend, packed, name));
-      continue;
-    }
-    QuantizedLinear layer;
-    agree(comm, [&] {
-      if (comm.rank() == reader) layer = packed.read_layer(linear.name).layer;
-    });
-    broadcast_layer(comm, layer, reader);
-    weights.insert(name, load_dequantized(comm, backend, layer));
-  }
-  return weights;
+  return load_block(comm, backend, packed, &packed, family, block);
 }
 
 Tensor load_dequantized(Collectives& comm, Backend& backend, const QuantizedLinear& layer) {

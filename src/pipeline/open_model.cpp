@@ -60,12 +60,9 @@ QuantizeOptions OpenModel::stored_as() const {
   std::string rule = ".:";  // for all layers
   for (const std::string key : {"method", "bits", "rescale", "transform", "grid", "symmetric"}) {
     const nlohmann::json& value = recorded(*packed, ("/options/" + key).c_str());
-    if (value.is_boolean()) {
-      rule += fmt::format("{}={},", key, value.get<bool>() ? "on" : "off");
-    } else {
-      rule +=
-          fmt::format("{}={},", key, value.is_string() ? value.get<std::string>() : value.dump());
-    }
+    std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+    if (value.is_boolean()) text = value.get<bool>() ? "on" : "off";
+    rule += fmt::format("{}={},", key, text);
   }
   const auto group = recorded(*packed, "/options/group_size").get<index_t>();
   options.overrides.add(rule + "group-size=" + (group == 0 ? "row" : std::to_string(group)));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <stop_token>
 #include <string>
 #include <vector>
 

@@ -61,8 +61,8 @@ void Progress::update(index_t done, const std::string& what) {
 void Progress::draw_bar(index_t done, const std::string& what) const {
   constexpr index_t width = 30;
   const index_t filled = total_ > 0 ? done * width / total_ : width;
-  std::string bar(static_cast<std::size_t>(filled), '#');
-  bar.resize(static_cast<std::size_t>(width), '.');
+  std::string bar(at(filled), '#');
+  bar.resize(at(width), '.');
   fmt::print(stderr, "\r[{}] {} {}/{}  ETA {}  {:<40.40}", bar, unit_, done, total_,
              remaining(done), what);
   std::fflush(stderr);

@@ -34,8 +34,7 @@ class Job {
         family_(*inputs.family),
         progress_(progress),
         phases_(phases),
-        shard_(shard_tokens(comm, *inputs.tokens, inputs.samples, family_.config(),
-                            family_.max_length())),
+        shard_(shard_tokens(comm, *inputs.tokens, inputs.samples, family_)),
         shape_{inputs.samples, shard_.length, family_.config().hidden},
         keep_(states_to_keep(options.keep_states, shape_, source_)),
         blocks_(family_.config().blocks),
@@ -52,10 +51,10 @@ class Job {
     plan_device_memory(comm_, backend_, device_work(threads));
   }
 
-  /// Which hidden states stay on disk.
+  /// Returns the choice of hidden states that stay on disk.
   [[nodiscard]] KeepStates keep() const { return keep_; }
 
-  /// Says what a user may not expect of these inputs.
+  /// Warns of properties of the inputs that a user may not expect.
   void note_inputs() const {
     const index_t tokens = shape_.samples * shape_.length;
     if (tokens < layers_.widest) {

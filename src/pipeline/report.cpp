@@ -7,21 +7,15 @@
 #include <limits>
 #include <map>
 #include <sys/resource.h>
-#include <unistd.h>
 #include <utility>
 
+#include "io/directory_lock.hpp"
 #include <fmt/format.h>
 
 namespace quip {
-
 namespace {
 
 using nlohmann::json;
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown";
-}
 
 json phase_report(const Phase& phase) {
   return {{"seconds", phase.seconds},
@@ -32,7 +26,7 @@ json phase_report(const Phase& phase) {
           {"communication_seconds", phase.usage.communication_seconds}};
 }
 
-/// This rank's entry, and its part of the timeline.
+/// Returns this rank's entry, and its part of the timeline.
 json rank_report(int rank, const Backend& backend, Phases& phases) {
   json by_name = json::object();
   double seconds = 0;
@@ -58,7 +52,7 @@ json rank_report(int rank, const Backend& backend, Phases& phases) {
   return report;
 }
 
-/// One phase over all ranks; a rank that never was in it did nothing there.
+/// Sums up one phase over all ranks; a rank that never was in it did nothing there.
 json merge_phase(const std::vector<json>& ranks, const std::string& name) {
   double seconds = 0;
   double communication = 0;
@@ -78,7 +72,7 @@ json merge_phase(const std::vector<json>& ranks, const std::string& name) {
   return sums;
 }
 
-/// Seconds of `phase` in collectives; 0 for a rank that never was in it.
+/// Returns the seconds of `phase` in collectives; 0 for a rank that never was in it.
 double communication_of(const json& rank, const std::string& phase) {
   const json& phases = rank.at("phases");
   return phases.contains(phase) ? phases.at(phase).at("communication_seconds").get<double>() : 0.0;

@@ -26,7 +26,7 @@ std::vector<T> gather_rows(Collectives& comm, const std::vector<T>& mine, index_
   return all;
 }
 
-/// Where a layer is rounded: by `quantizer`, unless its panels pass by and some rank has no room to
+/// Chooses the rounder of a layer: `quantizer`, unless the panels pass by and some rank has no room to
 /// hold them there (collective).
 Quantizer& choose(Collectives& comm, Quantizer& quantizer, const PreparedLayer& layer,
                   const LayerOptions& options, index_t rows) {
@@ -56,7 +56,7 @@ FoundRho find_rho(Collectives& comm, LayerRows& mine, const LayerOptions& option
   return {search.result(), rounds};
 }
 
-/// Losses are left where damping is taken off, in fp32: beside it they must not vanish.
+// Losses are left where damping is taken off, in fp32: beside it they must not vanish.
 constexpr double smallest_share = 1e-4;
 constexpr double smallest_weight = 1e-12;  // the grid's own floor is 1e-16
 
@@ -93,7 +93,6 @@ LayerStatistics summarise(const PreparedLayer& layer, const LayerOptions& option
   return statistics;
 }
 
-/// Empty panels stay empty.
 void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
   index_t n = panels.n;
   comm.broadcast_value(n, root);
@@ -104,7 +103,7 @@ void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
   comm.broadcast(std::span(panels.diagonal), root);
 }
 
-/// The whole layer on every rank, from each rank's rows, the largest of whose weights is `largest`.
+/// Makes the whole layer on every rank from each rank's rows; their largest weight is `largest`.
 StoredLayer join(Collectives& comm, const std::string& name, index_t rows,
                  const PreparedLayer& layer, const LayerOptions& options, RoundedRows mine,
                  const FoundRho& found, float largest) {

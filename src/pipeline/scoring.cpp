@@ -20,9 +20,9 @@ constexpr index_t head_slice_elements = index_t{1} << 22;  // 16 MiB of fp32 at 
 Tensor finish_shard(Collectives& comm, Backend& backend, const Family& family,
                     const WeightSet& ends, const SampleShard& shard, Tensor states) {
   const index_t width = family.head().shape[1];
+  const bool in_place = states.cols() == width;
   Tensor other;
   agree(comm, [&] {
-    const bool in_place = states.cols() == width;
     if (!in_place) other = backend.allocate_samples(shard.tokens(), width);
     const TensorView finished = in_place ? states.view() : other.view();
     backend.for_each_unit(shard.samples.count(), [&](index_t s) {
@@ -30,15 +30,15 @@ Tensor finish_shard(Collectives& comm, Backend& backend, const Family& family,
       backend.copy(out.cview(), shard.rows_of(finished, s));
     });
   });
-  return states.cols() == width ? std::move(states) : std::move(other);
+  return in_place ? std::move(states) : std::move(other);
 }
 
-/// The predictions of one sample while the slices of the vocabulary pass by.
+/// The sums for one sample, to which each slice of the vocabulary adds.
 struct RunningSoftmax {
   explicit RunningSoftmax(index_t count)
-      : maximum(static_cast<std::size_t>(count), -std::numeric_limits<double>::infinity()),
-        sum(static_cast<std::size_t>(count), 0.0),
-        target(static_cast<std::size_t>(count), 0.0) {}
+      : maximum(at(count), -std::numeric_limits<double>::infinity()),
+        sum(at(count), 0.0),
+        target(at(count), 0.0) {}
 
   [[nodiscard]] std::vector<TokenScore> scores() const {
     std::vector<TokenScore> out(sum.size());

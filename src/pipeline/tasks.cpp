@@ -21,15 +21,12 @@ void check_items(const std::vector<TaskItem>& items, const TaskOptions& options,
       fail("{}: item {} {}; convert the tasks for this model (jobs/convert_tasks.py --model)",
            options.tasks.string(), name_of(item), why);
     };
-    if (!std::ranges::all_of(item.context, in_vocabulary)) {
-      reject("has a token that is not in the model's vocabulary");
-    }
+    bool known = std::ranges::all_of(item.context, in_vocabulary);
     for (const auto& continuation : item.continuations) {
-      if (!std::ranges::all_of(continuation, in_vocabulary)) {
-        reject("has a token that is not in the model's vocabulary");
-      }
+      known = known && std::ranges::all_of(continuation, in_vocabulary);
+      if (!known) reject("has a token that is not in the model's vocabulary");
       const std::size_t length = item.context.size() + continuation.size();
-      if (length > static_cast<std::size_t>(family.max_length())) {
+      if (length > at(family.max_length())) {
         reject(fmt::format("has {} tokens, the model takes {}", length, family.max_length()));
       }
     }
@@ -46,7 +43,7 @@ index_t longest_sequence(const std::vector<TaskItem>& items) {
   return static_cast<index_t>(longest);
 }
 
-/// The continuations of this rank's items, each behind its context.
+/// This rank's items: each continuation behind its context.
 struct TaskShard {
   SampleShard sequences;
   std::vector<index_t> first_scored;

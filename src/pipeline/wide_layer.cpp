@@ -16,8 +16,8 @@ namespace {
 
 constexpr index_t tokens_at_once = 64;
 
-/// x' = V D̃⁻¹ x of every token (`flops_each`), its channels in the order in which the layer's
-/// columns are rounded.
+/// Returns x' = V D̃⁻¹ x of every token (`flops_each`), its channels in the order in which the
+/// layer's columns are rounded.
 Tensor transform_inputs(Backend& backend, ConstTensorView x, const PreparedLayer& layer,
                         const Transform& v, double flops_each) {
   const index_t n = x.cols;
@@ -45,7 +45,7 @@ Tensor transform_inputs(Backend& backend, ConstTensorView x, const PreparedLayer
   return out;
 }
 
-/// The sum over x' and what becomes of it: H as prepare_layer factorises it, before damping.
+/// The sum over x': H as prepare_layer factorises it, before damping.
 class WideHessian {
  public:
   WideHessian(Collectives& comm, Backend& backend, const LayerInputs& inputs,
@@ -73,17 +73,8 @@ class WideHessian {
   ChannelScales scales_;
 };
 
-/// diag(H) with what belongs on it besides: the identity's share, 1 for dead inputs.
-std::vector<double> undamped_diagonal(Collectives& comm, const DistributedMatrix& h,
-                                      const PreparedLayer& layer, double identity) {
-  std::vector<double> diagonal = h.diagonal(comm);
-  for (std::size_t j = 0; j < diagonal.size(); ++j) {
-    diagonal[j] += std::max(layer.added[j], identity);
-  }
-  return diagonal;
-}
-
-/// The program's own; on a grid that was named, the devices' if they can, else ScaLAPACK's.
+/// Factorises with the program's own blocks; on a grid that was named, on the devices if they can,
+/// else with ScaLAPACK. Says in `how` which it was.
 index_t cholesky(Collectives& comm, Quantizer& quantizer, bool named_grid, DistributedMatrix& h,
                  std::string& how) {
   how = "blocks";
@@ -102,7 +93,11 @@ void factorise(Collectives& comm, const WideHessian& hessian, Quantizer& quantiz
     return cholesky(ranks, quantizer, named_grid, h, wide.cholesky);
   };
   PreparedLayer& layer = wide.layer;
-  Damping damping(undamped_diagonal(comm, factor, layer, identity), options.damping);
+  std::vector<double> diagonal = factor.diagonal(comm);  // and on it: I's share, 1 for dead inputs
+  for (std::size_t j = 0; j < diagonal.size(); ++j) {
+    diagonal[j] += std::max(layer.added[j], identity);
+  }
+  Damping damping(std::move(diagonal), options.damping);
   for (;;) {
     factor.set_diagonal(damping.damped());
     const index_t minor = distributed_ldl(comm, factor, how, layer.factor.diagonal);

@@ -1,8 +1,6 @@
 #include "quip/quant/layer.hpp"
 
 #include <algorithm>
-#include <memory>
-#include <numeric>
 #include <utility>
 
 #include "quant/round/tile_rounding.hpp"
@@ -12,15 +10,7 @@
 namespace quip {
 namespace {
 
-TileGrids choose_grids(MatrixView<const float> tile, const PreparedLayer& layer,
-                       const LayerOptions& options, float scale) {
-  if (options.grid() == GridKind::incoherent) {
-    return TileGrids(std::vector<RowGrid>(at(tile.cols), incoherent_grid(scale, options.bits)));
-  }
-  return TileGrids(tile, layer.order, options);
-}
-
-/// Codes in the columns' own order.
+/// Packs the codes of a tile, in the columns' own order.
 void pack_tile(MatrixView<const float> q, const std::vector<index_t>& order, index_t rows, int bits,
                std::uint8_t* packed, index_t row_bytes) {
   std::vector<std::uint8_t> codes(at(q.rows));
@@ -30,21 +20,6 @@ void pack_tile(MatrixView<const float> q, const std::vector<index_t>& order, ind
     }
     pack_row(codes.data(), q.rows, bits, packed + r * row_bytes);
   }
-}
-
-/// Tile t, whose grids are fitted to it or have the half width `scale`.
-std::unique_ptr<TileRounding> make_tile(const RowTiles& tiles, index_t t,
-                                        const PreparedLayer& layer, const LayerOptions& options,
-                                        const Rounder& rounder, float scale) {
-  const MatrixView<const float> weights = tiles.tile(t);
-  TileGrids grids = choose_grids(weights, layer, options, scale);
-  Matrix<float> coordinates(weights.rows, weights.cols);
-  grids.to_coordinates(weights, coordinates.view());
-  const Range range = tiles.rows_of(t);
-  std::vector<index_t> rows(at(range.count()));
-  std::iota(rows.begin(), rows.end(), range.first);
-  return std::make_unique<TileRounding>(layer, options, rounder, std::move(grids), rows,
-                                        std::move(coordinates), weights);
 }
 
 }  // namespace
@@ -69,6 +44,20 @@ RoundedRows room_for(Range rows, index_t cols, const PreparedLayer& layer,
   return out;
 }
 
+void store_grids_and_losses(const TileRounding& tile, index_t first, index_t count,
+                            RoundedRows& out) {
+  for (index_t r = 0; r < count; ++r) {
+    out.losses[at(first + r)] = {tile.loss()[at(r)], tile.reference()[at(r)]};
+    if (out.layer.grid != GridKind::minmax) continue;
+    for (index_t g = 0; g < out.layer.groups(); ++g) {
+      const RowGrid& grid = tile.grids().grid(r, g);
+      const std::size_t i = at((first + r) * out.layer.groups() + g);
+      out.layer.scale[i] = grid.step;
+      if (!out.layer.symmetric) out.layer.zero[i] = static_cast<std::uint8_t>(grid.offset);
+    }
+  }
+}
+
 RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
                        const LayerOptions& options, double rho) {
   const float scale = incoherent_scale(layer, rho);
@@ -76,16 +65,16 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
   QuantizedLinear& stored = out.layer;
   std::vector<int> passes(at(tiles.count()));
   const auto rounder = make_rounder(options);
-  const auto make = [&](index_t t) { return make_tile(tiles, t, layer, options, *rounder, scale); };
+  const ColumnPlaces places(host_rounding_math(), tiles.n(), layer.order, options.group_size);
+  const auto make = [&](index_t t) {
+    return tile_of_rows(places, layer, options, *rounder, tiles.rows_of(t), tiles.tile(t), scale);
+  };
   const auto done = [&](index_t t, const TileRounding& tile) {
     const index_t first = tiles.rows_of(t).first - out.rows.first;
     const index_t count = tiles.rows_of(t).count();
-    if (stored.grid == GridKind::minmax) store_grids(tile.grids(), first, count, stored);
     pack_tile(tile.levels(), layer.order, count, stored.bits,
               stored.codes.data() + first * stored.row_bytes(), stored.row_bytes());
-    for (index_t r = 0; r < count; ++r) {
-      out.losses[at(first + r)] = {tile.loss()[at(r)], tile.reference()[at(r)]};
-    }
+    store_grids_and_losses(tile, first, count, out);
     passes[at(t)] = tile.passes();
   };
   round_tiles(layer, *rounder, tiles.count(), make, done);

@@ -17,7 +17,7 @@ constexpr index_t most_samples = 128;
 constexpr int most_rounds = 4;
 constexpr double ladder_step = 1.18;
 
-/// Where the search starts: near the optimum for Gaussian weights.
+/// Returns the middle of the first ladder: near the optimum for Gaussian weights.
 double typical_rho(int bits) {
   switch (bits) {
     case 2:
@@ -31,7 +31,7 @@ double typical_rho(int bits) {
   }
 }
 
-/// The row of W' at its grid's coordinates.
+/// Fills a lane with a row of W' in its grid's coordinates.
 void fill_lane(const RowTiles& tiles, index_t row, const RowGrid& grid, MatrixView<float> tile,
                index_t lane) {
   index_t source = 0;
@@ -69,22 +69,25 @@ std::vector<double> RhoSearch::evaluate(const RowTiles& tiles, const PreparedLay
   const std::vector<Trial> all = trials(tiles.rows());
   const RowTiles lanes(0, {0, std::ssize(all)});  // how they are cut into tiles
   const auto rounder = make_rounder(options);
+  const RoundingMath& math = host_rounding_math();
+  const ColumnPlaces places(math, tiles.n(), layer.order, options.group_size);
   const auto trials_of = [&](index_t t) {
     const Range range = lanes.rows_of(t);
     return std::span(all).subspan(at(range.first), at(range.count()));
   };
   const auto make = [&](index_t t) {
-    Matrix<float> coordinates(tiles.n(), lanes.tile(t).cols, 0.0F);
-    std::vector<RowGrid> grids(at(coordinates.cols()));
+    auto coordinates = math.zeros<float>(tiles.n(), lanes.tile(t).cols, "a sample of rows");
+    std::vector<RowGrid> grids(at(coordinates.cols));
     std::vector<index_t> rows;
     for (const Trial& trial : trials_of(t)) {
       const std::size_t lane = rows.size();
       grids[lane] = incoherent_grid(incoherent_scale(layer, trial.rho), options.bits);
-      fill_lane(tiles, trial.row, grids[lane], coordinates.view(), std::ssize(rows));
+      fill_lane(tiles, trial.row, grids[lane], coordinates, std::ssize(rows));
       rows.push_back(trial.row);
     }
-    return std::make_unique<TileRounding>(layer, options, *rounder, TileGrids(std::move(grids)),
-                                          rows, std::move(coordinates));
+    return std::make_unique<TileRounding>(layer, options, *rounder,
+                                          TileGrids(places, std::move(grids)), rows,
+                                          std::move(coordinates));
   };
   const auto done = [&](index_t t, const TileRounding& tile) {
     auto loss = tile.loss().begin();
@@ -100,23 +103,16 @@ void RhoSearch::advance(std::span<const double> losses) {
     for (std::size_t i = 0; i < sample_.size(); ++i) sum += losses[i * candidates_.size() + c];
     known_.push_back({candidates_[c], sum});
   }
-  std::sort(known_.begin(), known_.end(),
-            [](const Point& a, const Point& b) { return a.rho < b.rho; });
+  std::ranges::sort(known_, {}, &Point::rho);
   candidates_.clear();
   ++rounds_;
-  const auto best = static_cast<std::size_t>(
-      std::min_element(known_.begin(), known_.end(),
-                       [](const Point& a, const Point& b) { return a.loss < b.loss; }) -
-      known_.begin());
+  const std::size_t best = at(std::ranges::min_element(known_, {}, &Point::loss) - known_.begin());
   // At an end of the ladder the minimum may lie beyond it.
-  if (rounds_ < most_rounds && best == 0) {
-    for (int i = 1; i <= 3; ++i)
-      candidates_.push_back(known_.front().rho / std::pow(ladder_step, i));
-  } else if (rounds_ < most_rounds && best + 1 == known_.size()) {
-    for (int i = 1; i <= 3; ++i)
-      candidates_.push_back(known_.back().rho * std::pow(ladder_step, i));
-  } else {
-    conclude(best);
+  const bool lowest = best == 0;
+  if (rounds_ == most_rounds || (!lowest && best + 1 < known_.size())) return conclude(best);
+  for (int i = 1; i <= 3; ++i) {
+    const double factor = std::pow(ladder_step, i);
+    candidates_.push_back(lowest ? known_[best].rho / factor : known_[best].rho * factor);
   }
 }
 

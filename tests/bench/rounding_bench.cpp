@@ -107,7 +107,7 @@ void rounding(benchmark::State& state, Method method) {
       const MatrixView<float> x = tiles.tile(t);
       RoundingTile tile = unit_tile(x, 3.0F, x.cols);
       used = std::max(used, round_tile(*rounder, problem.prepared, tile));
-      benchmark::DoNotOptimize(tile.q.data());
+      benchmark::DoNotOptimize(tile.q.data);
     }
   }
   const auto size = static_cast<double>(n);

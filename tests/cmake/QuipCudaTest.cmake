@@ -33,7 +33,7 @@ file(GLOB cuda_test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/cuda/*_t
 foreach(source IN LISTS cuda_test_sources)
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} ${source})
-  target_link_libraries(${name} PRIVATE cuda_under_test quip_lib quip_flags GTest::gtest_main
+  target_link_libraries(${name} PRIVATE cuda_under_test quip_lib quip_test_flags GTest::gtest_main
                                         OpenMP::OpenMP_CXX)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/tests)
   add_dependencies(cuda_tests ${name})

@@ -95,14 +95,14 @@ INSTANTIATE_TEST_SUITE_P(Options, CudaHeldFactor, testing::ValuesIn(cases()),
 
 #ifdef QUIP_CUDA_ON_HOST
 // The panels of 300 columns have 300·128 + 172·128 + 44² elements, the rows 70·300 twice, and
-// each of 32 rows with five candidates coordinates, levels, errors and two blocks of 128. A
+// each of 32 rows with five candidates coordinates, levels, errors and a block of 128. A
 // sixteenth of the memory is the libraries'.
 TEST_F(CudaTest, WithoutRoomForAFactorTheHostRoundsTheSame) {
   const LayerOptions options;
   PassingLayer passing(options);
   constexpr std::size_t slack = 16 << 10;  // for what is small
   const std::size_t elements =
-      300 * 128 + 172 * 128 + 44 * 44 + 2 * 70 * 300 + 5 * 32 * (3 * 300 + 2 * 128);
+      300 * 128 + 172 * 128 + 44 * 44 + 2 * 70 * 300 + 5 * 32 * (3 * 300 + 128);
   const std::size_t needed = cuda_on_host::memory_in_use() + elements * sizeof(float);
   SelfCollectives self;
   const auto round = [&](std::size_t memory, int& panels) {

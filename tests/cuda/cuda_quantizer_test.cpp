@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda/lane_rounding.hpp"
 #include "cuda/cuda_support.hpp"
 #include "support/one_layer.hpp"
 
@@ -56,9 +55,14 @@ void expect_same(const std::vector<double>& a, const std::vector<double>& b, con
   for (std::size_t i = 0; i < a.size(); ++i) ASSERT_EQ(a[i], b[i]) << what << " " << i;
 }
 
-// CudaQuantizer::rows leaves such a method to the host.
-TEST(CudaKernels, AreNullForAMethodUnknownHere) {
-  EXPECT_EQ(cuda::LaneRounding::kernel_of(static_cast<Method>(methods.size())), nullptr);
+// CudaQuantizer::rows leaves all others to the host.
+TEST(Rounders, AreOnlyPortableIfTheySaySo) {
+  EXPECT_FALSE(Rounder().portable());
+  for (const MethodTraits& method : methods) {
+    LayerOptions options;
+    options.method = method.method;
+    EXPECT_TRUE(make_rounder(options)->portable()) << method.name;
+  }
 }
 
 TEST_P(CudaQuantizer, RoundsToTheHostsBits) {

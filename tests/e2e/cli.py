@@ -1,4 +1,4 @@
-"""Runs the program as a user would, under mpirun, and reads what it says."""
+"""Runs the program as a user would, several ranks under mpirun, and reads what it says."""
 
 import json
 import os
@@ -25,6 +25,11 @@ ENVIRONMENT = {
     "OMPI_MCA_odls_base_sigkill_timeout": "0",
     # Without a binding every rank may use every core, so threads are real threads.
     "OMPI_MCA_hwloc_base_binding_policy": "none",
+    # Threads that wait give up their core: beside other work, spinning makes small jobs many times
+    # as long.
+    "OMP_WAIT_POLICY": "passive",
+    # A process without mpirun starts no daemon for itself: that would take longer than small jobs.
+    "OMPI_MCA_ess_singleton_isolated": "1",
 }
 
 
@@ -45,9 +50,9 @@ def run(
     prefix: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess:
-    """`mpirun -n ranks [prefix] quip arguments`, without mpirun for 0 ranks; with `check` a failure
-    shows its output."""
-    launcher = ["mpirun", "-n", str(ranks)] if ranks > 0 else []
+    """`mpirun -n ranks [prefix] quip arguments`, without mpirun for one rank; with `check` a
+    failure shows its output."""
+    launcher = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
     command = [*launcher, *prefix, str(QUIP), *map(str, arguments)]
     result = subprocess.run(
         command,
@@ -75,9 +80,12 @@ def quantize(checkpoint: Path, out: Path, *options: object, **how) -> Path:
     return out
 
 
-def evaluate(checkpoint: Path, tokens: Path = EVALUATION, packed: Path | None = None, **how):
-    """What `quip eval --json` reports."""
+def evaluate(
+    checkpoint: Path, tokens: Path = EVALUATION, packed: Path | None = None, samples: int = 0, **how
+) -> dict:
+    """What `quip eval --json` reports; 0 samples stand for all."""
     extra = () if packed is None else ("--packed", packed)
+    extra += ("--samples", samples) if samples else ()
     result = run("eval", "--model", checkpoint, *extra, "--tokens", tokens, "--json", **how)
     return json.loads(result.stdout)
 

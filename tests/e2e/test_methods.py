@@ -1,5 +1,6 @@
 """Every rounding method: against the authors' numbers, over ranks, and what is refused."""
 
+import itertools
 import statistics
 
 import pytest
@@ -15,8 +16,13 @@ BITS = [2, 3, 4]
 SAME_AS_THEIRS = {"optq": (), "ldlq-rg": ("--passes", 0), "greedy": ()}
 
 
-@pytest.mark.parametrize("bits", BITS if cli.THOROUGH else [2, 4])
-@pytest.mark.parametrize("method", SAME_AS_THEIRS)
+# By day each method at one width; at night at all of them.
+BY_DAY = [("optq", 2), ("ldlq-rg", 4), ("greedy", 2)]
+
+
+@pytest.mark.parametrize(
+    ("method", "bits"), itertools.product(SAME_AS_THEIRS, BITS) if cli.THOROUGH else BY_DAY
+)
 def test_baseline_is_the_authors(method, bits, quantized):
     """Nothing is random here; the authors' fp16 rounding is what differs, most at 2 bits."""
     packed = quantized(
@@ -31,11 +37,12 @@ def test_baseline_is_the_authors(method, bits, quantized):
 
 @pytest.mark.parametrize("bits", BITS if cli.THOROUGH else [2])
 @pytest.mark.parametrize("method", ["ldlq-rg", "greedy"])
-def test_incoherence_is_the_authors(method, bits, quantized):
-    """Seeds mean different transforms here and there: the mean perplexities over three agree.
+def test_incoherence_is_the_authors(method, bits, quantized, perplexity):
+    """Seeds mean different transforms here and there: the mean losses over three agree where they
+    vary little. At 4 bits they vary by 4 % from seed to seed, in the authors' runs as in ours, so
+    that three runs cannot settle 2 %.
 
-    So do the mean losses where they vary little. At 4 bits they vary by 4 % from seed to seed, in
-    the authors' runs as in ours, so that three runs cannot settle 2 %.
+    So do the mean perplexities, by day those of one method.
     """
     runs = [
         quantized(
@@ -45,12 +52,10 @@ def test_incoherence_is_the_authors(method, bits, quantized):
         for seed in (1, 2, 3)
     ]  # fmt: skip
     expected = cli.golden("llama-nano")[f"{method},{bits},incoherence"]
-    perplexities = [
-        cli.evaluate(cli.model("llama-nano"), packed=run, ranks=2)["perplexity"] for run in runs
-    ]
-    assert statistics.mean(perplexities) == pytest.approx(
-        statistics.mean(expected["ppl"]), rel=0.02
-    )
+    if cli.THOROUGH or method == "greedy":
+        assert statistics.mean(perplexity("llama-nano", run) for run in runs) == pytest.approx(
+            statistics.mean(expected["ppl"]), rel=0.02
+        )
     if bits < 4:
         losses = [cli.mean_relative_proxy(run) for run in runs]
         assert statistics.mean(losses) == pytest.approx(

@@ -7,7 +7,6 @@ import pytest
 import cli
 
 SETUP = ("--bits", 2, "--samples", 16)
-EVALUATION = cli.CALIBRATION  # 128 rows: enough to rank models, and quick
 BASELINE = ("--processing", "baseline")
 
 CHOICES = [
@@ -29,6 +28,17 @@ CHOICES = [
     (*BASELINE, "--rescale", "on"),
     (*BASELINE, "--grid", "incoherent"),
 ]
+# By day two ranks take what test_matrix.py does not spread over ranks; at night everything.
+SPREAD = (
+    CHOICES
+    if cli.THOROUGH
+    else [
+        ("--grid", "minmax", "--group-size", 32),
+        (*BASELINE, "--group-size", 48, "--method", "optq", "--groups", "static"),
+        (*BASELINE, "--group-size", 48, "--method", "optq", "--act-order"),
+        (*BASELINE, "--rescale", "on"),
+    ]
+)
 
 
 def name_of(value):
@@ -36,7 +46,9 @@ def name_of(value):
 
 
 def perplexity(packed):
-    return cli.evaluate(cli.model("llama-nano"), EVALUATION, packed, threads=2)["perplexity"]
+    """On 32 rows: enough to rank models, and quick."""
+    model = cli.model("llama-nano")
+    return cli.evaluate(model, cli.CALIBRATION, packed, samples=32)["perplexity"]
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +57,21 @@ def nearest(quantized):
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=name_of)
-def test_a_step_on_its_own(choice, nearest, quantized, tmp_path):
-    serial = quantized("llama-nano", *SETUP, *choice)
-    parallel = cli.quantize(
-        cli.model("llama-nano"), tmp_path / "two", *SETUP, *choice, "--threads", 1, ranks=2
-    )
-    assert cli.inspect(parallel)["digest"] == cli.inspect(serial)["digest"]
-    assert cli.inspect(parallel, "--verify")["verified"]
-    found = perplexity(serial)
+def test_a_step_on_its_own(choice, nearest, quantized):
+    packed = quantized("llama-nano", *SETUP, *choice)
+    assert cli.inspect(packed, "--verify")["verified"]
+    found = perplexity(packed)
     assert math.isfinite(found)
     assert found < nearest
+
+
+@pytest.mark.parametrize("choice", SPREAD, ids=name_of)
+def test_a_step_on_two_ranks(choice, quantized, tmp_path):
+    spread = cli.quantize(
+        cli.model("llama-nano"), tmp_path / "two", *SETUP, *choice, "--threads", 1, ranks=2
+    )
+    serial = quantized("llama-nano", *SETUP, *choice)
+    assert cli.inspect(spread, "--verify")["digest"] == cli.inspect(serial)["digest"]
 
 
 def test_every_choice_is_another_model(quantized):

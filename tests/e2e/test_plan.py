@@ -1,5 +1,6 @@
 """quip plan against the runs that it predicts: bytes exactly, memory, time; and its batch file."""
 
+import functools
 import itertools
 import json
 import math
@@ -24,7 +25,7 @@ def threads_of(ranks):
 
 
 def plan(model, *options, **how):
-    return cli.run("plan", "--model", model, *options, ranks=0, **how)
+    return cli.run("plan", "--model", model, *options, **how)
 
 
 def predict(out, ranks, *options, model=MODEL, samples=SAMPLES):
@@ -78,7 +79,12 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize(("job", "ranks"), [("as it comes", 1), *itertools.product(JOBS, (2, 4))])
+# By day each job on two ranks or on four, in turns; at night on both.
+TURNS = zip(JOBS, itertools.cycle((4, 2)), strict=False)
+SPREAD = itertools.product(JOBS, (2, 4)) if cli.THOROUGH else TURNS
+
+
+@pytest.mark.parametrize(("job", "ranks"), [("as it comes", 1), *SPREAD])
 def test_bytes_sent_are_predicted_exactly(job, ranks, tmp_path):
     """Rank by rank and phase by phase."""
     model, samples, options = JOBS[job]
@@ -96,10 +102,20 @@ def test_bytes_sent_are_predicted_exactly(job, ranks, tmp_path):
         assert sum(counted[0].values()) > 0
 
 
+GIVEN_RHO = ("--rho", "1.6")
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """whole_run(ranks) → report of a run on all samples; equal calls share one."""
+    folder = tmp_path_factory.mktemp("whole")
+    return functools.cache(lambda ranks: quantize(folder / f"{ranks}", ranks, *GIVEN_RHO))
+
+
 @pytest.mark.parametrize("ranks", (1, 4))
-def test_flops_and_files_are_predicted(ranks, tmp_path):
-    planned = predict(tmp_path / "plan.json", ranks, "--rho", "1.6")
-    report = quantize(tmp_path / "out", ranks, "--rho", "1.6")
+def test_flops_and_files_are_predicted(ranks, whole_run, tmp_path):
+    planned = predict(tmp_path / "plan.json", ranks, *GIVEN_RHO)
+    report = whole_run(ranks)
     for name, phase in report["phases"].items():
         there = planned["phases"].get(name, {})
         assert there["flops"] == pytest.approx(phase["flops"], rel=1e-9), name
@@ -107,22 +123,22 @@ def test_flops_and_files_are_predicted(ranks, tmp_path):
             assert there[key] == pytest.approx(phase[key], rel=0.02, abs=150_000), (name, key)
 
 
-def calibrate_and_plan(tmp_path, ranks):
-    """A calibration under mpirun plans with what it has measured."""
+def calibrate_and_plan(tmp_path, ranks, *options):
+    """A calibration plans with what it has measured, on the ranks that it ran on."""
     out = tmp_path / f"calibrated{ranks}.json"
     cli.run(
         "plan", "--calibrate", "--model", cli.model(MODEL), "--samples", SAMPLES,
         "--length", LENGTH, "--threads", threads_of(ranks), "--scratch", tmp_path,
-        "--rates", tmp_path / "rates.json", "--json", out, ranks=ranks, threads=1,
+        "--rates", tmp_path / "rates.json", "--json", out, *options, ranks=ranks, threads=1,
     )  # fmt: skip
     assert json.loads((tmp_path / "rates.json").read_text())["ranks"] == ranks
     return json.loads(out.read_text())
 
 
 @pytest.mark.parametrize("ranks", RANKS if cli.THOROUGH else (1, 4))
-def test_memory_is_predicted(ranks, tmp_path):
-    planned = calibrate_and_plan(tmp_path, ranks)
-    report = quantize(tmp_path / "out", ranks)
+def test_memory_is_predicted(ranks, whole_run, tmp_path):
+    planned = predict(tmp_path / "plan.json", ranks, *GIVEN_RHO)
+    report = whole_run(ranks)
     peaks = [rank["memory"]["bytes"] for rank in planned["rank_reports"]]
     for expected, peak in zip(peaks, report["peak_rss_bytes"], strict=True):
         assert expected == pytest.approx(peak, rel=0.10)

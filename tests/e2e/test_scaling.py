@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import pytest
 
 import cli
@@ -177,12 +176,9 @@ def test_missing_munge_is_one_line(cluster, tmp_path):
 
 
 @needs_slurm
-def test_a_sweep_as_an_array_of_jobs(cluster, quantized, tmp_path):
+def test_a_sweep_as_an_array_of_jobs(cluster, few, quantized, tmp_path):
     out = tmp_path / "a sweep"
     shape = (*ONE_CORE, "--sbatch", "--mem=500", "--at-once", 2)
-    few = tmp_path / "few.h5"
-    with h5py.File(cli.CALIBRATION) as all_tokens, h5py.File(few, "w") as file:
-        file["input_ids"] = all_tokens["input_ids"][:4]
     grid = ("--model", NANO, "--tokens", few, "--eval", few, "--out", out)
     grid += ("--bits", "4 2", "--methods", "nearest", "--settings", "paper")
     grid += ("--processing", "baseline")
@@ -195,7 +191,7 @@ def test_a_sweep_as_an_array_of_jobs(cluster, quantized, tmp_path):
     assert [(row["method"], row["bits"]) for row in table] == [
         *(("unquantized", "-"), ("nearest", "4"), ("nearest", "2"))
     ]
-    options = ("--method", "nearest", "--processing", "baseline", "--paper", "--samples", 4)
+    options = ("--method", "nearest", "--processing", "baseline", "--paper", "--samples", 8)
     for row in table[1:]:
         alone = quantized("llama-nano", "--bits", row["bits"], *options)
         assert row["digest"] == cli.inspect(alone)["digest"]

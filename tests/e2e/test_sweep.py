@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 
-import h5py
 import pytest
 
 import cli
@@ -24,24 +23,32 @@ COLUMNS = [
 ENVIRONMENT = os.environ | cli.ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 
 
-def command(out, *options, model=NANO, extra=SAMPLES):
-    words = ["bash", cli.ROOT / "jobs" / "sweep.sh", "--quip", cli.QUIP, "--model", model]
-    words += ["--tokens", cli.CALIBRATION, "--eval", cli.CALIBRATION, "--out", out]
-    return [str(word) for word in [*words, *options, "--", *extra]]
+@pytest.fixture(scope="module")
+def command(few):
+    def words(out, *options, model=NANO, extra=SAMPLES):
+        script = ("bash", cli.ROOT / "jobs" / "sweep.sh", "--quip", cli.QUIP, "--model", model)
+        inputs = ("--tokens", few, "--eval", few, "--out", out)
+        return [str(word) for word in (*script, *inputs, *options, "--", *extra)]
+
+    return words
 
 
-def sweep(out, *options, check=True, **what):
-    result = subprocess.run(
-        command(out, *options, **what),
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if check:
-        assert result.returncode == 0, result.stdout + result.stderr
-    return result
+@pytest.fixture(scope="module")
+def sweep(command):
+    def run(out, *options, check=True, **what):
+        result = subprocess.run(
+            command(out, *options, **what),
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check:
+            assert result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    return run
 
 
 def rows_of(out):
@@ -57,7 +64,7 @@ def key(row):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(sweep, tmp_path_factory):
     """Five rows in a folder that only careful quoting survives."""
     out = tmp_path_factory.mktemp("sweep") / 'it\'s a, "sweep" $HOME'
     grid = ("--methods", "nearest ldlq", "--bits", 2, "--ranks", 2)
@@ -79,14 +86,14 @@ def test_one_row_for_every_combination(finished):
     assert list((finished / "runs").iterdir()) == []  # packed models are large
 
 
-def test_rows_say_what_the_program_says(finished, quantized):
+def test_rows_say_what_the_program_says(few, finished, quantized):
     rows = {key(row): row for row in rows_of(finished)}
-    unquantized = cli.evaluate(NANO, cli.CALIBRATION)["perplexity"]
+    unquantized = cli.evaluate(NANO, few)["perplexity"]
     assert float(rows["unquantized - - - -"]["perplexity"]) == unquantized
     packed = quantized("llama-nano", "--method", "ldlq", "--bits", 2, "--seed", 2, *SAMPLES)
     row = rows["ldlq incoherence 2 2 default"]
     assert row["digest"] == cli.inspect(packed)["digest"]
-    assert float(row["perplexity"]) == cli.evaluate(NANO, cli.CALIBRATION, packed)["perplexity"]
+    assert float(row["perplexity"]) == cli.evaluate(NANO, few, packed)["perplexity"]
     assert float(row["mean_relative_proxy_loss"]) == pytest.approx(cli.mean_relative_proxy(packed))
     report = json.loads(
         (finished / "reports" / "llama-nano-ldlq-incoherence-2-2-default.json").read_text()
@@ -94,7 +101,7 @@ def test_rows_say_what_the_program_says(finished, quantized):
     assert float(row["seconds"]) == report["seconds"] > 0
 
 
-def test_method_may_carry_options(tmp_path, quantized):
+def test_method_may_carry_options(sweep, quantized, tmp_path):
     grid = ("--bits", 2, "--seeds", 7, "--settings", "default", "--processing", "incoherence")
     sweep(tmp_path, "--methods", "ldlq:passes=2:damp=0.02", *grid)
     row = rows_of(tmp_path)[1]
@@ -107,7 +114,7 @@ def test_method_may_carry_options(tmp_path, quantized):
     ]
 
 
-def test_finished_rows_are_not_run_again(finished):
+def test_finished_rows_are_not_run_again(sweep, finished):
     before = (finished / "sweep.csv").read_bytes()
     result = sweep(finished, "--methods", "nearest ldlq", "--bits", 2, "--processing", "baseline",
                    "--settings", "paper")  # fmt: skip
@@ -115,7 +122,7 @@ def test_finished_rows_are_not_run_again(finished):
     assert "[" not in result.stdout  # no run was announced
 
 
-def test_interrupted_row_is_cleaned_up(finished, tmp_path):
+def test_interrupted_row_is_cleaned_up(sweep, finished, tmp_path):
     """As after a kill while the last line was written, with that run's folder still there."""
     out = tmp_path / "stopped"
     shutil.copytree(finished, out)
@@ -134,7 +141,7 @@ def test_interrupted_row_is_cleaned_up(finished, tmp_path):
     assert not run.exists()
 
 
-def test_killed_sweep_goes_on(finished, tmp_path):
+def test_killed_sweep_goes_on(command, sweep, finished, tmp_path):
     options = ("--methods", "nearest ldlq", "--bits", 2, "--processing", "baseline",
                "--settings", "paper")  # fmt: skip
     process = subprocess.Popen(
@@ -157,7 +164,7 @@ def test_killed_sweep_goes_on(finished, tmp_path):
         assert {**mended, "seconds": ""} == {**whole, "seconds": ""}
 
 
-def test_other_inputs_are_refused(finished):
+def test_other_inputs_are_refused(sweep, finished):
     before = (finished / "sweep.csv").read_bytes()
     result = sweep(finished, "--bits", 3, extra=("--samples", 5), check=False)
     assert result.returncode == 2
@@ -165,7 +172,7 @@ def test_other_inputs_are_refused(finished):
     assert (finished / "sweep.csv").read_bytes() == before
 
 
-def test_failing_run_does_not_stop_the_others(tmp_path):
+def test_failing_run_does_not_stop_the_others(sweep, tmp_path):
     model = tmp_path / "a, model"  # its name is a column
     shutil.copytree(NANO, model)
     options = ("--processing", "baseline", "--bits", 4, "--settings", "default", "--keep")
@@ -181,11 +188,8 @@ def test_failing_run_does_not_stop_the_others(tmp_path):
     assert cli.inspect(kept)["digest"] == rows_of(tmp_path)[1]["digest"]
 
 
-def test_rows_alone_wait_to_be_merged(tmp_path):
-    few = tmp_path / "few.h5"
-    with h5py.File(cli.CALIBRATION) as all_tokens, h5py.File(few, "w") as file:
-        file["input_ids"] = all_tokens["input_ids"][:4]
-    grid = ("--tokens", few, "--eval", few, "--methods", "nearest", "--bits", "4 2")
+def test_rows_alone_wait_to_be_merged(sweep, tmp_path):
+    grid = ("--methods", "nearest", "--bits", "4 2")
     grid += ("--processing", "baseline", "--settings", "paper")
     assert sweep(tmp_path, *grid, "--missing").stdout == "0,1,2\n"
     for row in (2, 0):

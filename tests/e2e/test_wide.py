@@ -41,14 +41,17 @@ def every_layer(tmp_path_factory):
     return quantize("llama-nano", tmp_path_factory.mktemp("wide") / "out", "--wide", 0)
 
 
-@pytest.mark.parametrize(("ranks", "threads"), [(2, 1), (3, 1), (4, 1), (6, 1), (1, 2), (2, 2)])
+SHAPES = [(2, 1), (3, 1), (4, 1), (6, 1), (1, 2), (2, 2)]  # ranks, threads
+
+
+@pytest.mark.parametrize(("ranks", "threads"), SHAPES if cli.THOROUGH else SHAPES[1::2])
 def test_same_bits_on_any_number_of_ranks(every_layer, ranks, threads, tmp_path):
     how = {"ranks": ranks, "threads": threads}
     packed = quantize("llama-nano", tmp_path / "out", "--wide", 0, "--threads", threads, **how)
-    assert cli.inspect(packed)["digest"] == cli.inspect(every_layer)["digest"]
+    found, expected = cli.inspect(packed), cli.inspect(every_layer)
+    assert found["digest"] == expected["digest"]
     losses = [
-        [layer["relative_proxy_loss"] for layer in cli.inspect(path)["layers"]]
-        for path in (packed, every_layer)
+        [layer["relative_proxy_loss"] for layer in report["layers"]] for report in (found, expected)
     ]
     assert losses[0] == losses[1]
 
@@ -94,7 +97,7 @@ def test_close_to_the_usual_way(every_layer, tmp_path):
         cli.mean_relative_proxy(usual), rel=0.01
     )
     perplexity = [
-        cli.evaluate(cli.model("llama-nano"), packed=packed)["perplexity"]
+        cli.evaluate(cli.model("llama-nano"), packed=packed, samples=64)["perplexity"]
         for packed in (every_layer, usual)
     ]
     assert perplexity[0] == pytest.approx(perplexity[1], rel=0.01)
@@ -148,4 +151,4 @@ def test_one_layer_by_another_method(tmp_path):
     [("--process-grid", "2y2"), ("--process-grid", "0x2"), ("--wide", "-1"), ("--wide", "much")],
 )
 def test_words_that_are_no_numbers(options, tmp_path):
-    assert options[0].removeprefix("--") in refused(tmp_path, *options, ranks=0, status=2)
+    assert options[0].removeprefix("--") in refused(tmp_path, *options, ranks=1, status=2)

@@ -1,8 +1,6 @@
 // One tile through the kernels of a rounder, with panels that are in memory.
 #pragma once
 
-#include <algorithm>
-
 #include "quip/quant/round/rounder.hpp"
 
 namespace quip {
@@ -19,15 +17,12 @@ inline int round_tile(const Rounder& rounder, const PreparedLayer& layer, Roundi
   }
   const int passes = rounder.improve(layer, tile);
   if (sweep.knows_loss) return passes;
-  Matrix<float> error(tile.q.rows(), tile.q.cols());
-  for (index_t k = 0; k < error.rows(); ++k) {
-    for (index_t r = 0; r < error.cols(); ++r) {
-      error(k, r) = tile.q(k, r) * tile.step(k, r) - tile.x(k, r);
-    }
-  }
-  std::fill(tile.loss.begin(), tile.loss.end(), 0.0);
+  const RoundingMath& math = *tile.math;
+  const auto error = math.lanes<float>(tile.x.rows, tile.x.cols, "errors");
+  math.level_difference(tile.q, tile.grid, tile.x, error);
+  tile.loss = math.zeros<double>(1, tile.x.cols, "losses");
   layer.factor.for_each_panel(false, [&](index_t b, MatrixView<const float> panel) {
-    add_block_norm(layer.factor, b, panel, error.cview(), tile.target.data(), tile.loss);
+    add_block_norm(math, layer.factor, b, panel, error, tile.target.data, tile.loss.data);
   });
   return passes;
 }

@@ -41,11 +41,12 @@ TEST(RoundingBytes, CountThePanelsOfAMethod) {
   EXPECT_EQ(rounding_panel_bytes(300, options), 2 * panels);
 }
 
-// Seven rows, moved once, and 20 lanes of coordinates, levels, errors and two blocks of 128.
+// Seven rows, moved once, and 20 lanes of coordinates, levels, errors, a block of 128 and two
+// losses.
 TEST(RoundingBytes, CountWhatIsHeldWhole) {
   const LayerOptions options;
   EXPECT_EQ(rounding_bytes(300, options, 7, 20) - rounding_panel_bytes(300, options),
-            2 * 7 * 300 * 4 + 20 * ((3 * 300 + 2 * 128) * 4 + 8));
+            2 * 7 * 300 * 4 + 20 * ((3 * 300 + 128) * 4 + 2 * 8));
 }
 
 // By hand, 6 × 12 at 3 bits: rows of 5 bytes; one grid of two floats; D̃. U is of 2 · 3 with one

@@ -49,7 +49,7 @@ Rounded round_rows_of(const Matrix<float>& x, const PreparedLayer& layer,
   RoundingTile rounding = unit_tile(tile.cview(), top, x.rows());
   Rounded out{Matrix<float>(x.rows(), n), {}, 0};
   out.passes = round_tile(*make_rounder(options), layer, rounding);
-  out.loss = rounding.loss;
+  out.loss = rounding.math->fetched(rounding.loss);
   for (index_t k = 0; k < n; ++k) {
     for (index_t r = 0; r < x.rows(); ++r) out.levels(r, column(k)) = rounding.q(k, r);
   }

@@ -45,9 +45,9 @@ Sample uniform_losses(const Rounder& rounder, const PreparedLayer& layer, bool s
       offset.data()[i] = static_cast<float>(dither.uniform(next));
     }
     RoundingTile tile = unit_tile(x.cview(), no_end, lanes);
-    if (stochastic) tile.offset = offset.cview();
+    if (stochastic) tile.offset = offset.data();
     (void)round_tile(rounder, layer, tile);
-    all.insert(all.end(), tile.loss.begin(), tile.loss.end());
+    all.insert(all.end(), tile.loss.data, tile.loss.data + lanes);
   }
   Sample sample;
   const auto count = static_cast<double>(all.size());
@@ -125,8 +125,8 @@ TEST(WorstCase, LdlqLosesAQuarterOfTheTraceOfD) {
   RoundingTile tile = unit_tile(x.cview(), no_end, 1);
   (void)round_tile(*make_ldlq({}), factorised(h, {}), tile);
   // (½ − hair)² is 0.4 % below ¼.
-  EXPECT_GE(tile.loss[0], 0.99 * trace_of_d(h) / 4);
-  EXPECT_LE(tile.loss[0], trace_of_d(h) / 4);
+  EXPECT_GE(*tile.loss.data, 0.99 * trace_of_d(h) / 4);
+  EXPECT_LE(*tile.loss.data, trace_of_d(h) / 4);
 }
 
 // tr(D) ≤ tr(H), Hadamard's inequality pivot by pivot; equality exactly for diagonal H. Pivots are
@@ -207,7 +207,7 @@ TEST(FiniteGrid, LdlqCanLoseToNearestAndLdlAdmmDoesNot) {
     }
     RoundingTile rounding = unit_tile(tile.cview(), 3.0F, 1);
     (void)round_tile(*make_rounder(options), layer, rounding);
-    return rounding.loss[0];
+    return *rounding.loss.data;
   };
   const double nearest = loss_of(Method::nearest, ColumnOrder::backward);
   EXPECT_GT(loss_of(Method::ldlq, ColumnOrder::forward), 2 * nearest);

@@ -69,7 +69,4 @@ class BlockColumn {
   std::vector<index_t> offsets_;  ///< in bytes, by rank
 };
 
-extern template class BlockColumn<float>;
-extern template class BlockColumn<double>;
-
 }  // namespace quip

@@ -1,9 +1,9 @@
 // A matrix product whose bits depend on its operands alone.
 //
-// A BLAS is free to choose the order of the sum over k by shape, thread count and
-// CPU, so cutting a product differently changes its last bits. Here every element
-// of C is one chain of multiply-adds in ascending k: rows, columns and k may be
-// cut anywhere, by any number of ranks or threads, and the result is the same.
+// A BLAS is free to choose the order of the sum over k by shape, thread count and CPU, so cutting a
+// product differently changes its last bits. Here every element of C is one chain of multiply-adds
+// in ascending k: rows, columns and k may be cut anywhere, by any number of ranks or threads, and
+// the result is the same.
 #pragma once
 
 #include "quip/core/matrix.hpp"
@@ -28,14 +28,5 @@ void ordered_gemm(index_t m, index_t n, index_t k, StridedView<T> a, const T* b,
 template <typename T>
 void ordered_product(index_t m, index_t n, index_t k, StridedView<T> a, const T* b, index_t ldb,
                      T* c, index_t ldc);
-
-extern template void ordered_gemm<float>(index_t, index_t, index_t, StridedView<float>,
-                                         const float*, index_t, float*, index_t);
-extern template void ordered_gemm<double>(index_t, index_t, index_t, StridedView<double>,
-                                          const double*, index_t, double*, index_t);
-extern template void ordered_product<float>(index_t, index_t, index_t, StridedView<float>,
-                                            const float*, index_t, float*, index_t);
-extern template void ordered_product<double>(index_t, index_t, index_t, StridedView<double>,
-                                             const double*, index_t, double*, index_t);
 
 }  // namespace quip

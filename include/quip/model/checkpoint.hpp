@@ -14,7 +14,7 @@ namespace quip {
 struct Checkpoint {
   std::unique_ptr<TensorSource> source;
   std::unique_ptr<Family> family;
-  std::vector<std::string> remarks;  ///< lines for the user: what is there and not used
+  std::vector<std::string> remarks;  ///< lines for the user on what is not used
 };
 
 /// Visits all tensors that a checkpoint of the family has; a tied head as the embedding that it is.

@@ -1,7 +1,6 @@
-// What config.json says, checked and with the families' defaults filled in.
+// The fields of config.json, checked and with the families' defaults filled in.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -12,7 +11,7 @@
 
 namespace quip {
 
-/// How rotary frequencies are stretched for long contexts.
+/// The stretching of rotary frequencies for long contexts.
 struct RopeScaling {
   enum class Kind { none, linear, llama3 };
   Kind kind = Kind::none;
@@ -22,13 +21,12 @@ struct RopeScaling {
   double original_max_position = 8192;  // llama3
 };
 
-/// The union of what the known families need; a family reads its own part.
+/// The union of the known families' needs; a family reads its own part.
 struct ModelConfig {
   std::string model_type;    ///< "llama", "mistral", "qwen2", "opt"
   std::string architecture;  ///< e.g. "LlamaForCausalLM"
   std::string text;          ///< config.json as read: stored with a packed model
-  bool custom_code =
-      false;  ///< auto_map: the checkpoint brings code of its own, which nothing runs
+  bool custom_code = false;  ///< auto_map: it brings code of its own, which nothing runs
 
   index_t hidden = 0;
   index_t intermediate = 0;
@@ -60,14 +58,13 @@ struct ModelConfig {
 
   /// Returns how many positions back, itself included, a query of `block` sees; nothing: all.
   [[nodiscard]] std::optional<index_t> window(index_t block) const {
-    const auto b = static_cast<std::size_t>(block);
-    return b >= windowed.size() || windowed[b] ? sliding_window : std::nullopt;
+    return block >= std::ssize(windowed) || windowed[at(block)] ? sliding_window : std::nullopt;
   }
 };
 
-/// Parses the text of a config.json; `origin` (a path) goes into messages.
-/// Throws Error for an unknown architecture (listing the known), a missing or
-/// nonsensical field, or an option that no family implements.
+/// Parses the text of a config.json; `origin` (a path) goes into messages. Throws Error for an
+/// unknown architecture (listing the known), a missing or nonsensical field, or an option that no
+/// family implements.
 [[nodiscard]] ModelConfig parse_config(const std::string& text, const std::string& origin);
 
 /// Reads a config.json, or that of a directory. Throws Error if there is none, or the directory is

@@ -4,7 +4,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -14,13 +13,13 @@
 
 namespace quip {
 
-/// One linear layer of a block: what gets quantized.
+/// One linear layer of a block: these get quantized.
 struct LinearSpec {
   std::string name;  ///< full tensor name without ".weight"
   std::string type;  ///< last part of the name ("q_proj"): what reports group by
   index_t rows = 0;  ///< outputs
   index_t cols = 0;  ///< inputs
-  int tap = 0;       ///< which captured activation is its input
+  int tap = 0;       ///< number of the captured activation that is its input
   bool bias = false;
 };
 
@@ -30,24 +29,23 @@ struct TensorSpec {
   std::vector<index_t> shape;
 };
 
-/// The fp32 weights of one block, or of the model's ends, in backend memory, by
-/// full tensor name. Vectors are 1 × n.
+/// The fp32 weights of one block, or of the model's ends, in backend memory, by full tensor name.
+/// Vectors are 1 × n.
 class WeightSet {
  public:
   void insert(const std::string& name, Tensor tensor) { tensors_[name] = std::move(tensor); }
   /// Throws Error naming a tensor that was never loaded.
   [[nodiscard]] ConstTensorView operator[](const std::string& name) const;
-  /// An empty view if the tensor is not there (an absent bias).
+  /// Returns an empty view if the tensor is not there (an absent bias).
   [[nodiscard]] ConstTensorView optional(const std::string& name) const;
-  void clear() { tensors_.clear(); }
 
  private:
   std::map<std::string, Tensor> tensors_;
 };
 
-/// A decoder-only transformer. A block is walked in taps()+1 stages; between two
-/// stages lies a *tap*: the activation that is the input of one or more linears.
-/// Capturing all inputs, and forwarding the block, are the same loop over stages.
+/// A decoder-only transformer. A block is walked in taps()+1 stages; between two stages lies a
+/// *tap*: the activation that is the input of one or more linears. Capturing all inputs, and
+/// forwarding the block, are the same loop over stages.
 class Family {
  public:
   Family() = default;
@@ -57,37 +55,37 @@ class Family {
 
   [[nodiscard]] virtual const ModelConfig& config() const = 0;
 
-  // --- what there is ---
+  // --- its tensors ---
   [[nodiscard]] virtual int taps() const = 0;
   [[nodiscard]] virtual index_t tap_width(int tap) const = 0;
-  /// The linears of block `b`, in the order in which they are reported and stored.
+  /// Returns the linears of a block, in the order in which they are reported and stored.
   [[nodiscard]] virtual std::vector<LinearSpec> linears(index_t block) const = 0;
-  /// The other tensors of block `b` (norms and biases).
+  /// Returns the other tensors of a block (norms and biases).
   [[nodiscard]] virtual std::vector<TensorSpec> block_tensors(index_t block) const = 0;
-  /// Tensors needed whole before the first and after the last block (norms, projections,
-  /// position embeddings); not the token embedding and not the head.
+  /// Returns the tensors needed whole before the first and after the last block (norms,
+  /// projections, position embeddings); not the token embedding and not the head.
   [[nodiscard]] virtual std::vector<TensorSpec> end_tensors() const = 0;
-  /// The token embedding [vocabulary × embedding width].
+  /// Returns the token embedding [vocabulary × embedding width].
   [[nodiscard]] virtual TensorSpec embedding() const = 0;
-  /// The head [vocabulary × embedding width]; the embedding itself when tied.
+  /// Returns the head [vocabulary × embedding width]; the embedding itself when tied.
   [[nodiscard]] virtual TensorSpec head() const = 0;
-  /// The longest sequence the model can take.
+  /// Returns the length of the longest sequence that the model can take.
   [[nodiscard]] virtual index_t max_length() const = 0;
 
-  // --- what it does; one sample of `length` tokens, `residual` [length × hidden] ---
+  // --- its computations on one sample of `length` tokens, `residual` [length × hidden] ---
   /// Builds tables (rotary angles) for sequences of this length. Call once, before the rest.
   virtual void prepare(Backend& backend, index_t length) = 0;
-  /// residual = what the first block sees, from embedding rows [length × embedding width].
+  /// Makes the first block's residual of embedding rows [length × embedding width].
   virtual void embed(Backend& backend, const WeightSet& ends, ConstTensorView rows,
                      TensorView residual) const = 0;
-  /// Stage `stage` of block `block`, 0 ≤ stage ≤ taps(): consumes tap `stage-1` in
-  /// `input` (empty for stage 0) and writes tap `stage` to `output` (empty for the last
-  /// stage). `residual` is the block's input before stage 0 and its output after the last.
+  /// Does one stage, 0 ≤ stage ≤ taps(): consumes tap `stage-1` in `input` (empty for stage 0) and
+  /// writes tap `stage` to `output` (empty for the last stage). `residual` is the block's input
+  /// before stage 0 and its output after the last.
   virtual void advance(int stage, index_t block, Backend& backend, const WeightSet& weights,
                        TensorView residual, ConstTensorView input, TensorView output) const = 0;
-  /// What `advance` allocates in between, in floats a token.
+  /// Returns the floats a token that `advance` allocates in between.
   [[nodiscard]] virtual index_t scratch_width(int stage) const = 0;
-  /// What the head multiplies: final norm and projection. Returns [length × embedding width].
+  /// Returns what the head multiplies [length × embedding width]: final norm and projection.
   [[nodiscard]] virtual Tensor finish(Backend& backend, const WeightSet& ends,
                                       ConstTensorView residual) const = 0;
 };
@@ -96,15 +94,15 @@ class Family {
 void forward_block(const Family& family, index_t block, Backend& backend, const WeightSet& weights,
                    TensorView residual);
 
-/// The family for a configuration. `source` settles naming (some OPT files lack the
-/// "model." prefix). Throws Error if a tensor is missing or has the wrong shape; the
-/// weights of linears for which `elsewhere(name)` holds (those a packed model keeps as
-/// codes) are not looked for in `source`.
+/// Makes the family for a configuration. `source` settles naming (some OPT files lack the "model."
+/// prefix). Throws Error if a tensor is missing or has the wrong shape; the weights of linears for
+/// which `elsewhere(name)` holds (those a packed model keeps as codes) are not looked for in
+/// `source`.
 [[nodiscard]] std::unique_ptr<Family> make_family(
     const ModelConfig& config, const TensorSource& source,
     const std::function<bool(const std::string&)>& elsewhere = {});
 
-/// The same without a look at which tensors there are: for planning.
+/// Makes it without a look at which tensors there are: for planning.
 [[nodiscard]] std::unique_ptr<Family> make_unchecked_family(const ModelConfig& config,
                                                             const TensorSource& source);
 

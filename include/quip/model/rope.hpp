@@ -9,9 +9,9 @@
 
 namespace quip {
 
-/// Radians per position of each channel pair, [head_dim/2], stretched as `rope_scaling` says.
-/// Every step is rounded to fp32 as transformers rounds it: at position p an ulp here is
-/// p ulps in the angle.
+/// Returns the radians per position of each channel pair, [head_dim/2], stretched as
+/// `rope_scaling` says. Every step is rounded to fp32 as transformers rounds it: at position p an
+/// ulp here is p ulps in the angle.
 [[nodiscard]] std::vector<float> rope_frequencies(const ModelConfig& config);
 
 /// Cosine and sine of position × frequency, each [length × head_dim/2].

@@ -21,14 +21,14 @@ namespace quip {
 /// Quantizes the linears of one block after another. Collective throughout.
 class BlockQuantizer {
  public:
-  /// Refers to `options`, of which it reads what concerns a block.
+  /// Refers to `options`, and reads those that concern a block.
   BlockQuantizer(Collectives& comm, Backend& backend, const Family& family,
                  const QuantizeOptions& options, Phases& phases);
 
-  /// Reports what is being worked on.
+  /// Is told the step being worked on.
   std::function<void(const std::string&)> on_step = [](const std::string&) {};
 
-  /// Returns who factorised the wide layers so far.
+  /// Returns the makers of the factors of wide layers so far.
   [[nodiscard]] const WideFactorisers& factorisers() const { return factorisers_; }
 
   /// Quantizes a block. `states` is its input and is only read. On return `weights` holds the

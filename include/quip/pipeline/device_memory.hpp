@@ -1,6 +1,7 @@
 // The memory that a rank's work takes of its device: known before the work begins.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -15,14 +16,14 @@ namespace quip {
 /// Blocks whose tensors have the same shapes and whose linears are quantized alike.
 struct BlockKind {
   std::vector<index_t> blocks;  ///< in their order
-  /// What is quantized, and how.
+  /// The layers that are quantized, and their options.
   std::vector<std::pair<LinearSpec, LayerOptions>> linears;
 };
 /// Returns them in the order of their first blocks.
 [[nodiscard]] std::vector<BlockKind> kinds_of_blocks(const Family& family,
                                                      const QuantizeOptions& options);
 
-/// Elements a token of the widest input that is captured.
+/// Returns the elements a token of the widest input that is captured.
 [[nodiscard]] index_t widest_tap(const Family& family);
 
 /// A rank's part of a job.
@@ -33,29 +34,25 @@ struct DeviceWork {
   int rank = 0;
   int ranks = 1;
   int threads = 1;
-  /// Of the model's blocks. Where nothing is quantized the samples are forwarded only.
+  /// Kinds of the model's blocks. Where nothing is quantized the samples are forwarded only.
   std::vector<BlockKind> kinds;
   WideOptions wide;
-  bool true_sequential = false;  ///< what was captured stays while layers are rounded
-  bool packed = false;           ///< forwarded only: what is quantized comes as codes
+  bool true_sequential = false;  ///< captured inputs stay while layers are rounded
+  bool packed = false;           ///< forwarded only: quantized layers come as codes
 };
 
 struct DeviceNeeds {
   Footprint fullest;   ///< the fullest moment of all blocks, with every piece as large as is of use
-  index_t fixed = 0;   ///< what cannot be cut: a block's weights and the work in hand
-  index_t pieces = 0;  ///< what comes in smaller pieces, or on the host, where room is short
+  index_t fixed = 0;   ///< cannot be cut: a block's weights and the work in hand
+  index_t pieces = 0;  ///< comes in smaller pieces, or on the host, where room is short
   index_t samples = 0;  ///< activations of all samples: they may lie in host memory
 
-  /// What the backend should keep for the work, of `total` bytes: pieces down to an eighth of the
-  /// device are cut without much loss.
-  [[nodiscard]] index_t kept(index_t total) const {
-    return fixed + (pieces < total / 8 ? pieces : total / 8);
-  }
-  /// Bytes of activations for which a device of `total` bytes has no room.
+  /// Returns the bytes, of `total`, that the backend should keep for the work: pieces down to an
+  /// eighth of the device are cut without much loss.
+  [[nodiscard]] index_t kept(index_t total) const { return fixed + std::min(pieces, total / 8); }
+  /// Returns the bytes of activations for which a device of `total` bytes has no room.
   [[nodiscard]] index_t overflow(index_t total) const {
-    const index_t beyond = kept(total) + samples - total;
-    if (beyond <= 0) return 0;
-    return beyond < samples ? beyond : samples;
+    return std::clamp<index_t>(kept(total) + samples - total, 0, samples);
   }
 };
 
@@ -63,7 +60,7 @@ struct DeviceNeeds {
 
 /// Holds every rank's needs against the memory of its device, and has the backend keep room for the
 /// work. Throws AgreedError naming what does not fit, and how much; warns of activations that have
-/// to stay in host memory (collective). Nothing on a backend that works in the host's.
+/// to stay in host memory (collective). Does nothing on a backend that works in the host's.
 void plan_device_memory(Collectives& comm, Backend& backend, const DeviceWork& work);
 
 }  // namespace quip

@@ -1,6 +1,7 @@
 // `quip eval`: perplexity of a checkpoint or a packed model.
 #pragma once
 
+#include <cmath>
 #include <filesystem>
 
 #include "quip/backend/backend.hpp"
@@ -20,7 +21,7 @@ struct EvaluateOptions {
 struct Perplexity {
   double mean_loss = 0;  ///< nats per predicted token
   index_t tokens = 0;    ///< predicted tokens: length − 1 a sample
-  [[nodiscard]] double value() const;
+  [[nodiscard]] double value() const { return std::exp(mean_loss); }
 };
 
 /// Returns the same result on every rank and for any number of ranks (collective): losses are

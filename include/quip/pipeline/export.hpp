@@ -8,7 +8,7 @@
 
 namespace quip {
 
-/// Where a file of weights ends and the next begins, as transformers sets it.
+/// The most bytes of a file of weights, as transformers has it.
 inline constexpr index_t most_shard_bytes = 5'000'000'000;
 
 /// Writes `model` as a Hugging Face directory to `out`, which must be absent or empty: dequantized

@@ -35,7 +35,7 @@ struct SampleShard {
 
 /// Reads and checks this rank's samples of the first `samples` (collective: agrees on errors).
 [[nodiscard]] SampleShard shard_tokens(Collectives& comm, const TokenSet& tokens, index_t samples,
-                                       const ModelConfig& config, index_t max_length);
+                                       const Family& family);
 
 /// Returns the first block's input: [tokens × hidden] of the shard (collective).
 [[nodiscard]] Tensor embed_shard(Collectives& comm, Backend& backend, const Family& family,

@@ -13,35 +13,36 @@
 
 namespace quip {
 
-/// The elements of a tensor of `count` that this rank reads for all: every element is some rank's.
+/// Returns the elements of a tensor of `count` that this rank reads for all: every element is some
+/// rank's.
 [[nodiscard]] Range share_to_read(index_t count, const NodePlace& place);
-/// Is a tensor of so many bytes cheaper read by every rank than shared out?
+/// True if a tensor of this many bytes is cheaper read by every rank than shared out.
 [[nodiscard]] bool read_by_all(const Collectives& comm, index_t bytes);
 
-/// Rows [first, first + count) of a tensor (1-D tensors are one row), as fp32. Collective: each
-/// rank reads its share of the bytes, then the nodes gather, and the ranks of a node convert into
-/// memory that they share; a small tensor is read by every rank. Throws AgreedError naming the
-/// tensor if it holds a NaN or an infinity.
+/// Loads `rows` of a tensor (1-D tensors are one row) as fp32. Collective: each rank reads its
+/// share of the bytes, then the nodes gather, and the ranks of a node convert into memory that they
+/// share; a small tensor is read by every rank. Throws AgreedError naming the tensor if it holds a
+/// NaN or an infinity.
 [[nodiscard]] Tensor load_rows(Collectives& comm, Backend& backend, const TensorSource& source,
                                const std::string& name, Range rows);
 
-/// A whole tensor.
+/// Loads a whole tensor (collective).
 [[nodiscard]] Tensor load_tensor(Collectives& comm, Backend& backend, const TensorSource& source,
                                  const std::string& name);
 
-/// Every tensor of `specs` (collective).
+/// Loads every tensor of `specs` (collective).
 void load_into(WeightSet& weights, Collectives& comm, Backend& backend, const TensorSource& source,
                const std::vector<TensorSpec>& specs);
 
-/// The weights of a block from a checkpoint (collective).
+/// Loads the weights of a block from a checkpoint (collective).
 [[nodiscard]] WeightSet load_block(Collectives& comm, Backend& backend, const TensorSource& source,
                                    const Family& family, index_t block);
 
-/// The weights of a block from a packed model: quantized layers are dequantized (collective).
+/// Loads the weights of a block from a packed model: quantized layers are dequantized (collective).
 [[nodiscard]] WeightSet load_block(Collectives& comm, Backend& backend, const PackedModel& packed,
                                    const Family& family, index_t block);
 
-/// Ŵ in backend memory, made by the ranks of each node together (collective).
+/// Makes Ŵ in backend memory, the ranks of each node together (collective).
 [[nodiscard]] Tensor load_dequantized(Collectives& comm, Backend& backend,
                                       const QuantizedLinear& layer);
 

@@ -17,13 +17,13 @@ struct OpenModel {
   std::unique_ptr<TensorSource> checkpoint;  ///< null if `packed`
   std::unique_ptr<PackedModel> packed;
   std::unique_ptr<Family> family;
-  std::vector<std::string> remarks;  ///< of a checkpoint, for the user
+  std::vector<std::string> remarks;  ///< on a checkpoint, for the user
 
   /// Returns the source of the tensors that are not quantized.
   [[nodiscard]] const TensorSource& source() const {
     return packed ? static_cast<const TensorSource&>(*packed) : *checkpoint;
   }
-  /// Returns what the manifest says of how layers are stored; for a checkpoint, that none is.
+  /// Returns the options with which layers are stored; for a checkpoint, `skip` matches them all.
   [[nodiscard]] QuantizeOptions stored_as() const;
   /// Returns the weights of a block, dequantized where they are packed (collective).
   [[nodiscard]] WeightSet block(Collectives& comm, Backend& backend, index_t number) const;

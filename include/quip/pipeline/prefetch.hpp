@@ -1,7 +1,6 @@
 // Reads the next block's weights into memory during work on the present one.
 #pragma once
 
-#include <stop_token>
 #include <thread>
 
 #include "quip/comm/collectives.hpp"

@@ -22,7 +22,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void start(index_t total, const std::string& unit);
-  /// Shows that `done` of the total are finished, and `what` is being worked on.
+  /// Shows that `done` of the total are finished and `what` is in hand.
   void update(index_t done, const std::string& what);
   void finish();
   /// Writes a line to stderr if this is rank 0, whatever the style.

@@ -50,8 +50,12 @@ struct QuantizeOptions {
   [[nodiscard]] LayerOptions of(const std::string& name) const {
     return overrides.apply(layer, name);
   }
-  /// Returns the linears of a block that get quantized: all but those that `skip` matches.
-  [[nodiscard]] std::vector<LinearSpec> selected(const Family& family, index_t block) const;
+  /// Returns the linears that get quantized, block by block: all but those that `skip` matches.
+  [[nodiscard]] std::vector<std::vector<LinearSpec>> selected(const Family& family,
+                                                              Range range) const;
+  [[nodiscard]] std::vector<LinearSpec> selected(const Family& family, index_t block) const {
+    return selected(family, Range{block, block + 1}).front();
+  }
 };
 
 enum class Ending {

@@ -1,7 +1,8 @@
-// What a run tells about itself: report.json and the summary on the screen.
+// The report of a run on itself: report.json and the summary on the screen.
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -12,10 +13,10 @@
 
 namespace quip {
 
-/// The most memory this process has had resident so far, in bytes.
+/// Returns the most memory that this process has had resident so far, in bytes.
 [[nodiscard]] index_t peak_memory();
 
-/// What every rank did up to now (collective; the same on all ranks):
+/// Reports the work of every rank up to now (collective; the same on all ranks):
 ///   phases        by name: seconds of the slowest rank, flops and bytes summed over ranks,
 ///                 communication_seconds their mean
 ///   rank_reports  by rank: host, seconds, peak memory and the same by phase; idle_seconds are
@@ -39,22 +40,22 @@ struct LayerTotals {
 /// Returns a number of a report, NaN where it has null.
 [[nodiscard]] double number_or_nan(const nlohmann::json& value);
 
-/// The worst layers, and warnings: losses that could not be measured or that are far beyond the
-/// other layers', inputs that calibration never reached. Lines for people, from the entries of
-/// layers in reports.
+/// Names the worst layers, and warns: of losses that could not be measured or that are far beyond
+/// the other layers', of inputs that calibration never reached. Returns lines for people, from the
+/// entries of layers in reports.
 [[nodiscard]] std::string remarks_on(const nlohmann::json& layers);
 
-/// The summary that people read at the end: losses by layer type, seconds by phase, sizes.
+/// Returns the summary for people at the end: losses by layer type, seconds by phase, sizes.
 [[nodiscard]] std::string summary_table(const nlohmann::json& report);
 
-/// "name  value" lines, aligned.
+/// Returns "name  value" lines, aligned.
 [[nodiscard]] std::string settings_table(
     const std::vector<std::pair<std::string, std::string>>& settings);
 
 /// Returns "0.120" for 0.12 and three digits, "-" for NaN.
 [[nodiscard]] std::string decimals(double value, int digits);
 
-/// 1536 → "1.5 KiB".
+/// Returns "1.5 KiB" for 1536.
 [[nodiscard]] std::string human_bytes(double bytes);
 
 }  // namespace quip

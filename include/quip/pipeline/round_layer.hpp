@@ -9,10 +9,11 @@
 
 namespace quip {
 
-/// The rows that a rank rounds: whole vectors of lanes, so that no rank pads more than one.
+/// Returns the rows that a rank rounds: whole vectors of lanes, so that no rank pads more than one.
 [[nodiscard]] Range row_share(index_t rows, int rank, int size);
 
-/// Returns where each rank's rows begin in a buffer of all, `row_bytes` each; [ranks + 1].
+/// Returns the offsets at which each rank's rows begin in a buffer of all, `row_bytes` each, and
+/// the end; [ranks + 1].
 [[nodiscard]] std::vector<index_t> row_offsets(index_t rows, int ranks, index_t row_bytes);
 
 /// Sends `layer` from `root` to all ranks (collective). On other ranks its contents are replaced.

@@ -1,4 +1,4 @@
-// `quip eval-tasks`: zero-shot tasks, answered by which continuation the model finds likelier.
+// `quip eval-tasks`: zero-shot tasks, answered by the continuation that the model finds likeliest.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@
 
 namespace quip {
 
-/// One question. With an answer: which of several continuations is right (multiple choice).
-/// Without: the one continuation is to be predicted token by token (last word, as in LAMBADA).
+/// One item. With an answer it is multiple choice: one of several continuations is right. Without,
+/// the only continuation is to be predicted token by token (last word, as in LAMBADA).
 struct TaskItem {
   nlohmann::json id;  ///< as in the file; its line number if it has none
   std::vector<std::int32_t> context;

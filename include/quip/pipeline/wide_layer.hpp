@@ -13,11 +13,11 @@ namespace quip {
 class Backend;
 class Collectives;
 
-/// What prepare_layer makes of a layer, with L spread over ranks: its panels are gathered whenever
-/// they are asked for.
+/// A layer as prepare_layer makes it, but with L spread over ranks: its panels are gathered
+/// whenever they are asked for.
 struct WideLayer {
   PreparedLayer layer;
-  std::string cholesky;  ///< who made it: "blocks" (this program), "scalapack" or "cusolvermp"
+  std::string cholesky;  ///< maker of L: "blocks" (this program), "scalapack" or "cusolvermp"
 };
 
 /// This rank's inputs of a layer.

@@ -18,7 +18,7 @@ struct RowLoss {
   double reference = 0;
 };
 
-/// What one range of rows becomes.
+/// One range of rows, rounded.
 struct RoundedRows {
   Range rows;
   QuantizedLinear layer;        ///< these rows as a layer of their own
@@ -26,30 +26,22 @@ struct RoundedRows {
   int passes = 0;               ///< greedy passes that the slowest row needed
 };
 
-/// Returns room for `rows` of a layer of `cols` inputs, complete but for what each row becomes.
+/// Returns room for `rows` of a layer of `cols` inputs, complete but for codes, grids and losses.
 [[nodiscard]] RoundedRows room_for(Range rows, index_t cols, const PreparedLayer& layer,
                                    const LayerOptions& options, double rho);
 
-/// Writes down the minmax grids that were fitted to `count` rows, the first of which is `first_row`
-/// of `out`.
-template <typename Grids>
-void store_grids(const Grids& grids, index_t first_row, index_t count, QuantizedLinear& out) {
-  for (index_t r = 0; r < count; ++r) {
-    for (index_t g = 0; g < out.groups(); ++g) {
-      const auto& grid = grids.grid(r, g);
-      const std::size_t i = at((first_row + r) * out.groups() + g);
-      out.scale[i] = grid.step;
-      if (!out.symmetric) out.zero[i] = static_cast<std::uint8_t>(grid.offset);
-    }
-  }
-}
+class TileRounding;
+/// Writes down losses and minmax grids of the `count` rows of a tile, the first of which is row
+/// `first` of `out`.
+void store_grids_and_losses(const TileRounding& tile, index_t first, index_t count,
+                            RoundedRows& out);
 
 /// Rounds the rows of `tiles`; `rho` matters to the incoherent grid only. Parallel, and collective
 /// if the panels of `layer.factor` are not in memory: then all ranks come, with rows or without.
 [[nodiscard]] RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
                                      const LayerOptions& options, double rho);
 
-/// Half width of the incoherent grid.
+/// Returns the half width of the incoherent grid.
 [[nodiscard]] float incoherent_scale(const PreparedLayer& layer, double rho);
 
 /// The search for ρ: losses of a fixed sample of rows on a ladder of candidates. The sample and
@@ -59,26 +51,26 @@ class RhoSearch {
  public:
   RhoSearch(index_t rows, int bits);
 
-  /// Rows in the sample.
+  /// Returns the number of rows in the sample.
   [[nodiscard]] index_t sampled() const { return static_cast<index_t>(sample_.size()); }
-  /// The candidates to evaluate now; empty when the search is over.
+  /// Returns the candidates to evaluate now; empty when the search is over.
   [[nodiscard]] const std::vector<double>& candidates() const { return candidates_; }
-  /// A row of the sample with a candidate, and where its loss goes in what `evaluate` returns.
+  /// A row of the sample with a candidate, and the place of its loss in the result of `evaluate`.
   struct Trial {
     index_t row;
     double rho;
     std::size_t place;
   };
-  /// Those of the sampled rows in `rows`.
+  /// Returns those of the sampled rows that lie in `rows`.
   [[nodiscard]] std::vector<Trial> trials(Range rows) const;
   /// Returns undamped losses [sampled rows × candidates], row-major, zero where the row is another
   /// rank's. Sum it over ranks, then pass it to `advance`. Parallel or collective as round_rows.
   [[nodiscard]] std::vector<double> evaluate(const RowTiles& tiles, const PreparedLayer& layer,
                                              const LayerOptions& options) const;
   void advance(std::span<const double> losses);
-  /// The rows on which candidates are tried, ascending.
+  /// Returns the rows on which candidates are tried, ascending.
   [[nodiscard]] const std::vector<index_t>& sample() const { return sample_; }
-  /// The ρ found: the minimum of a parabola through the best candidate and its neighbours.
+  /// Returns the ρ found: the minimum of a parabola through the best candidate and its neighbours.
   [[nodiscard]] double result() const { return result_; }
 
  private:

@@ -41,15 +41,6 @@ __device__ inline index_t global_thread() {
 }
 __device__ inline index_t all_threads() { return static_cast<index_t>(gridDim.x) * blockDim.x; }
 
-/// The grid of element-wise kernels, whose threads take several elements each.
-inline constexpr unsigned threads_elementwise = 256;
-inline unsigned elementwise_blocks(index_t elements) {
-  constexpr index_t per_block = index_t{4} * threads_elementwise;
-  constexpr index_t most = 4096;
-  const index_t wanted = (elements + per_block - 1) / per_block;
-  return static_cast<unsigned>(wanted < most ? wanted : most);
-}
-
 /// Runs `kernel` on `stream`; `name` goes into the message if the launch fails.
 template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
@@ -67,6 +58,27 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
   config.stream = stream;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name, __FILE__,
         __LINE__);
+}
+
+/// Calls op(row, col) for all elements of a matrix.
+template <typename Operation>
+__device__ void for_elements(index_t rows, index_t cols, const Operation& op) {
+  const index_t total = rows * cols;
+  for (index_t i = global_thread(); i < total; i += all_threads()) {
+    const index_t row = i / cols;
+    op(row, i - row * cols);
+  }
+}
+
+/// Runs a kernel over `size` elements, of which its threads take several each.
+template <typename... Parameters, typename... Arguments>
+void launch_elementwise(const char* name, void (*kernel)(Parameters...), index_t size,
+                        cudaStream_t stream, Arguments&&... arguments) {
+  if (size == 0) return;
+  constexpr index_t threads = 256;
+  constexpr unsigned most = 4096;
+  const unsigned wanted = blocks_for(size, 4 * threads);
+  launch(name, kernel, wanted < most ? wanted : most, threads, 0, stream, arguments...);
 }
 
 }  // namespace quip::cuda

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "grid_cholesky.hpp"
-#include "lane_rounding.hpp"
 #include "rows_on_device.hpp"
 #include "solver.hpp"
 #include <spdlog/spdlog.h>
@@ -27,12 +26,12 @@ class CudaQuantizer final : public Quantizer {
   [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                 const PreparedLayer& layer,
                                                 const LayerOptions& options, Range rows) override {
-    if (!has_kernel(options)) return host_quantizer().rows(weights, layer, options, rows);
+    if (!is_portable(options)) return host_quantizer().rows(weights, layer, options, rows);
     return rows_on_device(context_, weights, layer, options, rows);
   }
   [[nodiscard]] bool has_room(const PreparedLayer& layer, const LayerOptions& options,
                               index_t rows) override {
-    if (!has_kernel(options)) return false;
+    if (!is_portable(options)) return false;
     const RhoSearch search(rows, options.bits);
     const index_t bytes = rounding_bytes(layer.factor.n, options, rows,
                                          search.sampled() * std::ssize(search.candidates()));
@@ -49,13 +48,13 @@ class CudaQuantizer final : public Quantizer {
   }
 
  private:
-  [[nodiscard]] bool has_kernel(const LayerOptions& options) {
-    const bool found = LaneRounding::kernel_of(options.method) != nullptr;
-    if (!found && !std::exchange(warned_, true)) {
+  [[nodiscard]] bool is_portable(const LayerOptions& options) {
+    const bool portable = make_rounder(options)->portable();
+    if (!portable && !std::exchange(warned_, true)) {
       spdlog::warn("{}: no kernels for --method {}; the processors round its layers, slower",
                    context_.device().describe(), to_string(options.method));
     }
-    return found;
+    return portable;
   }
 
   Context& context_;

@@ -2,20 +2,16 @@
 
 #include <algorithm>
 #include <bit>
-#include <numeric>
 #include <utility>
 
 #include "backend/cuda/kernels/kernels.hpp"
-#include "backend/cuda/kernels/quant_kernels.hpp"
 #include "copies.hpp"
-#include "lane_rounding.hpp"
+#include "quant/round/tile_rounding.hpp"
+#include "rounding_on_device.hpp"
 #include "transform_on_device.hpp"
 
 #include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
-#include "quip/core/usage.hpp"
-#include "quip/quant/code/grid.hpp"
-#include "quip/quant/factor/work.hpp"
 
 namespace quip::cuda {
 namespace {
@@ -35,9 +31,14 @@ class RowsOnDevice final : public LayerRows {
   RowsOnDevice(Context& context, MatrixView<const float> weights, const PreparedLayer& layer,
                const LayerOptions& options, Range rows)
       : context_(context),
+        host_(layer),
+        options_(options),
+        rounder_(make_rounder(options)),
         rows_(rows),
         n_(weights.cols),
-        layer_(context, layer, options),
+        math_(context),
+        layer_(layer_on_device(context, layer)),
+        places_(math_, n_, layer.order, options.group_size),
         w_(context.buffer<float>(n_ * rows.count(), "rows of a layer")) {
     if (rows.count() == 0) return;
     transform(weights, make_transforms(options.effective_transform(), weights.rows, n_,
@@ -49,22 +50,24 @@ class RowsOnDevice final : public LayerRows {
   [[nodiscard]] RoundedRows round(double rho) override;
 
  private:
-  [[nodiscard]] const LayerOptions& options() const { return layer_.options; }
   [[nodiscard]] index_t lanes() const { return rows_.count(); }
   [[nodiscard]] MatrixView<const float> held() const { return w_.cview(n_, lanes()); }
 
   void transform(MatrixView<const float> weights, const LayerTransforms& transforms);
   void transform_columns(MatrixView<const float> weights, const LayerTransforms& transforms);
   void round_chunk(Range chunk, double rho, RoundedRows& out);
-  void store(Range chunk, const GridsOnDevice& grids, const LaneRounding& rounding,
-             const std::vector<double>& references, RoundedRows& out);
+  void round(TileRounding& rows) const;
   [[nodiscard]] DeviceBuffer<float> chunk_of_weights(Range chunk) const;
-  [[nodiscard]] std::vector<double> references(MatrixView<const float> w) const;
 
   Context& context_;
+  const PreparedLayer& host_;
+  const LayerOptions& options_;
+  std::unique_ptr<Rounder> rounder_;
   Range rows_;
   index_t n_;
-  LayerOnDevice layer_;
+  RoundingOnDevice math_;
+  PreparedLayer layer_;
+  ColumnPlaces places_;
   DeviceBuffer<float> w_;  ///< W' transposed, [n × rows], in the order of rounding
 };
 
@@ -74,8 +77,8 @@ void RowsOnDevice::transform(MatrixView<const float> weights, const LayerTransfo
     auto scratch = context_.buffer<float>(n_ * lanes(), "a transform of rows");
     TransformOnDevice<float>(context_, *transforms.v).apply(w_, scratch, lanes());
   }
-  if (!layer_.host.order.empty()) {
-    const auto order = to_device(context_, std::span<const index_t>(layer_.host.order), "an order");
+  if (!host_.order.empty()) {
+    const auto order = to_device(context_, std::span<const index_t>(host_.order), "an order");
     auto moved = context_.buffer<float>(n_ * lanes(), "reordered rows");
     gather_rows(context_.lane().get(), held(), order.data(), moved.view(n_, lanes()));
     w_ = std::move(moved);
@@ -86,7 +89,7 @@ void RowsOnDevice::transform(MatrixView<const float> weights, const LayerTransfo
 void RowsOnDevice::transform_columns(MatrixView<const float> weights,
                                      const LayerTransforms& transforms) {
   Lane& lane = context_.lane();
-  const auto factors = column_factors(layer_.host, n_);
+  const auto factors = column_factors(host_, n_);
   const auto factor = to_device(context_, std::span<const float>(factors), "factors of columns");
   const TransformOnDevice<float> u(context_, *transforms.u);
   const index_t width =
@@ -121,37 +124,31 @@ std::vector<double> RowsOnDevice::evaluate(const RhoSearch& search) {
   std::vector<index_t> rows;
   std::vector<std::int32_t> sources;
   std::vector<RowGrid> lane_grids;
-  std::vector<float> factor;
-  std::vector<float> shift;
   for (const RhoSearch::Trial& trial : trials) {
     rows.push_back(trial.row);
     sources.push_back(static_cast<std::int32_t>(trial.row - rows_.first));
-    lane_grids.push_back(incoherent_grid(incoherent_scale(layer_.host, trial.rho), options().bits));
-    factor.push_back(lane_grids.back().inverse);
-    shift.push_back(lane_grids.back().offset);
+    lane_grids.push_back(incoherent_grid(incoherent_scale(host_, trial.rho), options_.bits));
   }
-  auto x = context_.buffer<float>(n_ * std::ssize(rows), "a sample of rows");
-  const auto device_sources =
-      to_device(context_, std::span<const std::int32_t>(sources), "a sample");
-  const auto device_factor = to_device(context_, std::span<const float>(factor), "grids");
-  const auto device_shift = to_device(context_, std::span<const float>(shift), "grids");
-  spread_lanes(context_.lane().get(), held(), device_sources.data(), device_factor.data(),
-               device_shift.data(), x.view(n_, std::ssize(rows)));
-  GridsOnDevice grids(context_, layer_.places, std::move(lane_grids));
-  LaneRounding rounding(context_, layer_, grids, rows, std::move(x));
-  rounding.round();
-  UsageMeter::current().add_flops(static_cast<double>(rows.size()) *
-                                  rounding_flops(n_, options(), rounding.passes()));
-  const std::vector<double> found = rounding.losses();
-  for (std::size_t i = 0; i < found.size(); ++i) losses[trials[i].place] = found[i];
+  const auto x = math_.lanes<float>(n_, std::ssize(rows), "a sample of rows");
+  const auto device_sources = math_.placed<std::int32_t>(sources, "a sample");
+  gather_lanes(context_.lane().get(), held(), device_sources.data, x);
+  TileGrids grids(places_, std::move(lane_grids));
+  grids.to_coordinates(x, x);
+  TileRounding tile(layer_, options_, *rounder_, std::move(grids), rows, x);
+  round(tile);
+  for (std::size_t i = 0; i < trials.size(); ++i) losses[trials[i].place] = tile.loss()[i];
   return losses;
 }
 
+void RowsOnDevice::round(TileRounding& rows) const {
+  round_together(layer_, *rounder_, [&](const auto& step) { step(rows); });
+}
+
 RoundedRows RowsOnDevice::round(double rho) {
-  RoundedRows out = room_for(rows_, n_, layer_.host, options(), rho);
+  RoundedRows out = room_for(rows_, n_, host_, options_, rho);
   if (lanes() == 0) return out;
   const index_t chunk = lanes_at_once(context_, lanes(),
-                                      static_cast<std::size_t>(rounding_lane_bytes(n_, options()) +
+                                      static_cast<std::size_t>(rounding_lane_bytes(n_, options_) +
                                                                2 * n_ * index_t{sizeof(float)}));
   for (index_t first = 0; first < lanes(); first += chunk) {
     round_chunk({first, std::min(first + chunk, lanes())}, rho, out);
@@ -168,60 +165,21 @@ DeviceBuffer<float> RowsOnDevice::chunk_of_weights(Range chunk) const {
   return part;
 }
 
-/// w H wᵀ of every lane, undamped.
-std::vector<double> RowsOnDevice::references(MatrixView<const float> w) const {
-  const auto norm = context_.buffer<double>(w.cols, "norms of rows");
-  QUIP_CUDA(cudaMemsetAsync(norm.data(), 0, norm.bytes(), context_.lane().get()));
-  add_hessian_norm(context_, layer_.factor, w, norm.data());
-  add_weighted_squares(context_.lane().get(), w, layer_.added.data(), -1.0, norm.data());
-  std::vector<double> host(at(w.cols));
-  download<double>(context_.lane(), norm.data(), host);
-  return host;
-}
-
 void RowsOnDevice::round_chunk(Range chunk, double rho, RoundedRows& out) {
-  const index_t count = chunk.count();
-  auto w = chunk_of_weights(chunk);
-  const MatrixView<const float> view = w.cview(n_, count);
-  const std::vector<double> reference = references(view);
-  std::vector<RowGrid> same;
-  if (options().grid() == GridKind::incoherent) {
-    same.assign(at(count), incoherent_grid(incoherent_scale(layer_.host, rho), options().bits));
-  }
-  auto grids = same.empty() ? GridsOnDevice(context_, layer_.places, view, options())
-                            : GridsOnDevice(context_, layer_.places, std::move(same));
-  auto x = context_.buffer<float>(n_ * count, "coordinates of rows");
-  if (grids.dynamic()) {  // coordinates are the weights until their group is fitted
-    x = std::move(w);
-  } else {
-    grids.to_coordinates(view, x.view(n_, count));
-  }
-  std::vector<index_t> layer_rows(at(count));
-  std::iota(layer_rows.begin(), layer_rows.end(), rows_.first + chunk.first);
-  LaneRounding rounding(context_, layer_, grids, layer_rows, std::move(x));
-  rounding.round();
-  UsageMeter::current().add_flops(
-      static_cast<double>(count) *
-      (reference_flops(n_) + rounding_flops(n_, options(), rounding.passes())));
-  store(chunk, grids, rounding, reference, out);
-}
-
-void RowsOnDevice::store(Range chunk, const GridsOnDevice& grids, const LaneRounding& rounding,
-                         const std::vector<double>& references, RoundedRows& out) {
+  const auto w = chunk_of_weights(chunk);
+  const Range rows{rows_.first + chunk.first, rows_.first + chunk.last};
+  const auto tile = tile_of_rows(places_, layer_, options_, *rounder_, rows,
+                                 w.cview(n_, chunk.count()), incoherent_scale(host_, rho));
+  round(*tile);
   const index_t row_bytes = out.layer.row_bytes();
   const auto packed = context_.buffer<std::uint8_t>(chunk.count() * row_bytes, "packed codes");
-  pack_codes(context_.lane().get(), rounding.levels(), layer_.places.position.data(),
-             options().bits, packed.data(), row_bytes);
+  pack_codes(context_.lane().get(), tile->levels(), places_.position.data, options_.bits,
+             packed.data(), row_bytes);
   download<std::uint8_t>(
       context_.lane(), packed.data(),
       std::span(out.layer.codes).subspan(at(chunk.first * row_bytes), at(packed.size())));
-  const std::vector<double> losses = rounding.losses();
-  for (index_t r = 0; r < chunk.count(); ++r) {
-    out.losses[at(chunk.first + r)] = {losses[at(r)], references[at(r)]};
-  }
-  out.passes = std::max(out.passes, rounding.passes());
-  if (out.layer.grid != GridKind::minmax) return;
-  store_grids(grids, chunk.first, chunk.count(), out.layer);
+  store_grids_and_losses(*tile, chunk.first, chunk.count(), out);
+  out.passes = std::max(out.passes, tile->passes());
 }
 
 }  // namespace

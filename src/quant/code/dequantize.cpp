@@ -11,9 +11,9 @@ namespace {
 
 constexpr index_t rows_at_once = 64;
 
-/// w' of rows [first, first + count), transposed into `tile` [cols × count].
+/// Writes w' of the rows from `first` on, transposed, to `tile` [cols × count].
 void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> tile) {
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(layer.cols));
+  std::vector<std::uint8_t> codes(at(layer.cols));
   for (index_t i = 0; i < tile.cols; ++i) {
     unpack_row(layer.codes.data() + (first + i) * layer.row_bytes(), layer.cols, layer.bits,
                codes.data());
@@ -23,7 +23,7 @@ void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> 
       const index_t end =
           layer.group_size == 0 ? layer.cols : std::min(layer.cols, begin + layer.group_size);
       for (index_t k = begin; k < end; ++k) {
-        const auto level = static_cast<float>(codes[static_cast<std::size_t>(k)]);
+        const auto level = static_cast<float>(codes[at(k)]);
         tile(k, i) = (level - grid.offset) * grid.step;
       }
     }
@@ -72,7 +72,7 @@ void Dequantizer::finish_columns(index_t begin, index_t end, MatrixView<float> o
 #pragma omp parallel for schedule(static)
   for (index_t i = 0; i < layer_.rows; ++i) {  // … D̃⁻¹
     float* row = out.row(i);
-    for (index_t k = begin; k < end; ++k) row[k] /= layer_.rescale[static_cast<std::size_t>(k)];
+    for (index_t k = begin; k < end; ++k) row[k] /= layer_.rescale[at(k)];
   }
 }
 

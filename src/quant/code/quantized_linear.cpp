@@ -1,11 +1,9 @@
 #include "quip/quant/code/quantized_linear.hpp"
 
 #include <algorithm>
-#include <array>
 #include <functional>
 #include <numeric>
 #include <span>
-#include <utility>
 
 #include "core/names.hpp"
 
@@ -78,9 +76,8 @@ void validate(const QuantizedLinear& layer, const std::string& layer_name) {
     require(std::ssize(elements) == part.count(), fmt::format("{} has the wrong size", part.name));
   };
   visit_parts(fits, layer);
-  require(std::all_of(layer.zero.begin(), layer.zero.end(),
-                      [&](std::uint8_t zero) { return zero < (1U << layer.bits); }),
-          "a zero point lies outside the grid");
+  const auto inside = [&](std::uint8_t zero) { return zero < (1U << layer.bits); };
+  require(std::ranges::all_of(layer.zero, inside), "a zero point lies outside the grid");
 }
 
 }  // namespace quip

@@ -7,7 +7,6 @@
 #include "quip/core/error.hpp"
 #include "quip/linalg/blas.hpp"
 #include "quip/linalg/ldl.hpp"
-#include "quip/linalg/triangular.hpp"
 
 namespace quip {
 namespace {

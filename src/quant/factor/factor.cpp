@@ -40,25 +40,15 @@ double weight_incoherence(MatrixView<const float> w, const std::vector<double>& 
   return total > 0 ? static_cast<double>(largest) * std::sqrt(elements / total) : 0.0;
 }
 
-void mirror_lower(MatrixView<double> h) {
+/// Calls visit(h(i, j), h(j, i)) for all j < i, in tiles and in parallel.
+template <typename Visit>
+void visit_pairs(MatrixView<double> h, Visit visit) {
   constexpr index_t tile = 64;
 #pragma omp parallel for schedule(dynamic)
   for (index_t i0 = 0; i0 < h.rows; i0 += tile) {
     for (index_t j0 = 0; j0 <= i0; j0 += tile) {
       for (index_t i = i0; i < std::min(h.rows, i0 + tile); ++i) {
-        for (index_t j = j0; j < std::min(i, j0 + tile); ++j) h(j, i) = h(i, j);
-      }
-    }
-  }
-}
-
-void transpose_in_place(MatrixView<double> h) {
-  constexpr index_t tile = 64;
-#pragma omp parallel for schedule(dynamic)
-  for (index_t i0 = 0; i0 < h.rows; i0 += tile) {
-    for (index_t j0 = 0; j0 <= i0; j0 += tile) {
-      for (index_t i = i0; i < std::min(h.rows, i0 + tile); ++i) {
-        for (index_t j = j0; j < std::min(i, j0 + tile); ++j) std::swap(h(j, i), h(i, j));
+        for (index_t j = j0; j < std::min(i, j0 + tile); ++j) visit(h(i, j), h(j, i));
       }
     }
   }
@@ -112,7 +102,7 @@ double choose_rescale(const std::vector<double>& diagonal, const std::vector<dou
 void transform_both_sides(const HessianMath& math, const Transform& v, MatrixView<double> h) {
   if (v.is_identity()) return;
   math.transform(v, h);
-  transpose_in_place(h);
+  visit_pairs(h, [](double& lower, double& upper) { std::swap(lower, upper); });
   math.transform(v, h);
 }
 
@@ -130,9 +120,7 @@ void factorise(const HessianMath& math, MatrixView<double> h, const LayerOptions
       return;
     }
     damping.increase(name, minor);
-    for (index_t i = 0; i < n; ++i) {
-      for (index_t j = 0; j < i; ++j) h(i, j) = h(j, i);
-    }
+    visit_pairs(h, [](double& lower, double& upper) { lower = upper; });
   }
 }
 
@@ -211,7 +199,7 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
                             const HessianMath& math) {
   const index_t n = weights.cols;
   const MatrixView<double> h = hessian.view();
-  mirror_lower(h);
+  visit_pairs(h, [](double& lower, double& upper) { upper = lower; });
   OutlinedLayer outline = outline_layer(weights, diagonal_of(h), options, layer);
   PreparedLayer prepared = std::move(outline.layer);
   prepared.factor = LowerPanels(n);

@@ -29,7 +29,7 @@ LowerPanels::LowerPanels(index_t order) : LowerPanels(outline(order)) {
 LowerPanels LowerPanels::outline(index_t order) {
   LowerPanels panels;
   panels.n = order;
-  panels.diagonal.resize(static_cast<std::size_t>(order));
+  panels.diagonal.resize(at(order));
   return panels;
 }
 

@@ -7,7 +7,6 @@
 #include "constrained_feedback.hpp"
 
 #include "quip/linalg/ldl.hpp"
-#include "quip/linalg/triangular.hpp"
 
 namespace quip {
 namespace {
@@ -16,8 +15,7 @@ namespace {
 std::vector<index_t> ascending(std::span<const double> diagonal) {
   std::vector<index_t> order(diagonal.size());
   std::iota(order.begin(), order.end(), index_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](index_t a, index_t b) { return diagonal[at(a)] < diagonal[at(b)]; });
+  std::ranges::stable_sort(order, {}, [&](index_t i) { return diagonal[at(i)]; });
   return order;
 }
 
@@ -47,9 +45,7 @@ index_t fill_inverse(const HessianMath& math, MatrixView<double> h, std::span<co
 
 std::vector<index_t> column_order(const LayerOptions& options, std::span<const double> diagonal) {
   // NaN would break the sort; the factorisation refuses it by name.
-  const bool finite = std::all_of(diagonal.begin(), diagonal.end(),
-                                  [](double value) { return std::isfinite(value); });
-  if (!finite) return {};
+  if (!std::ranges::all_of(diagonal, [](double value) { return std::isfinite(value); })) return {};
   std::vector<index_t> order;
   switch (traits_of(options.method).columns) {
     case Columns::stored:

@@ -1,4 +1,4 @@
-// Which options go together. One list for the command line, configuration files and --override.
+// The options that go together. One list for the command line, configuration files and --override.
 #include "quip/core/error.hpp"
 #include "quip/quant/options/option_table.hpp"
 

@@ -1,6 +1,5 @@
 #include "quip/quant/options/option_table.hpp"
 
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -39,10 +38,10 @@ Number number(const std::string& text) {
 
 double parse_damping(const std::string& text) { return parse_number(text, 0.0, 1e6); }
 
-/// In units of rms(W): beyond these nothing is left of a grid.
+/// Parses a number in units of rms(W): beyond these bounds nothing is left of a grid.
 double parse_rho(const std::string& text) { return parse_number(text, 1e-6, 1e6); }
 
-/// `auto` leaves to the method, or to the bundle of steps, what the other options say.
+/// Parses a choice, or `auto`, which leaves it to the method or to the bundle of steps.
 template <auto Parse>
 auto or_auto(const std::string& text) {
   return parse_or(text, "auto", Parse);
@@ -61,21 +60,15 @@ index_t parse_group_size(const std::string& text) {
 
 // --- where options belong ---
 
-std::string unless_method(const LayerOptions& options, bool (*have)(const MethodTraits&)) {
-  if (have(traits_of(options.method))) return {};
-  return fmt::format("belongs to --method {} and does not go with --method {}", methods_that(have),
-                     to_string(options.method));
-}
+bool takes_order(const MethodTraits& method) { return method.columns == Columns::by_order; }
+bool takes_act_order(const MethodTraits& method) { return method.columns == Columns::by_act_order; }
+bool takes_passes(const MethodTraits& method) { return method.passes != Passes::never; }
 
-std::string unless_ordered(const LayerOptions& options) {
-  return unless_method(options, [](auto& method) { return method.columns == Columns::by_order; });
-}
-std::string unless_act_ordered(const LayerOptions& options) {
-  return unless_method(options,
-                       [](auto& method) { return method.columns == Columns::by_act_order; });
-}
-std::string unless_passes(const LayerOptions& options) {
-  return unless_method(options, [](auto& method) { return method.passes != Passes::never; });
+template <bool (*Have)(const MethodTraits&)>
+std::string unless_method(const LayerOptions& options) {
+  if (Have(traits_of(options.method))) return {};
+  return fmt::format("belongs to --method {} and does not go with --method {}", methods_that(Have),
+                     to_string(options.method));
 }
 
 template <GridKind Grid>
@@ -154,17 +147,17 @@ const std::vector<LayerOption>& table() {
           [](auto& o) -> OptionValue {
             return name_of(o.order.value_or(ColumnOrder::backward), order_names);
           },
-          unless_ordered),
+          unless_method<takes_order>),
       row<&Layer::act_order, named<switch_names>>(
           "act-order", nullptr, "off", "columns of optq by descending diagonal of the Hessian",
-          [](auto& o) -> OptionValue { return o.act_order; }, unless_act_ordered),
+          [](auto& o) -> OptionValue { return o.act_order; }, unless_method<takes_act_order>),
       row<&Layer::rounding, named<rounding_names>>(
           "rounding", "NAME", "nearest", "nearest, or stochastic (unbiased)",
           [](auto& o) -> OptionValue { return name_of(o.rounding, rounding_names); }),
       row<&Layer::passes, or_auto<number<int>>>(
           "passes", "N", "auto",
           "greedy passes; auto: 5 for ldlq-rg and greedy, 0 after ldlq and ldl-admm",
-          [](auto& o) { return whole(o.effective_passes()); }, unless_passes),
+          [](auto& o) { return whole(o.effective_passes()); }, unless_method<takes_passes>),
       row<&Layer::damping, parse_damping>(
           "damp", "X", "0.01", "damping added to the Hessian, relative to its mean diagonal",
           [](auto& o) -> OptionValue { return o.damping; }),

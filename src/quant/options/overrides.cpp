@@ -73,9 +73,8 @@ LayerOptions Overrides::apply(LayerOptions options, const std::string& layer) co
 
 void Overrides::check_used(const std::vector<std::string>& layers) const {
   for (const Rule& rule : rules_) {
-    if (std::none_of(layers.begin(), layers.end(), [&](const std::string& layer) {
-          return std::regex_search(layer, rule.pattern);
-        })) {
+    const auto matches = [&](const auto& layer) { return std::regex_search(layer, rule.pattern); };
+    if (std::ranges::none_of(layers, matches)) {
       fail("--override '{}' matches no layer that is quantized; they have names like {}", rule.text,
            layers.front());
     }

@@ -9,13 +9,13 @@ void fill_dither(const PreparedLayer& layer, std::span<const index_t> rows,
   const RandomStream random(layer.seed_rounding);
   const index_t n = offset.rows;
   for (index_t k = 0; k < n; ++k) {
-    const index_t column = layer.order.empty() ? k : layer.order[static_cast<std::size_t>(k)];
+    const index_t column = layer.order.empty() ? k : layer.order[at(k)];
     for (index_t r = 0; r < offset.cols; ++r) {
-      if (r >= static_cast<index_t>(rows.size())) {
+      if (r >= std::ssize(rows)) {
         offset(k, r) = 0.5F;
         continue;
       }
-      const auto index = static_cast<std::uint64_t>(rows[static_cast<std::size_t>(r)] * n + column);
+      const auto index = static_cast<std::uint64_t>(rows[at(r)] * n + column);
       // 24 bits are exact in fp32: never 1.
       offset(k, r) = static_cast<float>(random.bits(index) >> 40) * 0x1.0p-24F;
     }

@@ -9,17 +9,14 @@
 
 #include "column_kernels.hpp"
 
-#include "quip/linalg/ordered_gemm.hpp"
-
 namespace quip {
 namespace {
 
-/// The columns of one block, for Groups × `group_lanes` rows. `target` holds Σⱼ sⱼ H_jk over all j
-/// outside the block, `error` is s, `base` is x (less what clamping has cut), and `loss` counts the
-/// elements of s that changed: s and `base` are all that the next sweep depends on. The grid's ends
-/// are `low` and the view's top.
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+/// Goes through a block for Groups × `group_lanes` rows.
 template <index_t Groups>
-[[gnu::always_inline]] inline void descend(const BlockView& b, float low) {
+[[gnu::always_inline]] inline void descend(const ColumnBlock& b, float low) {
   constexpr index_t rows = Groups * group_lanes;
   for (index_t k = b.width - 1; k >= 0; --k) {
     float sum[rows];
@@ -27,13 +24,15 @@ template <index_t Groups>
     accumulate<rows>(sum, 0, k, b.panel + k * b.panel_ld, 1, b.error, b.ld);
     accumulate<rows>(sum, k + 1, b.width, b.panel + k, b.panel_ld, b.error, b.ld);
     const auto weight = static_cast<float>(1.0 / b.diagonal[k]);
+    const float* inverse = row_of(b.grid.inverse, b.grid.group, k, b.ld);
+    const float* step = row_of(b.grid.step, b.grid.group, k, b.ld);
+    const float* offset = offset_of(b.offset, k, b.ld);
     for (index_t r = 0; r < rows; ++r) {
       // ŵₖ = Q(xₖ − Σ_{j≠k} sⱼ H_jk / H_kk)
       const float base = b.base[k * b.ld + r];
       const float target = base - sum[r] * weight;
-      const float level = to_level(target * b.inverse[k * b.inverse_ld + r],
-                                   b.offset[k * b.offset_ld + r], low, b.top);
-      const float s = level * b.step[k * b.step_ld + r] - base;
+      const float level = to_level(target * inverse[r], offset[r], low, b.top);
+      const float s = level * step[r] - base;
       b.loss[r] += s != b.error[k * b.ld + r] ? 1.0 : 0.0;
       b.q[k * b.ld + r] = level;
       b.error[k * b.ld + r] = s;
@@ -41,52 +40,32 @@ template <index_t Groups>
   }
 }
 
-QUIP_SIMD void inside_one_group(const BlockView& block) { descend<1>(block, 0.0F); }
-QUIP_SIMD void inside_four_groups(const BlockView& block) { descend<4>(block, 0.0F); }
-QUIP_SIMD void free_one_group(const BlockView& block) {
-  descend<1>(block, -std::numeric_limits<float>::infinity());
-}
-QUIP_SIMD void free_four_groups(const BlockView& block) {
-  descend<4>(block, -std::numeric_limits<float>::infinity());
-}
+QUIP_SIMD void inside_one_group(const ColumnBlock& block) { descend<1>(block, 0.0F); }
+QUIP_SIMD void inside_four_groups(const ColumnBlock& block) { descend<4>(block, 0.0F); }
+QUIP_SIMD void free_one_group(const ColumnBlock& block) { descend<1>(block, -infinity); }
+QUIP_SIMD void free_four_groups(const ColumnBlock& block) { descend<4>(block, -infinity); }
 
 /// out [width × lanes] = Σ_{j outside block b} H_jk sⱼ, j ascending; H is symmetric and its lower
 /// triangle is stored.
-void gather_outside(const LowerPanels& h, index_t b, const Matrix<float>& s, Matrix<float>& out) {
+void gather_outside(const RoundingMath& math, const LowerPanels& h, index_t b,
+                    MatrixView<const float> s, MatrixView<float> out) {
   const index_t first = h.first_column(b);
-  const index_t width = h.width(b);
-  const index_t lanes = s.cols();
-  std::fill_n(out.data(), width * lanes, 0.0F);
+  math.clear(out.data, at(out.size()) * sizeof(float));
   for (index_t c = 0; c < b; ++c) {
     const MatrixView<const float> panel = h.panel(c);
-    ordered_gemm<float>(width, lanes, panel.cols,
-                        {panel.row(first - h.first_column(c)), panel.ld, 1},
-                        s.row(h.first_column(c)), lanes, out.data(), lanes);
+    math.add_product({panel.row(first - h.first_column(c)), panel.ld, 1},
+                     s.middle_rows(h.first_column(c), panel.cols), out);
   }
   const MatrixView<const float> panel = h.panel(b);
-  ordered_gemm<float>(width, lanes, panel.rows - width, {panel.data + width * width, 1, width},
-                      s.data() + (first + width) * lanes, lanes, out.data(), lanes);
-}
-
-/// Cuts levels at the grid's ends and lets `base` = ŵ − s follow.
-void clamp_levels(RoundingTile& tile, Matrix<float>& base) {
-  for (index_t k = 0; k < base.rows(); ++k) {
-    const float* step = tile.step.row(k);
-    for (index_t r = 0; r < base.cols(); ++r) {
-      const float cut = std::clamp(tile.q(k, r), 0.0F, tile.top);
-      base(k, r) += (cut - tile.q(k, r)) * step[r];
-      tile.q(k, r) = cut;
-    }
-  }
+  math.add_product({panel.row(panel.cols), 1, panel.ld},
+                   s.middle_rows(first + panel.cols, panel.rows - panel.cols), out);
 }
 
 /// ŵ = x: s = 0, and the first pass rounds every column once.
 class Unrounded final : public Rounder {
+  [[nodiscard]] bool portable() const override { return true; }
   void start(RoundingTile& tile) const override {
-    for (index_t k = 0; k < tile.q.rows(); ++k) {
-      const float* inverse = tile.inverse.row(k);
-      for (index_t r = 0; r < tile.q.cols(); ++r) tile.q(k, r) = tile.x(k, r) * inverse[r];
-    }
+    tile.math->unrounded_levels(tile.x, tile.grid, tile.q);
   }
 };
 
@@ -96,6 +75,7 @@ class WithPasses final : public Rounder {
   WithPasses(std::unique_ptr<Rounder> first, int passes, Clamp clamp)
       : first_(std::move(first)), passes_(passes), inside_(clamp == Clamp::feedback) {}
 
+  [[nodiscard]] bool portable() const override { return first_->portable(); }
   [[nodiscard]] Sweep sweep() const override {
     const Sweep sweep = first_->sweep();
     return {sweep.matrix, sweep.forward, false};
@@ -108,45 +88,42 @@ class WithPasses final : public Rounder {
   int improve(const PreparedLayer& layer, RoundingTile& tile) const override;
 
  private:
-  void pass(const LowerPanels& hessian, RoundingTile& tile, Matrix<float>& base,
-            std::vector<double>& changes) const;
+  /// Returns the number of changes in each lane.
+  [[nodiscard]] std::vector<double> pass(const LowerPanels& hessian, RoundingTile& tile,
+                                         MatrixView<float> base) const;
 
   std::unique_ptr<Rounder> first_;
   int passes_;
   bool inside_;  ///< the grid, at every step
 };
 
-void WithPasses::pass(const LowerPanels& hessian, RoundingTile& tile, Matrix<float>& base,
-                      std::vector<double>& changes) const {
+std::vector<double> WithPasses::pass(const LowerPanels& hessian, RoundingTile& tile,
+                                     MatrixView<float> base) const {
+  const RoundingMath& math = *tile.math;
+  const auto changes = math.zeros<double>(1, base.cols, "changes of rows");
   for (index_t b = hessian.blocks() - 1; b >= 0; --b) {
-    gather_outside(hessian, b, tile.work, tile.target);
-    BlockView block = block_of(hessian, b, hessian.panel(b), tile);
-    if (!inside_) block.top = std::numeric_limits<float>::infinity();
-    block.base = base.row(hessian.first_column(b));
-    block.target = tile.target.data();
-    block.error = tile.work.row(hessian.first_column(b));
-    block.loss = changes.data();
-    if (inside_) {
-      for_lane_groups(base.cols(), block, inside_one_group, inside_four_groups);
-    } else {
-      for_lane_groups(base.cols(), block, free_one_group, free_four_groups);
-    }
+    const index_t first = hessian.first_column(b);
+    const MatrixView<float> target = tile.target.middle_rows(0, hessian.width(b));
+    gather_outside(math, hessian, b, tile.work, target);
+    ColumnBlock block = block_of(hessian, b, hessian.panel(b), tile);
+    if (!inside_) block.top = infinity;
+    block.base = base.row(first);
+    block.target = target.data;
+    block.error = tile.work.row(first);
+    block.loss = changes.data;
+    math.descend(block, inside_ ? 0.0F : -infinity);
   }
-  if (!inside_) clamp_levels(tile, base);
+  if (!inside_) math.cut_levels(tile.grid, tile.top, tile.q, base);
+  return math.fetched(changes);
 }
 
 int WithPasses::improve(const PreparedLayer& layer, RoundingTile& tile) const {
-  Matrix<float> base(tile.x.rows, tile.x.cols);
-  for (index_t k = 0; k < base.rows(); ++k) {
-    const float* step = tile.step.row(k);
-    for (index_t r = 0; r < base.cols(); ++r) {
-      base(k, r) = tile.x(k, r);
-      tile.work(k, r) = tile.q(k, r) * step[r] - base(k, r);
-    }
-  }
+  const RoundingMath& math = *tile.math;
+  const auto base = math.lanes<float>(tile.x.rows, tile.x.cols, "rows in the course of rounding");
+  math.copy(tile.x, base);
+  math.level_difference(tile.q, tile.grid, base, tile.work);
   for (int pass = 1; pass <= passes_; ++pass) {
-    std::vector<double> changes(tile.loss.size(), 0.0);
-    this->pass(layer.hessian, tile, base, changes);
+    const std::vector<double> changes = this->pass(layer.hessian, tile, base);
     // A row at a fixed point stays there, so its bits do not depend on how long others take.
     if (std::all_of(changes.begin(), changes.begin() + tile.rows,
                     [](double count) { return count == 0; })) {
@@ -157,6 +134,14 @@ int WithPasses::improve(const PreparedLayer& layer, RoundingTile& tile) const {
 }
 
 }  // namespace
+
+void HostMath::descend(const ColumnBlock& block, float low) const {
+  if (low == 0) {
+    for_lane_groups(block, inside_one_group, inside_four_groups);
+  } else {
+    for_lane_groups(block, free_one_group, free_four_groups);
+  }
+}
 
 std::unique_ptr<Rounder> with_greedy_passes(std::unique_ptr<Rounder> first, int passes,
                                             Clamp clamp) {

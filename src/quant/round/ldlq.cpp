@@ -5,15 +5,12 @@
 // product.
 #include "column_kernels.hpp"
 
-#include "quip/linalg/ordered_gemm.hpp"
-
 namespace quip {
 namespace {
 
-/// The columns of one block, for Groups × `group_lanes` rows. On entry `target` holds xₖ (`base`)
-/// plus the feedback of all columns beyond the block; `error` receives x − ŵ.
+/// Rounds Groups × `group_lanes` rows of a block.
 template <index_t Groups>
-[[gnu::always_inline]] inline void round_columns(const BlockView& b) {
+[[gnu::always_inline]] inline void round_columns(const ColumnBlock& b) {
   constexpr index_t rows = Groups * group_lanes;
   for (index_t k = b.width - 1; k >= 0; --k) {
     // targetₖ = xₖ + Σ_{j>k} (xⱼ − ŵⱼ) L_jk
@@ -22,10 +19,12 @@ template <index_t Groups>
     accumulate<rows>(sum, k + 1, b.width, b.panel + k, b.panel_ld, b.error, b.ld);
     // ŵₖ = step · clamp(Q(targetₖ / step), 0, top)
     const double weight = b.diagonal[k];
+    const float* inverse = row_of(b.grid.inverse, b.grid.group, k, b.ld);
+    const float* step = row_of(b.grid.step, b.grid.group, k, b.ld);
+    const float* offset = offset_of(b.offset, k, b.ld);
     for (index_t r = 0; r < rows; ++r) {
-      const float level = to_level(sum[r] * b.inverse[k * b.inverse_ld + r],
-                                   b.offset[k * b.offset_ld + r], 0.0F, b.top);
-      const float rounded = level * b.step[k * b.step_ld + r];
+      const float level = to_level(sum[r] * inverse[r], offset[r], 0.0F, b.top);
+      const float rounded = level * step[r];
       b.q[k * b.ld + r] = level;
       b.error[k * b.ld + r] = b.base[k * b.ld + r] - rounded;
       const double residual = static_cast<double>(rounded) - sum[r];
@@ -34,34 +33,33 @@ template <index_t Groups>
   }
 }
 
-QUIP_SIMD void round_one_group(const BlockView& block) { round_columns<1>(block); }
-QUIP_SIMD void round_four_groups(const BlockView& block) { round_columns<4>(block); }
+QUIP_SIMD void round_one_group(const ColumnBlock& block) { round_columns<1>(block); }
+QUIP_SIMD void round_four_groups(const ColumnBlock& block) { round_columns<4>(block); }
 
 class Ldlq final : public Rounder {
  public:
   explicit Ldlq(LowerPanels PreparedLayer::*feedback) : feedback_(feedback) {}
 
+  [[nodiscard]] bool portable() const override { return true; }
   // With H = (L+I) D (L+I)ᵀ the loss is tr((ŵ−target) D (ŵ−target)ᵀ): what the loop adds up.
   [[nodiscard]] Sweep sweep() const override {
     return {.matrix = feedback_, .knows_loss = feedback_ == &PreparedLayer::factor};
   }
   void round_block(const LowerPanels& feedback, index_t b, MatrixView<const float> panel,
                    RoundingTile& tile) const override {
-    const index_t lanes = tile.q.cols();
     const index_t first = feedback.first_column(b);
-    const index_t width = feedback.width(b);
-    const index_t beyond = first + width;
-    for (index_t k = 0; k < width; ++k) {
-      std::copy_n(tile.x.row(first + k), lanes, tile.target.row(k));
-    }
+    const index_t width = panel.cols;
+    const index_t beyond = panel.rows - width;
+    const MatrixView<float> target = tile.target.middle_rows(0, width);
+    tile.math->copy(tile.x.middle_rows(first, width), target);
     // target += (x − ŵ)_{>block} L_{>block, block}, transposed.
-    ordered_gemm<float>(width, lanes, feedback.n - beyond, {panel.row(width), 1, panel.ld},
-                        tile.work.row(beyond), lanes, tile.target.data(), lanes);
-    BlockView block = block_of(feedback, b, panel, tile);
+    tile.math->add_product({panel.row(width), 1, panel.ld},
+                           tile.work.middle_rows(first + width, beyond), target);
+    ColumnBlock block = block_of(feedback, b, panel, tile);
     block.base = tile.x.row(first);
-    block.target = tile.target.data();
+    block.target = target.data;
     block.error = tile.work.row(first);
-    for_lane_groups(lanes, block, round_one_group, round_four_groups);
+    tile.math->round_with_feedback(block);
   }
 
  private:
@@ -69,6 +67,10 @@ class Ldlq final : public Rounder {
 };
 
 }  // namespace
+
+void HostMath::round_with_feedback(const ColumnBlock& block) const {
+  for_lane_groups(block, round_one_group, round_four_groups);
+}
 
 // LDLQ-RG, too: LDLQ on columns sorted by diag(H), then greedy passes (QuIP, supplement).
 std::unique_ptr<Rounder> make_ldlq(const LayerOptions& options) {

@@ -1,19 +1,14 @@
 // Nearest rounding: what LDLQ is without feedback.
-#include "column_kernels.hpp"
+#include "quip/quant/round/rounder.hpp"
 
 namespace quip {
 namespace {
 
 class Nearest final : public Rounder {
  public:
+  [[nodiscard]] bool portable() const override { return true; }
   void start(RoundingTile& tile) const override {
-    for (index_t k = 0; k < tile.q.rows(); ++k) {
-      const float* offset = tile.offset.row(k);
-      const float* inverse = tile.inverse.row(k);
-      for (index_t r = 0; r < tile.q.cols(); ++r) {  // ŵ = step · clamp(Q(x / step), 0, top)
-        tile.q(k, r) = to_level(tile.x(k, r) * inverse[r], offset[r], 0.0F, tile.top);
-      }
-    }
+    tile.math->round_to_nearest(tile.x, tile.grid, tile.offset, tile.top, tile.q);
   }
 };
 

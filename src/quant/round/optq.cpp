@@ -2,28 +2,26 @@
 // its error. Kept apart from LDLQ, with which it must agree (QuIP, Theorem 6).
 #include "column_kernels.hpp"
 
-#include "quip/linalg/ordered_gemm.hpp"
-
 namespace quip {
 namespace {
 
 /// With the upper Cholesky factor R of H⁻¹ = RᵀR (its rows over their diagonal are the panel's
 /// columns: panel_jk = R_kj/R_kk), from the first column to the last:
 ///   ŵₖ = clamp(Q(wₖ)),   w_j ← w_j − (wₖ − ŵₖ)/R_kk · R_kj for all j > k.
-/// `target` holds w as all columns before these have left it; what these owe one another is added
-/// when a column's turn comes. `error` receives ŵₖ − wₖ, `diagonal` is 1/R_kk².
 template <index_t Groups>
-[[gnu::always_inline]] inline void round_columns(const BlockView& b) {
+[[gnu::always_inline]] inline void round_columns(const ColumnBlock& b) {
   constexpr index_t rows = Groups * group_lanes;
   for (index_t k = 0; k < b.width; ++k) {
     float w[rows];
     for (index_t r = 0; r < rows; ++r) w[r] = b.target[k * b.ld + r];
     accumulate<rows>(w, 0, k, b.panel + k * b.panel_ld, 1, b.error, b.ld);
     const double weight = b.diagonal[k];
+    const float* inverse = row_of(b.grid.inverse, b.grid.group, k, b.ld);
+    const float* step = row_of(b.grid.step, b.grid.group, k, b.ld);
+    const float* offset = offset_of(b.offset, k, b.ld);
     for (index_t r = 0; r < rows; ++r) {
-      const float level = to_level(w[r] * b.inverse[k * b.inverse_ld + r],
-                                   b.offset[k * b.offset_ld + r], 0.0F, b.top);
-      const float error = level * b.step[k * b.step_ld + r] - w[r];
+      const float level = to_level(w[r] * inverse[r], offset[r], 0.0F, b.top);
+      const float error = level * step[r] - w[r];
       b.q[k * b.ld + r] = level;
       b.error[k * b.ld + r] = error;
       b.loss[r] += weight * (static_cast<double>(error) * error);  // (ŵₖ − wₖ)²/R_kk²
@@ -31,8 +29,8 @@ template <index_t Groups>
   }
 }
 
-QUIP_SIMD void round_one_group(const BlockView& block) { round_columns<1>(block); }
-QUIP_SIMD void round_four_groups(const BlockView& block) { round_columns<4>(block); }
+QUIP_SIMD void round_one_group(const ColumnBlock& block) { round_columns<1>(block); }
+QUIP_SIMD void round_four_groups(const ColumnBlock& block) { round_columns<4>(block); }
 
 /// Where a run of columns that starts at `position` ends: with its block, or before the next group
 /// whose grid is fitted to what all columns before it have left.
@@ -43,43 +41,39 @@ index_t end_of_run(index_t position, index_t block_end, const RoundingTile& tile
 
 class Optq final : public Rounder {
  public:
+  [[nodiscard]] bool portable() const override { return true; }
   [[nodiscard]] Sweep sweep() const override {
     return {.matrix = &PreparedLayer::feedback, .forward = true, .knows_loss = true};
   }
   /// `work` is w.
-  void start(RoundingTile& tile) const override {
-    for (index_t k = 0; k < tile.x.rows; ++k) {
-      std::copy_n(tile.x.row(k), tile.x.cols, tile.work.row(k));
-    }
-  }
+  void start(RoundingTile& tile) const override { tile.math->copy(tile.x, tile.work); }
   void round_block(const LowerPanels& inverse, index_t b, MatrixView<const float> panel,
                    RoundingTile& tile) const override {
     const index_t n = inverse.n;
-    const index_t lanes = tile.q.cols();
-    const index_t first = inverse.first_column(b);
-    const index_t block_end = first + inverse.width(b);
-    BlockView block = block_of(inverse, b, panel, tile);
-    block.base = block.target = tile.work.row(first);
-    block.error = tile.target.data();
-    for (index_t from = first; from < block_end;) {
+    const index_t block_end = inverse.first_column(b) + panel.cols;
+    for (index_t from = inverse.first_column(b); from < block_end;) {
       const index_t to = end_of_run(from, block_end, tile);
       if (tile.fit_group && from % tile.group_size == 0) {
-        tile.fit_group(from,
-                       tile.work.view().middle_rows(from, std::min(tile.group_size, n - from)));
+        tile.fit_group(from, tile.work.middle_rows(from, std::min(tile.group_size, n - from)));
       }
-      BlockView run = block;
-      run.take_columns(from - first, to - first);
-      for_lane_groups(lanes, run, round_one_group, round_four_groups);
+      ColumnBlock run = block_of(inverse, b, panel, tile, from, to);
+      run.base = run.target = tile.work.row(from);
+      run.error = tile.target.data;
+      tile.math->round_optq(run);
       // Its errors reach all later columns at once: w_{>run} += R_{run, >run}ᵀ error.
-      ordered_gemm<float>(n - to, lanes, run.width,
-                          {run.panel + run.width * run.panel_ld, run.panel_ld, 1}, run.error, lanes,
-                          tile.work.row(to), lanes);
+      tile.math->add_product({run.panel + run.width * run.panel_ld, run.panel_ld, 1},
+                             tile.target.middle_rows(0, run.width),
+                             tile.work.middle_rows(to, n - to));
       from = to;
     }
   }
 };
 
 }  // namespace
+
+void HostMath::round_optq(const ColumnBlock& block) const {
+  for_lane_groups(block, round_one_group, round_four_groups);
+}
 
 std::unique_ptr<Rounder> make_optq(const LayerOptions& /*options*/) {
   return std::make_unique<Optq>();

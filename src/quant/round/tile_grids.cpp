@@ -2,111 +2,94 @@
 
 #include <algorithm>
 
+#include "quip/quant/code/quantized_linear.hpp"
+
 namespace quip {
-namespace {
 
-/// The group of the column at every position.
-std::vector<index_t> groups_of_positions(index_t n, const std::vector<index_t>& order,
-                                         index_t group_size) {
-  std::vector<index_t> group(at(n));
-  for (index_t k = 0; k < n; ++k) group[at(k)] = (order.empty() ? k : order[at(k)]) / group_size;
-  return group;
-}
-
-/// Makes the ranges [low, high] of all lanes hold a row of the tile.
-void widen(float* low, float* high, const float* row, index_t lanes) {
-  for (index_t r = 0; r < lanes; ++r) {
-    low[r] = std::min(low[r], row[r]);
-    high[r] = std::max(high[r], row[r]);
+ColumnPlaces::ColumnPlaces(const RoundingMath& where, index_t n, const std::vector<index_t>& order,
+                           index_t group_size)
+    : math(where), groups(groups_of(n, group_size)) {
+  std::vector<std::int32_t> positions(at(n));
+  std::vector<std::int32_t> groups_by_position(groups > 1 ? at(n) : 0);
+  for (index_t k = 0; k < n; ++k) {
+    const index_t column = order.empty() ? k : order[at(k)];
+    positions[at(column)] = static_cast<std::int32_t>(k);
+    if (groups > 1) groups_by_position[at(k)] = static_cast<std::int32_t>(column / group_size);
   }
+  position = math.placed<std::int32_t>(positions, "positions of columns");
+  group = math.placed<std::int32_t>(groups_by_position, "groups of columns");
 }
 
-}  // namespace
+TileGrids::TileGrids(const ColumnPlaces& places, std::vector<RowGrid> lanes)
+    : places_(&places),
+      lanes_(std::ssize(lanes)),
+      grids_(std::move(lanes)),
+      inverse_(math().lanes<float>(1, lanes_, "grids")),
+      shift_(math().lanes<float>(1, lanes_, "grids")) {
+  upload(0);
+}
 
-TileGrids::TileGrids(MatrixView<const float> tile, const std::vector<index_t>& order,
+TileGrids::TileGrids(const ColumnPlaces& places, MatrixView<const float> w,
                      const LayerOptions& options)
-    : bits_(options.bits),
+    : places_(&places),
+      lanes_(w.cols),
+      bits_(options.bits),
       symmetric_(options.symmetric),
-      group_size_(options.group_size),
-      groups_(groups_of(tile.rows, options.group_size)) {
-  grids_.resize(at(groups_ * tile.cols));
-  if (groups_ > 1) {
-    dynamic_ = options.effective_groups() == GroupFit::dynamic;
-    group_ = groups_of_positions(tile.rows, order, group_size_);
-    step_ = Matrix<float>(tile.rows, tile.cols);
-    inverse_ = Matrix<float>(tile.rows, tile.cols);
-  }
-  if (!dynamic_) fit_all(tile);
-}
-
-void TileGrids::fit_all(MatrixView<const float> weights) {
-  const index_t lanes = weights.cols;
-  std::vector<float> low(grids_.size(), 0.0F);
-  std::vector<float> high(grids_.size(), 0.0F);
-  for (index_t k = 0; k < weights.rows; ++k) {
-    const index_t first = group_.empty() ? 0 : group_[at(k)] * lanes;
-    widen(&low[at(first)], &high[at(first)], weights.row(k), lanes);
-  }
-  for (std::size_t i = 0; i < grids_.size(); ++i) grids_[i] = fit(low[i], high[i]);
-  if (groups_ > 1) spread_steps(0, weights.rows);
-}
-
-void TileGrids::fit_group(index_t first, MatrixView<float> weights) {
-  const index_t lanes = weights.cols;
-  std::vector<float> low(at(lanes), 0.0F);
-  std::vector<float> high(at(lanes), 0.0F);
-  for (index_t k = 0; k < weights.rows; ++k) widen(low.data(), high.data(), weights.row(k), lanes);
-  const std::size_t base = at(first / group_size_ * lanes);
-  for (std::size_t r = 0; r < low.size(); ++r) grids_[base + r] = fit(low[r], high[r]);
-  spread_steps(first, first + weights.rows);
-  const RowGrid* grids = grids_at(first);
-  for (index_t k = 0; k < weights.rows; ++k) {
-    for (index_t r = 0; r < lanes; ++r) weights(k, r) += grids[r].step * grids[r].offset;
-  }
-}
-
-void TileGrids::spread_steps(index_t first, index_t last) {
-  for (index_t k = first; k < last; ++k) {
-    const RowGrid* grids = grids_at(k);
-    for (index_t r = 0; r < step_.cols(); ++r) {
-      step_(k, r) = grids[r].step;
-      inverse_(k, r) = grids[r].inverse;
+      dynamic_(several() && options.effective_groups() == GroupFit::dynamic),
+      group_size_(several() ? options.group_size : w.rows),
+      grids_(at(places.groups * w.cols)),
+      step_(math().lanes<float>(places.groups, w.cols, "grids")),
+      inverse_(math().lanes<float>(places.groups, w.cols, "grids")),
+      shift_(math().lanes<float>(places.groups, w.cols, "grids")) {
+  for (index_t g = 0; g < places.groups; ++g) {
+    const index_t first = g * group_size_;
+    if (dynamic_) {
+      upload(g);
+    } else {
+      fit(g, w, places.position.data + first, std::min(group_size_, w.rows - first));
     }
   }
 }
 
-const RowGrid* TileGrids::grids_at(index_t position) const {
-  return grids_.data() + (group_.empty() ? 0 : group_[at(position)] * lanes_of());
+void TileGrids::fit(index_t g, MatrixView<const float> w, const std::int32_t* position,
+                    index_t count) {
+  const auto ranges = math().lanes<float>(2, lanes_, "ranges of rows");
+  math().find_ranges(w, position, count, ranges.row(0), ranges.row(1));
+  const std::vector<float> ends = math().fetched(ranges);
+  for (index_t r = 0; r < lanes_; ++r) {
+    const float low = ends[at(r)];
+    const float high = ends[at(lanes_ + r)];
+    grids_[at(g * lanes_ + r)] =
+        symmetric_ ? fit_symmetric(low, high, bits_) : fit_minmax(low, high, bits_);
+  }
+  upload(g);
+}
+
+void TileGrids::upload(index_t g) {
+  std::vector<float> values(at(lanes_));
+  const auto put = [&](const Lanes<float>& to, auto value) {
+    for (index_t r = 0; r < lanes_; ++r) values[at(r)] = value(grid(r, g));
+    math().upload<float>(values, to.row(g));
+  };
+  if (several()) put(step_, [](const RowGrid& grid) { return grid.step; });
+  put(inverse_, [](const RowGrid& grid) { return grid.inverse; });
+  put(shift_,
+      [&](const RowGrid& grid) { return several() ? grid.step * grid.offset : grid.offset; });
+}
+
+GridView TileGrids::view() const {
+  if (!several()) return {};
+  return {step_.data, inverse_.data, places_->group.data};
 }
 
 void TileGrids::to_coordinates(MatrixView<const float> w, MatrixView<float> x) const {
-  std::vector<float> factor(at(w.cols));
-  std::vector<float> shift(at(w.cols));
-  for (index_t k = 0; k < w.rows; ++k) {
-    if (k == 0 || (groups_ > 1 && grids_at(k) != grids_at(k - 1))) {
-      const RowGrid* grids = grids_at(k);
-      for (index_t r = 0; r < w.cols; ++r) {
-        factor[at(r)] = groups_ > 1 ? 1.0F : grids[r].inverse;
-        shift[at(r)] = groups_ > 1 ? grids[r].step * grids[r].offset : grids[r].offset;
-      }
-    }
-    for (index_t r = 0; r < w.cols; ++r) x(k, r) = w(k, r) * factor[at(r)] + shift[at(r)];
-  }
+  math().to_coordinates(w, several() ? nullptr : inverse_.data, shift_.data, view().group, x);
 }
 
-RoundingTile TileGrids::rounding_tile(MatrixView<const float> x, float top, index_t rows) {
-  RoundingTile tile = unit_tile(x, top, rows);
-  if (groups_ > 1) {
-    tile.step = step_.cview();
-    tile.inverse = inverse_.cview();
-  }
-  if (dynamic_) {
-    tile.group_size = group_size_;
-    tile.fit_group = [this](index_t first, MatrixView<float> weights) {
-      fit_group(first, weights);
-    };
-  }
-  return tile;
+void TileGrids::fit_group(index_t first, MatrixView<float> weights) {
+  const index_t g = first / group_size_;
+  fit(g, weights, nullptr, weights.rows);
+  math().to_coordinates(weights, nullptr, shift_.row(g), nullptr, weights);
 }
 
 }  // namespace quip

@@ -1,12 +1,10 @@
 #include "tile_rounding.hpp"
 
-#include <algorithm>
+#include <numeric>
 
 #include "dither.hpp"
 
-#include "quip/core/range.hpp"
 #include "quip/core/usage.hpp"
-#include "quip/quant/code/grid.hpp"
 #include "quip/quant/factor/work.hpp"
 
 namespace quip {
@@ -18,54 +16,56 @@ bool measured_underway(const Sweep& sweep) {
   return sweep.matrix == &PreparedLayer::factor && sweep.knows_loss;
 }
 
-/// Subtracts Σₖ addedₖ value(k, r)² from norm[r]: what damping contributed.
-template <typename Value>
-void subtract_damping(const std::vector<double>& added, Value value, std::vector<double>& norm) {
-  for (index_t k = 0; k < std::ssize(added); ++k) {
-    for (index_t r = 0; r < std::ssize(norm); ++r) {
-      const double x = value(k, r);
-      norm[at(r)] -= added[at(k)] * (x * x);
-    }
-  }
-}
-
 }  // namespace
 
 TileRounding::TileRounding(const PreparedLayer& layer, const LayerOptions& options,
                            const Rounder& rounder, TileGrids grids,
-                           const std::vector<index_t>& rows, Matrix<float> coordinates,
+                           const std::vector<index_t>& rows, Lanes<float> coordinates,
                            MatrixView<const float> weights)
     : layer_(layer),
       options_(options),
       rounder_(rounder),
       sweep_(rounder.sweep()),
       grids_(std::move(grids)),
+      math_(grids_.math()),
       coordinates_(std::move(coordinates)),
       weights_(weights),
-      tile_(grids_.rounding_tile(coordinates_.cview(), top_level(options.bits), std::ssize(rows))),
+      tile_(unit_tile(coordinates_, top_level(options.bits), std::ssize(rows), math_)),
       measures_loss_(clamped_before() || !sweep_.knows_loss),
-      loss_(at(coordinates_.cols()), 0.0),
-      reference_(at(weights.cols), 0.0) {
-  const index_t n = coordinates_.rows();
-  const index_t lanes = coordinates_.cols();
-  if (options.rounding == Rounding::stochastic) {
-    dither_ = Matrix<float>(n, lanes);
-    fill_dither(layer, rows, dither_.view());
-    tile_.offset = dither_.cview();
+      loss_(math_.zeros<double>(1, coordinates_.cols, "losses of rows")),
+      reference_(math_.zeros<double>(1, weights.cols, "norms of rows")) {
+  const index_t n = coordinates_.rows;
+  const index_t lanes = coordinates_.cols;
+  tile_.grid = grids_.view();
+  if (grids_.dynamic()) {
+    tile_.group_size = options.group_size;
+    tile_.fit_group = [this](index_t first, MatrixView<float> group) {
+      grids_.fit_group(first, group);
+    };
   }
-  if (clamped_before()) clamp_coordinates();
-  if (measures_loss_ && measured_underway(sweep_)) difference_ = Matrix<float>(n, lanes);
+  if (options.rounding == Rounding::stochastic) {
+    const Matrix<float> dither(n, lanes);
+    fill_dither(layer, rows, dither.view());
+    dither_ = math_.placed<float>(dither.span(), "offsets of rounding");
+    tile_.offset = dither_.data;
+  }
+  if (clamped_before()) {
+    clamped_ = math_.lanes<float>(n, lanes, "clamped rows");
+    math_.copy(coordinates_, clamped_);
+    math_.clamp_coordinates(tile_.grid, tile_.top, clamped_);
+    tile_.x = clamped_;
+  }
+  if (measures_loss_ && measured_underway(sweep_)) {
+    difference_ = math_.lanes<float>(n, lanes, "differences of rows");
+  }
   rounder.start(tile_);
 }
 
-void TileRounding::clamp_coordinates() {
-  clamped_ = Matrix<float>(coordinates_.rows(), coordinates_.cols());
-  for (index_t k = 0; k < clamped_.rows(); ++k) {
-    for (index_t r = 0; r < clamped_.cols(); ++r) {
-      clamped_(k, r) = std::clamp(coordinates_(k, r), 0.0F, tile_.top * tile_.step(k, r));
-    }
-  }
-  tile_.x = clamped_.cview();
+void TileRounding::take_difference(index_t first, index_t count,
+                                   MatrixView<float> difference) const {
+  math_.level_difference(levels().middle_rows(first, count), tile_.grid.from(first),
+                         coordinates_.middle_rows(first, count),
+                         difference.middle_rows(first, count));
 }
 
 void TileRounding::round_block(index_t b, MatrixView<const float> panel) {
@@ -76,65 +76,88 @@ void TileRounding::round_block(index_t b, MatrixView<const float> panel) {
 void TileRounding::improve() {
   passes_ = rounder_.improve(layer_, tile_);
   // Until now the coordinates of dynamic groups were the weights.
-  if (grids_.dynamic()) grids_.to_coordinates(coordinates_.cview(), coordinates_.view());
+  if (grids_.dynamic()) grids_.to_coordinates(coordinates_, coordinates_);
 }
 
 void TileRounding::measure_block(index_t b, MatrixView<const float> panel) {
   const LowerPanels& factor = layer_.factor;
-  float* const scratch = tile_.target.data();
+  float* const scratch = tile_.target.data;
   if (measures_loss_) {
-    const Matrix<float>& off = difference_.empty() ? tile_.work : difference_;
-    const index_t first = factor.first_column(b);
-    for (index_t k = first; k < first + factor.width(b); ++k) {
-      for (index_t r = 0; r < off.cols(); ++r) off(k, r) = difference(k, r);
-    }
-    add_block_norm(factor, b, panel, off.cview(), scratch, loss_);
+    const Lanes<float>& off = difference_.data == nullptr ? tile_.work : difference_;
+    take_difference(factor.first_column(b), panel.cols, off);
+    add_block_norm(math_, factor, b, panel, off, scratch, loss_.data);
   }
-  if (!reference_.empty()) add_block_norm(factor, b, panel, weights_, scratch, reference_);
+  if (weights_.size() > 0) {
+    add_block_norm(math_, factor, b, panel, weights_, scratch, reference_.data);
+  }
 }
 
 void TileRounding::finish() {
-  const index_t n = coordinates_.rows();
+  const index_t n = coordinates_.rows;
   double flops = rounding_flops(n, options_, passes_);
-  if (!reference_.empty()) flops += reference_flops(n);
+  if (weights_.size() > 0) flops += reference_flops(n);
   UsageMeter::current().add_flops(static_cast<double>(tile_.rows) * flops);
-  if (!measures_loss_) loss_ = tile_.loss;
-  subtract_damping(
-      layer_.added, [this](index_t k, index_t r) { return difference(k, r); }, loss_);
-  subtract_damping(
-      layer_.added, [this](index_t k, index_t r) { return weights_(k, r); }, reference_);
-  for (index_t r = 0; r < coordinates_.cols(); ++r) {
+  // What damping contributed is taken off.
+  const auto added = math_.placed<double>(layer_.added, "what damping added");
+  const Lanes<double>& loss = measures_loss_ ? loss_ : tile_.loss;
+  take_difference(0, n, tile_.work);
+  math_.add_weighted_squares(tile_.work, added.data, -1.0, loss.data);
+  math_.add_weighted_squares(weights_, added.data, -1.0, reference_.data);
+  losses_ = math_.fetched(loss);
+  references_ = math_.fetched(reference_);
+  for (index_t r = 0; r < coordinates_.cols; ++r) {
     const double unit = grids_.unit(r);
-    loss_[at(r)] *= unit * unit;
+    losses_[at(r)] *= unit * unit;
   }
+}
+
+std::unique_ptr<TileRounding> tile_of_rows(const ColumnPlaces& places, const PreparedLayer& layer,
+                                           const LayerOptions& options, const Rounder& rounder,
+                                           Range rows, MatrixView<const float> weights,
+                                           float scale) {
+  TileGrids grids =
+      options.grid() == GridKind::incoherent
+          ? TileGrids(places, std::vector(at(weights.cols), incoherent_grid(scale, options.bits)))
+          : TileGrids(places, weights, options);
+  auto coordinates = places.math.lanes<float>(weights.rows, weights.cols, "coordinates of rows");
+  grids.to_coordinates(weights, coordinates);
+  std::vector<index_t> numbers(at(rows.count()));
+  std::iota(numbers.begin(), numbers.end(), rows.first);
+  return std::make_unique<TileRounding>(layer, options, rounder, std::move(grids), numbers,
+                                        std::move(coordinates), weights);
+}
+
+void round_together(const PreparedLayer& layer, const Rounder& rounder,
+                    const std::function<void(const std::function<void(TileRounding&)>&)>& each) {
+  const Sweep sweep = rounder.sweep();
+  if (sweep.matrix != nullptr) {
+    (layer.*sweep.matrix).for_each_panel(sweep.forward, [&](index_t b, const auto& panel) {
+      each([&](TileRounding& tile) { tile.round_block(b, panel); });
+    });
+  }
+  each([](TileRounding& tile) { tile.improve(); });
+  if (!measured_underway(sweep)) {
+    layer.factor.for_each_panel(false, [&](index_t b, const auto& panel) {
+      each([&](TileRounding& tile) { tile.measure_block(b, panel); });
+    });
+  }
+  each([](TileRounding& tile) { tile.finish(); });
 }
 
 void round_tiles(const PreparedLayer& layer, const Rounder& rounder, index_t count,
                  const std::function<std::unique_ptr<TileRounding>(index_t)>& make,
                  const std::function<void(index_t, const TileRounding&)>& done) {
-  const Sweep sweep = rounder.sweep();
   const auto side_by_side = [&](Range range) {
     std::vector<std::unique_ptr<TileRounding>> tiles(at(range.count()));
-    const auto each = [&](const auto& step) {
+    const auto parallel = [&](const auto& work) {
 #pragma omp parallel for schedule(dynamic)
-      for (index_t i = 0; i < range.count(); ++i) step(i);
+      for (index_t i = 0; i < range.count(); ++i) work(i);
     };
-    each([&](index_t i) { tiles[at(i)] = make(range.first + i); });
-    if (sweep.matrix != nullptr) {
-      (layer.*sweep.matrix).for_each_panel(sweep.forward, [&](index_t b, const auto& panel) {
-        each([&](index_t i) { tiles[at(i)]->round_block(b, panel); });
-      });
-    }
-    each([&](index_t i) { tiles[at(i)]->improve(); });
-    if (!measured_underway(sweep)) {
-      layer.factor.for_each_panel(false, [&](index_t b, const auto& panel) {
-        each([&](index_t i) { tiles[at(i)]->measure_block(b, panel); });
-      });
-    }
-    each([&](index_t i) {
-      tiles[at(i)]->finish();
-      done(range.first + i, *tiles[at(i)]);
+    parallel([&](index_t i) { tiles[at(i)] = make(range.first + i); });
+    round_together(layer, rounder, [&](const std::function<void(TileRounding&)>& step) {
+      parallel([&](index_t i) { step(*tiles[at(i)]); });
     });
+    parallel([&](index_t i) { done(range.first + i, *tiles[at(i)]); });
   };
   if (!layer.factor.resident()) return side_by_side({0, count});
 #pragma omp parallel for schedule(dynamic)

@@ -1,6 +1,7 @@
 // A Haar-distributed orthogonal matrix as a whole: the reference for the fast transforms. 2·n²·c
 // flops on n × c.
-#include "small_factor.hpp"
+#include <algorithm>
+
 #include "transforms.hpp"
 
 #include "quip/core/rng.hpp"
@@ -16,12 +17,9 @@ class Dense final : public TransformOf<Dense> {
   }
 
   template <typename T>
-  void multiply(MatrixView<T> x, T* scratch) const {
-    product(false, x, scratch);
-  }
-  template <typename T>
-  void multiply_transposed(MatrixView<T> x, T* scratch) const {
-    product(true, x, scratch);
+  void multiply(bool transposed, MatrixView<T> x, T* scratch) const {
+    matrix_.multiply(transposed, 0, size(), x.cols, x.data, x.ld, scratch, x.cols);
+    for (index_t i = 0; i < x.rows; ++i) std::copy_n(scratch + i * x.cols, x.cols, x.row(i));
   }
 
   void apply_rows(MatrixView<float> x, index_t first, MatrixView<float> out,
@@ -34,12 +32,6 @@ class Dense final : public TransformOf<Dense> {
   }
 
  private:
-  template <typename T>
-  void product(bool transposed, MatrixView<T> x, T* scratch) const {
-    matrix_.multiply(transposed, 0, size(), x.cols, x.data, x.ld, scratch, x.cols);
-    for (index_t i = 0; i < x.rows; ++i) std::copy_n(scratch + i * x.cols, x.cols, x.row(i));
-  }
-
   SmallFactor matrix_;
 };
 

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <vector>
 
-#include "small_factor.hpp"
 #include "transforms.hpp"
 #include "walsh_hadamard.hpp"
 
@@ -44,34 +43,10 @@ class Hadamard final : public TransformOf<Hadamard> {
   }
 
   template <typename T>
-  void multiply(MatrixView<T> x, T* scratch) const {
+  void multiply(bool transposed, MatrixView<T> x, T* scratch) const {
     const MatrixView<T> slab(scratch, size(), x.cols);
+    if (transposed) return multiply_transposed(x, slab);
     spread(0, shape_.walsh, x, signs_.data(), slab, Wanted<T>{0, x});
-  }
-
-  template <typename T>
-  void multiply_transposed(MatrixView<T> x, T* scratch) const {
-    const MatrixView<T> slab(scratch, size(), x.cols);
-    const index_t b = shape_.order;
-    const index_t radix = walsh_radix(shape_.walsh);
-    const index_t part = size() / radix;
-    const bool only = radix == shape_.walsh;
-    const MatrixView<T> to = only ? x : slab;
-    const double* after = only ? signs_.data() : nullptr;
-    if (b == 1) {
-      pass(radix, part, part, x, to, nullptr, after);
-    } else {
-      for (index_t row = 0; row < part; row += b) {  // the blocks that meet, while in the cache
-        for (index_t r = 0; r < radix; ++r) {
-          const index_t first = r * part + row;
-          const index_t next = r + 1 < radix ? first + part : row + b;
-          prefetch(x.middle_rows(next, next < size() ? b : 0));
-          factor_.multiply(true, 0, b, x.cols, x.row(first), x.ld, slab.row(first), slab.ld);
-        }
-        pass(radix, b, part, slab.middle_rows(row, 0), to.middle_rows(row, 0), nullptr, after);
-      }
-    }
-    for (index_t r = 0; !only && r < radix; ++r) gather(r * part, shape_.walsh / radix, slab, x);
   }
 
   void apply_rows(MatrixView<float> x, index_t first, MatrixView<float> out,
@@ -108,6 +83,30 @@ class Hadamard final : public TransformOf<Hadamard> {
       return rows.middle_rows(next, b);
     }
   };
+
+  template <typename T>
+  void multiply_transposed(MatrixView<T> x, MatrixView<T> slab) const {
+    const index_t b = shape_.order;
+    const index_t radix = walsh_radix(shape_.walsh);
+    const index_t part = size() / radix;
+    const bool only = radix == shape_.walsh;
+    const MatrixView<T> to = only ? x : slab;
+    const double* after = only ? signs_.data() : nullptr;
+    if (b == 1) {
+      pass(radix, part, part, x, to, nullptr, after);
+    } else {
+      for (index_t row = 0; row < part; row += b) {  // the blocks that meet, while in the cache
+        for (index_t r = 0; r < radix; ++r) {
+          const index_t first = r * part + row;
+          const index_t next = r + 1 < radix ? first + part : row + b;
+          prefetch(x.middle_rows(next, next < size() ? b : 0));
+          factor_.multiply(true, 0, b, x.cols, x.row(first), x.ld, slab.row(first), slab.ld);
+        }
+        pass(radix, b, part, slab.middle_rows(row, 0), to.middle_rows(row, 0), nullptr, after);
+      }
+    }
+    for (index_t r = 0; !only && r < radix; ++r) gather(r * part, shape_.walsh / radix, slab, x);
+  }
 
   /// Takes `rows` rows from each of `radix` streams that are `part` rows apart.
   template <typename T>

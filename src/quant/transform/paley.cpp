@@ -16,8 +16,8 @@ bool is_prime(index_t n) {
 
 /// Returns χ(a) for a = 0 … q−1: 0 for 0, +1 for nonzero squares modulo q, −1 for the others.
 std::vector<double> quadratic_character(index_t q) {
-  std::vector<double> chi(static_cast<std::size_t>(q), -1.0);
-  for (index_t a = 1; a < q; ++a) chi[static_cast<std::size_t>(a * a % q)] = 1.0;
+  std::vector<double> chi(at(q), -1.0);
+  for (index_t a = 1; a < q; ++a) chi[at(a * a % q)] = 1.0;
   chi[0] = 0.0;
   return chi;
 }
@@ -31,7 +31,7 @@ Matrix<double> conference_matrix(index_t q) {
     c(0, i) = 1.0;
     c(i, 0) = q % 4 == 1 ? 1.0 : -1.0;
     for (index_t j = 1; j <= q; ++j) {
-      c(i, j) = chi[static_cast<std::size_t>((i - j + q) % q)];
+      c(i, j) = chi[at((i - j + q) % q)];
     }
   }
   return c;

@@ -29,18 +29,18 @@ Matrix<double> random_orthogonal(index_t n, std::uint64_t key) {
   Matrix<double> q(n, n);
   for (index_t i = 0; i < n * n; ++i) q.data()[i] = random.normal(static_cast<std::uint64_t>(i));
   const int order = static_cast<int>(n);
-  std::vector<double> tau(static_cast<std::size_t>(n));
+  std::vector<double> tau(at(n));
   const int work_size = 64 * order;
-  std::vector<double> work(static_cast<std::size_t>(work_size));
+  std::vector<double> work(at(work_size));
   int info = 0;
   dgeqrf_(&order, &order, q.data(), &order, tau.data(), work.data(), &work_size, &info);
   if (info != 0) fail("QR factorisation of a random {0} × {0} matrix failed ({1})", n, info);
-  std::vector<double> sign(static_cast<std::size_t>(n));
-  for (index_t i = 0; i < n; ++i) sign[static_cast<std::size_t>(i)] = q(i, i) < 0 ? -1.0 : 1.0;
+  std::vector<double> sign(at(n));
+  for (index_t i = 0; i < n; ++i) sign[at(i)] = q(i, i) < 0 ? -1.0 : 1.0;
   dorgqr_(&order, &order, &order, q.data(), &order, tau.data(), work.data(), &work_size, &info);
   if (info != 0) fail("forming a random {0} × {0} orthogonal matrix failed ({1})", n, info);
   for (index_t i = 0; i < n; ++i) {  // LAPACK's column i is our row i: as Haar as its transpose
-    for (index_t j = 0; j < n; ++j) q(i, j) *= sign[static_cast<std::size_t>(i)];
+    for (index_t j = 0; j < n; ++j) q(i, j) *= sign[at(i)];
   }
   return q;
 }

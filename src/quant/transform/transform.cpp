@@ -3,25 +3,30 @@
 #include <algorithm>
 #include <bit>
 
+#include "core/names.hpp"
 #include "transforms.hpp"
 
-#include "quip/core/error.hpp"
 #include "quip/quant/transform/hadamard.hpp"
-#include "quip/quant/transform/random_orthogonal.hpp"
 
 namespace quip {
 namespace {
 
+constexpr Names<TransformKind, 6> transform_names{
+    {{TransformKind::none, "none"},
+     {TransformKind::kronecker, "kronecker"},
+     {TransformKind::kronecker_blocked, "kronecker-blocked"},
+     {TransformKind::kronecker_nopermute, "kronecker-nopermute"},
+     {TransformKind::hadamard, "hadamard"},
+     {TransformKind::dense, "dense"}}};
+
 double real(index_t n) { return static_cast<double>(n); }
 
-class Identity final : public Transform {
+class Identity final : public TransformOf<Identity> {
  public:
-  using Transform::Transform;
+  using TransformOf::TransformOf;
   [[nodiscard]] bool is_identity() const override { return true; }
-  void apply(MatrixView<float> /*x*/, float* /*scratch*/) const override {}
-  void apply(MatrixView<double> /*x*/, double* /*scratch*/) const override {}
-  void apply_transposed(MatrixView<float> /*x*/, float* /*scratch*/) const override {}
-  void apply_transposed(MatrixView<double> /*x*/, double* /*scratch*/) const override {}
+  template <typename T>
+  void multiply(bool /*transposed*/, MatrixView<T> /*x*/, T* /*scratch*/) const {}
   void apply_rows(MatrixView<float> x, index_t first, MatrixView<float> out,
                   float* /*scratch*/) const override {
     for (index_t i = 0; i < out.rows; ++i) std::copy_n(x.row(first + i), x.cols, out.row(i));
@@ -31,17 +36,19 @@ class Identity final : public Transform {
 
 }  // namespace
 
+std::string to_string(TransformKind kind) { return name_of(kind, transform_names); }
+
+TransformKind parse_transform(const std::string& text) { return parse_name(text, transform_names); }
+
 std::unique_ptr<const Transform> make_transform(TransformKind kind, index_t n, std::uint64_t key,
                                                 Side side) {
   switch (kind) {
     case TransformKind::none:
       return std::make_unique<Identity>(n);
     case TransformKind::kronecker:
-      return make_kronecker(n, key, side, Permute::yes);
     case TransformKind::kronecker_blocked:
-      return make_kronecker_blocked(n, key, side);
     case TransformKind::kronecker_nopermute:
-      return make_kronecker(n, key, side, Permute::no);
+      return make_kronecker(kind, n, key, side);
     case TransformKind::hadamard:
       return make_hadamard(n, key);
     case TransformKind::dense:

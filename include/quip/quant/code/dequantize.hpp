@@ -11,16 +11,16 @@ namespace quip {
 /// Returns the grid of group i (row · groups + group of columns) of w'.
 [[nodiscard]] RowGrid grid_of(const QuantizedLinear& layer, index_t i);
 
-/// Ŵ = Uᵀ w' V D̃⁻¹ in two steps, each of which may be shared out: U works on whole columns of what
-/// the first step leaves. Same bits however the ranges are chosen; OpenMP inside.
+/// Computes Ŵ = Uᵀ w' V D̃⁻¹ in two steps, each of which may be shared out: U works on whole columns
+/// of the first step's result. The bits do not depend on the choice of ranges. Parallel.
 class Dequantizer {
  public:
   /// `layer` has to outlive it.
   explicit Dequantizer(const QuantizedLinear& layer);
 
-  /// Rows [begin, end) of w' V into those of `out` [rows × cols].
+  /// Writes rows [begin, end) of w' V to those of `out` [rows × cols].
   void fill_rows(index_t begin, index_t end, MatrixView<float> out) const;
-  /// Columns [begin, end): once all rows are filled.
+  /// Finishes columns [begin, end), once all rows are filled.
   void finish_columns(index_t begin, index_t end, MatrixView<float> out) const;
 
  private:
@@ -28,7 +28,7 @@ class Dequantizer {
   LayerTransforms transforms_;
 };
 
-/// Ŵ [rows × cols].
+/// Returns Ŵ [rows × cols].
 [[nodiscard]] Matrix<float> dequantize(const QuantizedLinear& layer);
 
 }  // namespace quip

@@ -14,23 +14,23 @@ struct RowGrid {
   float step = 1;
 };
 
-/// The highest level, 2^bits − 1.
+/// Returns the highest level, 2^bits − 1.
 [[nodiscard]] inline float top_level(int bits) { return static_cast<float>((1 << bits) - 1); }
 
-/// The zero point of a symmetric minmax grid: 2^(bits−1), so that 0 is a level.
+/// Returns the zero point of a symmetric minmax grid: 2^(bits−1), so that 0 is a level.
 [[nodiscard]] inline std::uint8_t middle_level(int bits) {
   return static_cast<std::uint8_t>(1 << (bits - 1));
 }
 
-/// QuIP's grid: w ↦ (w/scale + 1)/2 · top, symmetric about 0, `scale` its half width.
+/// Returns QuIP's grid: w ↦ (w/scale + 1)/2 · top, symmetric about 0, `scale` its half width.
 [[nodiscard]] RowGrid incoherent_grid(float scale, int bits);
 
-/// The asymmetric grid of OPTQ, from what is stored: its step and its offset.
+/// Returns the asymmetric grid of OPTQ from its stored step and offset.
 [[nodiscard]] RowGrid minmax_grid(float scale, std::uint8_t zero);
 
-/// Fits it: [low, high] is the row's range (low ≤ 0 ≤ high); an all-zero row gets [−1, 1].
+/// Fits a grid to a row's range (low ≤ 0 ≤ high); an all-zero row gets [−1, 1].
 [[nodiscard]] RowGrid fit_minmax(float low, float high, int bits);
-/// The same with the range widened to be symmetric about 0 and middle_level as zero point: as in
+/// Fits one to the range widened to be symmetric about 0, with middle_level as zero point: as in
 /// OPTQ, the highest level falls short of the range by one step.
 [[nodiscard]] RowGrid fit_symmetric(float low, float high, int bits);
 

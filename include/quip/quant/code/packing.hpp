@@ -14,7 +14,7 @@ namespace quip {
 
 /// Packs `count` codes (each < 2^bits, one byte each) into packed_bytes(count, bits) bytes.
 void pack_row(const std::uint8_t* codes, index_t count, int bits, std::uint8_t* packed);
-/// The inverse.
+/// Undoes that.
 void unpack_row(const std::uint8_t* packed, index_t count, int bits, std::uint8_t* codes);
 
 }  // namespace quip

@@ -1,4 +1,4 @@
-// One linear layer after quantization: what is stored, and nothing else.
+// One linear layer after quantization, as it is stored.
 #pragma once
 
 #include <cstdint>
@@ -14,16 +14,16 @@ namespace quip {
 
 enum class GridKind { minmax, incoherent };
 
-/// As users write them ("minmax"). The parser throws Error listing the choices.
+/// Prints it as users write it ("minmax"). The parser throws Error listing the choices.
 [[nodiscard]] std::string to_string(GridKind kind);
 [[nodiscard]] GridKind parse_grid(const std::string& text);
 
-/// Groups of `group_size` columns in a row of `cols`; the last may be shorter. 0: one.
+/// Returns the groups of `group_size` columns in a row of `cols`; the last may be shorter. 0: one.
 [[nodiscard]] inline index_t groups_of(index_t cols, index_t group_size) {
   return group_size == 0 ? 1 : (cols + group_size - 1) / group_size;
 }
 
-/// What reconstructs Ŵ [rows × cols]:
+/// All that reconstructs Ŵ [rows × cols]:
 ///   grid value q → w' = scale·(2q/(2^bits − 1) − 1)   (incoherent, one scale)
 ///                  w' = scaleᵢⱼ·(q − zeroᵢⱼ)           (minmax, per row i and group j of columns)
 ///   Ŵ = Uᵀ w' V diag(1/rescale)                        (U, V from transform and seeds)
@@ -40,7 +40,7 @@ struct QuantizedLinear {
   std::uint64_t seed_u = 0;
   std::uint64_t seed_v = 0;
 
-  // The elements, with the shapes that visit_parts gives.
+  // The shapes of the elements are those of visit_parts.
   std::vector<std::uint8_t> codes;  ///< row i starts at i·row_bytes(), packed by pack_row
   std::vector<float> scale;
   std::vector<std::uint8_t> zero;  ///< each < 2^bits
@@ -54,8 +54,8 @@ struct QuantizedLinear {
 /// One part of a stored layer.
 struct Part {
   const char* name;
-  std::vector<index_t> shape;  ///< of its elements in memory; [0] if the layer is without it
-  int bits;                    ///< of an element in a file; below 8 they are packed there
+  std::vector<index_t> shape;  ///< elements in memory; [0] if the layer is without it
+  int bits;                    ///< an element takes in a file; packed there if below 8
   bool by_row;                 ///< True if each row has elements of its own
 
   [[nodiscard]] index_t count() const;
@@ -63,8 +63,8 @@ struct Part {
   [[nodiscard]] bool packed() const { return bits < 8; }
 };
 
-/// The list of a layer's parts: calls visit(part, elements…) for each, with the vectors of all
-/// layers that are given. The parts are those that `layer` says it has, whatever it holds.
+/// Lists a layer's parts: calls visit(part, elements…) for each, with the vectors of all layers
+/// that are given. The parts are those that `layer` says it has, whatever it holds.
 template <typename Visit, typename Layer, typename... Layers>
 void visit_parts(const Visit& visit, Layer& layer, Layers&... others) {
   const bool minmax = layer.grid == GridKind::minmax;
@@ -83,10 +83,10 @@ struct Attribute {
   index_t most = std::numeric_limits<index_t>::max();
 };
 
-/// No layer is longer on any side: keeps products of damaged sizes from overflowing.
+/// Bounds the sides of a layer: keeps products of damaged sizes from overflowing.
 constexpr index_t max_extent = index_t{1} << 28;
 
-/// The list of a layer's attributes, in the order of files: calls visit(attribute, value…).
+/// Lists a layer's attributes in the order of files: calls visit(attribute, value…).
 template <typename Visit, typename... Layers>
 void visit_attributes(const Visit& visit, Layers&... layers) {
   visit(Attribute{"bits", 1, 8}, layers.bits...);
@@ -103,7 +103,7 @@ void visit_attributes(const Visit& visit, Layers&... layers) {
 /// Returns the bytes of all parts in a file; of a layer that is still to be made, too.
 [[nodiscard]] index_t stored_bytes(const QuantizedLinear& layer);
 
-/// Digest over everything that reconstructs the layer (not its statistics).
+/// Returns a digest of everything that reconstructs the layer (not its statistics).
 [[nodiscard]] std::string digest_of(const QuantizedLinear& layer);
 
 /// Throws Error naming `layer_name` if sizes, bits or kinds do not fit together.

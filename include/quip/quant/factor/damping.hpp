@@ -1,7 +1,6 @@
 // The damping λ, added to the diagonal of H until it can be factorised.
 #pragma once
 
-#include <span>
 #include <string>
 #include <vector>
 

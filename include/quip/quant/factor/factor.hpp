@@ -59,7 +59,7 @@ void visit_scalars(const Visit& visit, Layer& layer) {
 /// empty: as it is. Loops over positions run from the last to the first, but OPTQ's from the first.
 [[nodiscard]] std::vector<index_t> column_order(const LayerOptions& options,
                                                 std::span<const double> diagonal);
-/// Puts `values` into `order`.
+/// Puts `values` into `order`; empty: leaves them.
 void reorder(std::vector<double>& values, const std::vector<index_t>& order);
 
 /// The share of I that is added to H before the transform (QuIP, supplement).

@@ -1,4 +1,4 @@
-// The quality of a layer's rounding.
+// The quality of a layer's rounding, for reports and attributes.
 #pragma once
 
 #include <optional>
@@ -8,13 +8,12 @@
 
 namespace quip {
 
-/// H as it was summed, and as it was factorised (without damping).
+/// Those of H as it was summed, and as it was factorised (without damping).
 struct Spectra {
   Spectrum before;
   Spectrum after;
 };
 
-/// The quality of a layer's rounding, for reports and attributes.
 struct LayerStatistics {
   /// tr((Ŵ−W) H (Ŵ−W)ᵀ), undamped H. NaN, as the two ratios, where H or W is too small to tell.
   double proxy_loss = 0;
@@ -34,8 +33,8 @@ struct LayerStatistics {
   std::optional<Spectra> spectra;  ///< if they were asked for
 };
 
-/// The list of what is stored of a layer's statistics: calls visit(name, value…) for each, and for
-/// spectra where all that are given have them.
+/// Lists the statistics that are stored: calls visit(name, value…) for each, and for spectra where
+/// all that are given have them.
 template <typename Visit, typename... Statistics>
 void visit_statistics(const Visit& visit, Statistics&... all) {
   visit("proxy_loss", all.proxy_loss...);

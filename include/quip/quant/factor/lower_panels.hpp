@@ -21,8 +21,10 @@ class PanelSource {
   /// Comes before the first panel of a sweep: throws on all ranks if one of them has failed by now
   /// and given up inside `agree`.
   virtual void start() = 0;
-  /// Panel b as LowerPanels::panel lays it out, strictly lower; valid until the next call.
+  /// Returns panel b as LowerPanels::panel lays it out, strictly lower; valid until the next call.
   [[nodiscard]] virtual MatrixView<const float> panel(index_t b) = 0;
+  /// Returns the diagonal where the panels are, if they are not in host memory; else null.
+  [[nodiscard]] virtual const double* diagonal() const { return nullptr; }
 };
 
 /// A strictly lower triangular matrix in fp32 and a diagonal in fp64. Block columns of fixed width:
@@ -35,7 +37,7 @@ struct LowerPanels {
   index_t n = 0;
   Buffer<float> panels;
   std::vector<double> diagonal;
-  std::unique_ptr<PanelSource> source;  ///< of panels that are not here; else null
+  std::unique_ptr<PanelSource> source;  ///< has the panels if they are not here; else null
 
   LowerPanels() = default;
   explicit LowerPanels(index_t order);
@@ -48,9 +50,14 @@ struct LowerPanels {
   [[nodiscard]] index_t blocks() const { return (n + block - 1) / block; }
   [[nodiscard]] index_t first_column(index_t b) const { return b * block; }
   [[nodiscard]] index_t width(index_t b) const;
-  /// Element (i, j) of the panel is that at (first_column + i, first_column + j).
+  /// Returns panel b, whose element (i, j) is that at (first_column + i, first_column + j).
   [[nodiscard]] MatrixView<const float> panel(index_t b) const;
-  /// Where a resident matrix has it, to be filled.
+  /// Returns the diagonal from block b on, in the panels' memory.
+  [[nodiscard]] const double* diagonal_of(index_t b) const {
+    const double* there = source ? source->diagonal() : nullptr;
+    return (there != nullptr ? there : diagonal.data()) + first_column(b);
+  }
+  /// Returns the place of that panel in a resident matrix, to be filled.
   [[nodiscard]] MatrixView<float> place(index_t b) const;
   [[nodiscard]] index_t panel_offset(index_t b) const;
 

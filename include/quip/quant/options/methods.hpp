@@ -1,4 +1,4 @@
-// The rounding methods: one row says all that the rest of the program asks of a method.
+// The rounding methods: one row has all that the rest of the program asks of a method.
 #pragma once
 
 #include <array>
@@ -27,7 +27,7 @@ enum class Columns {
   by_diagonal    ///< by descending diag(H)
 };
 
-/// True for methods that have, or may be followed by, greedy passes, which read H itself.
+/// The greedy passes, which read H itself, that a method consists of or may be followed by.
 enum class Passes {
   never,
   on_request,  ///< none by default
@@ -52,7 +52,7 @@ struct MethodTraits {
 [[nodiscard]] std::unique_ptr<Rounder> make_greedy(const LayerOptions& options);
 [[nodiscard]] std::unique_ptr<Rounder> make_ldl_admm(const LayerOptions& options);
 
-/// In the order of the enumeration.
+/// The methods, in the order of the enumeration.
 inline constexpr auto methods = std::to_array<MethodTraits>({
     {Method::nearest, "nearest", Feedback::none, Columns::stored, Passes::never, true,
      make_nearest},

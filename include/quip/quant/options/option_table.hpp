@@ -11,7 +11,7 @@
 
 namespace quip {
 
-/// A value as the manifest has it.
+/// A value, in the manifest's types.
 using OptionValue = std::variant<bool, std::uint64_t, double, std::string>;
 
 struct LayerOption {
@@ -25,7 +25,8 @@ struct LayerOption {
   bool (*given)(const LayerOptions& options);
   /// Returns the value in force. Null: it changes no result, and the manifest does not have it.
   OptionValue (*in_force)(const LayerOptions& options);
-  /// Returns what it belongs to and clashes with, in words; empty: it has a meaning. May be null.
+  /// Returns in words the choice that it belongs to and the one that it clashes with; empty: it has
+  /// a meaning. May be null.
   std::string (*misplaced)(const LayerOptions& options);
 };
 

@@ -1,4 +1,4 @@
-// How one linear layer is quantized.
+// The options of quantizing one linear layer.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,15 @@ namespace quip {
 /// Bundles of steps: baseline is OPTQ's (a minmax grid and nothing else), incoherence QuIP's
 /// (rescale, transform, one grid per layer).
 enum class Processing { baseline, incoherence };
-/// Where weights beyond the grid's ends are cut: before rounding (the authors' program), or by
-/// the rounding itself, so that the columns still to come make up for the cut.
+/// The moment at which weights beyond the grid's ends are cut: before rounding (the authors'
+/// program), or in the rounding itself, so that the columns still to come make up for the cut.
 enum class Clamp { pre, feedback };
 
 /// The order in which ldlq takes the columns: from the last (the authors' program) or the first.
 enum class ColumnOrder { backward, forward };
 enum class Rounding { nearest, stochastic };
-/// When the minmax grids of groups of columns are fitted: before rounding, to the weights as they
-/// came, or when optq reaches a group, to what its weights have become by then.
+/// The moment at which the minmax grids of groups of columns are fitted: before rounding, to the
+/// weights as they came, or when optq reaches a group, to its weights as they are by then.
 enum class GroupFit { fixed, dynamic };
 
 [[nodiscard]] std::string to_string(Method method);
@@ -54,21 +54,22 @@ struct LayerOptions {
 
   bool operator==(const LayerOptions&) const = default;
 
-  // The steps in force.
+  // The functions below return the steps in force.
   [[nodiscard]] Feedback feedback() const { return traits_of(method).feedback; }
   /// True if the feedback is a matrix beside L.
   [[nodiscard]] bool has_feedback_of_its_own() const {
     return feedback() == Feedback::inverse || feedback() == Feedback::constrained;
   }
-  /// Greedy passes.
+  /// Returns the number of greedy passes.
   [[nodiscard]] int effective_passes() const;
-  /// Dynamic for optq, as its users expect, but where grids must be known first: by descending
-  /// diag(H) a group's columns come one here and one there, and Clamp::pre cuts at the grids' ends.
+  /// Returns dynamic for optq, as its users expect, but where grids must be known first: by
+  /// descending diag(H) a group's columns come one here and one there, and Clamp::pre cuts at the
+  /// grids' ends.
   [[nodiscard]] GroupFit effective_groups() const;
   [[nodiscard]] GridKind grid() const {
     return grid_kind.value_or(incoherence() ? GridKind::incoherent : GridKind::minmax);
   }
-  /// The diagonal rescaling D̃.
+  /// True if the layer has the diagonal rescaling D̃.
   [[nodiscard]] bool rescale() const { return rescaling.value_or(incoherence()); }
   [[nodiscard]] TransformKind effective_transform() const {
     return transform.value_or(incoherence() ? TransformKind::kronecker : TransformKind::none);
@@ -78,7 +79,7 @@ struct LayerOptions {
   [[nodiscard]] bool incoherence() const { return processing == Processing::incoherence; }
 };
 
-/// Returns what W [rows × cols] becomes: a layer without seeds and elements.
+/// Describes the layer that W [rows × cols] becomes, without seeds and elements.
 [[nodiscard]] QuantizedLinear described(const LayerOptions& options, index_t rows, index_t cols);
 
 /// Throws Error, naming both, for two options that have no meaning together, and for a number that

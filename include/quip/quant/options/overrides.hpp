@@ -15,8 +15,8 @@ class Overrides {
  public:
   /// Throws Error naming the rule for a bad pattern, an unknown key or an impossible value.
   void add(const std::string& rule);
-  /// `options` with the rules that match applied. Throws Error naming layer and rules if the
-  /// outcome has options without a meaning together (see check_together).
+  /// Returns `options` with the rules that match applied. Throws Error naming layer and rules if
+  /// the outcome has options without a meaning together (see check_together).
   [[nodiscard]] LayerOptions apply(LayerOptions options, const std::string& layer) const;
   /// Throws Error naming a rule that matches none of `layers`.
   void check_used(const std::vector<std::string>& layers) const;

@@ -3,39 +3,39 @@
 
 #include <functional>
 #include <memory>
-#include <span>
-#include <vector>
 
 #include "quip/core/matrix.hpp"
 #include "quip/quant/factor/factor.hpp"
 #include "quip/quant/options/options.hpp"
+#include "quip/quant/round/rounding_math.hpp"
 
 namespace quip {
 
-/// A transposed tile of rows to round: [n × lanes], row k is the column of W at position k of the
-/// layer's order. A level q stands for q·step, so that x = step·(grid coordinate); a row with one
-/// grid has step 1 throughout, and a view with ld 0 repeats one row.
+/// A transposed tile of rows to round, in the memory of `math`: [n × lanes], row k is the column of
+/// W at position k of the layer's order. A level q stands for q·step, so that x = step·(grid
+/// coordinate).
 struct RoundingTile {
-  MatrixView<const float> x;       ///< any real numbers
-  MatrixView<const float> offset;  ///< Q(g) = ⌊g + offset⌋: ½ rounds to nearest, U[0, 1) at random
-  MatrixView<const float> step;
-  MatrixView<const float> inverse;  ///< 1/step
-  float top = 0;                    ///< the highest level
-  index_t rows = 0;                 ///< lanes in use; the others are padding
+  const RoundingMath* math = nullptr;
+  MatrixView<const float> x;  ///< any real numbers
+  const float* offset = nullptr;  ///< [n × lanes]: Q(g) = ⌊g + offset⌋, U[0, 1) at random; null: ½
+  GridView grid;
+  float top = 0;     ///< the highest level
+  index_t rows = 0;  ///< lanes in use; the others are padding
   /// Dynamic groups: positions [first, first + group_size) make one, and `x` holds plain weights.
   /// A rounder calls it when it comes to `first`, with what the group's weights [positions × lanes]
   /// have become; it settles their steps and moves them to coordinates. Else empty.
   std::function<void(index_t first, MatrixView<float> weights)> fit_group;
   index_t group_size = 0;
 
-  Matrix<float> q;           ///< [n × lanes]: the levels
-  std::vector<double> loss;  ///< [lanes]: what the rounder knows of the damped proxy loss
-  Matrix<float> work;        ///< [n × lanes]: the rounder's, until it has come to its end
-  Matrix<float> target;      ///< [LowerPanels::block × lanes]: scratch
+  Lanes<float> q;       ///< [n × lanes]: the levels
+  Lanes<double> loss;   ///< [1 × lanes]: what the rounder knows of the damped proxy loss
+  Lanes<float> work;    ///< [n × lanes]: the rounder's, until it has come to its end
+  Lanes<float> target;  ///< [LowerPanels::block × lanes]: scratch
 };
 
-/// Nearest rounding with step 1; lanes up to RowTiles::most_lanes. Losses are 0.
-[[nodiscard]] RoundingTile unit_tile(MatrixView<const float> x, float top, index_t rows);
+/// Returns a tile for nearest rounding with step 1 and losses of 0.
+[[nodiscard]] RoundingTile unit_tile(MatrixView<const float> x, float top, index_t rows,
+                                     const RoundingMath& math = host_rounding_math());
 
 /// One pass of a rounder over the panels of a matrix.
 struct Sweep {
@@ -48,7 +48,7 @@ struct Sweep {
 
 /// Rounds tiles of rows: `start`, then `round_block` for every panel of its sweep, then `improve`.
 /// In the end every element of a tile's q is one of 0 … top. Rows are independent; a rounder may
-/// not let one see another. Lanes is a multiple of RowTiles::lane_unit. Serial.
+/// not let one see another. On the host lanes are a multiple of RowTiles::lane_unit. Serial.
 class Rounder {
  public:
   Rounder() = default;
@@ -56,6 +56,9 @@ class Rounder {
   Rounder& operator=(const Rounder&) = delete;
   virtual ~Rounder() = default;
 
+  /// True if it leaves the elements of tiles and matrices to the tile's `math`, so that they may be
+  /// on a GPU. All other rounders are given tiles in host memory.
+  [[nodiscard]] virtual bool portable() const { return false; }
   [[nodiscard]] virtual Sweep sweep() const { return {}; }
   virtual void start(RoundingTile& /*tile*/) const {}
   /// Rounds the columns of block b. Of `matrix` only the shape and the diagonal are read besides
@@ -79,7 +82,8 @@ class Rounder {
 /// tile `x` [n × lanes] to `norm` [lanes]. `panel` is that of L, of `factor` only the shape and the
 /// diagonal are read. `projected` is scratch [LowerPanels::block × lanes]. Over all blocks it costs
 /// n² flops a row.
-void add_block_norm(const LowerPanels& factor, index_t b, MatrixView<const float> panel,
-                    MatrixView<const float> x, float* projected, std::span<double> norm);
+void add_block_norm(const RoundingMath& math, const LowerPanels& factor, index_t b,
+                    MatrixView<const float> panel, MatrixView<const float> x, float* projected,
+                    double* norm);
 
 }  // namespace quip

@@ -11,10 +11,10 @@ namespace quip {
 /// 4), or b = 2(q+1) for a prime q ≡ 1 (mod 4). Nothing where b has neither form.
 [[nodiscard]] std::optional<Matrix<double>> paley_hadamard(index_t b);
 
-/// n = walsh·order: a Walsh–Hadamard matrix of order `walsh` = 2^k times a factor of order
-/// `order`, which is a Paley matrix if `paley`, else (order > 1) a random orthogonal one.
-/// The factor takes in as many twos as the smallest Paley order of at most `most_paley_order`
-/// needs; where there is none it is the odd part of n alone.
+/// n = walsh·order: a Walsh–Hadamard matrix of order `walsh` = 2^k times a factor of order `order`,
+/// which is a Paley matrix if `paley`, else (order > 1) a random orthogonal one. The factor takes
+/// in as many twos as the smallest Paley order of at most `most_paley_order` needs; where there is
+/// none it is the odd part of n alone.
 ///
 ///   2048 = 2¹¹         5120 = 2⁸·20     11008 = 2⁸·43 r    18944 = 2⁷·148
 ///   3584 = 2⁷·28       5632 = 2⁷·44     13696 = 2⁷·107 r   27648 = 2⁸·108

@@ -16,7 +16,7 @@ namespace quip {
 /// a contiguous range of their rows is cheap.
 enum class Side { output, input };
 
-/// One factor of a transform, for code that applies it by other means. X is [n × c].
+/// One factor of a transform, for code that applies it in its own way. X is [n × c].
 struct TransformStep {
   enum class Kind {
     gather,    ///< row i of the result is row order[i] of X

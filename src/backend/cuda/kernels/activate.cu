@@ -19,32 +19,25 @@ __device__ float function(float x) {
 /// x = f(x), times `up` where it is not null.
 template <Activation Kind>
 __global__ void apply(DeviceView<float> x, DeviceView<const float> up) {
-  const index_t total = x.rows * x.cols;
-  for (index_t i = global_thread(); i < total; i += all_threads()) {
-    const index_t row = i / x.cols;
-    const index_t col = i - row * x.cols;
+  for_elements(x.rows, x.cols, [&](index_t row, index_t col) {
     const float value = function<Kind>(x(row, col));
     x(row, col) = up.data == nullptr ? value : value * up(row, col);
-  }
-}
-
-template <Activation Kind>
-void run(cudaStream_t stream, TensorView x, ConstTensorView up) {
-  launch("activate", apply<Kind>, elementwise_blocks(x.size()), threads_elementwise, 0, stream, x,
-         up);
+  });
 }
 
 void choose(cudaStream_t stream, Activation kind, TensorView x, ConstTensorView up) {
-  if (x.size() == 0) return;
+  const auto run = [&](auto kernel) {
+    launch_elementwise("activate", kernel, x.size(), stream, x, up);
+  };
   switch (kind) {
     case Activation::relu:
-      return run<Activation::relu>(stream, x, up);
+      return run(apply<Activation::relu>);
     case Activation::gelu:
-      return run<Activation::gelu>(stream, x, up);
+      return run(apply<Activation::gelu>);
     case Activation::gelu_tanh:
-      return run<Activation::gelu_tanh>(stream, x, up);
+      return run(apply<Activation::gelu_tanh>);
     case Activation::silu:
-      return run<Activation::silu>(stream, x, up);
+      return run(apply<Activation::silu>);
   }
 }
 

@@ -8,20 +8,15 @@ namespace {
 /// Sets y = x, or y += x; x has y's shape, or one row for all.
 template <bool Add>
 __global__ void combine(DeviceView<const float> x, index_t x_ld, DeviceView<float> y) {
-  const index_t total = y.rows * y.cols;
-  for (index_t i = global_thread(); i < total; i += all_threads()) {
-    const index_t row = i / y.cols;
-    const index_t col = i - row * y.cols;
+  for_elements(y.rows, y.cols, [&](index_t row, index_t col) {
     const float value = x.data[row * x_ld + col];
     y(row, col) = Add ? y(row, col) + value : value;
-  }
+  });
 }
 
 template <bool Add>
 void run(cudaStream_t stream, ConstTensorView x, index_t x_ld, TensorView y) {
-  if (y.size() == 0) return;
-  launch("add", combine<Add>, elementwise_blocks(y.size()), threads_elementwise, 0, stream, x, x_ld,
-         y);
+  launch_elementwise("add", combine<Add>, y.size(), stream, x, x_ld, y);
 }
 
 }  // namespace

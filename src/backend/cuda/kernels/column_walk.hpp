@@ -40,8 +40,28 @@ __device__ inline float accumulate(float sum, index_t first, index_t last, const
   return sum;
 }
 
-__device__ inline float offset_of(const ColumnBlock& b, index_t k, index_t lane) {
-  return b.offset == nullptr ? 0.5F : b.offset[k * b.ld + lane];
+/// Returns the level of column k for a value.
+__device__ inline float level_of(const ColumnBlock& b, index_t k, index_t lane, float value,
+                                 float low) {
+  const float offset = b.offset == nullptr ? 0.5F : b.offset[k * b.ld + lane];
+  return to_level(value, inverse_of(b.grid, b.ld, k, lane), offset, low, b.top);
+}
+
+/// Keeps what a column has become.
+__device__ inline void settle(const ColumnBlock& b, const WalkMemory& memory, index_t k,
+                              index_t lane, float level, float error) {
+  memory.error[k * walk_threads + threadIdx.x] = error;
+  b.error[k * b.ld + lane] = error;
+  b.q[k * b.ld + lane] = level;
+}
+
+/// Runs `kernel` with a thread for each lane.
+template <typename... Parameters, typename... Arguments>
+void launch_walk(const char* name, void (*kernel)(ColumnBlock, Parameters...), cudaStream_t stream,
+                 const ColumnBlock& block, Arguments... arguments) {
+  if (block.lanes == 0) return;
+  launch(name, kernel, blocks_for(block.lanes, walk_threads), walk_threads, walk_bytes(block),
+         stream, block, arguments...);
 }
 
 }  // namespace quip::cuda

@@ -20,24 +20,18 @@ __global__ void __launch_bounds__(walk_threads) walk(ColumnBlock b, float low) {
     const auto weight = static_cast<float>(1.0 / b.diagonal[k]);
     const float base = b.base[k * b.ld + lane];
     const float target = fmaf(-sum, weight, base);
-    const float level =
-        to_level(target, inverse_of(b.grid, b.ld, k, lane), offset_of(b, k, lane), low, b.top);
+    const float level = level_of(b, k, lane, target, low);
     const float s = fmaf(level, step_of(b.grid, b.ld, k, lane), -base);
-    float& error = memory.error[k * walk_threads + threadIdx.x];
-    changes += s != error ? 1.0 : 0.0;
-    error = s;
-    b.error[k * b.ld + lane] = s;
-    b.q[k * b.ld + lane] = level;
+    changes += s != memory.error[k * walk_threads + threadIdx.x] ? 1.0 : 0.0;
+    settle(b, memory, k, lane, level, s);
   }
   b.loss[lane] = changes;
 }
 
 }  // namespace
 
-void descend(cudaStream_t stream, const ColumnBlock& block, float low) {
-  if (block.lanes == 0) return;
-  launch("descend", walk, blocks_for(block.lanes, walk_threads), walk_threads, walk_bytes(block),
-         stream, block, low);
+void RoundingKernels::descend(const ColumnBlock& block, float low) const {
+  launch_walk("descend", walk, stream(), block, low);
 }
 
 }  // namespace quip::cuda

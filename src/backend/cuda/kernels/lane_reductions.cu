@@ -8,14 +8,14 @@ namespace {
 
 constexpr unsigned threads = 128;
 
-__global__ void find_ranges(DeviceView<const float> x, const std::int32_t* position, index_t count,
+__global__ void take_ranges(DeviceView<const float> x, const std::int32_t* position, index_t count,
                             float* low, float* high) {
   const index_t r = global_thread();
   if (r >= x.cols) return;
   float least = 0.0F;
   float most = 0.0F;
   for (index_t i = 0; i < count; ++i) {
-    const float value = x(position[i], r);
+    const float value = x(position == nullptr ? i : position[i], r);
     least = fminf(least, value);
     most = fmaxf(most, value);
   }
@@ -37,17 +37,17 @@ __global__ void add_squares(DeviceView<const float> x, const double* weight, dou
 
 }  // namespace
 
-void lane_ranges(cudaStream_t stream, MatrixView<const float> x, const std::int32_t* position,
-                 index_t count, float* low, float* high) {
+void RoundingKernels::find_ranges(MatrixView<const float> x, const std::int32_t* position,
+                                  index_t count, float* low, float* high) const {
   if (x.cols == 0) return;
-  launch("lane_ranges", find_ranges, blocks_for(x.cols, threads), threads, 0, stream, x, position,
+  launch("find_ranges", take_ranges, blocks_for(x.cols, threads), threads, 0, stream(), x, position,
          count, low, high);
 }
 
-void add_weighted_squares(cudaStream_t stream, MatrixView<const float> x, const double* weight,
-                          double sign, double* norm) {
+void RoundingKernels::add_weighted_squares(MatrixView<const float> x, const double* weight,
+                                           double sign, double* norm) const {
   if (x.cols == 0) return;
-  launch("add_weighted_squares", add_squares, blocks_for(x.cols, threads), threads, 0, stream, x,
+  launch("add_weighted_squares", add_squares, blocks_for(x.cols, threads), threads, 0, stream(), x,
          weight, sign, norm);
 }
 

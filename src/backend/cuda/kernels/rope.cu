@@ -7,11 +7,9 @@ namespace {
 
 __global__ void rotate(DeviceView<float> x, index_t heads, index_t half,
                        DeviceView<const float> cosine, DeviceView<const float> sine) {
-  const index_t total = x.rows * heads * half;
-  for (index_t i = global_thread(); i < total; i += all_threads()) {
+  for_elements(x.rows, heads * half, [&](index_t t, index_t i) {
     const index_t pair = i % half;
-    const index_t head = i / half % heads;
-    const index_t t = i / (half * heads);
+    const index_t head = i / half;
     float& low = x(t, 2 * half * head + pair);
     float& high = x(t, 2 * half * head + half + pair);
     const float c = cosine(t, pair);
@@ -20,7 +18,7 @@ __global__ void rotate(DeviceView<float> x, index_t heads, index_t half,
     const float b = high;
     low = a * c - b * s;
     high = b * c + a * s;
-  }
+  });
 }
 
 }  // namespace
@@ -28,10 +26,7 @@ __global__ void rotate(DeviceView<float> x, index_t heads, index_t half,
 void rope(cudaStream_t stream, TensorView x, index_t heads, index_t head_dim,
           ConstTensorView cosine, ConstTensorView sine) {
   const index_t half = head_dim / 2;
-  const index_t pairs = x.rows * heads * half;
-  if (pairs == 0) return;
-  launch("rope", rotate, elementwise_blocks(pairs), threads_elementwise, 0, stream, x, heads, half,
-         cosine, sine);
+  launch_elementwise("rope", rotate, x.rows * heads * half, stream, x, heads, half, cosine, sine);
 }
 
 }  // namespace quip::cuda

@@ -14,25 +14,20 @@ __global__ void __launch_bounds__(walk_threads) walk(ColumnBlock b) {
     const float target = accumulate(b.target[k * b.ld + lane], k + 1, b.width, memory.factor + k,
                                     b.width, memory.error);
     // ŵₖ = step · clamp(Q(targetₖ / step), 0, top)
-    const float level =
-        to_level(target, inverse_of(b.grid, b.ld, k, lane), offset_of(b, k, lane), 0.0F, b.top);
+    const float level = level_of(b, k, lane, target, 0.0F);
     const float rounded = __fmul_rn(level, step_of(b.grid, b.ld, k, lane));
     const float error = __fsub_rn(b.base[k * b.ld + lane], rounded);
     const double residual = static_cast<double>(rounded) - static_cast<double>(target);
     loss = fma(b.diagonal[k], residual * residual, loss);
-    memory.error[k * walk_threads + threadIdx.x] = error;
-    b.error[k * b.ld + lane] = error;
-    b.q[k * b.ld + lane] = level;
+    settle(b, memory, k, lane, level, error);
   }
   b.loss[lane] = loss;
 }
 
 }  // namespace
 
-void round_with_feedback(cudaStream_t stream, const ColumnBlock& block) {
-  if (block.lanes == 0) return;
-  launch("round_with_feedback", walk, blocks_for(block.lanes, walk_threads), walk_threads,
-         walk_bytes(block), stream, block);
+void RoundingKernels::round_with_feedback(const ColumnBlock& block) const {
+  launch_walk("round_with_feedback", walk, stream(), block);
 }
 
 }  // namespace quip::cuda
