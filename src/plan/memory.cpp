@@ -5,8 +5,6 @@
 
 #include "walk_steps.hpp"
 
-#include "walk_steps.hpp"
-
 #include "quip/backend/device_work.hpp"
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/comm/schedule.hpp"

@@ -22,7 +22,7 @@ std::string bytes(auto count) { return human_bytes(static_cast<double>(count)); 
 
 /// Returns the largest of all ranks' values.
 template <typename Of>
-index_t largest(const Prediction& prediction, const Of& of) {
+index_t most_of(const Prediction& prediction, const Of& of) {
   index_t most = 0;
   for (const RankPrediction& rank : prediction.ranks) most = std::max(most, of(rank));
   return most;
@@ -111,7 +111,7 @@ std::string compare_layouts(const std::vector<Prediction>& predictions,
     out += fmt::format("  {:>6} {:>11} {:>8} {:>11} {:>12} {:>12} {:>12}{}\n", p.layout.nodes,
                        p.layout.ranks_per_node, p.layout.threads,
                        p.timed ? duration(p.seconds) : "-", bytes(p.node_bytes),
-                       bytes(largest(p, held_by)), bytes(largest(p, sent_by)), mark);
+                       bytes(most_of(p, held_by)), bytes(most_of(p, sent_by)), mark);
   }
   return out;
 }

@@ -73,9 +73,8 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
   rest_tensors_ = std::ssize(rest);
   for (const Chunk& chunk : chunks_of(rest)) chunks_.push_back(chunk.bytes);
   manifest_bytes_.push_back(std::ssize(json_text(manifest)));
-  for (index_t b = 0; b < blocks_; ++b) {
-    const std::vector<LinearSpec> linears = job.options.selected(family, b);
-    nlohmann::json entry = entry_of(b, linears);
+  for (const auto& linears : job.options.selected(family, Range{0, blocks_})) {
+    nlohmann::json entry = entry_of(std::ssize(block_entry_bytes_), linears);
     block_entry_bytes_.push_back(std::ssize(json_text(entry)));
     index_t& bytes = block_file_bytes_.emplace_back();
     for (const LinearSpec& linear : linears) {
