@@ -66,12 +66,13 @@ TEST(PlanOnDevices, WhatLiesThereTakesNoHostMemory) {
 }
 
 // While down_proj is rounded: all panels and the diagonal of its factor, 8192 rows twice, and the
-// search's 128 rows and 5 candidates with coordinates, levels, errors and two blocks of 128.
+// search's 128 rows and 5 candidates with coordinates, levels, errors, a block of 128 and two
+// losses.
 TEST(PlanOnDevices, AFactorThatStaysHasItsPlaceThere) {
   const Footprint fullest = plan_of(2, std::nullopt).ranks[0].memory.device.fullest;
   EXPECT_EQ(fullest.moment, "capture, hessian");
   EXPECT_EQ(fullest.items.back().second, panels + inner * 8 + 2 * hidden / 2 * inner * 4 +
-                                             128 * 5 * ((3 * inner + 2 * 128) * 4 + 8));
+                                             128 * 5 * ((3 * inner + 128) * 4 + 2 * 8));
 }
 
 }  // namespace
