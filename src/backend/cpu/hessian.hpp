@@ -23,7 +23,7 @@ void accumulate_hessian(HessianKernel kernel, int threads, ConstTensorView x,
 
 // They take one chunk of tokens after another. `outside` becomes true, and the sum undefined, if a
 // z does not fit in 16 bits.
-void accumulate_int8(HessianKernel kernel, int threads, ConstTensorView x,
+void accumulate_int8(HessianKernel choice, int threads, ConstTensorView x,
                      std::span<const float> scale, MatrixView<double> sum,
                      std::atomic<bool>& outside);
 void accumulate_float64(int threads, ConstTensorView x, std::span<const float> scale,

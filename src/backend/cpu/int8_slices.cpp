@@ -53,8 +53,8 @@ QUIP_SIMD void slice_step(const Step& z, std::uint32_t* high, std::uint32_t* low
       std::uint32_t low_word = 0;
       for (index_t t = 0; t < 4; ++t) {
         const std::int32_t value = z[4 * q + t][c];
-        const std::int32_t high_byte = high_byte_of(value);
-        const std::int32_t low_byte = low_byte_of(value);
+        const std::int32_t high_byte = high_byte_of(value);  // NOLINT: the sign is wanted
+        const std::int32_t low_byte = low_byte_of(value);    // NOLINT: the sign is wanted
         high_sum[c] += high_byte;
         low_sum[c] += low_byte;
         high_word |= (static_cast<std::uint32_t>(high_byte) & 255U) << (8 * t);
