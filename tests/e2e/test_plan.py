@@ -137,7 +137,7 @@ def calibrate_and_plan(tmp_path, ranks, *options):
 
 @pytest.mark.parametrize("ranks", RANKS if cli.THOROUGH else (1, 4))
 def test_memory_is_predicted(ranks, whole_run, tmp_path):
-    planned = predict(tmp_path / "plan.json", ranks, *GIVEN_RHO)
+    planned = calibrate_and_plan(tmp_path, ranks, *GIVEN_RHO)
     report = whole_run(ranks)
     peaks = [rank["memory"]["bytes"] for rank in planned["rank_reports"]]
     for expected, peak in zip(peaks, report["peak_rss_bytes"], strict=True):
