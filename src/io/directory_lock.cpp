@@ -18,14 +18,6 @@ namespace {
 
 constexpr auto patience = std::chrono::seconds(5);
 
-/// Locks the whole file for this descriptor; returns 0 or errno.
-int lock_descriptor(int descriptor) {
-  struct flock whole {};
-  whole.l_type = F_WRLCK;
-  whole.l_whence = SEEK_SET;
-  return ::fcntl(descriptor, F_OFD_SETLK, &whole) == 0 ? 0 : errno;
-}
-
 /// True if the path still leads to the open file: its last owner removes it.
 bool is_current(int descriptor, const std::filesystem::path& path) {
   struct stat opened {};
@@ -46,7 +38,10 @@ bool DirectoryLock::try_lock() {
   if (descriptor_ < 0) {
     fail("{}: cannot create: {}", path_.string(), std::generic_category().message(errno));
   }
-  const int error = lock_descriptor(descriptor_);
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  const int error = ::fcntl(descriptor_, F_OFD_SETLK, &whole) == 0 ? 0 : errno;
   if (error == 0 && is_current(descriptor_, path_)) return true;
   if (error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP || error == EINVAL) {
     effective_ = false;

@@ -56,8 +56,7 @@ template <typename Work>
 void for_each_piece(const File& file, index_t begin, index_t end, const Work& work) {
   const Buffer<std::byte> buffer(std::min(copy_bytes, end - begin));
   for (index_t offset = begin; offset < end; offset += copy_bytes) {
-    const auto piece =
-        buffer.span().first(static_cast<std::size_t>(std::min(copy_bytes, end - offset)));
+    const auto piece = buffer.span().first(at(std::min(copy_bytes, end - offset)));
     file.read_at(piece, offset);
     work(piece, offset);
   }
@@ -73,12 +72,6 @@ File::File(int descriptor, fs::path path) : path_(std::move(path)), descriptor_(
 
 File::File(File&& other) noexcept
     : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
-
-File& File::operator=(File&& other) noexcept {
-  std::swap(path_, other.path_);
-  std::swap(descriptor_, other.descriptor_);
-  return *this;
-}
 
 File::~File() {
   if (descriptor_ >= 0) ::close(descriptor_);
@@ -113,7 +106,7 @@ void File::read_at(std::span<std::byte> out, index_t offset) const {
            offset, out.size());
     }
     UsageMeter::current().add_read(got);
-    out = out.subspan(static_cast<std::size_t>(got));
+    out = out.subspan(at(got));
     offset += got;
   }
 }
@@ -126,7 +119,7 @@ void File::write_at(std::span<const std::byte> bytes, index_t offset) const {
     if (put < 0 && errno == EINTR) continue;
     if (put <= 0) fail_errno(path_, "write", put < 0 ? errno : ENOSPC);
     UsageMeter::current().add_written(put);
-    bytes = bytes.subspan(static_cast<std::size_t>(put));
+    bytes = bytes.subspan(at(put));
     offset += put;
   }
 }
@@ -177,7 +170,7 @@ void write_text(const fs::path& path, std::string_view text) {
 
 std::string read_text(const fs::path& path) {
   const File file = File::open_read(path);
-  std::string text(static_cast<std::size_t>(file.size()), '\0');
+  std::string text(at(file.size()), '\0');
   file.read_at(std::as_writable_bytes(std::span(text)), 0);
   return text;
 }

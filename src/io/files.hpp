@@ -21,9 +21,9 @@ class File {
   /// Creates or empties a file for writing.
   [[nodiscard]] static File create(const std::filesystem::path& path);
   File(File&& other) noexcept;
-  File& operator=(File&& other) noexcept;
   ~File();
 
+  [[nodiscard]] int descriptor() const { return descriptor_; }
   [[nodiscard]] index_t size() const;
   /// Fills `out` from byte `offset` on. Throws Error if the file ends before that.
   void read_at(std::span<std::byte> out, index_t offset) const;

@@ -31,12 +31,23 @@ std::string attribute_place(const char* name, const std::string& where) {
   return fmt::format("{}: attribute {}", where, name);
 }
 
-void write_scalar(hid_t object, const char* name, hid_t type, hid_t memory_type, const void* value,
+/// The class of a number's type, and the type itself, in files and (we are little-endian) in
+/// memory.
+struct NumberType {
+  H5T_class_t kind;
+  hid_t type;
+};
+
+NumberType number_type(std::int64_t /*value*/) { return {H5T_INTEGER, H5T_STD_I64LE}; }
+NumberType number_type(std::uint64_t /*value*/) { return {H5T_INTEGER, H5T_STD_U64LE}; }
+NumberType number_type(double /*value*/) { return {H5T_FLOAT, H5T_IEEE_F64LE}; }
+
+void write_scalar(hid_t object, const char* name, hid_t type, const void* value,
                   const std::string& where) {
   const H5Space space(H5Screate(H5S_SCALAR), "H5Screate", where);
   const H5Attribute attribute(H5Acreate2(object, name, type, space.get(), H5P_DEFAULT, H5P_DEFAULT),
                               "H5Acreate2", attribute_place(name, where));
-  check(H5Awrite(attribute.get(), memory_type, value), "H5Awrite", attribute_place(name, where));
+  check(H5Awrite(attribute.get(), type, value), "H5Awrite", attribute_place(name, where));
 }
 
 /// Opens an attribute and insists on one element of the expected class: HDF5 would
@@ -52,15 +63,6 @@ std::pair<H5Attribute, H5Type> open_scalar(hid_t object, const char* name, H5T_c
     fail("{}: not the kind of value a packed model has there", place);
   }
   return {std::move(attribute), std::move(type)};
-}
-
-template <typename T>
-T read_number(hid_t object, const char* name, H5T_class_t kind, hid_t memory_type,
-              const std::string& where) {
-  const auto [attribute, type] = open_scalar(object, name, kind, where);
-  T value{};
-  check(H5Aread(attribute.get(), memory_type, &value), "H5Aread", attribute_place(name, where));
-  return value;
 }
 
 }  // namespace
@@ -140,47 +142,35 @@ std::vector<index_t> shape_of(const H5Dataset& dataset, const std::string& where
   const H5Space space(H5Dget_space(dataset.get()), "H5Dget_space", where);
   const int rank =
       check(H5Sget_simple_extent_ndims(space.get()), "H5Sget_simple_extent_ndims", where);
-  std::vector<hsize_t> extents(static_cast<std::size_t>(rank));
+  std::vector<hsize_t> extents(at(rank));
   check(H5Sget_simple_extent_dims(space.get(), extents.data(), nullptr),
         "H5Sget_simple_extent_dims", where);
   return {extents.begin(), extents.end()};
 }
 
-void write_attribute(hid_t object, const char* name, std::int64_t value, const std::string& where) {
-  write_scalar(object, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value, where);
+template <typename T>
+void write_attribute(hid_t object, const char* name, const T& value, const std::string& where) {
+  write_scalar(object, name, number_type(value).type, &value, where);
 }
 
-void write_attribute(hid_t object, const char* name, std::uint64_t value,
-                     const std::string& where) {
-  write_scalar(object, name, H5T_STD_U64LE, H5T_NATIVE_UINT64, &value, where);
-}
-
-void write_attribute(hid_t object, const char* name, double value, const std::string& where) {
-  write_scalar(object, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &value, where);
-}
-
+/// Writes fixed-length text: a variable-length string would cost a 4 KiB heap in every file.
+template <>
 void write_attribute(hid_t object, const char* name, const std::string& value,
                      const std::string& where) {
   const H5Type type(H5Tcopy(H5T_C_S1), "H5Tcopy", where);
   check(H5Tset_size(type.get(), std::max<std::size_t>(1, value.size())), "H5Tset_size", where);
   check(H5Tset_strpad(type.get(), H5T_STR_NULLPAD), "H5Tset_strpad", where);
   check(H5Tset_cset(type.get(), H5T_CSET_UTF8), "H5Tset_cset", where);
-  write_scalar(object, name, type.get(), type.get(), value.c_str(), where);
+  write_scalar(object, name, type.get(), value.c_str(), where);
 }
 
-template <>
-std::int64_t read_attribute(hid_t object, const char* name, const std::string& where) {
-  return read_number<std::int64_t>(object, name, H5T_INTEGER, H5T_NATIVE_INT64, where);
-}
-
-template <>
-std::uint64_t read_attribute(hid_t object, const char* name, const std::string& where) {
-  return read_number<std::uint64_t>(object, name, H5T_INTEGER, H5T_NATIVE_UINT64, where);
-}
-
-template <>
-double read_attribute(hid_t object, const char* name, const std::string& where) {
-  return read_number<double>(object, name, H5T_FLOAT, H5T_NATIVE_DOUBLE, where);
+template <typename T>
+T read_attribute(hid_t object, const char* name, const std::string& where) {
+  T value{};
+  const NumberType number = number_type(value);
+  const auto [attribute, type] = open_scalar(object, name, number.kind, where);
+  check(H5Aread(attribute.get(), number.type, &value), "H5Aread", attribute_place(name, where));
+  return value;
 }
 
 template <>
@@ -192,5 +182,12 @@ std::string read_attribute(hid_t object, const char* name, const std::string& wh
   value.erase(std::find(value.begin(), value.end(), '\0'), value.end());
   return value;
 }
+
+template void write_attribute(hid_t, const char*, const std::int64_t&, const std::string&);
+template void write_attribute(hid_t, const char*, const std::uint64_t&, const std::string&);
+template void write_attribute(hid_t, const char*, const double&, const std::string&);
+template std::int64_t read_attribute(hid_t, const char*, const std::string&);
+template std::uint64_t read_attribute(hid_t, const char*, const std::string&);
+template double read_attribute(hid_t, const char*, const std::string&);
 
 }  // namespace quip

@@ -29,14 +29,9 @@ T check(T result, const char* call, const std::string& where) {
 template <herr_t (*Close)(hid_t)>
 class Handle {
  public:
-  Handle() = default;
   explicit Handle(hid_t id) noexcept : id_(id) {}
   Handle(hid_t id, const char* call, const std::string& where) : id_(check(id, call, where)) {}
   Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, H5I_INVALID_HID)) {}
-  Handle& operator=(Handle&& other) noexcept {
-    std::swap(id_, other.id_);
-    return *this;
-  }
   ~Handle() {
     if (id_ >= 0) Close(id_);
   }
@@ -48,7 +43,7 @@ class Handle {
   }
 
  private:
-  hid_t id_ = H5I_INVALID_HID;
+  hid_t id_;
 };
 
 using H5File = Handle<H5Fclose>;
@@ -82,15 +77,12 @@ using H5Object = Handle<H5Oclose>;
 void require_contiguous(const H5Dataset& dataset, const std::string& where);
 [[nodiscard]] std::vector<index_t> shape_of(const H5Dataset& dataset, const std::string& where);
 
-void write_attribute(hid_t object, const char* name, std::int64_t value, const std::string& where);
-void write_attribute(hid_t object, const char* name, std::uint64_t value, const std::string& where);
-void write_attribute(hid_t object, const char* name, double value, const std::string& where);
-/// Writes fixed-length text: a variable-length string would cost a 4 KiB heap in every file.
-void write_attribute(hid_t object, const char* name, const std::string& value,
-                     const std::string& where);
+/// Writes a scalar attribute. Defined, as reading is, for std::int64_t, std::uint64_t, double and
+/// std::string.
+template <typename T>
+void write_attribute(hid_t object, const char* name, const T& value, const std::string& where);
 
-/// Returns a scalar attribute. Throws Error if it is missing or of another kind. Defined for
-/// std::int64_t, std::uint64_t, double and std::string.
+/// Returns a scalar attribute. Throws Error if it is missing or of another kind.
 template <typename T>
 [[nodiscard]] T read_attribute(hid_t object, const char* name, const std::string& where);
 

@@ -1,7 +1,6 @@
 #include "hdf5_layout.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <new>
 
@@ -30,35 +29,12 @@ H5FD_t* open_memory(const char* /*name*/, unsigned /*flags*/, hid_t access, hadd
   return reinterpret_cast<H5FD_t*>(file);
 }
 
-herr_t close_memory(H5FD_t* file) {
-  delete self(file);
-  return 0;
-}
-
-haddr_t end_of_address_space(const H5FD_t* file, H5FD_mem_t /*type*/) {
-  return self(file)->end_of_address_space;
-}
-
-herr_t set_end_of_address_space(H5FD_t* file, H5FD_mem_t /*type*/, haddr_t end) {
-  self(file)->end_of_address_space = end;
-  return 0;
-}
-
-haddr_t end_of_file(const H5FD_t* file, H5FD_mem_t /*type*/) { return self(file)->end_of_file; }
-
-herr_t read_memory(H5FD_t* file, H5FD_mem_t /*type*/, hid_t /*transfer*/, haddr_t offset,
-                   std::size_t count, void* out) {
-  self(file)->bytes->read(static_cast<index_t>(offset), static_cast<std::byte*>(out),
-                          static_cast<index_t>(count));
-  return 0;
-}
-
 /// Writes without exceptions, which may not pass through the C library.
 herr_t write_memory(H5FD_t* file, H5FD_mem_t /*type*/, hid_t /*transfer*/, haddr_t offset,
                     std::size_t count, const void* in) {
   try {
-    self(file)->bytes->write(static_cast<index_t>(offset), static_cast<const std::byte*>(in),
-                             static_cast<index_t>(count));
+    self(file)->bytes->write(static_cast<index_t>(offset),
+                             {static_cast<const std::byte*>(in), count});
   } catch (const std::bad_alloc&) {
     return -1;
   }
@@ -78,11 +54,25 @@ hid_t memory_driver() {
     callbacks.fc_degree = H5F_CLOSE_WEAK;
     callbacks.fapl_size = sizeof(SparseBytes*);
     callbacks.open = open_memory;
-    callbacks.close = close_memory;
-    callbacks.get_eoa = end_of_address_space;
-    callbacks.set_eoa = set_end_of_address_space;
-    callbacks.get_eof = end_of_file;
-    callbacks.read = read_memory;
+    callbacks.close = [](H5FD_t* file) -> herr_t {
+      delete self(file);
+      return 0;
+    };
+    callbacks.get_eoa = [](const H5FD_t* file, H5FD_mem_t /*type*/) {
+      return self(file)->end_of_address_space;
+    };
+    callbacks.set_eoa = [](H5FD_t* file, H5FD_mem_t /*type*/, haddr_t end) -> herr_t {
+      self(file)->end_of_address_space = end;
+      return 0;
+    };
+    callbacks.get_eof = [](const H5FD_t* file, H5FD_mem_t /*type*/) {
+      return self(file)->end_of_file;
+    };
+    callbacks.read = [](H5FD_t* file, H5FD_mem_t /*type*/, hid_t /*transfer*/, haddr_t offset,
+                        std::size_t count, void* out) -> herr_t {
+      self(file)->bytes->read(static_cast<index_t>(offset), {static_cast<std::byte*>(out), count});
+      return 0;
+    };
     callbacks.write = write_memory;
     return callbacks;
   }();
@@ -116,32 +106,26 @@ std::vector<Extent> frame_of(std::vector<Extent> data, index_t size, const std::
   return frame;
 }
 
-void SparseBytes::write(index_t offset, const std::byte* bytes, index_t count) {
-  while (count > 0) {
+void SparseBytes::write(index_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
     const index_t within = offset % page_bytes;
-    const index_t part = std::min(count, page_bytes - within);
-    std::vector<std::byte>& page = pages_[offset / page_bytes];
-    page.resize(page_bytes);
-    std::memcpy(page.data() + within, bytes, static_cast<std::size_t>(part));
-    offset += part;
-    bytes += part;
-    count -= part;
+    const auto part = bytes.first(std::min(bytes.size(), at(page_bytes - within)));
+    auto& page = pages_.try_emplace(offset / page_bytes, page_bytes).first->second;
+    std::ranges::copy(part, page.begin() + within);
+    offset += std::ssize(part);
+    bytes = bytes.subspan(part.size());
   }
 }
 
-void SparseBytes::read(index_t offset, std::byte* bytes, index_t count) const {
-  while (count > 0) {
+void SparseBytes::read(index_t offset, std::span<std::byte> bytes) const {
+  while (!bytes.empty()) {
     const index_t within = offset % page_bytes;
-    const index_t part = std::min(count, page_bytes - within);
+    const auto part = bytes.first(std::min(bytes.size(), at(page_bytes - within)));
     const auto page = pages_.find(offset / page_bytes);
-    if (page == pages_.end()) {
-      std::memset(bytes, 0, static_cast<std::size_t>(part));
-    } else {
-      std::memcpy(bytes, page->second.data() + within, static_cast<std::size_t>(part));
-    }
-    offset += part;
-    bytes += part;
-    count -= part;
+    std::ranges::fill(part, std::byte{0});
+    if (page != pages_.end()) std::copy_n(page->second.begin() + within, part.size(), part.begin());
+    offset += std::ssize(part);
+    bytes = bytes.subspan(part.size());
   }
 }
 
@@ -180,8 +164,8 @@ void Layout::write() {
   const File target = File::create(target_);
   target.resize(static_cast<index_t>(size));
   for (const auto& [begin, end] : frame_of(data_, static_cast<index_t>(size), where_)) {
-    std::vector<std::byte> bytes(static_cast<std::size_t>(end - begin));
-    bytes_->read(begin, bytes.data(), end - begin);
+    std::vector<std::byte> bytes(at(end - begin));
+    bytes_->read(begin, bytes);
     target.write_at(bytes, begin);
   }
 }

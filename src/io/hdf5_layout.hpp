@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,14 +32,15 @@ struct Extent {
 /// Bytes at scattered offsets; gaps read as zero.
 class SparseBytes {
  public:
-  void write(index_t offset, const std::byte* bytes, index_t count);
-  void read(index_t offset, std::byte* bytes, index_t count) const;
+  void write(index_t offset, std::span<const std::byte> bytes);
+  void read(index_t offset, std::span<std::byte> bytes) const;
 
  private:
   static constexpr index_t page_bytes = 4096;
   std::map<index_t, std::vector<std::byte>> pages_;
 };
 
+/// A new file of groups, attributes and contiguous datasets.
 class Layout {
  public:
   /// Begins a file that messages call `target`.

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <span>
 
 #include "quip/core/matrix.hpp"
@@ -15,16 +16,11 @@ class MappedFile {
   /// Maps a file. Throws Error naming it if it cannot be opened, is not a regular file or cannot be
   /// mapped. An empty file has no bytes.
   explicit MappedFile(const std::filesystem::path& file);
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-  ~MappedFile();
 
   [[nodiscard]] std::span<const std::byte> bytes() const {
-    return {data_, static_cast<std::size_t>(size_)};
+    return {data_.get(), data_.get_deleter().size};
   }
-  [[nodiscard]] index_t size() const { return size_; }
+  [[nodiscard]] index_t size() const { return std::ssize(bytes()); }
 
   /// Lets go of the pages that lie wholly inside [offset, offset + count): a later read
   /// maps them again. Keeps resident memory independent of how much has been read.
@@ -33,8 +29,11 @@ class MappedFile {
   void fetch(index_t offset, index_t count) const noexcept;
 
  private:
-  const std::byte* data_ = nullptr;
-  index_t size_ = 0;
+  struct Unmap {
+    std::size_t size;
+    void operator()(std::byte* data) const noexcept;
+  };
+  std::unique_ptr<std::byte, Unmap> data_;
 };
 
 }  // namespace quip

@@ -39,7 +39,7 @@ NpyHeader read_npy_header(const File& file, const std::string& path) {
   }
   const index_t start = short_length ? 10 : 12;
   if (length > size - start) fail("{}: its header reaches beyond the file", path);
-  NpyHeader header{std::string(static_cast<std::size_t>(length), ' '), start + length};
+  NpyHeader header{std::string(at(length), ' '), start + length};
   file.read_at(std::as_writable_bytes(std::span(header.text)), start);
   return header;
 }
@@ -91,14 +91,17 @@ Matrix<double> read_dataset(const fs::path& path, const std::string& name) {
   return out;
 }
 
-void write_dataset(hid_t file, const char* name, hid_t memory_type, const void* data,
-                   std::array<hsize_t, 2> shape, const std::string& where) {
+template <typename T>
+void write_dataset(hid_t file, const char* name, hid_t memory_type, MatrixView<const T> matrix,
+                   const std::string& where) {
+  const std::array<hsize_t, 2> shape{static_cast<hsize_t>(matrix.rows),
+                                     static_cast<hsize_t>(matrix.cols)};
   const H5Space space(H5Screate_simple(2, shape.data(), nullptr), "H5Screate_simple", where);
   const H5Dataset dataset(
       H5Dcreate2(file, name, memory_type, space.get(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
       "H5Dcreate2", where);
-  check(H5Dwrite(dataset.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data), "H5Dwrite",
-        where);
+  check(H5Dwrite(dataset.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, matrix.data),
+        "H5Dwrite", where);
 }
 
 }  // namespace
@@ -134,11 +137,8 @@ void write_layer_problem(const fs::path& file, const std::string& layer,
   const std::string where = file.string();
   H5File out(H5Fcreate(where.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, file_access(where).get()),
              "H5Fcreate", where);
-  const auto extent = [](index_t n) { return static_cast<hsize_t>(n); };
-  write_dataset(out.get(), "weights", H5T_NATIVE_FLOAT, weights.data,
-                {extent(weights.rows), extent(weights.cols)}, where);
-  write_dataset(out.get(), "hessian", H5T_NATIVE_DOUBLE, full.data(),
-                {extent(full.rows()), extent(full.cols())}, where);
+  write_dataset(out.get(), "weights", H5T_NATIVE_FLOAT, weights, where);
+  write_dataset<double>(out.get(), "hessian", H5T_NATIVE_DOUBLE, full.view(), where);
   write_attribute(out.get(), "layer", layer, where);
   out.close("H5Fclose", where);
 }

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <map>
+#include <ranges>
 #include <set>
 #include <string>
 #include <utility>
@@ -22,14 +23,14 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr const char* single_file = "model.safetensors";
-// Below this a read is one of many small ones close together: keep their pages.
+// A shorter read is one of many that lie close together: their pages stay.
 constexpr index_t release_bytes = index_t{1} << 20;
 
 std::string_view text_of(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
 
-/// One or more mapped files, seen as one set of tensors.
+/// Serves the tensors of one or more mapped files as one set.
 class SafetensorsSource final : public TensorSource {
  public:
   explicit SafetensorsSource(fs::path origin) : origin_(std::move(origin)) {}
@@ -57,9 +58,8 @@ class SafetensorsSource final : public TensorSource {
   }
 
   [[nodiscard]] std::vector<std::string> names() const override {
-    std::vector<std::string> result;
-    for (const auto& [name, tensor] : tensors_) result.push_back(name);
-    return result;
+    const auto keys = std::views::keys(tensors_);
+    return {keys.begin(), keys.end()};
   }
 
   [[nodiscard]] bool contains(const std::string& name) const override {
@@ -72,12 +72,8 @@ class SafetensorsSource final : public TensorSource {
 
   void read(const std::string& name, index_t offset, std::span<std::byte> out) const override {
     const Located& tensor = locate(name);
-    const index_t bytes = tensor.entry.end - tensor.entry.begin;
-    const auto count = static_cast<index_t>(out.size());
-    if (offset < 0 || offset > bytes || count > bytes - offset) {
-      fail("tensor {} of {}: bytes {}+{} asked for, it has {}", name, describe(), offset, count,
-           bytes);
-    }
+    const index_t count = std::ssize(out);
+    require_range(*this, tensor.entry.info, offset, count);
     if (count == 0) return;
     const MappedFile& file = files_[tensor.file];
     const index_t position = tensor.entry.begin + offset;
@@ -111,7 +107,7 @@ class SafetensorsSource final : public TensorSource {
   std::map<std::string, Located> tensors_;
 };
 
-/// The index's "weight_map": tensor name → file name, checked.
+/// Returns the index's "weight_map", tensor name → file name, after checking it.
 std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   const MappedFile file(index);
   const json document = parse_json(text_of(file), index.string());
@@ -141,7 +137,7 @@ std::unique_ptr<TensorSource> open_shards(const fs::path& directory, const fs::p
   for (const auto& [name, file] : weight_map) shards.insert(file);
   auto source = std::make_unique<SafetensorsSource>(directory);
   for (const std::string& shard : shards) {
-    std::error_code ignored;  // a name too long for the file system, say: not there
+    std::error_code ignored;  // such as a name that is too long for the file system
     if (!fs::exists(directory / shard, ignored)) {
       fail("{}: shard {} {}; download it again", index.string(), shard,
            why_absent(directory / shard));

@@ -16,33 +16,21 @@ namespace {
 using nlohmann::json;
 
 constexpr index_t length_bytes = 8;
-/// The limit of the format's own library. Parsed JSON takes many times its text's memory.
+/// The limit of the format's own library: parsed JSON takes many times its text's memory.
 constexpr std::uint64_t longest_header = 100'000'000;
 
-/// Where messages point to.
+/// A tensor of a file, in messages.
 struct Place {
   const std::string& file;
   const std::string& tensor;
 
+  [[nodiscard]] std::string text() const { return fmt::format("{}: tensor {}", file, tensor); }
+
   template <typename... Args>
   [[noreturn]] void reject(fmt::format_string<Args...> format, Args&&... args) const {
-    fail("{}: tensor {}: {}", file, tensor, fmt::format(format, std::forward<Args>(args)...));
+    fail("{}: {}", text(), fmt::format(format, std::forward<Args>(args)...));
   }
 };
-
-/// a · b for non-negative factors, or nothing if it does not fit.
-std::optional<index_t> product(index_t a, index_t b) {
-  if (a != 0 && b > std::numeric_limits<index_t>::max() / a) return std::nullopt;
-  return a * b;
-}
-
-index_t require_natural(const json& value, const Place& place, std::string_view what) {
-  const std::optional<index_t> number = natural(value);
-  if (!number) {
-    place.reject("{} holds {}, which is not a natural number below 2^63", what, shown(value));
-  }
-  return *number;
-}
 
 const json& member(const json& entry, const char* key, const Place& place) {
   const auto found = entry.find(key);
@@ -53,22 +41,21 @@ const json& member(const json& entry, const char* key, const Place& place) {
 std::vector<index_t> parse_shape(const json& value, const Place& place) {
   if (!value.is_array()) place.reject("\"shape\" is not a list");
   std::vector<index_t> shape;
-  std::optional<index_t> elements = 1;
   for (const json& extent : value) {
-    shape.push_back(require_natural(extent, place, "\"shape\""));
-    elements = product(*elements, shape.back());
-    if (!elements) place.reject("shape {} overflows 64 bits", shown(value));
+    shape.push_back(require_natural(extent, place.text() + ": \"shape\""));
   }
+  if (!addressable(shape, 1)) place.reject("shape {} overflows 64 bits", shown(value));
   return shape;
 }
 
-/// Sets begin and end, as positions in the file.
+/// Sets the begin and the end of an entry, as positions in the file.
 void parse_offsets(const json& value, index_t data_start, const Place& place, HeaderEntry& entry) {
   if (!value.is_array() || value.size() != 2) {
     place.reject("\"data_offsets\" is {}, not two numbers", shown(value));
   }
-  const index_t begin = require_natural(value[0], place, "\"data_offsets\"");
-  const index_t end = require_natural(value[1], place, "\"data_offsets\"");
+  const std::string where = place.text() + ": \"data_offsets\"";
+  const index_t begin = require_natural(value[0], where);
+  const index_t end = require_natural(value[1], where);
   if (begin > end) place.reject("\"data_offsets\" run backwards: {} > {}", begin, end);
   if (end > std::numeric_limits<index_t>::max() - data_start) {
     place.reject("\"data_offsets\" end at {}, beyond any file", end);
@@ -90,10 +77,9 @@ HeaderEntry parse_entry(const json& value, index_t data_start, const Place& plac
     place.reject("\"dtype\" {} is unknown to quip; store the tensor in another type", shown(dtype));
   }
   entry.info.dtype = *known;
-  const index_t elements = entry.info.elements();
   // Eight elements have as many bytes as one has bits.
-  const bool whole = elements % 8 * bytes_of(*known, 8) % 8 == 0;
-  if (!whole || !product(elements, size_of(*known)) ||
+  const bool whole = entry.info.elements() % 8 * bytes_of(*known, 8) % 8 == 0;
+  if (!whole || !addressable(entry.info.shape, size_of(*known)) ||
       entry.info.bytes() != entry.end - entry.begin) {
     place.reject("\"data_offsets\" span {} bytes, but shape {} of {} does not need that many",
                  entry.end - entry.begin, shown(value["shape"]), to_string(*known));
@@ -122,21 +108,13 @@ index_t header_length(std::span<const std::byte> file, const std::string& origin
   return static_cast<index_t>(length);
 }
 
-json parse_header_text(std::span<const std::byte> text, const std::string& origin) {
-  const auto* first = reinterpret_cast<const char*>(text.data());
-  json header = parse_json({first, text.size()}, origin + ": the header");
-  if (!header.is_object()) fail("{}: the header is not a JSON object", origin);
-  return header;
-}
-
 void require_tiling(const std::map<std::string, HeaderEntry>& entries, index_t data_start,
                     index_t file_size, const std::string& origin) {
   std::vector<const HeaderEntry*> order;
   order.reserve(entries.size());
   for (const auto& [name, entry] : entries) order.push_back(&entry);
-  std::sort(order.begin(), order.end(), [](const HeaderEntry* a, const HeaderEntry* b) {
-    return std::pair(a->begin, a->end) < std::pair(b->begin, b->end);
-  });
+  std::ranges::sort(order, {},
+                    [](const HeaderEntry* entry) { return std::pair(entry->begin, entry->end); });
   const std::string* previous = nullptr;
   index_t covered = data_start;
   for (const HeaderEntry* entry : order) {
@@ -167,8 +145,9 @@ std::map<std::string, HeaderEntry> parse_header(std::span<const std::byte> file,
                                                 const std::string& origin) {
   const index_t length = header_length(file, origin);
   const index_t data_start = length_bytes + length;
-  const json header =
-      parse_header_text(file.subspan(length_bytes, static_cast<std::size_t>(length)), origin);
+  const auto* text = reinterpret_cast<const char*>(file.data()) + length_bytes;
+  const json header = parse_json({text, at(length)}, origin + ": the header");
+  if (!header.is_object()) fail("{}: the header is not a JSON object", origin);
   std::map<std::string, HeaderEntry> entries;
   for (const auto& [name, value] : header.items()) {
     if (name == "__metadata__") continue;

@@ -11,17 +11,16 @@
 
 namespace quip {
 
-/// One entry of a header.
+/// An entry of a header.
 struct HeaderEntry {
   TensorInfo info;
   index_t begin = 0;  ///< first byte, counted from the start of the file
   index_t end = 0;
 };
 
-/// Parses the first bytes of `file`: 8 bytes of header length, then JSON. Every entry's
-/// range is inside the file, fits its shape, and the ranges tile the data without overlap
-/// or hole, as the format demands.
-/// Throws Error naming `origin` (the path) and the tensor.
+/// Parses the first bytes of `file`: 8 bytes of header length, then JSON. Throws Error naming
+/// `origin` (the path) and the tensor unless every range fits its shape, and the ranges tile the
+/// data of the file without overlap or hole, as the format demands.
 [[nodiscard]] std::map<std::string, HeaderEntry> parse_header(std::span<const std::byte> file,
                                                               const std::string& origin);
 

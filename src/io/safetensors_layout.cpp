@@ -7,7 +7,8 @@
 
 namespace quip {
 
-static_assert(std::endian::native == std::endian::little, "safetensors and our files are");
+static_assert(std::endian::native == std::endian::little,
+              "safetensors and our files are little-endian");
 
 SafetensorsLayout lay_out_safetensors(const std::vector<TensorInfo>& tensors) {
   SafetensorsLayout layout;

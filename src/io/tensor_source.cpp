@@ -1,6 +1,9 @@
 #include "quip/io/tensor_source.hpp"
 
 #include <algorithm>
+#include <limits>
+
+#include <fmt/ranges.h>
 
 #include "quip/core/error.hpp"
 
@@ -15,7 +18,7 @@ void require_finite(const TensorSource& source, const std::string& name, index_t
   const index_t bad = first_nonfinite(values);
   if (bad < 0) return;
   fail("tensor {} of {}: element {} (row-major) is {}; the checkpoint is damaged or overflowed",
-       name, source.describe(), first + bad, values[static_cast<std::size_t>(bad)]);
+       name, source.describe(), first + bad, values[at(bad)]);
 }
 
 void require_computable(const TensorSource& source, const TensorInfo& info) {
@@ -24,16 +27,23 @@ void require_computable(const TensorSource& source, const TensorInfo& info) {
        source.describe(), to_string(info.dtype));
 }
 
-std::string text_of(const std::vector<index_t>& shape) {
-  std::string text = "[";
-  for (const index_t extent : shape) {
-    if (text.size() > 1) text += ", ";
-    text += std::to_string(extent);
-  }
-  return text + "]";
+}  // namespace
+
+bool addressable(const std::vector<index_t>& shape, index_t width) {
+  index_t left = std::numeric_limits<index_t>::max() / width;
+  return std::ranges::all_of(shape, [&](index_t extent) {
+    if (extent > left) return false;
+    left /= std::max<index_t>(extent, 1);
+    return true;
+  });
 }
 
-}  // namespace
+void require_range(const TensorSource& source, const TensorInfo& tensor, index_t offset,
+                   index_t bytes) {
+  if (offset >= 0 && offset <= tensor.bytes() - bytes) return;
+  fail("tensor {} of {}: {} bytes from byte {} on are asked for, it has {}", tensor.name,
+       source.describe(), bytes, offset, tensor.bytes());
+}
 
 void read_floats(const TensorSource& source, const std::string& name, index_t first,
                  std::span<float> out) {
@@ -45,13 +55,12 @@ void read_floats(const TensorSource& source, const std::string& name, index_t fi
   if (dtype != DType::f32) stored = Buffer<std::byte>(std::min(count, chunk_elements) * width);
   for (index_t done = 0; done < count; done += chunk_elements) {
     const index_t chunk = std::min(chunk_elements, count - done);
-    const auto target =
-        out.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(chunk));
+    const auto target = out.subspan(at(done), at(chunk));
     const index_t offset = (first + done) * width;
     if (dtype == DType::f32) {
       source.read(name, offset, std::as_writable_bytes(target));
     } else {
-      const auto bytes = stored.span().first(static_cast<std::size_t>(chunk * width));
+      const auto bytes = stored.span().first(at(chunk * width));
       source.read(name, offset, bytes);
       to_float(dtype, bytes, target);
     }
@@ -64,7 +73,7 @@ void require_shape(const TensorSource& source, const std::string& name,
   require_computable(source, source.info(name));
   if (source.info(name).shape == shape) return;
   fail("tensor {} of {} has shape {}, but config.json asks for {}", name, source.describe(),
-       text_of(source.info(name).shape), text_of(shape));
+       source.info(name).shape, shape);
 }
 
 }  // namespace quip

@@ -10,7 +10,7 @@
 namespace quip {
 namespace {
 
-/// The type of a dataset's elements, in files and (we are little-endian) in memory.
+/// Returns the type of a dataset's elements, in files and (we are little-endian) in memory.
 hid_t type_of(const std::vector<std::uint8_t>& /*elements*/) { return H5T_STD_U8LE; }
 hid_t type_of(const std::vector<float>& /*elements*/) { return H5T_IEEE_F32LE; }
 
@@ -18,7 +18,7 @@ std::vector<index_t> shape_in_file(const Part& part) {
   return part.packed() ? std::vector<index_t>{part.bytes()} : part.shape;
 }
 
-/// An attribute's value as files have it.
+/// Returns an attribute's value as files have it.
 template <typename T>
 auto value_in_file(const T& value) {
   if constexpr (std::is_enum_v<T>) {
@@ -30,23 +30,22 @@ auto value_in_file(const T& value) {
   }
 }
 
-/// Bytes that wait for the file's layout to be final.
+/// Bytes to be written once the file's layout is final.
 struct Unwritten {
   index_t offset;
   std::span<const std::byte> bytes;
 };
 
-/// One group per layer, then the elements of all of them.
+/// Lays out a group per layer, then the elements of all of them.
 class BlockLayout {
  public:
   explicit BlockLayout(const std::filesystem::path& file) : where_(file.string()), layout_(file) {}
 
   void add(const StoredLayer& stored) {
-    const QuantizedLinear& layer = stored.layer;
     const H5Group group = create_group(layout_.file(), stored.name, where_);
     add_attributes(group.get(), stored);
     visit_parts([&](const Part& part, const auto& elements) { add_part(group, part, elements); },
-                layer);
+                stored.layer);
   }
 
   /// Writes HDF5's structures and returns what is still to be written.

@@ -9,15 +9,14 @@
 
 namespace quip {
 
-/// Writes all layers of a block to `file` (a temporary name: no renaming here, but the file
-/// is complete on return). Per layer a dataset for each part, elements narrower than a byte packed
-/// like a row of codes; it carries the digest of its bytes.
-/// Throws Error naming the file and what failed.
+/// Writes all layers of a block to `file`, which the caller syncs and renames. A layer has a
+/// dataset for each part, with the digest of its bytes; elements narrower than a byte are packed
+/// like a row of codes. Throws Error naming the file and the call that failed.
 void write_block_file(const std::filesystem::path& file, const std::vector<StoredLayer>& layers);
 
-/// Reads one layer. Throws Error naming file and layer if it is not there, if its sizes do
-/// not fit together, if a dataset does not match its digest, or if the layer does not match
-/// the digest stored with it or `expected` (the manifest's).
+/// Reads one layer. Throws Error naming file and layer if it is not there, if its sizes do not fit
+/// together, if a dataset does not match its digest, or if the layer does not match the digest
+/// stored with it or `expected` (the manifest's).
 [[nodiscard]] StoredLayer read_block_layer(const std::filesystem::path& file,
                                            const std::string& name, const std::string& expected);
 

@@ -20,12 +20,6 @@ std::string text_digest(const std::string& text) {
   return digest_of(std::as_bytes(std::span(text)));
 }
 
-index_t require_natural(const json& value, const std::string& where) {
-  const std::optional<index_t> number = natural(value);
-  if (!number) fail("{}: {} is not a natural number below 2^63", where, shown(value));
-  return *number;
-}
-
 std::array<index_t, 2> parse_extents(const json& shape, const std::string& where) {
   if (!shape.is_array() || shape.size() != 2) {
     fail("{}: {} is not the shape of a layer", where, shown(shape));
@@ -40,9 +34,7 @@ BlockEntry parse_block(const json& entry, const std::string& where) {
   block.file_digest = entry.at("file_digest").get<std::string>();
   block.layers = entry.at("layers").get<std::vector<std::string>>();
   block.digests = entry.at("digests").get<std::vector<std::string>>();
-  for (const json& shape : entry.at("shapes")) {
-    block.shapes.push_back(parse_extents(shape, where));
-  }
+  for (const json& shape : entry.at("shapes")) block.shapes.push_back(parse_extents(shape, where));
   if (block.digests.size() != block.layers.size() || block.shapes.size() != block.layers.size()) {
     fail("{}: block {} lists {} layers, {} digests and {} shapes", where, block.block,
          block.layers.size(), block.digests.size(), block.shapes.size());
@@ -62,10 +54,8 @@ RestEntry parse_rest(const std::string& name, const json& entry, const std::stri
   }
   rest.offset = require_natural(entry.at("offset"), where);
   rest.digest = entry.at("digest").get<std::string>();
-  index_t left = std::numeric_limits<index_t>::max() / size_of(rest.info.dtype);
-  for (const index_t extent : rest.info.shape) {
-    if (extent > left) fail("{}: tensor {} has an impossible shape", where, name);
-    left /= std::max<index_t>(extent, 1);
+  if (!addressable(rest.info.shape, size_of(rest.info.dtype))) {
+    fail("{}: tensor {} has an impossible shape", where, name);
   }
   if (rest.offset > std::numeric_limits<index_t>::max() - rest.info.bytes()) {
     fail("{}: tensor {} lies beyond any file", where, name);
@@ -85,8 +75,9 @@ std::string inside_directory(const std::string& file, const std::string& where) 
 }
 
 Manifest parse_manifest(json document, const std::string& where) {
-  if (!document.is_object()) fail("{}: is no packed model's manifest", where);
-  if (document.at("format") != "quip-packed") fail("{}: is no packed model's manifest", where);
+  if (!document.is_object() || document.at("format") != "quip-packed") {
+    fail("{}: is no packed model's manifest", where);
+  }
   if (document.at("version") != format_version) {
     fail("{}: version {} of the format; this program reads version {}", where,
          shown(document.at("version")), format_version);

@@ -1,5 +1,7 @@
 #include "quip/store/packed_model.hpp"
 
+#include <ranges>
+
 #include "block_file.hpp"
 #include "packed_state.hpp"
 
@@ -13,7 +15,7 @@ const File& PackedModel::State::rest_holding(const RestEntry& tensor) {
   const fs::path path = directory / rest_file_name;
   std::call_once(opened_, [&] {
     require_rest_frame(path, manifest);
-    rest_ = File::open_read(path);
+    rest_.emplace(File::open_read(path));
   });
   std::call_once(whole_tensors_.at(tensor.info.name),
                  [&] { require_tensor(*rest_, tensor, path.string()); });
@@ -56,9 +58,7 @@ bool PackedModel::is_quantized(const std::string& layer) const {
 
 StoredLayer PackedModel::read_layer(const std::string& layer) const {
   const auto place = state_->places.find(layer);
-  if (place == state_->places.end()) {
-    fail("{}: has no quantized layer {}", describe(), layer);
-  }
+  if (place == state_->places.end()) fail("{}: has no quantized layer {}", describe(), layer);
   const auto& [block, index] = place->second;
   return read_block_layer(state_->whole_block_file(block), layer, blocks()[block].digests[index]);
 }
@@ -74,9 +74,8 @@ index_t PackedModel::bytes_on_disk() const {
 }
 
 std::vector<std::string> PackedModel::names() const {
-  std::vector<std::string> names;
-  for (const auto& [name, entry] : state_->manifest.rest) names.push_back(name);
-  return names;
+  const auto keys = std::views::keys(state_->manifest.rest);
+  return {keys.begin(), keys.end()};
 }
 
 bool PackedModel::contains(const std::string& name) const {
@@ -95,12 +94,7 @@ const TensorInfo& PackedModel::info(const std::string& name) const {
 }
 
 void PackedModel::read(const std::string& name, index_t offset, std::span<std::byte> out) const {
-  const TensorInfo& tensor = info(name);
-  const auto bytes = static_cast<index_t>(out.size());
-  if (offset < 0 || offset > tensor.bytes() - bytes) {
-    fail("{}: tensor {} has {} bytes; {} from byte {} on were asked for", describe(), name,
-         tensor.bytes(), bytes, offset);
-  }
+  require_range(*this, info(name), offset, std::ssize(out));
   if (out.empty()) return;
   const RestEntry& entry = state_->manifest.rest.at(name);
   state_->rest_holding(entry).read_at(out, entry.offset + offset);

@@ -1,7 +1,6 @@
 #include "quip/store/packed_writer.hpp"
 
 #include <algorithm>
-#include <optional>
 
 #include "block_file.hpp"
 #include "io/directory_lock.hpp"
@@ -42,23 +41,23 @@ BlockEntry store_block(const fs::path& directory, index_t block,
 /// Writes one file that shows the whole model: /layers/<name> and /rest, by relative links.
 void write_model_file(const fs::path& path, const json& manifest) {
   const std::string where = path.string();
+  const auto link = [&](hid_t group, const std::string& name, const std::string& file,
+                        const std::string& target) {
+    check(H5Lcreate_external(file.c_str(), target.c_str(), group, name.c_str(), H5P_DEFAULT,
+                             H5P_DEFAULT),
+          "H5Lcreate_external", where);
+  };
   PendingFile pending(path);
   Layout layout(pending.temporary());
   {
     const H5Group layers = create_group(layout.file(), "layers", where);
     for (const json& block : manifest.at("blocks")) {
-      const auto target = block.at("file").get<std::string>();
-      for (const auto& name : block.at("layers").get<std::vector<std::string>>()) {
-        check(H5Lcreate_external(target.c_str(), ("/" + name).c_str(), layers.get(), name.c_str(),
-                                 H5P_DEFAULT, H5P_DEFAULT),
-              "H5Lcreate_external", where);
+      for (const std::string name : block.at("layers")) {
+        link(layers.get(), name, block.at("file"), "/" + name);
       }
     }
   }
-  if (manifest.contains("rest_frame")) {
-    check(H5Lcreate_external(rest_file_name, "/", layout.file(), "rest", H5P_DEFAULT, H5P_DEFAULT),
-          "H5Lcreate_external", where);
-  }
+  if (manifest.contains("rest_frame")) link(layout.file(), "rest", rest_file_name, "/");
   layout.write();
   pending.publish();
 }
@@ -73,10 +72,18 @@ struct PackedWriter::State {
   json manifest;                      // the same on every rank; rank 0 writes it
   std::vector<std::string> notes;
 
-  void save_manifest() {
+  /// Does `work` on rank 0. Collective.
+  template <typename Work>
+  void on_root(const Work& work) {
     agree(comm, [&] {
-      if (comm.rank() == 0) write_manifest(directory, manifest);
+      if (comm.rank() == 0) work();
     });
+  }
+  void save_manifest() {
+    on_root([&] { write_manifest(directory, manifest); });
+  }
+  void remove_unlisted() {
+    on_root([&] { remove_unlisted_states(directory, manifest); });
   }
   [[nodiscard]] json& states() { return manifest["states"]; }
 };
@@ -86,8 +93,7 @@ PackedWriter::PackedWriter(Collectives& comm, const fs::path& directory, json he
     : state_(new State{comm, directory, keep, {}, {}, {}}) {
   std::string text;
   std::string notes;
-  agree(comm, [&] {
-    if (comm.rank() != 0) return;
+  state_->on_root([&] {
     make_output_directory(directory);
     state_->lock.emplace(directory);
     if (!state_->lock->effective()) {
@@ -105,9 +111,7 @@ PackedWriter::PackedWriter(Collectives& comm, const fs::path& directory, json he
   state_->notes = json::parse(notes).get<std::vector<std::string>>();
   if (start == Start::repair) drop_damaged(comm, directory, state_->manifest, state_->notes);
   if (!complete()) state_->save_manifest();
-  agree(comm, [&] {
-    if (comm.rank() == 0) remove_unlisted_states(directory, state_->manifest);
-  });
+  state_->remove_unlisted();
 }
 
 PackedWriter::~PackedWriter() = default;
@@ -164,16 +168,14 @@ void PackedWriter::write_block(index_t block, const std::vector<StoredLayer>& la
 
 void PackedWriter::write_states(index_t blocks, const StateShape& shape, Range mine,
                                 const FetchSample& fetch) {
-  if (state_->keep == KeepStates::none) return;
-  if (states_before(blocks) == blocks) return;  // kept by an earlier run
+  const bool kept = states_before(blocks) == blocks;  // by an earlier run
+  if (kept || state_->keep == KeepStates::none) return;
   Collectives& comm = state_->comm;
   const StateEntry entry = write_state_file(comm, state_->directory, blocks, shape, mine, fetch);
   if (state_->keep == KeepStates::last) state_->states() = json::array();
   state_->states().push_back(to_json(entry));
   state_->save_manifest();
-  agree(comm, [&] {
-    if (comm.rank() == 0) remove_unlisted_states(state_->directory, state_->manifest);
-  });
+  state_->remove_unlisted();
 }
 
 void PackedWriter::read_states(index_t blocks, const StateShape& shape, Range mine,
@@ -204,8 +206,7 @@ void PackedWriter::write_rest(const TensorSource& source, const std::vector<std:
 }
 
 void PackedWriter::finish(const json& report) {
-  agree(state_->comm, [&] {
-    if (state_->comm.rank() != 0) return;
+  state_->on_root([&] {
     const fs::path& directory = state_->directory;
     json& manifest = state_->manifest;
     write_model_file(directory / model_file_name, manifest);
@@ -218,9 +219,7 @@ void PackedWriter::finish(const json& report) {
     manifest["complete"] = true;
   });
   state_->save_manifest();
-  agree(state_->comm, [&] {
-    if (state_->comm.rank() == 0) remove_unlisted_states(state_->directory, state_->manifest);
-  });
+  state_->remove_unlisted();
 }
 
 }  // namespace quip

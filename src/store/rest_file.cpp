@@ -12,7 +12,7 @@
 namespace quip {
 namespace {
 
-/// IEEE half, described exactly as h5py describes numpy's float16.
+/// Returns IEEE half, described exactly as h5py describes numpy's float16.
 H5Type half_type(const std::string& where) {
   H5Type type(H5Tcopy(H5T_IEEE_F32LE), "H5Tcopy", where);
   check(H5Tset_fields(type.get(), 15, 10, 5, 0, 10), "H5Tset_fields", where);
@@ -21,7 +21,7 @@ H5Type half_type(const std::string& where) {
   return type;
 }
 
-/// HDF5's type where it has the same, else unsigned integers of the same width.
+/// Returns HDF5's type where it has the same, else unsigned integers of the same width.
 H5Type element_type(DType dtype, const std::string& where) {
   if (dtype == DType::f16) return half_type(where);
   const std::string_view name = to_string(dtype);
@@ -34,15 +34,15 @@ H5Type element_type(DType dtype, const std::string& where) {
   return {H5Tcopy(type), "H5Tcopy", where};
 }
 
-/// The shape of a tensor's dataset: its own, but for types narrower than a byte, whose bytes are
-/// one list.
+/// Returns the shape of a tensor's dataset: the tensor's, but a list of bytes if the type is
+/// narrower than a byte.
 std::vector<index_t> dataset_shape(const TensorInfo& tensor) {
   const bool packed = bytes_of(tensor.dtype, 8) < 8;
   return packed ? std::vector<index_t>{tensor.bytes()} : tensor.shape;
 }
 
-/// The name of a tensor's dataset. HDF5 takes "/" and a lone "." for parts of a path and a zero
-/// byte for the end: these, and "%" itself, are written as in URLs.
+/// Returns the name of a tensor's dataset. HDF5 takes "/" and a lone "." for parts of a path and a
+/// zero byte for the end: these, and "%" itself, are written as in URLs.
 std::string dataset_name(const std::string& tensor) {
   if (tensor.empty()) return "%";
   std::string name;
@@ -64,12 +64,6 @@ std::vector<Chunk> chunks_of(const std::vector<TensorInfo>& tensors) {
     }
   }
   return chunks;
-}
-
-std::string digest_of_chunks(std::span<const std::string> digests) {
-  Digest digest;
-  for (const std::string& chunk : digests) digest.update(chunk);
-  return digest.hex();
 }
 
 std::vector<index_t> create_rest_file(const std::filesystem::path& file,
@@ -125,13 +119,13 @@ void require_tensor(const File& file, const RestEntry& entry, const std::string&
     fail("{}: tensor {} lies outside the file", where, tensor.name);
   }
   const Buffer<std::byte> buffer(std::min(chunk_bytes, tensor.bytes()));
-  std::vector<std::string> digests;
+  Digest digest;
   for (const Chunk& chunk : chunks_of({tensor})) {
-    const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));
+    const auto bytes = buffer.span().first(at(chunk.bytes));
     file.read_at(bytes, entry.offset + chunk.begin);
-    digests.push_back(digest_of(std::span<const std::byte>(bytes)));
+    digest.update(digest_of(std::span<const std::byte>(bytes)));
   }
-  if (digest_of_chunks(digests) != entry.digest) {
+  if (digest.hex() != entry.digest) {
     fail("{}: tensor {} does not match its digest in the manifest; quip quantize --repair mends it",
          where, tensor.name);
   }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <filesystem>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -23,32 +22,29 @@ struct Chunk {
   index_t bytes = 0;
 };
 
-/// All chunks of all tensors, in order. A tensor without elements has none.
+/// Returns all chunks of all tensors, in order. A tensor without elements has none.
 [[nodiscard]] std::vector<Chunk> chunks_of(const std::vector<TensorInfo>& tensors);
 
-/// The digest of a tensor from those of its chunks, in order.
-[[nodiscard]] std::string digest_of_chunks(std::span<const std::string> digests);
-
-/// Creates the file with one contiguous dataset per tensor, elements not yet written.
-/// Types that HDF5 lacks are unsigned integers of their width; attribute `dtype` says which.
-/// Returns where each tensor's elements start in the file (0: it has none).
+/// Creates the file with one contiguous dataset per tensor, elements not yet written. Types that
+/// HDF5 lacks become unsigned integers of their width; attribute `dtype` names the type. Returns
+/// the offset of each tensor's elements in the file, 0 if it has none.
 [[nodiscard]] std::vector<index_t> create_rest_file(const std::filesystem::path& file,
                                                     const std::vector<TensorInfo>& tensors);
 
-/// Digest of the file's size and of all its bytes that belong to no tensor.
+/// Returns the digest of the file's size and of all its bytes that belong to no tensor.
 [[nodiscard]] std::string frame_digest(const std::filesystem::path& file,
                                        const std::vector<TensorInfo>& tensors,
                                        const std::vector<index_t>& offsets);
 
-/// Throws Error unless all of the file but the tensors' elements is as it was written,
-/// around elements that lie where the manifest says. HDF5 is not asked.
+/// Throws Error unless all of the file but the tensors' elements is as it was written, around
+/// elements that lie where the manifest says. HDF5 is not asked.
 void require_rest_frame(const std::filesystem::path& file, const Manifest& manifest);
 
 /// Throws Error naming `where` and the tensor unless its elements in the file match its digest.
 void require_tensor(const File& file, const RestEntry& entry, const std::string& where);
 
-/// Throws Error unless HDF5 finds each tensor where the manifest says. For a file whose
-/// bytes are known to be right.
+/// Throws Error unless HDF5 finds each tensor where the manifest says. The file's bytes must be
+/// known to be right.
 void require_rest_datasets(const std::filesystem::path& file, const Manifest& manifest);
 
 }  // namespace quip

@@ -36,7 +36,8 @@ void require_finite(const TensorSource& source, const TensorInfo& tensor, index_
   }
 }
 
-/// Copies every size-th chunk from `source` into the file; returns their digests, joined.
+/// Copies this rank's chunks, every size-th, from `source` into the file. Returns their digests,
+/// joined.
 std::string copy_chunks(const TensorSource& source, const fs::path& path,
                         const std::vector<TensorInfo>& tensors, std::span<const index_t> offsets,
                         std::span<const Chunk> chunks, const Collectives& comm) {
@@ -45,7 +46,7 @@ std::string copy_chunks(const TensorSource& source, const fs::path& path,
   std::string digests;
   for (auto c = static_cast<std::size_t>(comm.rank()); c < chunks.size(); c += comm.size()) {
     const Chunk& chunk = chunks[c];
-    const auto bytes = buffer.span().first(static_cast<std::size_t>(chunk.bytes));
+    const auto bytes = buffer.span().first(at(chunk.bytes));
     source.read(tensors[chunk.tensor].name, chunk.begin, bytes);
     require_finite(source, tensors[chunk.tensor], chunk.begin, bytes);
     file.write_at(bytes, offsets[chunk.tensor] + chunk.begin);
@@ -55,14 +56,15 @@ std::string copy_chunks(const TensorSource& source, const fs::path& path,
   return digests;
 }
 
-/// Every rank's digests, put back into the order of the chunks.
-std::vector<std::string> gather_digests(Collectives& comm, std::size_t chunks,
-                                        const std::string& mine) {
+/// Returns the digest of each tensor, over those of its chunks, which all ranks bring. Collective.
+std::vector<Digest> gather_digests(Collectives& comm, std::size_t tensors,
+                                   std::span<const Chunk> chunks, const std::string& mine) {
   const std::vector<std::string> by_rank = comm.gather(mine);
   const std::size_t length = Digest().hex().size();
-  std::vector<std::string> digests;
-  for (std::size_t c = 0; c < chunks; ++c) {
-    digests.push_back(by_rank[c % by_rank.size()].substr(c / by_rank.size() * length, length));
+  std::vector<Digest> digests(tensors);
+  for (std::size_t c = 0; c < chunks.size(); ++c) {
+    const std::string& own = by_rank[c % by_rank.size()];
+    digests[chunks[c].tensor].update(own.substr(c / by_rank.size() * length, length));
   }
   return digests;
 }
@@ -92,18 +94,13 @@ RestFile write_rest_file(Collectives& comm, const fs::path& directory, const Ten
   std::string mine;
   agree(comm,
         [&] { mine = copy_chunks(source, directory / temporary, tensors, offsets, chunks, comm); });
-  const std::vector<std::string> digests = gather_digests(comm, chunks.size(), mine);
+  std::vector<Digest> digests = gather_digests(comm, tensors.size(), chunks, mine);
   agree(comm, [&] {
     if (pending) pending->publish();
   });
   RestFile rest{{}, frame};
-  std::size_t first = 0;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
-    std::size_t last = first;
-    while (last < chunks.size() && chunks[last].tensor == t) ++last;
-    const auto own = std::span(digests).subspan(first, last - first);
-    rest.tensors.push_back({tensors[t], offsets[t], digest_of_chunks(own)});
-    first = last;
+    rest.tensors.push_back({tensors[t], offsets[t], digests[t].hex()});
   }
   return rest;
 }

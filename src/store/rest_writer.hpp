@@ -17,7 +17,7 @@ struct RestFile {
   std::string frame;  ///< digest of the file's other bytes
 };
 
-/// Collective: writes `names` of `source`; every rank copies its share of the chunks.
+/// Writes the tensors `names` of `source`; every rank copies its share of the chunks. Collective.
 [[nodiscard]] RestFile write_rest_file(Collectives& comm, const std::filesystem::path& directory,
                                        const TensorSource& source,
                                        const std::vector<std::string>& names);

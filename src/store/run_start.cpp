@@ -7,6 +7,7 @@
 #include "io/files.hpp"
 #include "manifest.hpp"
 #include "verify.hpp"
+#include <fmt/ranges.h>
 
 #include "quip/core/error.hpp"
 #include "quip/io/json.hpp"
@@ -17,27 +18,29 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+/// Returns the paths in a folder, sorted; none if there is no such folder.
+std::vector<fs::path> paths_in(const fs::path& folder) {
+  if (!fs::exists(folder)) return {};
+  std::vector<fs::path> paths{fs::directory_iterator(folder), fs::directory_iterator()};
+  std::ranges::sort(paths);
+  return paths;
+}
+
 /// Returns the names in a folder, temporary files of this program left out.
 std::vector<std::string> contents(const fs::path& folder) {
   std::vector<std::string> names;
-  if (!fs::exists(folder)) return names;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (name != lock_file && !is_temporary(entry.path())) names.push_back(name);
+  for (const fs::path& path : paths_in(folder)) {
+    if (path.filename() != lock_file && !is_temporary(path)) names.push_back(path.filename());
   }
-  std::sort(names.begin(), names.end());
   return names;
 }
 
 /// Removes temporary files: with the lock held, they belong to runs that are no more.
 void remove_temporaries(const fs::path& directory) {
   for (const char* folder : {".", "blocks", "states"}) {
-    if (!fs::exists(directory / folder)) continue;
-    std::vector<fs::path> found;
-    for (const auto& entry : fs::directory_iterator(directory / folder)) {
-      if (is_temporary(entry.path())) found.push_back(entry.path());
+    for (const fs::path& path : paths_in(directory / folder)) {
+      if (is_temporary(path)) remove_file(path);
     }
-    for (const fs::path& file : found) remove_file(file);
   }
 }
 
@@ -65,13 +68,12 @@ void require_same_header(const fs::path& directory, const json& manifest, const 
   }
   if (differences.empty()) return;
   constexpr std::size_t most = 4;
-  std::string text = differences[0];
-  for (std::size_t i = 1; i < std::min(most, differences.size()); ++i) {
-    text += "; " + differences[i];
+  if (differences.size() > most) {
+    differences[most] = fmt::format("{} more", differences.size() - most);
+    differences.resize(most + 1);
   }
-  if (differences.size() > most) text += fmt::format("; {} more", differences.size() - most);
   fail("{}: holds a run with other settings ({}); give the same again, or another --out",
-       directory.string(), text);
+       directory.string(), fmt::join(differences, "; "));
 }
 
 /// Returns the blocks and states that a damaged manifest still lists in full; digests decide later.
@@ -147,15 +149,13 @@ json open_run(const fs::path& directory, const json& header, Start start,
 
 namespace {
 
-/// Returns the lines of all ranks, in the order of ranks.
-std::vector<std::string> gather_lines(Collectives& comm, const std::vector<std::string>& mine) {
-  std::vector<std::string> all;
-  for (int rank = 0; rank < comm.size(); ++rank) {
-    std::string text = json(mine).dump(-1, ' ', false, json::error_handler_t::replace);
-    comm.broadcast(text, rank);
+/// Appends the lines of all ranks, in the order of ranks. Collective.
+void gather_lines(Collectives& comm, const std::vector<std::string>& mine,
+                  std::vector<std::string>& all) {
+  const std::string own = json(mine).dump(-1, ' ', false, json::error_handler_t::replace);
+  for (const std::string& text : comm.gather(own)) {
     for (const json& line : json::parse(text)) all.push_back(line.get<std::string>());
   }
-  return all;
 }
 
 }  // namespace
@@ -164,8 +164,7 @@ void drop_damaged(Collectives& comm, const fs::path& directory, json& manifest,
                   std::vector<std::string>& notes) {
   const std::string where = (directory / manifest_file_name).string();
   const Manifest parsed = parse_manifest(manifest, where);
-  const auto size = static_cast<std::size_t>(comm.size());
-  const auto rank = static_cast<std::size_t>(comm.rank());
+  const std::size_t size = at(comm.size());
   std::vector<std::string> lines;
   // One flag a block, one a state, one for rest.h5: 1 if it is damaged.
   const std::size_t blocks = parsed.blocks.size();
@@ -173,7 +172,7 @@ void drop_damaged(Collectives& comm, const fs::path& directory, json& manifest,
   std::vector<float> bad(blocks + states + 1, 0.0F);
   std::vector<std::string> reports(blocks);
   agree(comm, [&] {
-    for (std::size_t i = rank; i < bad.size(); i += size) {
+    for (std::size_t i = at(comm.rank()); i < bad.size(); i += size) {
       std::vector<std::string> findings;
       if (i < blocks) {
         json report;
@@ -189,7 +188,7 @@ void drop_damaged(Collectives& comm, const fs::path& directory, json& manifest,
     }
   });
   comm.all_reduce_max(bad);
-  for (std::string& line : gather_lines(comm, lines)) notes.push_back(std::move(line));
+  gather_lines(comm, lines, notes);
   json kept_blocks = json::array();
   json kept_states = json::array();
   for (std::size_t i = 0; i < blocks; ++i) {

@@ -1,5 +1,6 @@
 #include "state_file.hpp"
 
+#include <limits>
 #include <optional>
 
 #include "io/files.hpp"
@@ -30,29 +31,6 @@ std::string join_digests(Collectives& comm, const std::string& mine) {
   return digest.hex();
 }
 
-index_t natural_at(const json& object, const char* key, const std::string& where) {
-  const std::optional<index_t> value = natural(object.at(key));
-  if (!value || *value > index_t{1} << 40) {
-    fail("{}: {} {} of hidden states is impossible", where, key, shown(object.at(key)));
-  }
-  return *value;
-}
-
-/// Reads sizes whose bytes a file could hold: products of damaged ones would overflow.
-StateShape parse_shape(const json& entry, const std::string& where) {
-  const StateShape shape{natural_at(entry, "samples", where), natural_at(entry, "length", where),
-                         natural_at(entry, "width", where)};
-  index_t left = index_t{1} << 60;  // elements; a float is four bytes
-  for (const index_t extent : {shape.samples, shape.length, shape.width}) {
-    if (extent < 1 || extent > left) {
-      fail("{}: hidden states of {} × {} × {} are impossible", where, shape.samples, shape.length,
-           shape.width);
-    }
-    left /= extent;
-  }
-  return shape;
-}
-
 }  // namespace
 
 json to_json(const StateEntry& entry) {
@@ -63,12 +41,20 @@ json to_json(const StateEntry& entry) {
 }
 
 StateEntry parse_state(const json& entry, const std::string& where) {
-  return {natural_at(entry, "blocks", where),
-          inside_directory(entry.at("file").get<std::string>(), where),
-          parse_shape(entry, where),
-          natural_at(entry, "offset", where),
-          entry.at("digest").get<std::string>(),
-          entry.at("frame").get<std::string>()};
+  const auto number = [&](const char* key) { return require_natural(entry.at(key), where); };
+  StateEntry state{number("blocks"),
+                   inside_directory(entry.at("file").get<std::string>(), where),
+                   {number("samples"), number("length"), number("width")},
+                   number("offset"),
+                   entry.at("digest").get<std::string>(),
+                   entry.at("frame").get<std::string>()};
+  const TensorInfo tensor = tensor_of(state.shape);
+  if (!addressable(tensor.shape, sizeof(float)) || tensor.elements() == 0 ||
+      state.offset > std::numeric_limits<index_t>::max() - tensor.bytes()) {
+    fail("{}: hidden states of {} × {} × {} at byte {} are impossible", where, state.shape.samples,
+         state.shape.length, state.shape.width, state.offset);
+  }
+  return state;
 }
 
 StateEntry write_state_file(Collectives& comm, const fs::path& directory, index_t blocks,
@@ -92,7 +78,7 @@ StateEntry write_state_file(Collectives& comm, const fs::path& directory, index_
   std::string digests;
   agree(comm, [&] {
     const File file = File::open_write(directory / "states" / temporary);
-    std::vector<float> sample(static_cast<std::size_t>(shape.sample_elements()));
+    std::vector<float> sample(at(shape.sample_elements()));
     for (index_t i = mine.first; i < mine.last; ++i) {
       fetch(i, sample);
       const auto bytes = std::as_bytes(std::span(sample));
@@ -122,7 +108,7 @@ void read_state_file(Collectives& comm, const fs::path& directory, const StateEn
     if (entry.offset + entry.shape.samples * sample_bytes(entry.shape) > file.size()) {
       fail("{}: is too short for the hidden states that the manifest promises", path.string());
     }
-    std::vector<float> sample(static_cast<std::size_t>(entry.shape.sample_elements()));
+    std::vector<float> sample(at(entry.shape.sample_elements()));
     for (index_t i = mine.first; i < mine.last; ++i) {
       const auto bytes = std::as_writable_bytes(std::span(sample));
       file.read_at(bytes, entry.offset + i * sample_bytes(entry.shape));

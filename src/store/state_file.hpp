@@ -1,10 +1,7 @@
 // Hidden states between two blocks, from which a run goes on without starting over.
 #pragma once
 
-#include <array>
 #include <filesystem>
-#include <functional>
-#include <span>
 #include <string>
 
 #include <nlohmann/json.hpp>

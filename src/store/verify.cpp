@@ -17,30 +17,24 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-/// Collects one line for each fault.
-class Findings {
- public:
-  /// Runs a check; whatever it throws becomes a line. True if it threw nothing.
-  bool attempt(const std::function<void()>& work) {
-    try {
-      work();
-      return true;
-    } catch (const std::exception& error) {
-      lines_.emplace_back(error.what());
-      return false;
-    }
-  }
-  /// True if there are none.
-  bool add(const std::vector<std::string>& lines) {
-    lines_.insert(lines_.end(), lines.begin(), lines.end());
-    return lines.empty();
-  }
-  [[nodiscard]] bool empty() const { return lines_.empty(); }
-  [[nodiscard]] std::vector<std::string> take() { return std::move(lines_); }
+using Lines = std::vector<std::string>;
 
- private:
-  std::vector<std::string> lines_;
-};
+/// Runs a check, and adds what it throws to `lines`. True if it threw nothing.
+bool attempt(Lines& lines, const std::function<void()>& work) {
+  try {
+    work();
+    return true;
+  } catch (const std::exception& error) {
+    lines.emplace_back(error.what());
+    return false;
+  }
+}
+
+/// Appends `more` to `lines`. True if there was nothing to append.
+bool append(Lines& lines, const Lines& more) {
+  lines.insert(lines.end(), more.begin(), more.end());
+  return more.empty();
+}
 
 }  // namespace
 
@@ -48,12 +42,12 @@ class Findings {
 
 std::vector<std::string> check_block(const fs::path& directory, const BlockEntry& block,
                                      json* report) {
-  Findings findings;
+  Lines lines;
   const fs::path file = directory / block.file;
-  if (!findings.attempt([&] { require_digest(file, block.file_digest); })) return findings.take();
+  if (!attempt(lines, [&] { require_digest(file, block.file_digest); })) return lines;
   if (report != nullptr) *report = json::array();
   for (std::size_t l = 0; l < block.layers.size(); ++l) {
-    findings.attempt([&] {
+    attempt(lines, [&] {
       const StoredLayer stored = read_block_layer(file, block.layers[l], block.digests[l]);
       if (stored.layer.rows != block.shapes[l][0] || stored.layer.cols != block.shapes[l][1]) {
         fail("{}: layer {} is {} × {}; the manifest says {} × {}", file.string(), stored.name,
@@ -62,77 +56,77 @@ std::vector<std::string> check_block(const fs::path& directory, const BlockEntry
       if (report != nullptr) report->push_back(to_json(stored));
     });
   }
-  return findings.take();
+  return lines;
 }
 
 std::vector<std::string> check_state(const fs::path& directory, const StateEntry& state) {
-  Findings findings;
-  findings.attempt([&] {
+  Lines lines;
+  attempt(lines, [&] {
     SelfCollectives self;
     read_state_file(self, directory, state, {0, state.shape.samples},
                     [](index_t /*sample*/, std::span<const float> /*values*/) {});
   });
-  return findings.take();
+  return lines;
 }
 
 std::vector<std::string> check_rest(const fs::path& directory, const Manifest& manifest) {
   const fs::path path = directory / rest_file_name;
-  Findings findings;
-  findings.attempt([&] {
+  Lines lines;
+  attempt(lines, [&] {
     const File file = File::open_read(path);
     for (const auto& tensor : manifest.rest) {
-      findings.attempt([&] { require_tensor(file, tensor.second, path.string()); });
+      attempt(lines, [&] { require_tensor(file, tensor.second, path.string()); });
     }
     require_rest_frame(path, manifest);
   });
-  if (findings.empty()) findings.attempt([&] { require_rest_datasets(path, manifest); });
-  return findings.take();
+  if (lines.empty()) attempt(lines, [&] { require_rest_datasets(path, manifest); });
+  return lines;
 }
 
 std::vector<std::string> check_summaries(const fs::path& directory, const Manifest& manifest,
                                          const std::vector<std::string>& targets) {
-  Findings findings;
+  Lines lines;
   const auto attempt_listed = [&](const char* file) {
-    return findings.attempt([&] {
+    return attempt(lines, [&] {
       const auto digest = manifest.document.at("files").at(file).get<std::string>();
       require_digest(directory / file, digest);
     });
   };
   attempt_listed(report_file_name);
-  if (!attempt_listed(model_file_name)) return findings.take();
-  findings.attempt([&] {
+  if (!attempt_listed(model_file_name)) return lines;
+  attempt(lines, [&] {
     const fs::path model = directory / model_file_name;
     const H5File file = open_hdf5(model);
     for (const std::string& link : targets) {
-      findings.attempt([&] {
+      attempt(lines, [&] {
         const H5Object target(H5Oopen(file.get(), link.c_str(), H5P_DEFAULT), "H5Oopen",
                               fmt::format("{}: link {}", model.string(), link));
       });
     }
   });
-  return findings.take();
+  return lines;
 }
 
 std::vector<std::string> PackedModel::verify() const {
   const fs::path& directory = state_->directory;
   const Manifest& manifest = state_->manifest;
-  Findings findings;
-  findings.attempt([&] {
+  Lines lines;
+  attempt(lines, [&] {
     if (manifest.document.at("digest") != digest()) {
       fail("{}: the model's digest does not follow from its layers' digests", describe());
     }
   });
   std::vector<std::string> targets;  // targets of model.h5's links into undamaged files
   for (const BlockEntry& block : manifest.blocks) {
-    if (!findings.add(check_block(directory, block))) continue;
+    if (!append(lines, check_block(directory, block))) continue;
     for (const std::string& layer : block.layers) targets.push_back("/layers/" + layer);
   }
-  if (manifest.has_rest() && findings.add(check_rest(directory, manifest))) {
+  if (manifest.has_rest() && append(lines, check_rest(directory, manifest))) {
     targets.emplace_back("/rest");
   }
-  for (const StateEntry& state : manifest.states) findings.add(check_state(directory, state));
-  findings.add(check_summaries(directory, manifest, targets));
-  return findings.take();
+  for (const StateEntry& state : manifest.states) append(lines, check_state(directory, state));
+  append(lines, check_summaries(directory, manifest, targets));
+  return lines;
 }
 
 }  // namespace quip

@@ -27,4 +27,7 @@ template <typename Json = nlohmann::json>
 /// would be converted silently.
 [[nodiscard]] std::optional<index_t> natural(const nlohmann::json& value);
 
+/// Returns such an integer. Throws Error naming `where` if the value is none.
+[[nodiscard]] index_t require_natural(const nlohmann::json& value, const std::string& where);
+
 }  // namespace quip

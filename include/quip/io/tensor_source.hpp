@@ -24,8 +24,12 @@ struct TensorInfo {
   [[nodiscard]] index_t bytes() const { return bytes_of(dtype, elements()); }
 };
 
-/// Random access to the stored bytes of named tensors. Reading a range touches
-/// that range only: no source holds a whole model in memory.
+/// True if a tensor of this shape, of elements of `width` bytes, has fewer than 2⁶³ bytes: sizes
+/// that others wrote must not overflow.
+[[nodiscard]] bool addressable(const std::vector<index_t>& shape, index_t width);
+
+/// Random access to the stored bytes of named tensors. Reading a range touches that range only: no
+/// source holds a whole model in memory.
 class TensorSource {
  public:
   TensorSource() = default;
@@ -40,16 +44,19 @@ class TensorSource {
   [[nodiscard]] virtual const TensorInfo& info(const std::string& name) const = 0;
   /// Copies bytes [offset, offset + out.size()) of the row-major data.
   virtual void read(const std::string& name, index_t offset, std::span<std::byte> out) const = 0;
-  /// Waits until a later `read` of this range finds it in the operating system's memoryif possible;
-  /// never an error. May be called beside `read`, by another thread.
+  /// Waits until a later `read` of this range finds it in the operating system's memory, if that
+  /// is possible; never an error. May be called beside `read`, by another thread.
   virtual void fetch(const std::string& /*name*/, index_t /*offset*/, index_t /*bytes*/) const {}
   /// Returns the name of this source in messages (a path).
   [[nodiscard]] virtual std::string describe() const = 0;
 };
 
-/// Reads `count` elements from element `first` on, as fp32.
-/// Throws Error naming the tensor if one is NaN or infinite, or of a type quip does not compute
-/// with.
+/// Throws Error unless `bytes` bytes from byte `offset` on lie inside the tensor.
+void require_range(const TensorSource& source, const TensorInfo& tensor, index_t offset,
+                   index_t bytes);
+
+/// Reads elements from number `first` on, as fp32, until `out` is full. Throws Error naming the
+/// tensor if one is NaN or infinite, or of a type that quip does not compute with.
 void read_floats(const TensorSource& source, const std::string& name, index_t first,
                  std::span<float> out);
 
