@@ -22,8 +22,8 @@ ModelShapes config_of(const std::string& name) {
 
 /// The model with its first blocks only: what one of them takes is the same.
 ModelShapes first_blocks_of(const std::string& name, index_t blocks) {
-  nlohmann::json config = nlohmann::json::parse(
-      std::ifstream(fs::path(QUIP_TEST_DATA) / "configs" / (name + ".json")));
+  nlohmann::json config =
+      nlohmann::json::parse(std::ifstream(fs::path(QUIP_TEST_DATA) / "configs" / (name + ".json")));
   config["num_hidden_layers"] = blocks;
   const fs::path folder = fs::path(testing::TempDir()) / "quip_plan_test";
   fs::create_directories(folder);
