@@ -81,7 +81,7 @@ H5Properties file_access(const std::string& where) {
   // The 1.10 format has checksums on its metadata and the smallest headers.
   check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110),
         "H5Pset_libver_bounds", where);
-  check(H5Pset_file_locking(access.get(), 0, 1), "H5Pset_file_locking", where);
+  check(H5Pset_file_locking(access.get(), false, true), "H5Pset_file_locking", where);
   check(H5Pset_meta_block_size(access.get(), 512), "H5Pset_meta_block_size", where);
   check(H5Pset_small_data_block_size(access.get(), 0), "H5Pset_small_data_block_size", where);
   return access;

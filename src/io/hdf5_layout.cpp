@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <new>
+#include <utility>
 
 #include "files.hpp"
 
@@ -52,7 +53,7 @@ hid_t memory_driver() {
     callbacks.name = "quip-layout";
     callbacks.maxaddr = static_cast<haddr_t>(std::numeric_limits<index_t>::max());
     callbacks.fc_degree = H5F_CLOSE_WEAK;
-    callbacks.fapl_size = sizeof(SparseBytes*);
+    callbacks.fapl_size = sizeof(void*);
     callbacks.open = open_memory;
     callbacks.close = [](H5FD_t* file) -> herr_t {
       delete self(file);
@@ -93,7 +94,8 @@ H5File create_in_memory(SparseBytes* bytes, const std::string& where) {
 
 std::vector<Extent> frame_of(std::vector<Extent> data, index_t size, const std::string& where) {
   data.push_back({size, size});
-  std::sort(data.begin(), data.end());
+  std::ranges::sort(data, {},
+                    [](const Extent& extent) { return std::pair(extent.begin, extent.end); });
   std::vector<Extent> frame;
   index_t position = 0;
   for (const Extent& extent : data) {

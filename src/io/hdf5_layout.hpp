@@ -21,7 +21,6 @@ namespace quip {
 struct Extent {
   index_t begin = 0;
   index_t end = 0;
-  auto operator<=>(const Extent&) const = default;
 };
 
 /// Returns the gaps between `data` extents in a file of `size` bytes: HDF5's own structures. Throws

@@ -52,7 +52,7 @@ std::optional<index_t> natural(const json& value) {
 
 index_t require_natural(const json& value, const std::string& where) {
   const std::optional<index_t> number = natural(value);
-  if (!number) fail("{}: {} is not a natural number below 2^63", where, shown(value));
+  if (!number) fail("{} holds {}, which is not a natural number below 2^63", where, shown(value));
   return *number;
 }
 

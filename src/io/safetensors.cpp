@@ -2,7 +2,6 @@
 
 #include <cstring>
 #include <map>
-#include <ranges>
 #include <set>
 #include <string>
 #include <utility>
@@ -58,8 +57,10 @@ class SafetensorsSource final : public TensorSource {
   }
 
   [[nodiscard]] std::vector<std::string> names() const override {
-    const auto keys = std::views::keys(tensors_);
-    return {keys.begin(), keys.end()};
+    std::vector<std::string> names;
+    names.reserve(tensors_.size());
+    for (const auto& tensor : tensors_) names.push_back(tensor.first);
+    return names;
   }
 
   [[nodiscard]] bool contains(const std::string& name) const override {

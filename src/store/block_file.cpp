@@ -1,5 +1,7 @@
 #include "block_file.hpp"
 
+#include <utility>
+
 #include "io/files.hpp"
 #include "io/hdf5_layout.hpp"
 
@@ -163,8 +165,7 @@ class LayerReader {
     }
     if constexpr (std::is_same_v<T, std::uint8_t>) {
       if (!part.packed()) return;
-      const std::vector<T> packed = std::move(elements);
-      elements.resize(at(part.count()));
+      const std::vector<T> packed = std::exchange(elements, std::vector<T>(at(part.count())));
       unpack_row(packed.data(), part.count(), part.bits, elements.data());
     }
   }

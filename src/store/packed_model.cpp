@@ -1,7 +1,5 @@
 #include "quip/store/packed_model.hpp"
 
-#include <ranges>
-
 #include "block_file.hpp"
 #include "packed_state.hpp"
 
@@ -74,8 +72,10 @@ index_t PackedModel::bytes_on_disk() const {
 }
 
 std::vector<std::string> PackedModel::names() const {
-  const auto keys = std::views::keys(state_->manifest.rest);
-  return {keys.begin(), keys.end()};
+  std::vector<std::string> names;
+  names.reserve(state_->manifest.rest.size());
+  for (const auto& entry : state_->manifest.rest) names.push_back(entry.first);
+  return names;
 }
 
 bool PackedModel::contains(const std::string& name) const {

@@ -32,7 +32,7 @@ struct Chunk {
                                                     const std::vector<TensorInfo>& tensors);
 
 /// Returns the digest of the file's size and of all its bytes that belong to no tensor.
-[[nodiscard]] std::string frame_digest(const std::filesystem::path& file,
+[[nodiscard]] std::string frame_digest(const std::filesystem::path& path,
                                        const std::vector<TensorInfo>& tensors,
                                        const std::vector<index_t>& offsets);
 

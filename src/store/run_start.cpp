@@ -57,7 +57,7 @@ void list_differences(const json& there, const json& now, const std::string& pat
   for (const auto& item : now.items()) keys.insert(item.key());
   for (const std::string& key : keys) {
     list_differences(there.value(key, json()), now.value(key, json()),
-                     path.empty() ? key : path + "." + key, out);
+                     path.empty() ? key : fmt::format("{}.{}", path, key), out);
   }
 }
 
