@@ -3,21 +3,12 @@
 #include <algorithm>
 #include <bit>
 
-#include "core/names.hpp"
 #include "transforms.hpp"
 
 #include "quip/quant/transform/hadamard.hpp"
 
 namespace quip {
 namespace {
-
-constexpr Names<TransformKind, 6> transform_names{
-    {{TransformKind::none, "none"},
-     {TransformKind::kronecker, "kronecker"},
-     {TransformKind::kronecker_blocked, "kronecker-blocked"},
-     {TransformKind::kronecker_nopermute, "kronecker-nopermute"},
-     {TransformKind::hadamard, "hadamard"},
-     {TransformKind::dense, "dense"}}};
 
 double real(index_t n) { return static_cast<double>(n); }
 
@@ -35,10 +26,6 @@ class Identity final : public TransformOf<Identity> {
 };
 
 }  // namespace
-
-std::string to_string(TransformKind kind) { return name_of(kind, transform_names); }
-
-TransformKind parse_transform(const std::string& text) { return parse_name(text, transform_names); }
 
 std::unique_ptr<const Transform> make_transform(TransformKind kind, index_t n, std::uint64_t key,
                                                 Side side) {

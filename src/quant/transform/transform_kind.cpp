@@ -1,0 +1,22 @@
+#include "quip/quant/transform/transform_kind.hpp"
+
+#include "core/names.hpp"
+
+namespace quip {
+namespace {
+
+constexpr Names<TransformKind, 6> transform_names{
+    {{TransformKind::none, "none"},
+     {TransformKind::kronecker, "kronecker"},
+     {TransformKind::kronecker_blocked, "kronecker-blocked"},
+     {TransformKind::kronecker_nopermute, "kronecker-nopermute"},
+     {TransformKind::hadamard, "hadamard"},
+     {TransformKind::dense, "dense"}}};
+
+}  // namespace
+
+std::string to_string(TransformKind kind) { return name_of(kind, transform_names); }
+
+TransformKind parse_transform(const std::string& text) { return parse_name(text, transform_names); }
+
+}  // namespace quip
