@@ -1,13 +1,10 @@
 # One place that knows how a test is built and run.
 
 # What every test is compiled with. Optimising assertions takes the compiler twice as long and saves
-# nothing; undefined behaviour is looked for in what is tested.
+# nothing.
 add_library(quip_test_flags INTERFACE)
 target_link_libraries(quip_test_flags INTERFACE quip_flags)
 target_compile_options(quip_test_flags INTERFACE -Og)
-if(QUIP_SANITIZE)
-  target_compile_options(quip_test_flags INTERFACE -fno-sanitize=undefined)
-endif()
 
 # Everything that the tests with this label run.
 add_custom_target(unit_tests)
