@@ -181,6 +181,9 @@ TEST_F(Safetensors, BadEntriesNameTheTensorAndTheFault) {
       {R"("dtype":"F32","shape":[1.0],"data_offsets":[0,4])", "\"shape\" holds 1.0"},
       {R"("dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4])", "\"shape\" holds"},
       {R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4])", "overflows"},
+      // No elements, yet the other sizes alone multiply to 2¹²⁴.
+      {R"("dtype":"F32","shape":[0,4611686018427387904,4611686018427387904],"data_offsets":[0,0])",
+       "overflows 64 bits"},
       {R"("dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,4])", "span 4 bytes"},
       {R"("dtype":"F32","shape":[1])", "\"data_offsets\" is missing"},
       {R"("dtype":"F32","shape":[1],"data_offsets":[0])", "not two numbers"},

@@ -24,8 +24,8 @@ struct TensorInfo {
   [[nodiscard]] index_t bytes() const { return bytes_of(dtype, elements()); }
 };
 
-/// True if a tensor of this shape, of elements of `width` bytes, has fewer than 2⁶³ bytes: sizes
-/// that others wrote must not overflow.
+/// True if `width` bytes times all sizes of this shape, but for those of zero, stays below 2⁶³:
+/// sizes that others wrote must not overflow, in whatever order they are multiplied.
 [[nodiscard]] bool addressable(const std::vector<index_t>& shape, index_t width);
 
 /// Random access to the stored bytes of named tensors. Reading a range touches that range only: no
