@@ -44,6 +44,9 @@ TEST_F(CudaTest, NormsAreTheCpus) {
       cpu_->rms_norm(x.cview(), gain.cview(), 1e-5F, y.view());
       cuda_->rms_norm(dx.cview(), dgain.cview(), 1e-5F, dy.view());
       expect_near(on_host(dy.cview()), y, 4e-6);
+      cuda_->copy(dx.cview(), dy.view());  // in place
+      cuda_->rms_norm(dy.cview(), dgain.cview(), 1e-5F, dy.view());
+      expect_near(on_host(dy.cview()), y, 4e-6);
       for (const bool affine : {false, true}) {
         cpu_->layer_norm(x.cview(), affine ? gain.cview() : none_left,
                          affine ? bias.cview() : none_left, 1e-5F, y.view());

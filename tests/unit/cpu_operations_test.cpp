@@ -41,18 +41,21 @@ TEST(VectorMath, ExponentialAtTheEdges) {
   EXPECT_TRUE(std::isnan(cpu::exponential(-std::nanf(""))));
 }
 
-TEST_F(CpuBackendTest, RmsNorm) {
+TEST_F(CpuBackendTest, RmsNormAlsoInPlace) {
   for (const index_t width : {1, 7, 129}) {
     const auto x = random_matrix(7, width, 1, 3.0F);
     const auto gain = random_matrix(1, width, 2);
     Matrix<float> y(7, width);
     backend_->rms_norm(x.cview(), gain.cview(), 1e-5F, y.view());
+    auto in_place = copy_of(x);
+    backend_->rms_norm(in_place.cview(), gain.cview(), 1e-5F, in_place.view());
     for (index_t t = 0; t < 7; ++t) {
       double square = 0;
       for (index_t j = 0; j < width; ++j) square += static_cast<double>(x(t, j)) * x(t, j);
       const double rms = std::sqrt(square / static_cast<double>(width) + 1e-5);
       for (index_t j = 0; j < width; ++j) {
         EXPECT_NEAR(y(t, j), x(t, j) / rms * gain(0, j), 2e-6);
+        EXPECT_EQ(in_place(t, j), y(t, j));
       }
     }
   }

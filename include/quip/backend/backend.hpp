@@ -110,7 +110,7 @@ class Backend {
   /// y += x Wᵀ (+ bias): the residual connection in one pass.
   virtual void linear_add(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
                           TensorView y) = 0;
-  /// y = x / rms(x) · gain, row by row. gain [1 × features].
+  /// y = x / rms(x) · gain, row by row. gain [1 × features]. y may be x.
   virtual void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) = 0;
   /// y = (x − mean) / std · gain + bias; gain and bias [1 × features] or empty. y may be x.
   virtual void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias,
