@@ -210,16 +210,16 @@ cusolverStatus_t cusolverDnXpotrf_bufferSize(cusolverDnHandle_t /*handle*/,
 }
 // Cholesky, column by column; the other triangle is left alone.
 cusolverStatus_t cusolverDnXpotrf(cusolverDnHandle_t /*handle*/, cusolverDnParams_t /*params*/,
-                                  cublasFillMode_t uplo, std::int64_t n, cudaDataType type,
-                                  void* matrix, std::int64_t lda, cudaDataType /*compute*/,
-                                  void* device_buffer, std::size_t device_bytes,
-                                  void* /*host_buffer*/, std::size_t /*host_bytes*/, int* info) {
+                                  cublasFillMode_t uplo, std::int64_t n, cudaDataType type, void* a,
+                                  std::int64_t lda, cudaDataType /*compute*/, void* device_buffer,
+                                  std::size_t device_bytes, void* /*host_buffer*/,
+                                  std::size_t /*host_bytes*/, int* info) {
   if (type != CUDA_R_64F || lda < n || device_buffer == nullptr || device_bytes < 64) {
     return CUSOLVER_STATUS_INVALID_VALUE;
   }
-  auto* a = static_cast<double*>(matrix);
+  auto* elements = static_cast<double*>(a);
   const auto at = [&](std::int64_t i, std::int64_t j) -> double& {
-    return uplo == CUBLAS_FILL_MODE_LOWER ? a[i + j * lda] : a[j + i * lda];
+    return uplo == CUBLAS_FILL_MODE_LOWER ? elements[i + j * lda] : elements[j + i * lda];
   };
   *info = 0;
   for (std::int64_t j = 0; j < n; ++j) {

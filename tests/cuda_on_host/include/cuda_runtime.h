@@ -44,15 +44,15 @@ namespace cuda_on_host {
 /// In which order the threads of a block run from one barrier to the next. A kernel that lacks a
 /// barrier gives another result in one of them.
 enum class Order { ascending, descending };
-void set_order(Order order);
+void set_order(Order wanted);
 /// Bytes of "device memory" that can still be had; and how many are in use.
 void set_memory(std::size_t bytes);
 [[nodiscard]] std::size_t memory_in_use();
 void set_devices(int count);
 /// From now on events never happen, as if a kernel waited for another rank that does not come.
-void set_stalled(bool stalled);
+void set_stalled(bool now);
 
-void run(const std::function<void()>& thread, dim3 grid, dim3 block, std::size_t shared_bytes);
+void run(const std::function<void()>& thread, dim3 grid, dim3 size, std::size_t shared);
 void block_barrier();
 void warp_barrier();
 /// Where lane `lane` of this thread's warp leaves 8 bytes for the others.
