@@ -1,0 +1,74 @@
+// One step of the search through a trellis, once per instruction set.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <type_traits>
+
+#include "quip/core/matrix.hpp"
+#include "quip/quant/trellis/codebook.hpp"
+
+namespace quip::trellis {
+
+/// Up to this many bits costs are 16-bit integers, beyond it 32-bit ones.
+constexpr int max_narrow_bits = 4;
+
+/// True if costs are lowered every second step only, since a path takes many steps to any node and
+/// so has small ones: steps of even number find the least cost, those of odd number subtract it.
+constexpr bool alternates(int bits) { return bits <= 2; }
+
+/// The type of a codebook's value in the table of a search with such costs. A 32-bit one holds the
+/// value in its lower half and 0 in its upper one, as the instruction wants it that squares.
+template <typename Cost>
+using TableValue = std::conditional_t<sizeof(Cost) == 2, std::int16_t, std::int32_t>;
+
+/// A step from costs of nodes to costs of nodes. A node is the part of a state that its successor
+/// still holds, its lower 16 − bits bits, so state s = h·nodes + g leads from node
+/// s >> bits = h·stems + (g >> bits) to node g, where stems = nodes >> bits:
+///   out[g] = min over h of in[h·stems + (g >> bits)] − subtract + (target − value(h·nodes + g))².
+template <typename Cost>
+struct Step {
+  const TableValue<Cost>* table = nullptr;
+  const Cost* in = nullptr;
+  Cost* out = nullptr;
+  std::int16_t target = 0;
+  Cost subtract = 0;
+  // Which predecessors a step of a part takes, and the stems from which it starts, in positions.
+  int first_h = 0;
+  int last_h = 0;
+  index_t first_stem = 0;
+  index_t last_stem = 0;
+};
+
+/// Returns the least cost in `out`, or 0 if it leaves that to the step after it.
+template <typename Cost>
+using StepFunction = Cost (*)(const Step<Cost>& step);
+
+template <typename Cost>
+struct StepFunctions {
+  StepFunction<Cost> even = nullptr;  ///< of all nodes, for steps of even number
+  StepFunction<Cost> odd = nullptr;
+  StepFunction<Cost> part = nullptr;  ///< of the predecessors that it is told; subtracts nothing
+};
+
+/// The kernels of an instruction set.
+struct Kernels {
+  const char* name = nullptr;
+  /// Width of a vector of 16-bit costs: the table for narrow costs has the values of stem block k
+  /// (`lanes` positions), predecessor h and last symbol r at ((k·2^bits + h)·2^bits + r)·lanes. The
+  /// one for wide costs is in the order of states.
+  int lanes = 1;
+  /// lane_bit[bits][k]: the bit of a position in which bit k of a node stands. Positions differ from
+  /// nodes in their lowest bits only, log₂(lanes) of them, and not at all where costs are wide.
+  std::array<std::array<std::int8_t, 5>, max_narrow_bits + 1> lane_bit = {};
+  StepFunctions<std::uint16_t> narrow[max_narrow_bits + 1];
+  StepFunctions<std::uint32_t> wide[max_bits + 1];
+};
+
+/// Returns null where the build or the processor lacks it.
+[[nodiscard]] const Kernels* avx512_kernels();
+[[nodiscard]] const Kernels* avx2_kernels();
+/// Those for any processor.
+[[nodiscard]] const Kernels& generic_kernels();
+
+}  // namespace quip::trellis

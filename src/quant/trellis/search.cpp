@@ -1,0 +1,303 @@
+#include "quip/quant/trellis/search.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <vector>
+
+#include "quant/trellis/kernels.hpp"
+#include "quant/trellis/scaling.hpp"
+#include "quip/core/error.hpp"
+#include "quip/quant/trellis/tile.hpp"
+
+namespace quip::trellis {
+namespace {
+
+constexpr int free_start = -1;
+
+/// Returns how many steps lie between two steps whose costs are kept: 2 MB a tile in all.
+constexpr int steps_between_kept(int bits) {
+  return bits >= max_narrow_bits ? 1 : 1 << (max_narrow_bits - bits);
+}
+
+template <typename Cost>
+const StepFunctions<Cost>& steps_of(const Kernels& kernels, int bits) {
+  if constexpr (sizeof(Cost) == 2) {
+    return kernels.narrow[bits];
+  } else {
+    return kernels.wide[bits];
+  }
+}
+
+/// A walk along some steps, all states or those of one node at its start, which keeps the costs of
+/// nodes after every few steps. No winners are kept: to trace the best path back is to take the few
+/// steps again that lead to its nodes.
+template <typename Cost>
+class Walk {
+ public:
+  Walk(int bits, int interval)
+      : zeros_(state_count >> bits, Cost{0}),
+        between_(index_t{2} * (state_count >> bits)),
+        kept_((tile_steps / interval + 2) * index_t{state_count >> bits}) {}
+
+  std::int16_t targets[tile_steps] = {};  ///< in the order of the walk
+  int count = 0;                          ///< of its steps
+  int start = free_start;                 ///< the node at its start
+  int first_kept = 0;                     ///< no costs before this step are kept
+  const Cost* costs[tile_steps + 1] = {};  ///< after every step; valid later for those kept
+
+  [[nodiscard]] const Cost* zeros() const { return zeros_.data(); }
+  /// Room for the costs after a step that are needed for the next one only.
+  [[nodiscard]] Cost* passing(int step) const {
+    return between_.data() + (step % 2) * zeros_.size();
+  }
+  [[nodiscard]] Cost* kept(int slot) const { return kept_.data() + slot * zeros_.size(); }
+
+ private:
+  Buffer<Cost> zeros_;
+  Buffer<Cost> between_;
+  Buffer<Cost> kept_;
+};
+
+template <typename Cost>
+class Search final : public TileSearch {
+ public:
+  Search(Codebook codebook, int bits, SeamSearch seam, const Kernels& kernels)
+      : bits_(bits),
+        seam_(seam),
+        kernels_(kernels),
+        scaling_(scaling(codebook, bits)),
+        table_(index_t{state_count}) {
+    fill_table();
+  }
+
+  [[nodiscard]] std::unique_ptr<Workspace> workspace() const override {
+    return std::make_unique<Memory>(bits_);
+  }
+
+  void encode(const float* targets, index_t count, Workspace& workspace,
+              std::uint16_t* states) const override {
+    auto& walk = static_cast<Memory&>(workspace).walk;
+    for (index_t tile = 0; tile < count; ++tile) {
+      std::int16_t integers[tile_steps];
+      for (int i = 0; i < tile_steps; ++i) {
+        integers[i] = scaling_.target(targets[tile * tile_steps + i]);
+      }
+      const int node = seam_node(integers, walk);
+      std::copy_n(integers, tile_steps, walk.targets);
+      walk.count = tile_steps;
+      walk.start = node;
+      walk.first_kept = 0;
+      forward(walk);
+      trace_back(walk, node, 0, states + tile * tile_steps);
+    }
+  }
+
+ private:
+  struct Memory final : Workspace {
+    explicit Memory(int bits) : walk(bits, steps_between_kept(bits)) {}
+    Walk<Cost> walk;
+  };
+
+  // Sums of a few steps on top of costs that have not been lowered yet.
+  using Sum = std::conditional_t<sizeof(Cost) == 2, std::uint32_t, std::uint64_t>;
+
+  [[nodiscard]] int nodes() const { return state_count >> bits_; }
+  [[nodiscard]] int stems() const { return nodes() >> bits_; }
+  [[nodiscard]] int symbols() const { return 1 << bits_; }
+  [[nodiscard]] int interval() const { return steps_between_kept(bits_); }
+  /// Returns the steps of a walk from one node for which there is but one path to each node.
+  [[nodiscard]] int forced_steps() const { return (state_bits - bits_) / bits_; }
+
+  /// Returns where the cost of a node stands.
+  [[nodiscard]] int position_of(int node) const {
+    if (sizeof(Cost) != 2) return node;
+    const auto& lane_bit = kernels_.lane_bit[static_cast<std::size_t>(bits_)];
+    int position = node & -kernels_.lanes;
+    for (int k = 0; 1 << k < kernels_.lanes; ++k) {
+      position |= ((node >> k) & 1) << lane_bit[static_cast<std::size_t>(k)];
+    }
+    return position;
+  }
+
+  void fill_table() {
+    if constexpr (sizeof(Cost) != 2) {
+      for (int s = 0; s < state_count; ++s) {
+        table_[s] = static_cast<std::uint16_t>(scaling_.values[static_cast<std::size_t>(s)]);
+      }
+    } else {
+      const int lanes = kernels_.lanes;
+      for (int s = 0; s < state_count; ++s) {
+        const int h = s / nodes();
+        const int stem = position_of(s % nodes() >> bits_);
+        const int r = s % symbols();
+        const int row = (stem / lanes * symbols() + h) * symbols() + r;
+        table_[row * lanes + stem % lanes] = scaling_.values[static_cast<std::size_t>(s)];
+      }
+    }
+  }
+
+  /// Returns the node between the last and the first step on the best path of a search that starts
+  /// and ends, at any node, on the other side of the ring.
+  int seam_node(const std::int16_t* targets, Walk<Cost>& walk) const {
+    walk.count = seam_ == SeamSearch::whole_round ? tile_steps : tile_steps / 2;
+    walk.start = free_start;
+    walk.first_kept = walk.count / 2;
+    const int before = tile_steps - walk.count / 2;
+    for (int i = 0; i < walk.count; ++i) walk.targets[i] = targets[(before + i) % tile_steps];
+    forward(walk);
+    std::uint16_t unused[tile_steps];
+    return trace_back(walk, best_node(walk.costs[walk.count]), walk.first_kept, unused);
+  }
+
+  /// Takes all steps of a walk.
+  void forward(Walk<Cost>& walk) const {
+    const StepFunctions<Cost>& functions = steps_of<Cost>(kernels_, bits_);
+    const bool fixed = walk.start != free_start;
+    walk.costs[0] = walk.zeros();
+    int slot = 0;
+    Step<Cost> step{.table = table_.data()};
+    // From one node: the nodes that a path can have reached are `reached` ones from `first` on.
+    const int partial_steps = fixed ? steps_to_any_node(bits_) : 0;
+    if (fixed) std::fill_n(walk.passing(0), nodes(), Cost{0}), walk.costs[0] = walk.passing(0);
+    for (int i = 0; i < walk.count; ++i) {
+      const int after = i + 1;
+      Cost* const out = is_kept(walk, after) ? walk.kept(slot++) : walk.passing(after);
+      step.in = walk.costs[i];
+      step.out = out;
+      step.target = walk.targets[i];
+      if (i < partial_steps) {
+        const int reached = std::min(1 << (i * bits_), nodes());
+        const int first = static_cast<int>((static_cast<std::int64_t>(walk.start) << (i * bits_)) %
+                                           nodes());
+        take_part(step, first / reached * reached, reached);
+        functions.part(step);
+      } else {
+        step.subtract = ((i - partial_steps) % 2 == 0 ? functions.even : functions.odd)(step);
+      }
+      walk.costs[after] = out;
+    }
+  }
+
+  void take_part(Step<Cost>& step, int first, int reached) const {
+    step.first_h = first / stems();
+    step.last_h = (first + reached + stems() - 1) / stems();
+    step.first_stem = reached < stems() ? first % stems() : 0;
+    step.last_stem = reached < stems() ? step.first_stem + reached : stems();
+  }
+
+  /// True if the tracing back of a walk needs the costs after this step.
+  [[nodiscard]] bool is_kept(const Walk<Cost>& walk, int step) const {
+    const int first = walk.start == free_start ? walk.first_kept : forced_steps();
+    return step == first || (step > first && (walk.count - step) % interval() == 0);
+  }
+
+  int best_node(const Cost* costs) const {
+    const Cost least = *std::min_element(costs, costs + nodes());
+    for (int node = 0; node < nodes(); ++node) {
+      if (costs[position_of(node)] == least) return node;
+    }
+    return 0;
+  }
+
+  /// Writes the states on the best path to `node`, from the last step of a walk back to `until`, and
+  /// returns the node at which it is there.
+  int trace_back(const Walk<Cost>& walk, int node, int until, std::uint16_t* states) const {
+    const bool fixed = walk.start != free_start;
+    const int first = fixed ? forced_steps() : until;
+    for (int step = walk.count; step > first;) {
+      const int depth = std::min(interval(), step - first);
+      node = retake(walk, node, step, depth, states);
+      step -= depth;
+    }
+    if (!fixed) return node;
+    // The symbols so far are still in the node.
+    const std::int64_t path = (std::int64_t{walk.start} << (first * bits_)) |
+                              (node & ((1 << (first * bits_)) - 1));
+    for (int i = 0; i < first; ++i) {
+      states[i] = static_cast<std::uint16_t>(path >> ((first - 1 - i) * bits_));
+    }
+    return walk.start;
+  }
+
+  /// Finds the best path of `depth` steps to `node`, which it reaches after `step` steps: writes its
+  /// states and returns the node from which it comes. Each path is a number: the bits of the states
+  /// on it that `node` no longer holds, those of the first step on top.
+  int retake(const Walk<Cost>& walk, int node, int step, int depth, std::uint16_t* states) const {
+    constexpr int most = 256;  // intervals are such that no more paths lead to a node
+    Sum sums[most];
+    std::uint8_t winners[2 * most];
+    const Cost* const costs = walk.costs[step - depth];
+    const bool partly = walk.start != free_start && step - depth == forced_steps();
+    const int width = state_bits - bits_;
+    const int reached_bits = forced_steps() * bits_;
+    for (int path = 0; path < 1 << (depth * bits_); ++path) {
+      const int from = ((path << width) | node) >> (depth * bits_);
+      const bool reached =
+          !partly || from >> reached_bits == (walk.start << reached_bits) % nodes() >> reached_bits;
+      sums[path] = reached ? costs[position_of(from)] : std::numeric_limits<Sum>::max() / 2;
+    }
+    for (int left = depth; left > 0; --left) {
+      const int shift = (left - 1) * bits_;
+      const int target = walk.targets[step - left];
+      for (int rest = 0; rest < 1 << shift; ++rest) {
+        Sum best = std::numeric_limits<Sum>::max();
+        int winner = 0;
+        for (int h = 0; h < symbols(); ++h) {
+          const int path = (h << shift) | rest;
+          const int state = (((path << width) | node) >> shift) & (state_count - 1);
+          const Sum sum = sums[path] + distance_cost(bits_, target,
+                                                     scaling_.values[static_cast<std::size_t>(state)]);
+          if (sum < best) {
+            best = sum;
+            winner = h;
+          }
+        }
+        sums[rest] = best;
+        winners[(1 << shift) + rest] = static_cast<std::uint8_t>(winner);
+      }
+    }
+    int path = 0;
+    for (int left = 1; left <= depth; ++left) {
+      const int shift = (left - 1) * bits_;
+      path |= winners[(1 << shift) + path] << shift;
+      states[step - left] =
+          static_cast<std::uint16_t>((((path << width) | node) >> shift) & (state_count - 1));
+    }
+    return ((path << width) | node) >> (depth * bits_);
+  }
+
+  int bits_;
+  SeamSearch seam_;
+  const Kernels& kernels_;
+  Scaling scaling_;
+  Buffer<TableValue<Cost>> table_;
+};
+
+const Kernels& best_kernels() {
+  if (const Kernels* kernels = avx512_kernels()) return *kernels;
+  if (const Kernels* kernels = avx2_kernels()) return *kernels;
+  return generic_kernels();
+}
+
+}  // namespace
+
+std::unique_ptr<TileSearch> make_tile_search(Codebook codebook, int bits, SeamSearch seam,
+                                             const Kernels& kernels) {
+  if (bits < 1 || bits > max_bits) fail("a trellis code has 1 to {} bits, not {}", max_bits, bits);
+  if (bits <= max_narrow_bits) {
+    return std::make_unique<Search<std::uint16_t>>(codebook, bits, seam, kernels);
+  }
+  return std::make_unique<Search<std::uint32_t>>(codebook, bits, seam, kernels);
+}
+
+std::unique_ptr<TileSearch> make_tile_search(Codebook codebook, int bits, SeamSearch seam) {
+  return make_tile_search(codebook, bits, seam, best_kernels());
+}
+
+void decode_states(Codebook codebook, const std::uint16_t* states, index_t count, float* values) {
+  const auto table = codebook_values(codebook);
+  for (index_t i = 0; i < count; ++i) values[i] = table[states[i]];
+}
+
+}  // namespace quip::trellis
