@@ -11,6 +11,7 @@ FLOORS = [
     "comm",
     "io",
     "linalg",
+    "quant/trellis",
     "quant/transform",
     "quant/code",
     "quant/options",

@@ -1,10 +1,12 @@
 #include "quip/quant/trellis/codebook.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <vector>
 
 #include "core/names.hpp"
+
 #include "quip/core/dtype.hpp"
 
 namespace quip::trellis {
@@ -18,13 +20,11 @@ constexpr Names<Codebook, 3> codebook_names = {
 std::uint16_t nearest_half(double value) {
   constexpr int least_exponent = -24;  // of the last bit of a subnormal
   constexpr int mantissa_bits = 10;
-  int exponent = 0;
-  std::frexp(value, &exponent);
-  const int last_bit = std::max(exponent - mantissa_bits - 1, least_exponent);
-  const auto mantissa =
-      static_cast<int>(std::nearbyint(std::ldexp(std::fabs(value), -last_bit)));
-  // Adding lets a mantissa that was rounded up to a power of two carry into the exponent, and leaves
-  // that of a subnormal 0.
+  const int exponent = value == 0 ? least_exponent : std::ilogb(value);
+  const int last_bit = std::max(exponent - mantissa_bits, least_exponent);
+  const auto mantissa = static_cast<int>(std::nearbyint(std::ldexp(std::fabs(value), -last_bit)));
+  // Adding lets a mantissa that was rounded up to a power of two carry into the exponent, and
+  // leaves that of a subnormal 0.
   const int magnitude = ((last_bit - least_exponent) << mantissa_bits) + mantissa;
   return static_cast<std::uint16_t>(magnitude | (std::signbit(value) ? 0x8000 : 0));
 }
@@ -35,7 +35,8 @@ std::uint16_t mul1(std::uint32_t state) {
   const std::uint32_t x = state * 0x83DCD12DU;
   const std::uint32_t sum =
       (x & 255U) + ((x >> 8) & 255U) + ((x >> 16) & 255U) + (x >> 24) + 0x6400U;
-  return nearest_half(half(sum) * half(0x1EEE) + half(0xC931));  // in fp64 exact before it is rounded
+  return nearest_half(half(sum) * half(0x1EEE) +
+                      half(0xC931));  // in fp64 exact before it is rounded
 }
 
 /// The sum of two halves that differ from 0x3B60 in sign, low bits of the exponent and mantissa.

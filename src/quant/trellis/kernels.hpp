@@ -17,6 +17,10 @@ constexpr int max_narrow_bits = 4;
 /// so has small ones: steps of even number find the least cost, those of odd number subtract it.
 constexpr bool alternates(int bits) { return bits <= 2; }
 
+/// The cost of a path above which it is the same how dear it is, at max_narrow_bits: three steps
+/// whose distances were cut off cost 1 more, and a fourth would overflow.
+constexpr std::uint16_t highest_cut_cost = 0xffff - (1 << 14);
+
 /// The type of a codebook's value in the table of a search with such costs. A 32-bit one holds the
 /// value in its lower half and 0 in its upper one, as the instruction wants it that squares.
 template <typename Cost>
@@ -58,8 +62,9 @@ struct Kernels {
   /// (`lanes` positions), predecessor h and last symbol r at ((k·2^bits + h)·2^bits + r)·lanes. The
   /// one for wide costs is in the order of states.
   int lanes = 1;
-  /// lane_bit[bits][k]: the bit of a position in which bit k of a node stands. Positions differ from
-  /// nodes in their lowest bits only, log₂(lanes) of them, and not at all where costs are wide.
+  /// lane_bit[bits][k]: the bit of a position in which bit k of a node stands. Positions differ
+  /// from nodes in their lowest bits only, log₂(lanes) of them, and not at all where costs are
+  /// wide.
   std::array<std::array<std::int8_t, 5>, max_narrow_bits + 1> lane_bit = {};
   StepFunctions<std::uint16_t> narrow[max_narrow_bits + 1];
   StepFunctions<std::uint32_t> wide[max_bits + 1];

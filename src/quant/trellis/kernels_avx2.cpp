@@ -39,9 +39,9 @@ struct Narrow {
     return static_cast<std::uint16_t>(_mm_extract_epi16(_mm_minpos_epu16(b), 0));
   }
 
-  /// Exchanges bit `Bit` of the number of a vector with a bit of the lane's: Unit 16, 32 and 64 take
-  /// bit 2 of the lane and move those below it up to make room at units of that width, 128 takes
-  /// bit 3.
+  /// Exchanges bit `Bit` of the number of a vector with a bit of the lane's: Unit 16, 32 and 64
+  /// take bit 2 of the lane and move those below it up to make room at units of that width, 128
+  /// takes bit 3.
   template <int Bit, int Unit, int Count>
   QUIP_TARGET static QUIP_INLINE void exchange(Vector* x) {
 #pragma GCC unroll 16

@@ -43,9 +43,9 @@ struct Narrow {
     return static_cast<std::uint16_t>(_mm_extract_epi16(_mm_minpos_epu16(c), 0));
   }
 
-  /// Exchanges bit `Bit` of the number of a vector with a bit of the lane's: Unit 16, 32 and 64 take
-  /// bit 2 of the lane and move those below it up to make room at units of that width, 128 takes
-  /// bit 3 and moves bit 4 down.
+  /// Exchanges bit `Bit` of the number of a vector with a bit of the lane's: Unit 16, 32 and 64
+  /// take bit 2 of the lane and move those below it up to make room at units of that width, 128
+  /// takes bit 3 and moves bit 4 down.
   template <int Bit, int Unit, int Count>
   QUIP_TARGET static QUIP_INLINE void exchange(Vector* x) {
 #pragma GCC unroll 16
@@ -125,11 +125,7 @@ constexpr Kernels make_kernels() {
   Kernels kernels;
   kernels.name = "avx512";
   kernels.lanes = Narrow::lanes;
-  kernels.lane_bit = {{{},
-                       {0, 1, 2, 4, 3},
-                       {0, 4, 1, 3, 2},
-                       {0, 4, 1, 2, 3},
-                       {4, 0, 1, 2, 3}}};
+  kernels.lane_bit = {{{}, {0, 1, 2, 4, 3}, {0, 4, 1, 3, 2}, {0, 4, 1, 2, 3}, {4, 0, 1, 2, 3}}};
   fill_steps(kernels);
   return kernels;
 }

@@ -1,4 +1,4 @@
-// The step of the search for any processor: the vectors are arrays.
+// The step of the search for any processor: vectors of the compiler's.
 #include <algorithm>
 
 #include "core/simd.hpp"
@@ -9,102 +9,73 @@
 namespace quip::trellis {
 namespace {
 
-/// Applies a function to the lanes of two vectors.
-template <typename Vector, typename F>
-QUIP_INLINE Vector lanewise(const Vector& a, const Vector& b, F function) {
-  Vector c;
-  for (int i = 0; i < Vector::lanes; ++i) c.lane[i] = function(a.lane[i], b.lane[i]);
-  return c;
-}
+template <typename T, int Count>
+using Lanes [[gnu::vector_size(Count * sizeof(T))]] = T;
 
 struct Narrow {
-  static constexpr int lanes = 8;
-  static constexpr int group = 4;
-  struct Vector {
-    static constexpr int lanes = Narrow::lanes;
-    std::uint16_t lane[lanes];
-  };
+  static constexpr int lanes = 4;  // whose products fill a vector of 16 bytes
+  static constexpr int group = 8;
+  using Vector = Lanes<std::uint16_t, lanes>;
+  using Signed = Lanes<std::int16_t, lanes>;
+  using Product = Lanes<std::int32_t, lanes>;
 
-  static int as_signed(std::uint16_t x) { return static_cast<std::int16_t>(x); }
-  static Vector broadcast(std::int16_t x) {
-    Vector a;
-    std::fill_n(a.lane, lanes, static_cast<std::uint16_t>(x));
-    return a;
+  static QUIP_INLINE Product widened(Vector a) {
+    return __builtin_convertvector(reinterpret_cast<Signed>(a), Product);
   }
-  static Vector load(const void* from) {
-    Vector a;
-    __builtin_memcpy(&a, from, sizeof(a));
-    return a;
+  static QUIP_INLINE Vector narrowed(Product a) { return __builtin_convertvector(a, Vector); }
+
+  static QUIP_INLINE Vector broadcast(std::int16_t x) {
+    return Vector{} + static_cast<std::uint16_t>(x);
   }
-  static QUIP_INLINE Vector add(const Vector& a, const Vector& b) {
-    return lanewise(a, b, [](auto x, auto y) { return static_cast<std::uint16_t>(x + y); });
+  static QUIP_INLINE Vector load(const void* from) { return *static_cast<const Vector*>(from); }
+  static QUIP_INLINE Vector add(Vector a, Vector b) { return a + b; }
+  static QUIP_INLINE Vector subtract(Vector a, Vector b) { return a - b; }
+  static QUIP_INLINE Vector subtract_saturating(Vector a, Vector b) {
+    const Product e = widened(a) - widened(b);
+    const Product above = e > 32767 ? Product{} + 32767 : e;
+    return narrowed(above < -32768 ? Product{} - 32768 : above);
   }
-  static QUIP_INLINE Vector subtract(const Vector& a, const Vector& b) {
-    return lanewise(a, b, [](auto x, auto y) { return static_cast<std::uint16_t>(x - y); });
+  static QUIP_INLINE Vector multiply_high(Vector a, Vector b) {
+    return narrowed((widened(a) * widened(b)) >> 16);
   }
-  static QUIP_INLINE Vector subtract_saturating(const Vector& a, const Vector& b) {
-    return lanewise(a, b, [](auto x, auto y) {
-      return static_cast<std::uint16_t>(std::clamp(as_signed(x) - as_signed(y), -32768, 32767));
-    });
+  static QUIP_INLINE Vector multiply_high_rounding(Vector a, Vector b) {
+    return narrowed((widened(a) * widened(b) + (1 << 14)) >> 15);
   }
-  static QUIP_INLINE Vector multiply_high(const Vector& a, const Vector& b) {
-    return lanewise(a, b, [](auto x, auto y) {
-      return static_cast<std::uint16_t>((as_signed(x) * as_signed(y)) >> 16);
-    });
+  static QUIP_INLINE Vector min(Vector a, Vector b) { return a < b ? a : b; }
+  static std::uint16_t least(Vector a) {
+    std::uint16_t least = a[0];
+    for (int i = 1; i < lanes; ++i) least = std::min<std::uint16_t>(least, a[i]);
+    return least;
   }
-  static QUIP_INLINE Vector multiply_high_rounding(const Vector& a, const Vector& b) {
-    return lanewise(a, b, [](auto x, auto y) {
-      return static_cast<std::uint16_t>((as_signed(x) * as_signed(y) + (1 << 14)) >> 15);
-    });
-  }
-  static QUIP_INLINE Vector min(const Vector& a, const Vector& b) {
-    return lanewise(a, b, [](auto x, auto y) { return std::min(x, y); });
-  }
-  static std::uint16_t least(const Vector& a) { return *std::min_element(a.lane, a.lane + lanes); }
 
   /// Stores x[r], lane l as the cost of node l·2^Bits + r.
   template <int Bits>
-  static void store_interleaved(const Vector* x, std::uint16_t* out) {
+  static QUIP_INLINE void store_interleaved(const Vector* x, std::uint16_t* out) {
     for (int l = 0; l < lanes; ++l) {
-      for (int r = 0; r < 1 << Bits; ++r) out[(l << Bits) + r] = x[r].lane[l];
+      for (int r = 0; r < 1 << Bits; ++r) out[(l << Bits) + r] = x[r][l];
     }
   }
 };
 
 struct Wide {
   static constexpr int lanes = 4;
-  struct Vector {
-    static constexpr int lanes = Wide::lanes;
-    std::uint32_t lane[lanes];
-  };
+  using Vector = Lanes<std::uint32_t, lanes>;
+  using Signed = Lanes<std::int32_t, lanes>;
 
-  static Vector broadcast(std::uint32_t x) {
-    Vector a;
-    std::fill_n(a.lane, lanes, x);
-    return a;
+  static QUIP_INLINE Vector broadcast(std::uint32_t x) { return Vector{} + x; }
+  static QUIP_INLINE Vector load(const void* from) { return *static_cast<const Vector*>(from); }
+  static QUIP_INLINE void store(void* to, Vector a) { *static_cast<Vector*>(to) = a; }
+  static QUIP_INLINE Vector add(Vector a, Vector b) { return a + b; }
+  static QUIP_INLINE Vector min(Vector a, Vector b) { return a < b ? a : b; }
+  /// The upper halves are 0, and their difference is ignored by the square.
+  static QUIP_INLINE Vector subtract_halves(Vector a, Vector b) { return a - b; }
+  static QUIP_INLINE Vector square_halves(Vector a) {
+    const Signed e = reinterpret_cast<Signed>(a << 16) >> 16;
+    return reinterpret_cast<Vector>(e * e);
   }
-  static Vector load(const void* from) {
-    Vector a;
-    __builtin_memcpy(&a, from, sizeof(a));
-    return a;
+  static std::uint32_t least(Vector a) {
+    return std::min(std::min(a[0], a[1]), std::min(a[2], a[3]));
   }
-  static void store(void* to, const Vector& a) { __builtin_memcpy(to, &a, sizeof(a)); }
-  static QUIP_INLINE Vector add(const Vector& a, const Vector& b) {
-    return lanewise(a, b, [](auto x, auto y) { return x + y; });
-  }
-  static QUIP_INLINE Vector min(const Vector& a, const Vector& b) {
-    return lanewise(a, b, [](auto x, auto y) { return std::min(x, y); });
-  }
-  static QUIP_INLINE Vector subtract_halves(const Vector& a, const Vector& b) {
-    return lanewise(a, b, [](auto x, auto y) { return (x - y) & 0xffffU; });
-  }
-  static QUIP_INLINE Vector square_halves(const Vector& a) {
-    return lanewise(a, a, [](auto x, auto y) {
-      return static_cast<std::uint32_t>(static_cast<std::int16_t>(x) *
-                                        static_cast<std::int16_t>(y));
-    });
-  }
-  static std::uint32_t least(const Vector& a) { return *std::min_element(a.lane, a.lane + lanes); }
 };
 
 #include "quant/trellis/step.inc"
@@ -113,7 +84,7 @@ constexpr Kernels make_kernels() {
   Kernels kernels;
   kernels.name = "generic";
   kernels.lanes = Narrow::lanes;
-  kernels.lane_bit = {{{}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}}};
+  kernels.lane_bit = {{{}, {0, 1}, {0, 1}, {0, 1}, {0, 1}}};
   fill_steps(kernels);
   return kernels;
 }

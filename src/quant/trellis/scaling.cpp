@@ -12,9 +12,9 @@ double largest(std::span<const float, state_count> values) {
   return most;
 }
 
-/// Returns the most that a path of `steps` steps can cost: target and value at each step on opposite
-/// sides of 0, the target as far off as any value is. Fewer than steps · (2 · most)²: no path
-/// visits extreme values only.
+/// Returns the most that a path of `steps` steps can cost: target and value at each step on
+/// opposite sides of 0, the target as far off as any value is. Fewer than steps · (2 · most)²: no
+/// path visits extreme values only.
 double dearest_path(std::span<const float, state_count> values, int bits, int steps) {
   const double most = largest(values);
   const std::size_t nodes = std::size_t{state_count} >> bits;
@@ -34,8 +34,8 @@ double dearest_path(std::span<const float, state_count> values, int bits, int st
 
 /// Returns the unit for a codebook's values.
 double finest_unit(std::span<const float, state_count> values, int bits) {
-  if (bits > max_narrow_bits) return std::floor(14000 / largest(values));  // 4 · 28000² < 2³²
-  if (bits == max_narrow_bits) return std::floor(32767 / largest(values));  // 4 · 2¹⁴ ≤ 2¹⁶
+  if (bits > max_narrow_bits) return std::floor(14000 / largest(values));   // 4 · 28000² < 2³²
+  if (bits == max_narrow_bits) return std::floor(32767 / largest(values));  // see highest_cut_cost
   // 65,536 less 1 % for what rounding adds to each step.
   const double room = 64900.0 * (1 << 15);
   return std::floor(std::sqrt(room / dearest_path(values, bits, unlowered_steps(bits))));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "quant/trellis/kernels.hpp"
+
 #include "quip/quant/trellis/codebook.hpp"
 
 namespace quip::trellis {

@@ -7,6 +7,7 @@
 
 #include "quant/trellis/kernels.hpp"
 #include "quant/trellis/scaling.hpp"
+
 #include "quip/core/error.hpp"
 #include "quip/quant/trellis/tile.hpp"
 
@@ -40,10 +41,10 @@ class Walk {
         between_(index_t{2} * (state_count >> bits)),
         kept_((tile_steps / interval + 2) * index_t{state_count >> bits}) {}
 
-  std::int16_t targets[tile_steps] = {};  ///< in the order of the walk
-  int count = 0;                          ///< of its steps
-  int start = free_start;                 ///< the node at its start
-  int first_kept = 0;                     ///< no costs before this step are kept
+  std::int16_t targets[tile_steps] = {};   ///< in the order of the walk
+  int count = 0;                           ///< of its steps
+  int start = free_start;                  ///< the node at its start
+  int first_kept = 0;                      ///< no costs before this step are kept
   const Cost* costs[tile_steps + 1] = {};  ///< after every step; valid later for those kept
 
   [[nodiscard]] const Cost* zeros() const { return zeros_.data(); }
@@ -67,8 +68,12 @@ class Search final : public TileSearch {
         seam_(seam),
         kernels_(kernels),
         scaling_(scaling(codebook, bits)),
-        table_(index_t{state_count}) {
+        table_(index_t{state_count}),
+        leading_(index_t{state_count}) {
     fill_table();
+    for (int s = 0; s < state_count; ++s) {
+      leading_[(s % nodes() << bits_) + s / nodes()] = scaling_.values[static_cast<std::size_t>(s)];
+    }
   }
 
   [[nodiscard]] std::unique_ptr<Workspace> workspace() const override {
@@ -168,8 +173,8 @@ class Search final : public TileSearch {
       step.target = walk.targets[i];
       if (i < partial_steps) {
         const int reached = std::min(1 << (i * bits_), nodes());
-        const int first = static_cast<int>((static_cast<std::int64_t>(walk.start) << (i * bits_)) %
-                                           nodes());
+        const int first =
+            static_cast<int>((static_cast<std::int64_t>(walk.start) << (i * bits_)) % nodes());
         take_part(step, first / reached * reached, reached);
         functions.part(step);
       } else {
@@ -200,8 +205,8 @@ class Search final : public TileSearch {
     return 0;
   }
 
-  /// Writes the states on the best path to `node`, from the last step of a walk back to `until`, and
-  /// returns the node at which it is there.
+  /// Writes the states on the best path to `node`, from the last step of a walk back to `until`,
+  /// and returns the node at which it is there.
   int trace_back(const Walk<Cost>& walk, int node, int until, std::uint16_t* states) const {
     const bool fixed = walk.start != free_start;
     const int first = fixed ? forced_steps() : until;
@@ -212,17 +217,17 @@ class Search final : public TileSearch {
     }
     if (!fixed) return node;
     // The symbols so far are still in the node.
-    const std::int64_t path = (std::int64_t{walk.start} << (first * bits_)) |
-                              (node & ((1 << (first * bits_)) - 1));
+    const std::int64_t path =
+        (std::int64_t{walk.start} << (first * bits_)) | (node & ((1 << (first * bits_)) - 1));
     for (int i = 0; i < first; ++i) {
       states[i] = static_cast<std::uint16_t>(path >> ((first - 1 - i) * bits_));
     }
     return walk.start;
   }
 
-  /// Finds the best path of `depth` steps to `node`, which it reaches after `step` steps: writes its
-  /// states and returns the node from which it comes. Each path is a number: the bits of the states
-  /// on it that `node` no longer holds, those of the first step on top.
+  /// Finds the best path of `depth` steps to `node`, which it reaches after `step` steps: writes
+  /// its states and returns the node from which it comes. Each path is a number: the bits of the
+  /// states on it that `node` no longer holds, those of the first step on top.
   int retake(const Walk<Cost>& walk, int node, int step, int depth, std::uint16_t* states) const {
     constexpr int most = 256;  // intervals are such that no more paths lead to a node
     Sum sums[most];
@@ -230,24 +235,21 @@ class Search final : public TileSearch {
     const Cost* const costs = walk.costs[step - depth];
     const bool partly = walk.start != free_start && step - depth == forced_steps();
     const int width = state_bits - bits_;
-    const int reached_bits = forced_steps() * bits_;
-    for (int path = 0; path < 1 << (depth * bits_); ++path) {
-      const int from = ((path << width) | node) >> (depth * bits_);
-      const bool reached =
-          !partly || from >> reached_bits == (walk.start << reached_bits) % nodes() >> reached_bits;
-      sums[path] = reached ? costs[position_of(from)] : std::numeric_limits<Sum>::max() / 2;
-    }
+    const int paths = 1 << (depth * bits_);
+    // The bits that paths differ in are above those in which positions differ from nodes.
+    const Cost* const from = costs + position_of(node >> (depth * bits_));
+    for (int path = 0; path < paths; ++path) sums[path] = from[path << (width - depth * bits_)];
+    if (partly) rule_out_unreached(walk, node, depth, sums);
     for (int left = depth; left > 0; --left) {
       const int shift = (left - 1) * bits_;
       const int target = walk.targets[step - left];
       for (int rest = 0; rest < 1 << shift; ++rest) {
         Sum best = std::numeric_limits<Sum>::max();
         int winner = 0;
+        const std::int16_t* const values =
+            leading_.data() + ((((rest << width) | node) >> shift) % nodes() << bits_);
         for (int h = 0; h < symbols(); ++h) {
-          const int path = (h << shift) | rest;
-          const int state = (((path << width) | node) >> shift) & (state_count - 1);
-          const Sum sum = sums[path] + distance_cost(bits_, target,
-                                                     scaling_.values[static_cast<std::size_t>(state)]);
+          const Sum sum = sums[(h << shift) | rest] + distance_cost(bits_, target, values[h]);
           if (sum < best) {
             best = sum;
             winner = h;
@@ -267,11 +269,22 @@ class Search final : public TileSearch {
     return ((path << width) | node) >> (depth * bits_);
   }
 
+  /// Takes the paths out that start at a node to which there is none from the start of the walk.
+  void rule_out_unreached(const Walk<Cost>& walk, int node, int depth, Sum* sums) const {
+    const int reached = 1 << (forced_steps() * bits_);
+    const int block = static_cast<int>(std::int64_t{walk.start} * reached % nodes()) / reached;
+    for (int path = 0; path < 1 << (depth * bits_); ++path) {
+      const int from = ((path << (state_bits - bits_)) | node) >> (depth * bits_);
+      if (from / reached != block) sums[path] = std::numeric_limits<Sum>::max() / 2;
+    }
+  }
+
   int bits_;
   SeamSearch seam_;
   const Kernels& kernels_;
   Scaling scaling_;
   Buffer<TableValue<Cost>> table_;
+  Buffer<std::int16_t> leading_;  ///< the values of the states that lead to node g from g·2^bits on
 };
 
 const Kernels& best_kernels() {
