@@ -7,7 +7,7 @@
 // lowering of its cost, and for each result the share in the least cost, `bits` shuffles and a
 // store: at 2 bits 12 more instructions on the same two units beside 60.
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 #include <vector>
 
 #include <benchmark/benchmark.h>
@@ -17,6 +17,7 @@
 #endif
 
 #include "quip/core/rng.hpp"
+#include "quip/quant/trellis/feedback.hpp"
 #include "quip/quant/trellis/search.hpp"
 #include "quip/quant/trellis/tile.hpp"
 
@@ -24,7 +25,7 @@ namespace quip::trellis {
 namespace {
 
 #if defined(__x86_64__)
-constexpr int rounds = 20000;
+constexpr int rounds = 100000;
 constexpr int chains = 8;
 
 /// Takes four instructions on each of eight vectors, again and again.
@@ -60,22 +61,22 @@ __attribute__((target("avx2"))) double states_avx2() {
   return 16.0 * rounds * chains;
 }
 
-/// Returns the states a second that the four instructions allow; 0 if there is no such unit.
-double floor_rate() {
-  using Clock = std::chrono::steady_clock;
-  const bool avx512 = __builtin_cpu_supports("avx512bw");
-  if (!avx512 && !__builtin_cpu_supports("avx2")) return 0;
-  double best = 0;
-  for (int repeat = 0; repeat < 50; ++repeat) {
-    const auto start = Clock::now();
-    const double states = avx512 ? states_avx512() : states_avx2();
-    best = std::max(best, states / std::chrono::duration<double>(Clock::now() - start).count());
-  }
-  return best;
+/// Takes the four instructions for a while; returns the number of states, 0 if there is no such
+/// unit.
+double floor_states() {
+  if (__builtin_cpu_supports("avx512bw")) return states_avx512();
+  return __builtin_cpu_supports("avx2") ? states_avx2() : 0;
 }
 #else
-double floor_rate() { return 0; }
+double floor_states() { return 0; }
 #endif
+
+/// Returns the seconds that this thread has been on a processor.
+double seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
 
 void search(benchmark::State& state, SeamSearch seam, double rounds_a_tile) {
   const auto bits = static_cast<int>(state.range(0));
@@ -88,25 +89,77 @@ void search(benchmark::State& state, SeamSearch seam, double rounds_a_tile) {
   std::vector<std::uint16_t> states(targets.size());
   const auto tile_search = make_tile_search(Codebook::mul1, bits, seam);
   const auto workspace = tile_search->workspace();
+  const double searched = static_cast<double>(targets.size()) * rounds_a_tile * state_count;
+  std::vector<double> rates;
+  std::vector<double> shares;
   for (auto _ : state) {
+    const double start = seconds();
     tile_search->encode(targets.data(), tiles, *workspace, states.data());
     benchmark::DoNotOptimize(states.data());
+    const double middle = seconds();
+    // Beside each search, since the clock of a processor in company changes.
+    const double on_registers = floor_states();
+    const double end = seconds();
+    state.SetIterationTime(middle - start);
+    rates.push_back(static_cast<double>(targets.size()) / (middle - start));
+    if (on_registers > 0) {
+      shares.push_back(searched / (middle - start) / (on_registers / (end - middle)));
+    }
   }
-  using Counter = benchmark::Counter;
-  const auto weights = static_cast<double>(targets.size());
-  state.counters["weights"] = Counter(weights, Counter::kIsIterationInvariantRate);
-  if (const double floor = floor_rate(); floor > 0) {
-    state.counters["share_of_floor"] =
-        Counter(weights * rounds_a_tile * state_count / floor, Counter::kIsIterationInvariantRate);
+  std::sort(rates.begin(), rates.end());
+  std::sort(shares.begin(), shares.end());
+  state.counters["weights_per_s"] = rates[rates.size() / 2];
+  state.counters["best"] = rates.back();
+  if (!shares.empty()) state.counters["share_of_floor"] = shares[shares.size() / 2];
+}
+
+/// With feedback inside the tile: `rounds` is its time in rounds of the search without.
+void feedback(benchmark::State& state) {
+  const auto bits = static_cast<int>(state.range(0));
+  const index_t tiles = state.range(1);
+  const RandomStream random(1);
+  std::vector<float> targets(at(tiles * tile_steps));
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    targets[i] = 0.9F * static_cast<float>(random.normal(i));
   }
+  Matrix<double> block(tile_side, tile_side, 0.3);
+  for (index_t i = 0; i < tile_side; ++i) block(i, i) = 1;
+  const TileFeedback factors(block.cview());
+  std::vector<std::uint16_t> states(targets.size());
+  const auto plain = make_tile_search(Codebook::mul1, bits);
+  const auto plain_workspace = plain->workspace();
+  const auto with = make_feedback_search(Codebook::mul1, bits);
+  const auto workspace = with->workspace();
+  std::vector<double> rates;
+  std::vector<double> ratios;
+  for (auto _ : state) {
+    const double start = seconds();
+    with->encode(targets.data(), tiles, factors, *workspace, states.data());
+    const double middle = seconds();
+    plain->encode(targets.data(), tiles, *plain_workspace, states.data());
+    const double end = seconds();
+    state.SetIterationTime(middle - start);
+    rates.push_back(static_cast<double>(targets.size()) / (middle - start));
+    ratios.push_back(2 * (middle - start) / (end - middle));
+  }
+  std::sort(rates.begin(), rates.end());
+  std::sort(ratios.begin(), ratios.end());
+  state.counters["weights_per_s"] = rates[rates.size() / 2];
+  state.counters["rounds"] = ratios[ratios.size() / 2];
 }
 
 void all_bits(benchmark::internal::Benchmark* bench) {
   for (int bits = 1; bits <= max_bits; ++bits) bench->Args({bits, 16});
-  bench->Unit(benchmark::kMillisecond);
+  bench->UseManualTime()->Unit(benchmark::kMillisecond);
 }
 BENCHMARK_CAPTURE(search, whole_round, SeamSearch::whole_round, 2.0)->Apply(all_bits);
 BENCHMARK_CAPTURE(search, near_seam, SeamSearch::near_seam, 1.5)->Apply(all_bits);
+
+void narrow_bits(benchmark::internal::Benchmark* bench) {
+  for (int bits = 1; bits <= max_feedback_bits; ++bits) bench->Args({bits, 4});
+  bench->UseManualTime()->Unit(benchmark::kMillisecond);
+}
+BENCHMARK(feedback)->Apply(narrow_bits);
 
 }  // namespace
 }  // namespace quip::trellis

@@ -55,6 +55,32 @@ struct StepFunctions {
   StepFunction<Cost> part = nullptr;  ///< of the predecessors that it is told; subtracts nothing
 };
 
+/// How many integers a feedback sum's unit is worth, and how many ones a factor's: sums and factors
+/// may be that much larger than targets and 1.
+constexpr int feedback_shift = 2;
+/// The feedback sums that a path carries: of two outputs, for each of 16 inputs.
+constexpr int carried_sums = 32;
+constexpr int tile_inputs = 16;
+
+/// A step of the search with feedback inside the tile: paths differ in their targets. With the sum
+/// f of the path to the predecessor, of which there are `carried_sums` arrays one after the other,
+///   t = clamp(target + 4·f[own], ±limit), e = t − value(state), cost weight · e²,
+/// and the best path's sums become f[j] + factor[j] · e for the `fed` inputs j that its output
+/// still has to come, and stay what they are for the `kept` inputs of the other output.
+struct FeedbackStep : Step<std::uint16_t> {
+  const std::int16_t* sums_in = nullptr;
+  std::int16_t* sums_out = nullptr;
+  std::uint16_t* winners = nullptr;  ///< gets the h of the predecessor on the best path
+  std::int16_t limit = 0;
+  std::int16_t weight = 0;  ///< 2¹⁵ is 1
+  int own = 0;
+  int fed_count = 0;
+  int kept_count = 0;
+  std::int8_t fed[tile_inputs] = {};
+  std::int8_t kept[tile_inputs] = {};
+  std::int16_t factor[tile_inputs] = {};  ///< by place in `fed`; 2¹³ is 1
+};
+
 /// The kernels of an instruction set.
 struct Kernels {
   const char* name = nullptr;
@@ -68,6 +94,8 @@ struct Kernels {
   std::array<std::array<std::int8_t, 5>, max_narrow_bits + 1> lane_bit = {};
   StepFunctions<std::uint16_t> narrow[max_narrow_bits + 1];
   StepFunctions<std::uint32_t> wide[max_bits + 1];
+  /// Returns the least cost in `out`; takes the predecessors that it is told.
+  std::uint16_t (*feedback[max_narrow_bits + 1])(const FeedbackStep& step) = {};
 };
 
 /// Returns null where the build or the processor lacks it.

@@ -34,6 +34,21 @@ struct Narrow {
     return _mm256_mulhrs_epi16(a, b);
   }
   QUIP_TARGET static QUIP_INLINE Vector min(Vector a, Vector b) { return _mm256_min_epu16(a, b); }
+  QUIP_TARGET static QUIP_INLINE Vector add_saturating(Vector a, Vector b) {
+    return _mm256_adds_epi16(a, b);
+  }
+  QUIP_TARGET static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
+    return _mm256_min_epi16(_mm256_max_epi16(a, low), high);
+  }
+  using Mask = Vector;
+  QUIP_TARGET static QUIP_INLINE Mask less(Vector a, Vector b) {
+    const Vector flip = _mm256_set1_epi16(-32768);  // there is no unsigned comparison
+    return _mm256_cmpgt_epi16(_mm256_xor_si256(b, flip), _mm256_xor_si256(a, flip));
+  }
+  QUIP_TARGET static QUIP_INLINE Mask equal(Vector a, Vector b) { return _mm256_cmpeq_epi16(a, b); }
+  QUIP_TARGET static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
+    return _mm256_blendv_epi8(no, yes, mask);
+  }
   QUIP_TARGET static std::uint16_t least(Vector a) {
     const __m128i b = _mm_min_epu16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     return static_cast<std::uint16_t>(_mm_extract_epi16(_mm_minpos_epu16(b), 0));

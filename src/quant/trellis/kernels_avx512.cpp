@@ -37,6 +37,22 @@ struct Narrow {
     return _mm512_mulhrs_epi16(a, b);
   }
   QUIP_TARGET static QUIP_INLINE Vector min(Vector a, Vector b) { return _mm512_min_epu16(a, b); }
+  QUIP_TARGET static QUIP_INLINE Vector add_saturating(Vector a, Vector b) {
+    return _mm512_adds_epi16(a, b);
+  }
+  QUIP_TARGET static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
+    return _mm512_min_epi16(_mm512_max_epi16(a, low), high);
+  }
+  using Mask = __mmask32;
+  QUIP_TARGET static QUIP_INLINE Mask less(Vector a, Vector b) {
+    return _mm512_cmplt_epu16_mask(a, b);
+  }
+  QUIP_TARGET static QUIP_INLINE Mask equal(Vector a, Vector b) {
+    return _mm512_cmpeq_epi16_mask(a, b);
+  }
+  QUIP_TARGET static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
+    return _mm512_mask_blend_epi16(mask, no, yes);
+  }
   QUIP_TARGET static std::uint16_t least(Vector a) {
     __m256i b = _mm256_min_epu16(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
     const __m128i c = _mm_min_epu16(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));

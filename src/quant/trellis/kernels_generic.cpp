@@ -30,10 +30,12 @@ struct Narrow {
   static QUIP_INLINE Vector load(const void* from) { return *static_cast<const Vector*>(from); }
   static QUIP_INLINE Vector add(Vector a, Vector b) { return a + b; }
   static QUIP_INLINE Vector subtract(Vector a, Vector b) { return a - b; }
-  static QUIP_INLINE Vector subtract_saturating(Vector a, Vector b) {
-    const Product e = widened(a) - widened(b);
+  static QUIP_INLINE Vector cut(Product e) {
     const Product above = e > 32767 ? Product{} + 32767 : e;
     return narrowed(above < -32768 ? Product{} - 32768 : above);
+  }
+  static QUIP_INLINE Vector subtract_saturating(Vector a, Vector b) {
+    return cut(widened(a) - widened(b));
   }
   static QUIP_INLINE Vector multiply_high(Vector a, Vector b) {
     return narrowed((widened(a) * widened(b)) >> 16);
@@ -42,6 +44,22 @@ struct Narrow {
     return narrowed((widened(a) * widened(b) + (1 << 14)) >> 15);
   }
   static QUIP_INLINE Vector min(Vector a, Vector b) { return a < b ? a : b; }
+  static QUIP_INLINE Vector add_saturating(Vector a, Vector b) {
+    return cut(widened(a) + widened(b));
+  }
+  static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
+    const auto x = reinterpret_cast<Signed>(a);
+    const auto least = reinterpret_cast<Signed>(low);
+    const auto most = reinterpret_cast<Signed>(high);
+    const Signed raised = x < least ? least : x;
+    return reinterpret_cast<Vector>(raised < most ? raised : most);
+  }
+  using Mask = Vector;  // 0 is false
+  static QUIP_INLINE Mask less(Vector a, Vector b) { return reinterpret_cast<Mask>(a < b); }
+  static QUIP_INLINE Mask equal(Vector a, Vector b) { return reinterpret_cast<Mask>(a == b); }
+  static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
+    return (yes & mask) | (no & ~mask);
+  }
   static std::uint16_t least(Vector a) {
     std::uint16_t least = a[0];
     for (int i = 1; i < lanes; ++i) least = std::min<std::uint16_t>(least, a[i]);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "quant/trellis/kernels.hpp"
+#include "quant/trellis/layout.hpp"
 #include "quant/trellis/scaling.hpp"
 
 #include "quip/core/error.hpp"
@@ -14,11 +15,11 @@
 namespace quip::trellis {
 namespace {
 
-constexpr int free_start = -1;
-
-/// Returns how many steps lie between two steps whose costs are kept: 2 MB a tile in all.
+/// Returns how many steps lie between two steps whose costs are kept: 2 to 3 MB a tile in all. To
+/// retake more steps takes longer, and to keep more costs has the caches wait.
 constexpr int steps_between_kept(int bits) {
-  return bits >= max_narrow_bits ? 1 : 1 << (max_narrow_bits - bits);
+  constexpr int steps[] = {0, 6, 3, 2};
+  return bits < max_narrow_bits ? steps[bits] : 1;
 }
 
 template <typename Cost>
@@ -66,13 +67,12 @@ class Search final : public TileSearch {
   Search(Codebook codebook, int bits, SeamSearch seam, const Kernels& kernels)
       : bits_(bits),
         seam_(seam),
-        kernels_(kernels),
+        layout_{bits, &kernels},
         scaling_(scaling(codebook, bits)),
-        table_(index_t{state_count}),
+        table_(table_of<Cost>(layout_, scaling_)),
         leading_(index_t{state_count}) {
-    fill_table();
     for (int s = 0; s < state_count; ++s) {
-      leading_[(s % nodes() << bits_) + s / nodes()] = scaling_.values[static_cast<std::size_t>(s)];
+      leading_[(s % nodes() << bits_) + s / nodes()] = scaling_.values[at(s)];
     }
   }
 
@@ -107,40 +107,11 @@ class Search final : public TileSearch {
   // Sums of a few steps on top of costs that have not been lowered yet.
   using Sum = std::conditional_t<sizeof(Cost) == 2, std::uint32_t, std::uint64_t>;
 
-  [[nodiscard]] int nodes() const { return state_count >> bits_; }
-  [[nodiscard]] int stems() const { return nodes() >> bits_; }
-  [[nodiscard]] int symbols() const { return 1 << bits_; }
+  [[nodiscard]] int nodes() const { return layout_.nodes(); }
+  [[nodiscard]] int symbols() const { return layout_.symbols(); }
   [[nodiscard]] int interval() const { return steps_between_kept(bits_); }
   /// Returns the steps of a walk from one node for which there is but one path to each node.
   [[nodiscard]] int forced_steps() const { return (state_bits - bits_) / bits_; }
-
-  /// Returns where the cost of a node stands.
-  [[nodiscard]] int position_of(int node) const {
-    if (sizeof(Cost) != 2) return node;
-    const auto& lane_bit = kernels_.lane_bit[static_cast<std::size_t>(bits_)];
-    int position = node & -kernels_.lanes;
-    for (int k = 0; 1 << k < kernels_.lanes; ++k) {
-      position |= ((node >> k) & 1) << lane_bit[static_cast<std::size_t>(k)];
-    }
-    return position;
-  }
-
-  void fill_table() {
-    if constexpr (sizeof(Cost) != 2) {
-      for (int s = 0; s < state_count; ++s) {
-        table_[s] = static_cast<std::uint16_t>(scaling_.values[static_cast<std::size_t>(s)]);
-      }
-    } else {
-      const int lanes = kernels_.lanes;
-      for (int s = 0; s < state_count; ++s) {
-        const int h = s / nodes();
-        const int stem = position_of(s % nodes() >> bits_);
-        const int r = s % symbols();
-        const int row = (stem / lanes * symbols() + h) * symbols() + r;
-        table_[row * lanes + stem % lanes] = scaling_.values[static_cast<std::size_t>(s)];
-      }
-    }
-  }
 
   /// Returns the node between the last and the first step on the best path of a search that starts
   /// and ends, at any node, on the other side of the ring.
@@ -152,19 +123,17 @@ class Search final : public TileSearch {
     for (int i = 0; i < walk.count; ++i) walk.targets[i] = targets[(before + i) % tile_steps];
     forward(walk);
     std::uint16_t unused[tile_steps];
-    return trace_back(walk, best_node(walk.costs[walk.count]), walk.first_kept, unused);
+    return trace_back(walk, layout_.best_node(walk.costs[walk.count]), walk.first_kept, unused);
   }
 
   /// Takes all steps of a walk.
   void forward(Walk<Cost>& walk) const {
-    const StepFunctions<Cost>& functions = steps_of<Cost>(kernels_, bits_);
+    const StepFunctions<Cost>& functions = steps_of<Cost>(*layout_.kernels, bits_);
     const bool fixed = walk.start != free_start;
     walk.costs[0] = walk.zeros();
     int slot = 0;
     Step<Cost> step{.table = table_.data()};
-    // From one node: the nodes that a path can have reached are `reached` ones from `first` on.
     const int partial_steps = fixed ? steps_to_any_node(bits_) : 0;
-    if (fixed) std::fill_n(walk.passing(0), nodes(), Cost{0}), walk.costs[0] = walk.passing(0);
     for (int i = 0; i < walk.count; ++i) {
       const int after = i + 1;
       Cost* const out = is_kept(walk, after) ? walk.kept(slot++) : walk.passing(after);
@@ -172,10 +141,7 @@ class Search final : public TileSearch {
       step.out = out;
       step.target = walk.targets[i];
       if (i < partial_steps) {
-        const int reached = std::min(1 << (i * bits_), nodes());
-        const int first =
-            static_cast<int>((static_cast<std::int64_t>(walk.start) << (i * bits_)) % nodes());
-        take_part(step, first / reached * reached, reached);
+        layout_.take_reached(step, walk.start, i);
         functions.part(step);
       } else {
         step.subtract = ((i - partial_steps) % 2 == 0 ? functions.even : functions.odd)(step);
@@ -184,25 +150,10 @@ class Search final : public TileSearch {
     }
   }
 
-  void take_part(Step<Cost>& step, int first, int reached) const {
-    step.first_h = first / stems();
-    step.last_h = (first + reached + stems() - 1) / stems();
-    step.first_stem = reached < stems() ? first % stems() : 0;
-    step.last_stem = reached < stems() ? step.first_stem + reached : stems();
-  }
-
   /// True if the tracing back of a walk needs the costs after this step.
   [[nodiscard]] bool is_kept(const Walk<Cost>& walk, int step) const {
     const int first = walk.start == free_start ? walk.first_kept : forced_steps();
     return step == first || (step > first && (walk.count - step) % interval() == 0);
-  }
-
-  int best_node(const Cost* costs) const {
-    const Cost least = *std::min_element(costs, costs + nodes());
-    for (int node = 0; node < nodes(); ++node) {
-      if (costs[position_of(node)] == least) return node;
-    }
-    return 0;
   }
 
   /// Writes the states on the best path to `node`, from the last step of a walk back to `until`,
@@ -237,7 +188,7 @@ class Search final : public TileSearch {
     const int width = state_bits - bits_;
     const int paths = 1 << (depth * bits_);
     // The bits that paths differ in are above those in which positions differ from nodes.
-    const Cost* const from = costs + position_of(node >> (depth * bits_));
+    const Cost* const from = costs + layout_.position_of(node >> (depth * bits_));
     for (int path = 0; path < paths; ++path) sums[path] = from[path << (width - depth * bits_)];
     if (partly) rule_out_unreached(walk, node, depth, sums);
     for (int left = depth; left > 0; --left) {
@@ -281,19 +232,19 @@ class Search final : public TileSearch {
 
   int bits_;
   SeamSearch seam_;
-  const Kernels& kernels_;
+  Layout layout_;
   Scaling scaling_;
   Buffer<TableValue<Cost>> table_;
   Buffer<std::int16_t> leading_;  ///< the values of the states that lead to node g from g·2^bits on
 };
+
+}  // namespace
 
 const Kernels& best_kernels() {
   if (const Kernels* kernels = avx512_kernels()) return *kernels;
   if (const Kernels* kernels = avx2_kernels()) return *kernels;
   return generic_kernels();
 }
-
-}  // namespace
 
 std::unique_ptr<TileSearch> make_tile_search(Codebook codebook, int bits, SeamSearch seam,
                                              const Kernels& kernels) {
