@@ -102,7 +102,6 @@ States search_as_defined(int bits, const float* targets, const TileFeedback& fee
     const int output = place.output / 8;
     const int weight =
         std::min(32767, int{rounded(std::ldexp(std::min(feedback.weight(visit), 0.9999), 15))});
-    const int exact = feedback.weight(visit) == 1 ? 32767 : weight;
     std::vector<Path> next(at(nodes));
     std::vector<int> errors(at(nodes));
     for (int state = 0; state < state_count; ++state) {

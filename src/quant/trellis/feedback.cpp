@@ -92,11 +92,12 @@ class Search final : public FeedbackSearch {
       for (int later = visit + 1; later < tile_side; ++later) {
         step.factor[step.fed_count] =
             rounded(std::ldexp(feedback.factor(visit, later), 15 - feedback_shift));
-        step.fed[step.fed_count++] = static_cast<std::int8_t>(output + later);
+        step.carried[step.fed_count++] = static_cast<std::int8_t>(output + later);
       }
       // The first output is ahead of the second by up to four visits.
       for (int other = first_to_come(i); other < tile_side; ++other) {
-        step.kept[step.kept_count++] = static_cast<std::int8_t>(tile_side - output + other);
+        step.carried[step.fed_count + step.kept_count++] =
+            static_cast<std::int8_t>(tile_side - output + other);
       }
     }
     return steps;
@@ -130,7 +131,8 @@ class Search final : public FeedbackSearch {
       const bool partial = start != free_start && i < steps_to_any_node(bits_);
       step.subtract = subtract;
       layout_.take_reached(step, std::max(start, 0), partial ? i : steps_to_any_node(bits_));
-      const std::uint16_t least = layout_.kernels->feedback[bits_](step);
+      const FeedbackFunctions& functions = layout_.kernels->feedback[bits_];
+      const std::uint16_t least = (partial ? functions.part : functions.whole)(step);
       subtract = partial ? std::uint16_t{0} : least;
     }
   }

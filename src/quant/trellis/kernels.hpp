@@ -65,8 +65,8 @@ constexpr int tile_inputs = 16;
 /// A step of the search with feedback inside the tile: paths differ in their targets. With the sum
 /// f of the path to the predecessor, of which there are `carried_sums` arrays one after the other,
 ///   t = clamp(target + 4·f[own], ±limit), e = t − value(state), cost weight · e²,
-/// and the best path's sums become f[j] + factor[j] · e for the `fed` inputs j that its output
-/// still has to come, and stay what they are for the `kept` inputs of the other output.
+/// and the best path's sums become f[j] + factor[j] · e for inputs j of the same output that are
+/// still to come, and stay what they are for those of the other.
 struct FeedbackStep : Step<std::uint16_t> {
   const std::int16_t* sums_in = nullptr;
   std::int16_t* sums_out = nullptr;
@@ -76,9 +76,16 @@ struct FeedbackStep : Step<std::uint16_t> {
   int own = 0;
   int fed_count = 0;
   int kept_count = 0;
-  std::int8_t fed[tile_inputs] = {};
-  std::int8_t kept[tile_inputs] = {};
-  std::int16_t factor[tile_inputs] = {};  ///< by place in `fed`; 2¹³ is 1
+  std::int8_t carried[carried_sums] = {};  ///< the arrays of those fed and then of those kept
+  std::int16_t factor[tile_inputs] = {};   ///< of those fed; 2¹³ is 1
+};
+
+/// Returns the least cost in `out`.
+using FeedbackFunction = std::uint16_t (*)(const FeedbackStep& step);
+
+struct FeedbackFunctions {
+  FeedbackFunction whole = nullptr;  ///< of all nodes
+  FeedbackFunction part = nullptr;   ///< of the predecessors that it is told
 };
 
 /// The kernels of an instruction set.
@@ -94,8 +101,7 @@ struct Kernels {
   std::array<std::array<std::int8_t, 5>, max_narrow_bits + 1> lane_bit = {};
   StepFunctions<std::uint16_t> narrow[max_narrow_bits + 1];
   StepFunctions<std::uint32_t> wide[max_bits + 1];
-  /// Returns the least cost in `out`; takes the predecessors that it is told.
-  std::uint16_t (*feedback[max_narrow_bits + 1])(const FeedbackStep& step) = {};
+  FeedbackFunctions feedback[max_narrow_bits + 1];
 };
 
 /// Returns null where the build or the processor lacks it.
