@@ -63,7 +63,7 @@ constexpr int carried_sums = 32;
 constexpr int tile_inputs = 16;
 
 /// A step of the search with feedback inside the tile: paths differ in their targets. With the sum
-/// f of the path to the predecessor, of which there are `carried_sums` arrays one after the other,
+/// f of the path to the predecessor, of which each vector of nodes has `carried_sums` in a row,
 ///   t = clamp(target + 4·f[own], ±limit), e = t − value(state), cost weight · e²,
 /// and the best path's sums become f[j] + factor[j] · e for inputs j of the same output that are
 /// still to come, and stay what they are for those of the other.
@@ -76,7 +76,7 @@ struct FeedbackStep : Step<std::uint16_t> {
   int own = 0;
   int fed_count = 0;
   int kept_count = 0;
-  std::int8_t carried[carried_sums] = {};  ///< the arrays of those fed and then of those kept
+  std::int8_t carried[carried_sums] = {};  ///< which sums are fed and, after them, kept
   std::int16_t factor[tile_inputs] = {};   ///< of those fed; 2¹³ is 1
 };
 

@@ -80,9 +80,11 @@ struct Narrow {
     }
   }
 
-  /// Stores x[r], lane l as the cost of node l·2^Bits + r, in the order of `lane_bit`.
+  /// Stores x[r], lane l as that of node l·2^Bits + r, in the order of `lane_bit`, each vector
+  /// `stride` elements after the one before.
   template <int Bits>
-  QUIP_TARGET static QUIP_INLINE void store_interleaved(Vector* x, std::uint16_t* out) {
+  QUIP_TARGET static QUIP_INLINE void store_interleaved(Vector* x, std::uint16_t* out,
+                                                        index_t stride) {
     constexpr int count = 1 << Bits;
     if constexpr (Bits == 1) {
       exchange<1, 16, count>(x);
@@ -107,7 +109,7 @@ struct Narrow {
       int block = 0;
 #pragma GCC unroll 4
       for (int k = 0; k < Bits; ++k) block |= ((i >> k) & 1) << place[Bits][k];
-      _mm256_store_si256(reinterpret_cast<__m256i*>(out + block * lanes), x[i]);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(out + block * stride), x[i]);
     }
   }
 };

@@ -85,10 +85,13 @@ struct Narrow {
     }
   }
 
-  /// Stores x[r], lane l as the cost of node l·2^Bits + r. In the order of `lane_bit` one shuffle a
+  /// Stores x[r], lane l as that of node l·2^Bits + r, each vector `stride` elements
+  /// after the one before. Each vector is `stride` elements after the
+  /// one before. In the order of `lane_bit` one shuffle a
   /// vector and bit does it; a natural order would take up to twice as many.
   template <int Bits>
-  QUIP_TARGET static QUIP_INLINE void store_interleaved(Vector* x, std::uint16_t* out) {
+  QUIP_TARGET static QUIP_INLINE void store_interleaved(Vector* x, std::uint16_t* out,
+                                                        index_t stride) {
     constexpr int count = 1 << Bits;
     if constexpr (Bits == 1) {
       exchange<1, 16, count>(x);
@@ -112,7 +115,7 @@ struct Narrow {
       int block = 0;
 #pragma GCC unroll 4
       for (int k = 0; k < Bits; ++k) block |= ((i >> k) & 1) << place[Bits][k];
-      _mm512_store_si512(out + block * lanes, x[i]);
+      _mm512_store_si512(out + block * stride, x[i]);
     }
   }
 };

@@ -66,11 +66,15 @@ struct Narrow {
     return least;
   }
 
-  /// Stores x[r], lane l as the cost of node l·2^Bits + r.
+  /// Stores x[r], lane l as that of node l·2^Bits + r, each vector `stride` elements
+  /// after the one before.
   template <int Bits>
-  static QUIP_INLINE void store_interleaved(const Vector* x, std::uint16_t* out) {
+  static QUIP_INLINE void store_interleaved(const Vector* x, std::uint16_t* out, index_t stride) {
     for (int l = 0; l < lanes; ++l) {
-      for (int r = 0; r < 1 << Bits; ++r) out[(l << Bits) + r] = x[r][l];
+      for (int r = 0; r < 1 << Bits; ++r) {
+        const int i = (l << Bits) + r;
+        out[i / lanes * stride + i % lanes] = x[r][l];
+      }
     }
   }
 };
