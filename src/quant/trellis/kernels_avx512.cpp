@@ -85,10 +85,9 @@ struct Narrow {
     }
   }
 
-  /// Stores x[r], lane l as that of node l·2^Bits + r, each vector `stride` elements
-  /// after the one before. Each vector is `stride` elements after the
-  /// one before. In the order of `lane_bit` one shuffle a
-  /// vector and bit does it; a natural order would take up to twice as many.
+  /// Stores x[r], lane l as that of node l·2^Bits + r, each vector `stride` elements after the one
+  /// before. In the order of `lane_bit` one shuffle a vector and bit does it; a natural order would
+  /// take up to twice as many.
   template <int Bits>
   QUIP_TARGET static QUIP_INLINE void store_interleaved(Vector* x, std::uint16_t* out,
                                                         index_t stride) {
