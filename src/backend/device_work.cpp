@@ -42,6 +42,9 @@ index_t transform_bytes(TransformKind kind, index_t n, Side side) {
       floats = n + (order > 1 ? order * order : 0);
       break;
     }
+    case TransformKind::hadamard_128:
+      floats = n;
+      break;
     case TransformKind::dense:
       floats = n * n;
       break;
@@ -53,7 +56,7 @@ index_t transform_bytes(TransformKind kind, index_t n, Side side) {
 /// place, and the first kernel of all reads codes.
 bool takes_turns(TransformKind kind, index_t rows) {
   if (kind == TransformKind::hadamard) return hadamard_shape(rows).order > 1;
-  return kind != TransformKind::none;
+  return kind != TransformKind::hadamard_128 && kind != TransformKind::none;
 }
 
 }  // namespace

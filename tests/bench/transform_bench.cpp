@@ -7,25 +7,10 @@
 #include <benchmark/benchmark.h>
 #include <omp.h>
 
-#include "quip/quant/transform/hadamard.hpp"
-#include "quip/quant/transform/random_orthogonal.hpp"
 #include "quip/quant/transform/transform.hpp"
 
 namespace quip {
 namespace {
-
-/// Flops per element of Q X.
-double flops_per_element(TransformKind kind, index_t n) {
-  if (kind == TransformKind::dense) return 2.0 * static_cast<double>(n);
-  if (kind == TransformKind::hadamard) {
-    const HadamardShape shape = hadamard_shape(n);
-    double levels = 0;
-    for (index_t order = shape.walsh; order > 1; order /= 2) ++levels;
-    return levels + (shape.order > 1 ? 2.0 * static_cast<double>(shape.order) : 0.0);
-  }
-  const Factorization f = balanced_factors(n);
-  return 2.0 * static_cast<double>(f.p + f.q);
-}
 
 double seconds_of_copy(const Matrix<float>& x) {
   const Matrix<float> y(x.rows(), x.cols(), 0.0F);
@@ -46,7 +31,7 @@ void transform(benchmark::State& state, TransformKind kind) {
   }
   const int threads = omp_get_max_threads();
   const double rate = gemm_rate<float>(*make_cpu_backend(threads), threads);
-  const double flops = flops_per_element(kind, n) * static_cast<double>(x.size());
+  const double flops = transform_flops(kind, n) * static_cast<double>(x.cols());
   using Counter = benchmark::Counter;
   state.counters["share_of_copy"] = Counter(seconds_of_copy(x), Counter::kIsIterationInvariantRate);
   state.counters["share_of_gemm"] = Counter(flops / rate, Counter::kIsIterationInvariantRate);
@@ -59,6 +44,7 @@ void real_sizes(benchmark::internal::Benchmark* bench) {
   bench->UseRealTime()->Unit(benchmark::kMillisecond);
 }
 BENCHMARK_CAPTURE(transform, hadamard, TransformKind::hadamard)->Apply(real_sizes);
+BENCHMARK_CAPTURE(transform, hadamard_128, TransformKind::hadamard_128)->Apply(real_sizes);
 BENCHMARK_CAPTURE(transform, kronecker, TransformKind::kronecker)->Apply(real_sizes);
 BENCHMARK_CAPTURE(transform, kronecker_blocked, TransformKind::kronecker_blocked)
     ->Apply(real_sizes);

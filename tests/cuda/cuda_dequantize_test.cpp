@@ -27,6 +27,11 @@ struct Shape {
   index_t cols;
 };
 
+/// Returns the least shape from this one on that the transform suits.
+Shape suited(TransformKind transform, Shape shape) {
+  return {padded(transform, shape.rows), padded(transform, shape.cols)};
+}
+
 /// A layer of random codes.
 QuantizedLinear random_layer(Shape shape, int bits, TransformKind transform, const Grid& grid,
                              bool rescale) {
@@ -93,7 +98,8 @@ TEST_P(CudaDequantize, HasTheHostsBits) {
   if (transform == TransformKind::hadamard) {  // a factor besides on one side, or on none
     shapes.insert(shapes.end(), {{36, 64}, {128, 90}, {64, 128}});
   }
-  for (const Shape shape : shapes) {
+  for (Shape shape : shapes) {
+    shape = suited(transform, shape);
     for (const int bits : {2, 3, 4}) {
       SCOPED_TRACE(std::to_string(shape.rows) + " x " + std::to_string(shape.cols) + ", " +
                    std::to_string(bits) + " bits");
@@ -108,7 +114,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values(TransformKind::none, TransformKind::kronecker,
                                      TransformKind::kronecker_blocked,
                                      TransformKind::kronecker_nopermute, TransformKind::hadamard,
-                                     TransformKind::dense),
+                                     TransformKind::hadamard_128, TransformKind::dense),
                      testing::Values(incoherent, Grid{"minmax", GridKind::minmax, 0, false},
                                      Grid{"groups", GridKind::minmax, 24, false},
                                      Grid{"symmetric", GridKind::minmax, 0, true},
@@ -124,6 +130,9 @@ TEST_P(CudaDequantizeSizes, HasTheHostsBits) {
   if (transform == TransformKind::hadamard) {
     shapes.insert(shapes.end(), {{2048, 3}, {3072, 2}, {1, 65536}, {1, 61440}});
   }
+  if (transform == TransformKind::hadamard_128) {  // more blocks than a block of threads takes
+    shapes = {{128, 33 * 128}, {3 * 128, 128}};
+  }
   for (const Shape shape : shapes) {
     SCOPED_TRACE(std::to_string(shape.rows) + " x " + std::to_string(shape.cols));
     expect_the_hosts(random_layer(shape, 8, transform, grid, true));
@@ -134,7 +143,8 @@ TEST_P(CudaDequantizeSizes, HasTheHostsBits) {
 INSTANTIATE_TEST_SUITE_P(
     Sizes, CudaDequantizeSizes,
     testing::Combine(testing::Values(TransformKind::none, TransformKind::kronecker,
-                                     TransformKind::kronecker_blocked, TransformKind::hadamard),
+                                     TransformKind::kronecker_blocked, TransformKind::hadamard,
+                                     TransformKind::hadamard_128),
                      testing::Values(incoherent)),
     name_of);
 
@@ -143,7 +153,8 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_P(CudaDequantize, TakesTheMemoryThatItNames) {
   const auto& [transform, grid] = GetParam();
   cuda::Context context(0, 1, 1);
-  for (const Shape shape : {Shape{52, 76}, {64, 90}}) {
+  for (Shape shape : {Shape{52, 76}, {64, 90}}) {
+    shape = suited(transform, shape);
     for (const bool rescale : {false, true}) {
       LayerOptions options;
       options.bits = 3;

@@ -98,6 +98,7 @@ TEST_F(CudaPasses, EveryKindInAsFewPassesAsItHasProductsAndTransforms) {
                                             {TransformKind::hadamard, 256, 1},
                                             {TransformKind::hadamard, 224, 2},
                                             {TransformKind::hadamard, 2048, 2},
+                                            {TransformKind::hadamard_128, 640, 1},
                                             {TransformKind::dense, 70, 1}}) {
         SCOPED_TRACE(to_string(kind));
         const auto transform = make_transform(kind, n, 3, side);

@@ -68,16 +68,18 @@ TEST(Rounders, ArePortableIfTheySaySo) {
 
 TEST_P(CudaQuantizer, RoundsToTheHostsBits) {
   const LayerOptions options = options_of(GetParam());
-  const index_t n = 160;  // more than one block of columns, and not a multiple of it
-  const Matrix<float> w = random_weights(70, n, 1);
+  // More than one block of columns, and not a multiple of it but where the transform wants it.
+  const index_t n = padded(options.effective_transform(), 160);
+  const index_t m = padded(options.effective_transform(), 70);
+  const Matrix<float> w = random_weights(m, n, 1);
   const PreparedLayer layer = prepare_layer(w.cview(), random_hessian(n, 400, 2), options, "test");
   in_every_order([&] {
-    for (const Range range : {Range{0, 70}, Range{13, 41}}) {
+    for (const Range range : {Range{0, m}, Range{13, 41}}) {
       const auto host = host_quantizer().rows(w.cview(), layer, options, range);
       const auto device = cuda_->quantizer().rows(w.cview(), layer, options, range);
       EXPECT_EQ(device->largest(), host->largest());
       if (options.grid() == GridKind::incoherent) {
-        const RhoSearch search(70, options.bits);
+        const RhoSearch search(m, options.bits);
         expect_same(device->evaluate(search), host->evaluate(search), "candidate");
       }
       expect_same(device->round(2.1), host->round(2.1));
@@ -141,6 +143,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{.name = "kronecker_blocked", .transform = TransformKind::kronecker_blocked},
         Case{.name = "kronecker_nopermute", .transform = TransformKind::kronecker_nopermute},
         Case{.name = "hadamard", .transform = TransformKind::hadamard},
+        Case{.name = "hadamard_128", .transform = TransformKind::hadamard_128},
         Case{.name = "dense", .transform = TransformKind::dense}),
     [](const auto& instance) { return std::string(instance.param.name); });
 
@@ -148,8 +151,8 @@ INSTANTIATE_TEST_SUITE_P(
 // H differs by the rounding of doubles, and by that of the factor to fp32.
 TEST_P(CudaQuantizer, PreparesWhatTheHostDoes) {
   const LayerOptions options = options_of(GetParam());
-  const index_t n = 160;
-  const Matrix<float> w = random_weights(40, n, 1);
+  const index_t n = padded(options.effective_transform(), 160);
+  const Matrix<float> w = random_weights(padded(options.effective_transform(), 40), n, 1);
   const auto h = random_hessian(n, 400, 2);
   const PreparedLayer host = prepare_layer(w.cview(), copy_of(h), options, "test");
   const PreparedLayer device = cuda_->quantizer().prepare(w.cview(), copy_of(h), options, "test");

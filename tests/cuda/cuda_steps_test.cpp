@@ -71,8 +71,8 @@ class CudaKernels : public CudaSteps {
 
   template <typename T>
   void check_walsh(const WalshStep& walsh, index_t n, index_t cols) {
-    SCOPED_TRACE(fmt::format("radix {}, step {}, group {}, 2^{} lanes of {}", walsh.radix,
-                             walsh.step, walsh.group, walsh.lane_bits, cols));
+    SCOPED_TRACE(fmt::format("radix {}, step {}, group {}, 2^{} lanes of {}, {} runs", walsh.radix,
+                             walsh.step, walsh.group, walsh.lane_bits, cols, walsh.runs));
     check_kernel<T>(
         n, cols,
         [&](const auto& in, const auto& out) { walsh_step(stream(), in, out, walsh, n, cols); },
@@ -117,6 +117,7 @@ TEST_F(CudaKernels, WalshHadamardLevels) {
         const index_t n = 2 * radix * step;
         check_walsh<float>({.radix = radix, .step = step, .group = 1, .lane_bits = 4}, n, 21);
         check_walsh<float>({.radix = radix, .step = step, .group = step}, n, 3);
+        check_walsh<float>({.radix = radix, .step = step, .group = step, .runs = 2}, 5 * n / 2, 3);
         check_walsh<double>({.radix = radix, .step = step, .group = 1, .lane_bits = 3}, n, 11);
       }
     }

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <numeric>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -127,6 +128,31 @@ TEST_P(HadamardAtRealSizes, IsItsDefinition) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, HadamardAtRealSizes,
                          testing::Values(3584, 4096, 11008, 13696, 14336, 18944, 28672, 53248));
+
+// Q = (I ⊗ H₁₂₈)·diag(±1) with the signs that an exporter would store, element by element.
+TEST(Hadamard128, IsItsDefinition) {
+  constexpr index_t n = 384;
+  constexpr std::uint64_t key = 7;
+  const auto transform = make_transform(TransformKind::hadamard_128, n, key, Side::output);
+  const std::vector<double> signs = hadamard_signs(TransformKind::hadamard_128, n, key);
+  EXPECT_NEAR(std::accumulate(signs.begin(), signs.end(), 0.0), 0.0, 4 * std::sqrt(n));
+  for (const bool transposed : {false, true}) {
+    Matrix<double> x(n, n, 0.0);
+    for (index_t i = 0; i < n; ++i) x(i, i) = 1.0;
+    const Buffer<double> scratch(n * n);
+    transposed ? transform->apply_transposed(x.view(), scratch.data())
+               : transform->apply(x.view(), scratch.data());
+    for (index_t i = 0; i < n; ++i) {
+      for (index_t j = 0; j < n; ++j) {
+        const bool odd = std::popcount(static_cast<std::uint64_t>(i & j & 127)) % 2 != 0;
+        const double sign = signs[at(transposed ? i : j)];
+        ASSERT_EQ(std::abs(sign), 1.0);
+        const double expected = i / 128 == j / 128 ? (odd ? -sign : sign) / std::sqrt(128.0) : 0.0;
+        ASSERT_NEAR(x(i, j), expected, 1e-16) << i << ' ' << j << ' ' << transposed;
+      }
+    }
+  }
+}
 
 }  // namespace
 }  // namespace quip

@@ -25,8 +25,17 @@ struct Case {
   index_t group_size = 0;
 };
 
+struct Shape {
+  index_t rows;
+  index_t cols;
+};
+
 class QuantizeLayer : public testing::TestWithParam<Case> {
  protected:
+  /// Returns `shape`, or for hadamard_128, whose blocks it does not suit, one of two and three.
+  static Shape suited(Shape shape) {
+    return GetParam().transform == TransformKind::hadamard_128 ? Shape{256, 384} : shape;
+  }
   static LayerOptions options_of(const Case& c) {
     LayerOptions options;
     options.processing = c.processing;
@@ -47,19 +56,21 @@ class QuantizeLayer : public testing::TestWithParam<Case> {
 // must be tr((Ŵ−W) H (Ŵ−W)ᵀ) of the weights that are stored, with the undamped H. fp32 arithmetic
 // of the transform bounds the agreement.
 TEST_P(QuantizeLayer, ReportedLossIsThatOfTheStoredWeights) {
-  const Matrix<float> w = random_weights(70, 160, 1);
-  const Matrix<double> h = random_hessian(160, 400, 2);
+  const auto [rows, cols] = suited({70, 160});
+  const Matrix<float> w = random_weights(rows, cols, 1);
+  const Matrix<double> h = random_hessian(cols, 400, 2);
   const Outcome out = quantize(w, h, options_of(GetParam()));
   const Matrix<float> restored = dequantize(out.layer);
-  Matrix<float> delta(70, 160);
+  Matrix<float> delta(rows, cols);
   for (index_t i = 0; i < delta.size(); ++i) delta.data()[i] = restored.data()[i] - w.data()[i];
   EXPECT_NEAR(out.loss, trace_loss(delta.cview(), h), 2e-3 * out.loss + 1e-7 * out.reference);
   EXPECT_NEAR(out.reference, trace_loss(w.cview(), h), 1e-4 * out.reference);
 }
 
 TEST_P(QuantizeLayer, AnySplitOfRowsAndThreadsGivesTheSameBits) {
-  const Matrix<float> w = random_weights(97, 136, 3);
-  const Matrix<double> h = random_hessian(136, 300, 4);
+  const auto [rows, cols] = suited({97, 136});
+  const Matrix<float> w = random_weights(rows, cols, 3);
+  const Matrix<double> h = random_hessian(cols, 300, 4);
   const LayerOptions options = options_of(GetParam());
   omp_set_num_threads(1);
   const std::string expected = digest_of(quantize(w, h, options).layer);
@@ -92,6 +103,8 @@ INSTANTIATE_TEST_SUITE_P(
              Clamp::feedback, 3},
         Case{Processing::incoherence, TransformKind::hadamard, Method::ldlq, Clamp::feedback, 2},
         Case{Processing::incoherence, TransformKind::hadamard, Method::nearest, Clamp::pre, 4},
+        Case{Processing::incoherence, TransformKind::hadamard_128, Method::ldlq, Clamp::feedback,
+             2},
         Case{Processing::incoherence, TransformKind::dense, Method::ldlq, Clamp::feedback, 2},
         Case{Processing::incoherence, TransformKind::kronecker, Method::ldlq, Clamp::feedback, 2,
              false},

@@ -22,6 +22,7 @@ constexpr TransformKind kinds[] = {TransformKind::none,
                                    TransformKind::kronecker_blocked,
                                    TransformKind::kronecker_nopermute,
                                    TransformKind::hadamard,
+                                   TransformKind::hadamard_128,
                                    TransformKind::dense};
 // Prime, odd, a power of two, Paley I (96 = 8·12, 160 = 8·20) and II (72 = 2·36, 112 = 4·28), and
 // an odd part without a Paley order (344 = 8·43).
@@ -63,6 +64,10 @@ struct Case {
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
   for (const TransformKind kind : kinds) {
+    if (kind == TransformKind::hadamard_128) {
+      for (const index_t n : {128, 256, 384}) cases.push_back({kind, n});
+      continue;
+    }
     for (const index_t n : sizes) cases.push_back({kind, n});
   }
   return cases;
@@ -246,6 +251,26 @@ TEST(DenseTransform, RefusesLargeLayersAndNamesAnother) {
     EXPECT_NE(text.find("8193"), std::string::npos) << text;
     EXPECT_NE(text.find("hadamard"), std::string::npos) << text;
   }
+}
+
+TEST(Hadamard128, RefusesOtherSizesAndNamesAnother) {
+  for (const index_t n : {1, 64, 100, 129, 352}) {
+    try {
+      static_cast<void>(make_transform(TransformKind::hadamard_128, n, 0, Side::input));
+      FAIL() << n;
+    } catch (const Error& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find("--transform hadamard-128: " + std::to_string(n)), std::string::npos)
+          << text;
+      EXPECT_NE(text.find("choose --transform hadamard"), std::string::npos) << text;
+    }
+    const auto transform = make_transform(TransformKind::hadamard_128,
+                                          padded(TransformKind::hadamard_128, n), 0, Side::input);
+    EXPECT_GE(transform->size(), n);
+    EXPECT_LT(transform->size(), n + 128);
+    EXPECT_EQ(padded(TransformKind::hadamard, n), n);
+  }
+  EXPECT_EQ(padded(TransformKind::hadamard_128, 384), 384);
 }
 
 TEST(BalancedFactors, AreAsCloseAsThePrimesAllow) {

@@ -109,6 +109,7 @@ TEST(Work, Transforms) {
   EXPECT_EQ(transform_flops(TransformKind::hadamard, 4096), 4096.0 * 12);
   // 53248 = 2⁹ · 104
   EXPECT_EQ(transform_flops(TransformKind::hadamard, 53248), 53248.0 * (9 + 208));
+  EXPECT_EQ(transform_flops(TransformKind::hadamard_128, 11008), 11008.0 * 7);
   // All 688 rows of a [688 × 256] layer: U on 256 columns, V on 688 rows; half of them cost half.
   const double whole = 256 * (2.0 * 688 * 59) + 688 * (2.0 * 256 * 32);
   EXPECT_EQ(transform_rows_flops(TransformKind::kronecker, 688, 256, 688), whole);

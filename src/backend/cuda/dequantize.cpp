@@ -62,7 +62,8 @@ struct Link {
 /// Returns V's layout: V acts on w' transposed, [cols × rows]. Walsh–Hadamard transforms run along
 /// the final rows of W, small products across them, so that permutations move runs of elements.
 Layout layout_for(TransformKind kind) {
-  return kind == TransformKind::hadamard ? Layout::down : Layout::across;
+  const bool walsh = kind == TransformKind::hadamard || kind == TransformKind::hadamard_128;
+  return walsh ? Layout::down : Layout::across;
 }
 
 /// Returns the kernels of Vᵀ w'ᵀ and, on its transpose [rows × cols], of Uᵀ.

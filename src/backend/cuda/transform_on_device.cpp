@@ -39,6 +39,8 @@ int log2_of(index_t power) { return std::countr_zero(static_cast<std::uint64_t>(
 constexpr index_t tile_bytes = index_t{64} << 10;
 constexpr index_t most_levels = 10;
 constexpr index_t widest_row = 128;
+// A block takes many short columns, as 4096 elements keep eight warps busy.
+constexpr index_t elements_of_runs = 4096;
 
 }  // namespace
 
@@ -150,8 +152,8 @@ void TransformOnDevice<T>::add_product(const TransformStep& step, bool transpose
 template <typename T>
 void TransformOnDevice<T>::add_walsh(const TransformStep& step, std::size_t shared_memory,
                                      Layout layout) {
-  const bool whole =
-      layout == Layout::down && at(step.size * step.stride) * sizeof(T) <= shared_memory;
+  const index_t run = step.size * step.stride;
+  const bool whole = layout == Layout::down && at(run) * sizeof(T) <= shared_memory;
   index_t levels = log2_of(step.size);
   index_t passes = whole ? 1 : std::max<index_t>(1, (levels + most_levels - 1) / most_levels);
   for (; passes > 0; --passes) {
@@ -162,6 +164,7 @@ void TransformOnDevice<T>::add_walsh(const TransformStep& step, std::size_t shar
     walsh.step = step.stride << levels;
     if (whole) {
       walsh.group = walsh.step;
+      walsh.runs = std::clamp<index_t>(elements_of_runs / run, 1, n_ / run);
     } else {
       const index_t row_bytes = std::min(widest_row, tile_bytes >> taken);
       walsh.lane_bits = log2_of(row_bytes / static_cast<index_t>(sizeof(T)));

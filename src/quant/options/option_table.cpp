@@ -117,7 +117,7 @@ const std::vector<LayerOption>& table() {
       row<&Layer::transform, or_auto<parse_transform>>(
           "transform", "NAME", "auto",
           "random orthogonal transform: kronecker, kronecker-blocked, kronecker-nopermute, "
-          "hadamard, dense (small layers) or none",
+          "hadamard, hadamard-128 (by 128 channels), dense (small layers) or none",
           [](auto& o) -> OptionValue { return to_string(o.effective_transform()); }),
       row<&Layer::grid_kind, or_auto<parse_grid>>(
           "grid", "NAME", "auto", "levels: incoherent (one per layer) or minmax (per row or group)",

@@ -36,10 +36,8 @@ class Hadamard final : public TransformOf<Hadamard> {
     }
     const index_t energy = shape_.paley ? n : shape_.walsh;  // ‖row‖² of H ⊗ M
     const double scale = 1.0 / std::sqrt(static_cast<double>(energy));
-    const RandomStream random(derive_key(key, "", "signs"));
-    for (index_t i = 0; i < n; ++i) {
-      signs_.push_back((random.bits(static_cast<std::uint64_t>(i)) & 1U) != 0 ? -scale : scale);
-    }
+    signs_ = hadamard_signs(TransformKind::hadamard, n, key);
+    for (double& sign : signs_) sign *= scale;
   }
 
   template <typename T>
@@ -176,6 +174,16 @@ class Hadamard final : public TransformOf<Hadamard> {
 };
 
 }  // namespace
+
+std::vector<double> hadamard_signs(TransformKind kind, index_t n, std::uint64_t key) {
+  const char* purpose = kind == TransformKind::hadamard ? "signs" : "signs of blocks";
+  const RandomStream random(derive_key(key, "", purpose));
+  std::vector<double> signs(at(n));
+  for (index_t i = 0; i < n; ++i) {
+    signs[at(i)] = (random.bits(static_cast<std::uint64_t>(i)) & 1U) != 0 ? -1.0 : 1.0;
+  }
+  return signs;
+}
 
 HadamardShape hadamard_shape(index_t n) {
   index_t odd = n;

@@ -12,6 +12,9 @@ namespace {
 
 double real(index_t n) { return static_cast<double>(n); }
 
+/// Returns the levels of a Walsh–Hadamard transform of that order, an addition each.
+int levels(index_t order) { return std::countr_zero(static_cast<std::uint64_t>(order)); }
+
 class Identity final : public TransformOf<Identity> {
  public:
   using TransformOf::TransformOf;
@@ -38,10 +41,17 @@ std::unique_ptr<const Transform> make_transform(TransformKind kind, index_t n, s
       return make_kronecker(kind, n, key, side);
     case TransformKind::hadamard:
       return make_hadamard(n, key);
+    case TransformKind::hadamard_128:
+      return make_hadamard_128(n, key);
     case TransformKind::dense:
       return make_dense(n, key);
   }
   fail("a kind of transform without a maker");
+}
+
+index_t padded(TransformKind kind, index_t n) {
+  if (kind != TransformKind::hadamard_128) return n;
+  return (n + hadamard_block - 1) / hadamard_block * hadamard_block;
 }
 
 LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
@@ -62,9 +72,10 @@ double transform_flops(TransformKind kind, index_t n) {
     }
     case TransformKind::hadamard: {
       const HadamardShape shape = hadamard_shape(n);
-      const int butterflies = std::countr_zero(static_cast<std::uint64_t>(shape.walsh));
-      return real(n) * (butterflies + (shape.order > 1 ? 2 * real(shape.order) : 0));
+      return real(n) * (levels(shape.walsh) + (shape.order > 1 ? 2 * real(shape.order) : 0));
     }
+    case TransformKind::hadamard_128:
+      return real(n) * levels(hadamard_block);
     case TransformKind::dense:
       return 2 * real(n) * real(n);
   }

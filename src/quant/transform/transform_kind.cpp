@@ -5,12 +5,13 @@
 namespace quip {
 namespace {
 
-constexpr Names<TransformKind, 6> transform_names{
+constexpr Names<TransformKind, 7> transform_names{
     {{TransformKind::none, "none"},
      {TransformKind::kronecker, "kronecker"},
      {TransformKind::kronecker_blocked, "kronecker-blocked"},
      {TransformKind::kronecker_nopermute, "kronecker-nopermute"},
      {TransformKind::hadamard, "hadamard"},
+     {TransformKind::hadamard_128, "hadamard-128"},
      {TransformKind::dense, "dense"}}};
 
 }  // namespace

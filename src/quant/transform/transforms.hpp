@@ -16,6 +16,7 @@ namespace quip {
 std::unique_ptr<const Transform> make_kronecker(TransformKind kind, index_t n, std::uint64_t key,
                                                 Side side);
 std::unique_ptr<const Transform> make_hadamard(index_t n, std::uint64_t key);
+std::unique_ptr<const Transform> make_hadamard_128(index_t n, std::uint64_t key);
 std::unique_ptr<const Transform> make_dense(index_t n, std::uint64_t key);
 
 /// Limits the order of random orthogonal matrices: QR costs 8/3·order³ flops.

@@ -1,9 +1,12 @@
-// Hadamard matrices: ±1 with orthogonal rows.
+// Hadamard matrices, ±1 with orthogonal rows, and the signs of the transforms made of them.
 #pragma once
 
+#include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "quip/core/matrix.hpp"
+#include "quip/quant/transform/transform_kind.hpp"
 
 namespace quip {
 
@@ -29,5 +32,13 @@ struct HadamardShape {
   static constexpr index_t most_paley_order = 256;
 };
 [[nodiscard]] HadamardShape hadamard_shape(index_t n);
+
+/// The order of the blocks of hadamard_128, Q = (I ⊗ H₁₂₈)·diag(±1), where H₁₂₈ is Sylvester's
+/// matrix / √128.
+constexpr index_t hadamard_block = 128;
+
+/// Returns the n random signs ±1 with which a Hadamard transform begins: those of
+/// make_transform(kind, n, key, either side), kind hadamard or hadamard_128.
+[[nodiscard]] std::vector<double> hadamard_signs(TransformKind kind, index_t n, std::uint64_t key);
 
 }  // namespace quip

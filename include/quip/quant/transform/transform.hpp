@@ -22,7 +22,8 @@ struct TransformStep {
     gather,    ///< row i of the result is row order[i] of X
     scatter,   ///< row order[i] of the result is row i of X
     scale,     ///< row i times scale[i]
-    walsh,     ///< fast Walsh–Hadamard over rows `stride` apart, the largest distance first
+    walsh,     ///< fast Walsh–Hadamard over rows `stride` apart, the largest distance first, in
+               ///< each run of size·stride rows
     multiply,  ///< small matrices times rows of X
   };
   Kind kind = Kind::gather;
@@ -71,9 +72,14 @@ class Transform {
 };
 
 /// Makes the transform of a kind, in the one place of that choice. Its bits depend on kind, n, key
-/// and side. Throws Error if the kind does not suit n (a dense matrix is for small n).
+/// and side. Throws Error if the kind does not suit n (a dense matrix is for small n, hadamard_128
+/// for multiples of 128).
 [[nodiscard]] std::unique_ptr<const Transform> make_transform(TransformKind kind, index_t n,
                                                               std::uint64_t key, Side side);
+
+/// Returns the least number of channels from n on that the kind suits: a multiple of 128 for
+/// hadamard_128, else n.
+[[nodiscard]] index_t padded(TransformKind kind, index_t n);
 
 /// U (on the outputs) and V (on the inputs) of a layer.
 struct LayerTransforms {

@@ -11,6 +11,7 @@ enum class TransformKind {
   kronecker_blocked,    ///< a different small factor for every block
   kronecker_nopermute,  ///< O₁ ⊗ O₂
   hadamard,             ///< random signs, fast Walsh–Hadamard
+  hadamard_128,         ///< the same for every 128 channels by themselves
   dense                 ///< Haar-distributed as a whole; small layers only
 };
 

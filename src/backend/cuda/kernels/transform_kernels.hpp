@@ -55,14 +55,15 @@ struct StepOutput {
 
 /// Levels of a Walsh–Hadamard transform: `radix` = 2ᵏ rows that are `step` apart meet. A block
 /// takes `group` (1 or `step`) sets of them, neighbours in memory, in 2^`lane_bits` columns,
-/// through shared memory.
+/// through shared memory; where a group is all of a step's sets, `runs` of radix·step rows.
 struct WalshStep {
   index_t radix = 1;
   index_t step = 1;
   index_t group = 1;
   int lane_bits = 0;
+  index_t runs = 1;
 
-  [[nodiscard]] index_t elements() const { return radix * group << lane_bits; }
+  [[nodiscard]] index_t elements() const { return radix * group * runs << lane_bits; }
 };
 /// Transforms all sets of X [n × cols], n a multiple of radix·step, the largest distance first.
 /// Input and output may be the same memory if both leave the rows in their places.
