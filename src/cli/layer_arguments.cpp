@@ -17,6 +17,9 @@ void apply_paper(LayerOptions& layer, const Command& command) {
       throw UsageError(fmt::format("--paper sets --{0} itself: leave out one of the two", fixed));
     }
   }
+  if (layer.has_trellis()) {
+    throw UsageError("--paper belongs to --codebook scalar: leave out one of the two");
+  }
   if (layer.grid() == GridKind::incoherent) layer.rho = 2.4;
   layer.clamp = layer.feedback() == Feedback::inverse ? Clamp::feedback : Clamp::pre;
 }

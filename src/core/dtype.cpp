@@ -135,6 +135,21 @@ float from_bf16(std::uint16_t bits) { return expand_bf16(bits); }
 
 float from_f16(std::uint16_t bits) { return expand_f16(bits); }
 
+std::uint16_t to_f16(float value) {
+  constexpr float largest = 65504.0F;
+  const auto sign = static_cast<std::uint16_t>(std::signbit(value) ? 0x8000U : 0U);
+  const float size = std::abs(value);
+  if (std::isnan(value)) return sign | 0x7e00U;
+  if (size >= largest + 16.0F) return sign | 0x7c00U;
+  // A sum with a power of two leaves as many bits below it as the half has at this exponent.
+  const int exponent = std::max(std::ilogb(std::max(size, 1e-10F)), -14);
+  const float unit = std::ldexp(1.0F, exponent - 10);
+  const auto steps = static_cast<std::uint32_t>(std::nearbyint(size / unit));
+  // Below 2⁻¹⁴ steps are the bits; above, 2¹⁰ of them are the implied one, and a carry is right.
+  return static_cast<std::uint16_t>(sign |
+                                    (((static_cast<std::uint32_t>(exponent + 14)) << 10) + steps));
+}
+
 index_t first_nonfinite(std::span<const float> values) {
   // Blocks without an early exit vectorise; only a bad block is searched.
   constexpr std::size_t block = 4096;

@@ -130,6 +130,17 @@ index_t data_offset(const H5Dataset& dataset) {
   return offset == HADDR_UNDEF ? -1 : static_cast<index_t>(offset);
 }
 
+hid_t half_type() {
+  static const H5Type half = [] {
+    H5Type type(H5Tcopy(H5T_IEEE_F32LE), "H5Tcopy", "IEEE halves");
+    check(H5Tset_fields(type.get(), 15, 10, 5, 0, 10), "H5Tset_fields", "IEEE halves");
+    check(H5Tset_size(type.get(), 2), "H5Tset_size", "IEEE halves");
+    check(H5Tset_ebias(type.get(), 15), "H5Tset_ebias", "IEEE halves");
+    return type;
+  }();
+  return half.get();
+}
+
 void require_contiguous(const H5Dataset& dataset, const std::string& where) {
   const H5Properties creation(H5Dget_create_plist(dataset.get()), "H5Dget_create_plist", where);
   if (H5Pget_layout(creation.get()) != H5D_CONTIGUOUS ||

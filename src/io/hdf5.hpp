@@ -70,6 +70,9 @@ using H5Object = Handle<H5Oclose>;
 [[nodiscard]] bool has_link(hid_t parent, const std::string& name, const std::string& where);
 [[nodiscard]] bool has_attribute(hid_t object, const char* name, const std::string& where);
 
+/// Returns the type of IEEE halves, little-endian: this version of HDF5 has no name for it.
+[[nodiscard]] hid_t half_type();
+
 /// Returns the offset of a contiguous dataset's elements; -1 if it has none.
 [[nodiscard]] index_t data_offset(const H5Dataset& dataset);
 /// Throws Error unless the elements lie in the file itself and in one piece. A filter could

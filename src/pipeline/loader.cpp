@@ -190,8 +190,18 @@ Tensor load_dequantized(Collectives& comm, Backend& backend, const QuantizedLine
     dequantizer->finish_columns(mine.first, mine.last, out);
   });
   comm.node_barrier();
+  std::shared_ptr<float> weights = values;
+  if (layer.padded()) {
+    weights = as_floats(
+        allocate_on_node(comm, layer.outputs() * layer.inputs() * index_t{sizeof(float)}));
+    const Range mine = share_on_node(layer.outputs(), place);
+    const MatrixView<float> cropped(weights.get(), layer.outputs(), layer.inputs());
+    crop<float>(out.middle_rows(mine.first, mine.count()),
+                cropped.middle_rows(mine.first, mine.count()));
+    comm.node_barrier();
+  }
   Tensor tensor;
-  agree(comm, [&] { tensor = backend.adopt(values, layer.rows, layer.cols); });
+  agree(comm, [&] { tensor = backend.adopt(weights, layer.outputs(), layer.inputs()); });
   return tensor;
 }
 

@@ -9,6 +9,7 @@
 #include "quip/core/usage.hpp"
 #include "quip/quant/factor/layer_statistics.hpp"
 #include "quip/quant/layer.hpp"
+#include "quip/quant/measure.hpp"
 #include "quip/quant/transform/transform.hpp"
 
 namespace quip {
@@ -43,7 +44,7 @@ struct FoundRho {
 };
 
 FoundRho find_rho(Collectives& comm, LayerRows& mine, const LayerOptions& options, index_t rows) {
-  if (options.grid() == GridKind::minmax) return {};
+  if (options.grid() == GridKind::minmax || options.has_trellis()) return {};
   if (options.rho) return {*options.rho, 0};
   RhoSearch search(rows, options.bits);
   int rounds = 0;
@@ -68,7 +69,12 @@ LayerStatistics summarise(const PreparedLayer& layer, const LayerOptions& option
     statistics.proxy_loss += row.loss;
     reference += row.reference;
   }
-  const double energy = static_cast<double>(losses.size()) * layer.weight_rms * layer.weight_rms;
+  double rows = static_cast<double>(losses.size());
+  if (!layer.output_scale.empty()) {  // a row of W' weighs what its scale makes of it
+    rows = 0;
+    for (const float scale : layer.output_scale) rows += double{scale} * scale;
+  }
+  const double energy = rows * layer.weight_rms * layer.weight_rms;
   const double damping = *std::min_element(layer.added.begin(), layer.added.end());
   const bool measured =
       layer.loss_unit > 0 && layer.weight_rms > smallest_weight && statistics.proxy_loss >= 0 &&
@@ -103,11 +109,28 @@ void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
   comm.broadcast(std::span(panels.diagonal), root);
 }
 
+/// Refits the output scales of a layer to all that is coded, and returns its losses by row.
+std::vector<RowLoss> refit_rows(Collectives& comm, MatrixView<const float> weights,
+                                const PreparedLayer& layer, QuantizedLinear& stored) {
+  const Range share = row_share(stored.rows, comm.rank(), comm.size());
+  std::vector<RowLoss> losses;
+  std::vector<std::uint16_t> svh;
+  agree(comm, [&] {
+    for (const RowNorms& norms : measure_rows(stored, weights, layer, share)) {
+      svh.push_back(stored.svh[at(share.first) + svh.size()]);
+      losses.push_back(refit(norms, svh.back()));
+    }
+  });
+  stored.svh = gather_rows(comm, svh, stored.rows, 1);
+  return gather_rows(comm, losses, stored.rows, 1);
+}
+
 /// Makes the whole layer on every rank from each rank's rows; their largest weight is `largest`.
-StoredLayer join(Collectives& comm, const std::string& name, index_t rows,
+StoredLayer join(Collectives& comm, const std::string& name, MatrixView<const float> weights,
                  const PreparedLayer& layer, const LayerOptions& options, RoundedRows mine,
                  const FoundRho& found, float largest) {
   StoredLayer stored{name, to_string(options.method), std::move(mine.layer), {}};
+  const index_t rows = weights.rows;
   stored.layer.rows = rows;
   const auto gather = [&](const Part& part, auto& elements) {
     if (part.by_row) elements = gather_rows(comm, elements, rows, part.count() / rows);
@@ -115,8 +138,10 @@ StoredLayer join(Collectives& comm, const std::string& name, index_t rows,
   visit_parts(gather, stored.layer);
   std::array<float, 2> most{largest, static_cast<float>(mine.passes)};
   comm.all_reduce_max(most);
-  stored.statistics =
-      summarise(layer, options, gather_rows(comm, mine.losses, rows, 1), found.rho, most[0]);
+  const std::vector<RowLoss> losses = options.has_trellis()
+                                          ? refit_rows(comm, weights, layer, stored.layer)
+                                          : gather_rows(comm, mine.losses, rows, 1);
+  stored.statistics = summarise(layer, options, losses, found.rho, most[0]);
   stored.statistics.rho_rounds = found.rounds;
   stored.statistics.passes = static_cast<int>(most[1]);
   return stored;
@@ -144,6 +169,7 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
   broadcast_panels(comm, layer.hessian, root);
   comm.broadcast(layer.order, root);
   comm.broadcast(layer.rescale, root);
+  comm.broadcast(layer.output_scale, root);
   comm.broadcast(layer.dead, root);
   comm.broadcast(layer.added, root);
   visit_scalars([&](auto& value) { comm.broadcast_value(value, root); }, layer);
@@ -152,6 +178,15 @@ void broadcast_prepared(Collectives& comm, PreparedLayer& layer, int root) {
 StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<const float> weights,
                         const PreparedLayer& layer, const LayerOptions& options,
                         Quantizer& quantizer) {
+  const QuantizedLinear shape = described(options, weights.rows, weights.cols);
+  if (shape.padded()) {
+    Matrix<float> wider;
+    agree(comm, [&] { wider = pad(weights, shape.rows, shape.cols); });
+    StoredLayer stored = round_layer(comm, name, wider.cview(), layer, options, quantizer);
+    stored.layer.row_padding = shape.row_padding;
+    stored.layer.col_padding = shape.col_padding;
+    return stored;
+  }
   const Range share = row_share(weights.rows, comm.rank(), comm.size());
   Quantizer& where = choose(comm, quantizer, layer, options, share.count());
   std::unique_ptr<LayerRows> mine;
@@ -167,7 +202,7 @@ StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<c
     rounded = mine->round(found.rho);
     largest = mine->largest();
   });
-  return join(comm, name, weights.rows, layer, options, std::move(rounded), found, largest);
+  return join(comm, name, weights, layer, options, std::move(rounded), found, largest);
 }
 
 }  // namespace quip

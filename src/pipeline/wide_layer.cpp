@@ -16,20 +16,20 @@ namespace {
 
 constexpr index_t tokens_at_once = 64;
 
-/// Returns x' = V D̃⁻¹ x of every token (`flops_each`), its channels in the order in which the
-/// layer's columns are rounded.
+/// Returns x' = V D̃⁻¹ x of every token (`flops_each`), padded as V is, its channels in the order in
+/// which the layer's columns are rounded.
 Tensor transform_inputs(Backend& backend, ConstTensorView x, const PreparedLayer& layer,
                         const Transform& v, double flops_each) {
-  const index_t n = x.cols;
+  const index_t n = v.size();
   Tensor out = backend.allocate_samples(x.rows, n);
   backend.for_each_unit((x.rows + tokens_at_once - 1) / tokens_at_once, [&](index_t unit) {
     const index_t first = unit * tokens_at_once;
     const index_t count = std::min(tokens_at_once, x.rows - first);
     Matrix<float> room;
     const ConstTensorView tokens = backend.on_host(x.middle_rows(first, count), room);
-    const Matrix<float> slab(n, count);
+    const Matrix<float> slab(n, count, 0.0F);
     const Buffer<float> scratch(n * count);
-    for (index_t j = 0; j < n; ++j) {
+    for (index_t j = 0; j < x.cols; ++j) {
       const float factor = layer.rescale.empty() ? 1.0F : layer.rescale[at(j)];
       for (index_t t = 0; t < count; ++t) slab(j, t) = tokens(t, j) / factor;
     }
@@ -52,10 +52,10 @@ class WideHessian {
               const OutlinedLayer& outline, const LayerOptions& options, const std::string& name)
       : comm_(comm), backend_(backend), unit_(outline.rescale_unit * outline.transform_unit) {
     agree(comm, [&] {
-      const auto v = make_transform(options.effective_transform(), inputs.x.cols,
-                                    outline.layer.seed_v, Side::input);
-      x_ = transform_inputs(backend, inputs.x, outline.layer, *v,
-                            transform_flops(options.effective_transform(), inputs.x.cols));
+      const TransformKind kind = options.effective_transform();
+      const index_t n = padded(kind, inputs.x.cols);
+      const auto v = make_transform(kind, n, outline.layer.seed_v, Side::input);
+      x_ = transform_inputs(backend, inputs.x, outline.layer, *v, transform_flops(kind, n));
     });
     scales_ = measure_channels(comm, backend, x_.cview(), inputs.first_sample, inputs.sample_length,
                                name);
@@ -146,7 +146,8 @@ class GatheredPanels final : public PanelSource {
 WideLayer prepare_wide_layer(Collectives& comm, Backend& backend, const LayerInputs& inputs,
                              MatrixView<const float> weights, const LayerOptions& options,
                              const WideOptions& wide, const std::string& name, Phases& phases) {
-  const index_t n = inputs.x.cols;
+  const TransformKind kind = options.effective_transform();
+  const index_t n = padded(kind, inputs.x.cols);
   OutlinedLayer outline;
   DistributedMatrix factor;
   std::unique_ptr<WideHessian> hessian;
@@ -156,7 +157,12 @@ WideLayer prepare_wide_layer(Collectives& comm, Backend& backend, const LayerInp
         measure_channels(comm, backend, inputs.x, inputs.first_sample, inputs.sample_length, name);
     std::vector<double> norms = hessian_diagonal(comm, backend, inputs.x, scales);
     agree(comm, [&] {
-      outline = outline_layer(weights, norms, options, name);
+      norms.resize(at(n), 0.0);
+      const index_t rows = padded(kind, weights.rows);
+      const bool wider = rows != weights.rows || n != weights.cols;
+      const Matrix<float> all = wider ? pad(weights, rows, n) : Matrix<float>();
+      outline = outline_layer(wider ? all.cview() : weights, norms, options, name);
+      outline.layer.dead_channels -= n - inputs.x.cols;
       outline.layer.order = column_order(options, norms);
       reorder(outline.layer.added, outline.layer.order);
       factor = DistributedMatrix(wide.layout(n, comm.size()), comm.rank());

@@ -66,12 +66,12 @@ class LayerWalk {
   }
 
   void wide_layer(const LinearSpec& linear, const LayerOptions& options) {
-    const index_t n = linear.cols;
+    const index_t n = padded(options.effective_transform(), linear.cols);
     const BlockCyclic layout = options_.wide.layout(n, ledger_.size());
     ledger_.enter("hessian");
-    measure_channels(n);
+    measure_channels(linear.cols);
     ledger_.vote();  // the diagonal
-    ledger_.count_sum(n);
+    ledger_.count_sum(linear.cols);
     ledger_.vote();  // dead channels and damping, from the diagonal
     ledger_.vote();  // transformed inputs
     ledger_.add_flops(static_cast<double>(tokens_) *
@@ -117,15 +117,18 @@ class LayerWalk {
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const auto& [linear, options] = layers[i];
       ledger_.enter("factor");
-      if (owners[i] == ledger_.rank()) ledger_.add_flops(factor_flops(linear.cols, options));
+      const QuantizedLinear shape = described(options, linear.rows, linear.cols);
+      if (owners[i] == ledger_.rank()) ledger_.add_flops(factor_flops(shape.cols, options));
       ledger_.enter("round");
-      broadcast_prepared(linear.cols, options, owners[i]);
+      broadcast_prepared(shape, options, owners[i]);
       round_layer(linear, options, nullptr);
       dequantize(linear, options);
     }
   }
 
-  void broadcast_prepared(index_t n, const LayerOptions& options, int root) {
+  void broadcast_prepared(const QuantizedLinear& shape_of_layer, const LayerOptions& options,
+                          int root) {
+    const index_t n = shape_of_layer.cols;
     if (ledger_.size() == 1) return;
     const auto panels = [&](bool there) {
       LowerPanels shape;  // without room for elements
@@ -141,6 +144,7 @@ class LayerWalk {
     const bool ordered = !column_order(options, std::array{1.0}).empty();
     ledger_.count_text(ordered ? n * index_t{sizeof(index_t)} : 0, root);
     ledger_.count_text(options.rescale() ? n * float_bytes : 0, root);
+    ledger_.count_text(options.has_trellis() ? shape_of_layer.rows * float_bytes : 0, root);
     ledger_.count_text(0, root);  // no dead channels
     ledger_.count_text(n * double_bytes, root);
     const PreparedLayer scalars;
@@ -150,8 +154,10 @@ class LayerWalk {
 
   /// `wide`: the layout of a factor that no rank holds; else null.
   void round_layer(const LinearSpec& linear, const LayerOptions& options, const BlockCyclic* wide) {
-    const index_t n = linear.cols;
-    const index_t rows = row_share(linear.rows, ledger_.rank(), ledger_.size()).count();
+    const QuantizedLinear rounded = described(options, linear.rows, linear.cols);
+    const index_t n = rounded.cols;
+    const index_t rows = row_share(rounded.rows, ledger_.rank(), ledger_.size()).count();
+    if (rounded.padded()) ledger_.vote();
     const double each = rounding_flops(n, options, options.effective_passes());
     const bool passing = wide != nullptr && !on_device_;
     if (wide != nullptr && on_device_) {
@@ -160,30 +166,35 @@ class LayerWalk {
       stream_panels(*wide);
     }
     ledger_.vote();  // the rows' transform
-    ledger_.add_flops(transform_rows_flops(options.effective_transform(), linear.rows, n, rows));
-    if (options.grid() == GridKind::incoherent && !options.rho) {
-      const RhoSearch search(linear.rows, options.bits);
+    ledger_.add_flops(transform_rows_flops(options.effective_transform(), rounded.rows, n, rows));
+    if (options.searches_rho()) {
+      const RhoSearch search(rounded.rows, options.bits);
       const auto pairs = search.sampled() * std::ssize(search.candidates());
       ledger_.vote();
       if (passing) stream_panels(*wide);
       ledger_.count_sum(pairs);
       ledger_.add_flops(each * static_cast<double>(pairs * rows) /
-                        static_cast<double>(linear.rows));
+                        static_cast<double>(rounded.rows));
     }
     ledger_.vote();
     if (passing) stream_panels(*wide);
-    ledger_.add_flops(static_cast<double>(rows) * (each + reference_flops(n)));
+    const double measured = options.has_trellis() ? measure_flops(n) : reference_flops(n);
+    ledger_.add_flops(static_cast<double>(rows) * (each + measured));
     const auto gather_rows = [&](index_t per_row) {
-      ledger_.all_gather_bytes({}, row_offsets(linear.rows, ledger_.size(), per_row));
+      ledger_.all_gather_bytes({}, row_offsets(rounded.rows, ledger_.size(), per_row));
     };
-    const QuantizedLinear rounded = described(options, linear.rows, n);
     visit_parts(
         [&](const Part& part, const auto& elements) {
           const index_t element = sizeof(elements[0]);
-          if (part.by_row) gather_rows(part.count() / linear.rows * element);
+          if (part.by_row) gather_rows(part.count() / rounded.rows * element);
         },
         rounded);
     ledger_.count_maximum(2 * float_bytes);
+    if (options.has_trellis()) {  // output scales, refitted
+      ledger_.vote();
+      if (passing) stream_panels(*wide);
+      gather_rows(sizeof(std::uint16_t));
+    }
     gather_rows(sizeof(RowLoss));
   }
 
@@ -197,15 +208,20 @@ class LayerWalk {
 
   void dequantize(const LinearSpec& linear, const LayerOptions& options) {
     const TransformKind kind = options.effective_transform();
+    const QuantizedLinear layer = described(options, linear.rows, linear.cols);
     ledger_.enter("dequantize");
     ledger_.vote();  // the backend may do it
     if (on_device_) {
-      ledger_.add_flops(transform_rows_flops(kind, linear.rows, linear.cols, linear.rows));
+      ledger_.add_flops(transform_rows_flops(kind, layer.rows, layer.cols, layer.rows));
       return;
     }
-    allocate_on_node(ledger_, linear.rows * linear.cols * float_bytes);
+    allocate_on_node(ledger_, layer.rows * layer.cols * float_bytes);
     for (int pass = 0; pass < 2; ++pass) {  // rows, then columns
       ledger_.vote();
+      ledger_.node_barrier();
+    }
+    if (layer.padded()) {
+      allocate_on_node(ledger_, linear.rows * linear.cols * float_bytes);
       ledger_.node_barrier();
     }
     ledger_.vote();
@@ -213,8 +229,8 @@ class LayerWalk {
     const auto part = [&](index_t count) {
       return static_cast<double>(share_of(count, place.rank, place.size).count());
     };
-    ledger_.add_flops(part(linear.rows) * transform_flops(kind, linear.cols) +
-                      part(linear.cols) * transform_flops(kind, linear.rows));
+    ledger_.add_flops(part(layer.rows) * transform_flops(kind, layer.cols) +
+                      part(layer.cols) * transform_flops(kind, layer.rows));
   }
 
   const QuantizeOptions& options_;

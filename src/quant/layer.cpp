@@ -1,11 +1,15 @@
 #include "quip/quant/layer.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "quant/round/tile_rounding.hpp"
 
+#include "quip/core/dtype.hpp"
 #include "quip/quant/code/grid.hpp"
+#include "quip/quant/transform/hadamard.hpp"
+#include "quip/quant/trellis/tile.hpp"
 
 namespace quip {
 namespace {
@@ -22,6 +26,31 @@ void pack_tile(MatrixView<const float> q, const std::vector<index_t>& order, ind
   }
 }
 
+/// Packs the states of a tile, 16 rows after 16 rows.
+void pack_states(const TileRounding& tile, Range rows, QuantizedLinear& stored) {
+  const index_t words = trellis::packed_words(stored.bits);
+  const index_t across = stored.cols / trellis::tile_side;
+  const index_t lanes = tile.levels().cols / trellis::tile_side;
+  std::vector<std::uint16_t> packed(at(words));
+  for (index_t i = 0; i < rows.count() / trellis::tile_side; ++i) {
+    for (index_t j = 0; j < across; ++j) {
+      trellis::pack_states(tile.states().row(j * lanes + i), stored.bits, packed.data());
+      const index_t place = (rows.first / trellis::tile_side + i) * across + j;
+      std::memcpy(stored.codes.data() + place * words * 2, packed.data(), at(words * 2));
+    }
+  }
+}
+
+/// Writes sign and scale of every element as halves.
+void store_scales(const std::vector<float>& scale, bool inverse, const std::vector<double>& signs,
+                  index_t first, std::vector<std::uint16_t>& out) {
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const std::size_t at_scale = i + at(first);
+    const float size = inverse ? 1.0F / scale[at_scale] : scale[at_scale];
+    out[i] = to_f16(static_cast<float>(signs[at_scale]) * size);
+  }
+}
+
 }  // namespace
 
 float incoherent_scale(const PreparedLayer& layer, double rho) {
@@ -32,11 +61,22 @@ float incoherent_scale(const PreparedLayer& layer, double rho) {
 RoundedRows room_for(Range rows, index_t cols, const PreparedLayer& layer,
                      const LayerOptions& options, double rho) {
   RoundedRows out{rows, described(options, rows.count(), cols), {}, 0};
+  out.layer.rows = rows.count();  // a part: only the whole layer is padded
+  out.layer.row_padding = 0;
   out.losses.resize(at(rows.count()));
   visit_parts([](const Part& part, auto& elements) { elements.resize(at(part.count())); },
               out.layer);
-  if (out.layer.grid == GridKind::incoherent) out.layer.scale = {incoherent_scale(layer, rho)};
-  out.layer.rescale = layer.rescale;
+  if (options.has_trellis()) {
+    const auto signs = [&](index_t n, std::uint64_t key) {
+      return hadamard_signs(options.effective_transform(), n, key);
+    };
+    store_scales(layer.rescale, true, signs(cols, layer.seed_v), 0, out.layer.suh);
+    store_scales(layer.output_scale, false, signs(std::ssize(layer.output_scale), layer.seed_u),
+                 rows.first, out.layer.svh);
+  } else if (out.layer.grid == GridKind::incoherent) {
+    out.layer.scale = {incoherent_scale(layer, rho)};
+  }
+  if (out.layer.rescaled) out.layer.rescale = layer.rescale;
   if (out.layer.transform != TransformKind::none) {
     out.layer.seed_u = layer.seed_u;
     out.layer.seed_v = layer.seed_v;
@@ -72,9 +112,13 @@ RoundedRows round_rows(const RowTiles& tiles, const PreparedLayer& layer,
   const auto done = [&](index_t t, const TileRounding& tile) {
     const index_t first = tiles.rows_of(t).first - out.rows.first;
     const index_t count = tiles.rows_of(t).count();
-    pack_tile(tile.levels(), layer.order, count, stored.bits,
-              stored.codes.data() + first * stored.row_bytes(), stored.row_bytes());
-    store_grids_and_losses(tile, first, count, out);
+    if (options.has_trellis()) {
+      pack_states(tile, {first, first + count}, stored);  // losses: measure.hpp
+    } else {
+      pack_tile(tile.levels(), layer.order, count, stored.bits,
+                stored.codes.data() + first * stored.row_bytes(), stored.row_bytes());
+      store_grids_and_losses(tile, first, count, out);
+    }
     passes[at(t)] = tile.passes();
   };
   round_tiles(layer, *rounder, tiles.count(), make, done);

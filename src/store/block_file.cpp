@@ -15,6 +15,7 @@ namespace {
 /// Returns the type of a dataset's elements, in files and (we are little-endian) in memory.
 hid_t type_of(const std::vector<std::uint8_t>& /*elements*/) { return H5T_STD_U8LE; }
 hid_t type_of(const std::vector<float>& /*elements*/) { return H5T_IEEE_F32LE; }
+hid_t type_of(const std::vector<std::uint16_t>& /*elements*/) { return half_type(); }
 
 std::vector<index_t> shape_in_file(const Part& part) {
   return part.packed() ? std::vector<index_t>{part.bytes()} : part.shape;
@@ -128,10 +129,15 @@ class LayerReader {
  private:
   template <typename T>
   void read(const Attribute& by, T& value) const {
+    if (by.added && !has_attribute(group_.get(), by.name, where_)) return;
     if constexpr (std::is_same_v<T, GridKind>) {
       value = parse_grid(attribute<std::string>(by.name));
     } else if constexpr (std::is_same_v<T, TransformKind>) {
       value = parse_transform(attribute<std::string>(by.name));
+    } else if constexpr (std::is_same_v<T, CodebookKind>) {
+      value = parse_codebook_kind(attribute<std::string>(by.name));
+    } else if constexpr (std::is_same_v<T, trellis::Codebook>) {
+      value = trellis::parse_codebook(attribute<std::string>(by.name));
     } else if constexpr (std::is_same_v<T, double> || std::is_same_v<T, std::uint64_t>) {
       value = attribute<T>(by.name);
     } else {

@@ -9,7 +9,8 @@ namespace {
 /// Says why the losses of a layer are not known.
 std::string why_unmeasured(const StoredLayer& stored) {
   const LayerStatistics& s = stored.statistics;
-  if (s.dead_channels == stored.layer.cols) return "all inputs are zero on the calibration tokens";
+  if (s.dead_channels == stored.layer.inputs())
+    return "all inputs are zero on the calibration tokens";
   if (s.incoherence_before == 0) return "all weights are zero";
   return "weights or Hessian are too small beside the damping";
 }
@@ -18,19 +19,19 @@ std::string why_unmeasured(const StoredLayer& stored) {
 /// that the calibration tokens span, 1 if all inputs are alike.
 double directions(const StoredLayer& stored) {
   const LayerStatistics& s = stored.statistics;
-  if (s.dead_channels == stored.layer.cols) return 0;
+  if (s.dead_channels == stored.layer.inputs()) return 0;
   const double identity = stored.layer.transform == TransformKind::none ? 0.0 : identity_share;
   const double undamped = s.trace_ratio * (1 + identity) * (1 + s.damping);
   const double added = identity + (1 + identity) * s.damping;
-  return static_cast<double>(stored.layer.cols) * (undamped - added);
+  return static_cast<double>(stored.layer.inputs()) * (undamped - added);
 }
 
 }  // namespace
 
 nlohmann::json to_json(const StoredLayer& layer) {
   nlohmann::json out = {{"name", layer.name},
-                        {"rows", layer.layer.rows},
-                        {"cols", layer.layer.cols},
+                        {"rows", layer.layer.outputs()},
+                        {"cols", layer.layer.inputs()},
                         {"bits", layer.layer.bits},
                         {"method", layer.method},
                         {"directions", directions(layer)},

@@ -29,7 +29,7 @@ BlockEntry store_block(const fs::path& directory, index_t block,
   for (const StoredLayer& stored : layers) {
     entry.layers.push_back(stored.name);
     entry.digests.push_back(digest_of(stored.layer));
-    entry.shapes.push_back({stored.layer.rows, stored.layer.cols});
+    entry.shapes.push_back({stored.layer.outputs(), stored.layer.inputs()});
   }
   PendingFile pending(directory / entry.file);
   write_block_file(pending.temporary(), layers);

@@ -49,9 +49,10 @@ std::vector<std::string> check_block(const fs::path& directory, const BlockEntry
   for (std::size_t l = 0; l < block.layers.size(); ++l) {
     attempt(lines, [&] {
       const StoredLayer stored = read_block_layer(file, block.layers[l], block.digests[l]);
-      if (stored.layer.rows != block.shapes[l][0] || stored.layer.cols != block.shapes[l][1]) {
+      if (stored.layer.outputs() != block.shapes[l][0] ||
+          stored.layer.inputs() != block.shapes[l][1]) {
         fail("{}: layer {} is {} × {}; the manifest says {} × {}", file.string(), stored.name,
-             stored.layer.rows, stored.layer.cols, block.shapes[l][0], block.shapes[l][1]);
+             stored.layer.outputs(), stored.layer.inputs(), block.shapes[l][0], block.shapes[l][1]);
       }
       if (report != nullptr) report->push_back(to_json(stored));
     });

@@ -76,6 +76,9 @@ JOBS = {
     "some layers": ("llama-nano", 6, ("--skip", "up_proj|k_proj", "--keep-states", "none")),
     "sequential": ("llama-nano", 6, ("--true-sequential", "--override", "down_proj:bits=4")),
     "wide layers": (MODEL, 8, ("--wide", 600, "--rho", "1.6")),
+    "trellis": ("llama-nano", 4, ("--codebook", "trellis")),
+    "wide trellis": ("llama-nano", 4, ("--codebook", "trellis", "--wide", 300, "--bits", 3)),
+    "padded": ("llama-nano", 4, ("--transform", "hadamard-128", "--rho", "2", "--bits", 3)),
 }
 
 

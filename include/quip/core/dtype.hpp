@@ -67,6 +67,9 @@ void to_float(DType type, std::span<const std::byte> in, std::span<float> out);
 /// Returns the exact fp32 value of an IEEE half.
 [[nodiscard]] float from_f16(std::uint16_t bits);
 
+/// Rounds to the nearest IEEE half, ties to even; beyond the largest it is infinity.
+[[nodiscard]] std::uint16_t to_f16(float value);
+
 /// Returns the index of the first NaN or infinity, or -1.
 [[nodiscard]] index_t first_nonfinite(std::span<const float> values);
 

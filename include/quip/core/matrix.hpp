@@ -1,6 +1,7 @@
 // Dense row-major storage: an owning matrix and views on it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -53,6 +54,12 @@ struct MatrixView {
     return {data + first, rows, count, ld};
   }
 };
+
+/// Copies the first rows and columns of `x` to all of `y`.
+template <typename T>
+void crop(MatrixView<const T> x, MatrixView<T> y) {
+  for (index_t i = 0; i < y.rows; ++i) std::copy_n(x.row(i), y.cols, y.row(i));
+}
 
 /// Owning, 64-byte aligned and *uninitialised* storage for trivially copyable
 /// elements: hot buffers are written before they are read, so zeroing is waste.
@@ -118,5 +125,13 @@ class Matrix {
   index_t rows_ = 0;
   index_t cols_ = 0;
 };
+
+/// Returns [rows × cols] with `x` in its first rows and columns, and zeros.
+template <typename T>
+Matrix<T> pad(MatrixView<const T> x, index_t rows, index_t cols) {
+  Matrix<T> out(rows, cols, T{0});
+  for (index_t i = 0; i < x.rows; ++i) std::copy_n(x.row(i), x.cols, out.view().row(i));
+  return out;
+}
 
 }  // namespace quip

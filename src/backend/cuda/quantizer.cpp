@@ -51,8 +51,10 @@ class CudaQuantizer final : public Quantizer {
   [[nodiscard]] bool is_portable(const LayerOptions& options) {
     const bool portable = make_rounder(options)->portable();
     if (!portable && !std::exchange(warned_, true)) {
-      spdlog::warn("{}: no kernels for --method {}; the processors round its layers, slower",
-                   context_.device().describe(), to_string(options.method));
+      spdlog::warn(
+          "{}: no kernels for {}; the processors round its layers, slower",
+          context_.device().describe(),
+          options.has_trellis() ? "--codebook trellis" : "--method " + to_string(options.method));
     }
     return portable;
   }

@@ -30,6 +30,24 @@ void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> 
   }
 }
 
+/// Decodes the blocks of 128 outputs that begin in [begin, end).
+void decode_rows(const QuantizedLinear& layer, index_t begin, index_t end, MatrixView<float> out) {
+  constexpr index_t side = trellis::hadamard_side;
+  const trellis::TrellisLayer coded{.inputs = layer.cols,
+                                    .outputs = layer.rows,
+                                    .bits = layer.bits,
+                                    .codebook = layer.trellis,
+                                    .codes = layer.codes,
+                                    .suh = layer.suh,
+                                    .svh = layer.svh};
+  const index_t first = (begin + side - 1) / side;
+  const index_t last = (end + side - 1) / side;
+#pragma omp parallel for schedule(dynamic)
+  for (index_t block = first; block < last; ++block) {
+    trellis::decode_outputs(coded, block, out.middle_rows(block * side, side));
+  }
+}
+
 }  // namespace
 
 RowGrid grid_of(const QuantizedLinear& layer, index_t i) {
@@ -38,12 +56,16 @@ RowGrid grid_of(const QuantizedLinear& layer, index_t i) {
                      layer.symmetric ? middle_level(layer.bits) : layer.zero[at(i)]);
 }
 
-Dequantizer::Dequantizer(const QuantizedLinear& layer)
-    : layer_(layer),
-      transforms_(
-          make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u, layer.seed_v)) {}
+Dequantizer::Dequantizer(const QuantizedLinear& layer) : layer_(layer) {
+  if (layer.codebook == CodebookKind::trellis) return;
+  transforms_ =
+      make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u, layer.seed_v);
+}
 
 void Dequantizer::fill_rows(index_t begin, index_t end, MatrixView<float> out) const {
+  UsageMeter::current().add_flops(static_cast<double>(end - begin) *
+                                  transform_flops(layer_.transform, layer_.cols));
+  if (layer_.codebook == CodebookKind::trellis) return decode_rows(layer_, begin, end, out);
 #pragma omp parallel
   {
     Matrix<float> tile(layer_.cols, rows_at_once);
@@ -60,14 +82,13 @@ void Dequantizer::fill_rows(index_t begin, index_t end, MatrixView<float> out) c
       }
     }
   }
-  UsageMeter::current().add_flops(static_cast<double>(end - begin) *
-                                  transform_flops(layer_.transform, layer_.cols));
 }
 
 void Dequantizer::finish_columns(index_t begin, index_t end, MatrixView<float> out) const {
-  apply_in_slabs(*transforms_.u, out.middle_cols(begin, end - begin), true);  // Uᵀ …
   UsageMeter::current().add_flops(static_cast<double>(end - begin) *
                                   transform_flops(layer_.transform, layer_.rows));
+  if (layer_.codebook == CodebookKind::trellis) return;
+  apply_in_slabs(*transforms_.u, out.middle_cols(begin, end - begin), true);  // Uᵀ …
   if (layer_.rescale.empty()) return;
 #pragma omp parallel for schedule(static)
   for (index_t i = 0; i < layer_.rows; ++i) {  // … D̃⁻¹
@@ -81,7 +102,10 @@ Matrix<float> dequantize(const QuantizedLinear& layer) {
   const Dequantizer dequantizer(layer);
   dequantizer.fill_rows(0, layer.rows, weights.view());
   dequantizer.finish_columns(0, layer.cols, weights.view());
-  return weights;
+  if (!layer.padded()) return weights;
+  Matrix<float> cropped(layer.outputs(), layer.inputs());
+  crop(weights.cview(), cropped.view());
+  return cropped;
 }
 
 }  // namespace quip

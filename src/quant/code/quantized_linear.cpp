@@ -9,10 +9,15 @@
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
+#include "quip/quant/transform/hadamard.hpp"
 
 namespace quip {
 namespace {
 
+static_assert(trellis::hadamard_side == hadamard_block);  // what is padded for V and U fits tiles
+
+constexpr Names<CodebookKind, 2> codebook_names{
+    {{CodebookKind::scalar, "scalar"}, {CodebookKind::trellis, "trellis"}}};
 constexpr Names<GridKind, 2> grid_names{
     {{GridKind::minmax, "minmax"}, {GridKind::incoherent, "incoherent"}}};
 
@@ -30,6 +35,10 @@ void feed(Digest& digest, const std::vector<T>& values) {
 
 }  // namespace
 
+std::string to_string(CodebookKind kind) { return name_of(kind, codebook_names); }
+CodebookKind parse_codebook_kind(const std::string& text) {
+  return parse_name(text, codebook_names);
+}
 std::string to_string(GridKind kind) { return name_of(kind, grid_names); }
 GridKind parse_grid(const std::string& text) { return parse_name(text, grid_names); }
 
@@ -48,6 +57,12 @@ std::string digest_of(const QuantizedLinear& layer) {
   feed(digest, layer.rows);
   feed(digest, layer.cols);
   feed(digest, static_cast<std::int64_t>(layer.bits));
+  if (layer.padded()) {
+    digest.update("padded");
+    feed(digest, layer.row_padding);
+    feed(digest, layer.col_padding);
+  }
+  if (layer.codebook == CodebookKind::trellis) digest.update(to_string(layer.trellis));
   digest.update(to_string(layer.grid));
   digest.update(to_string(layer.transform));
   if (layer.group_size != 0) {
@@ -67,8 +82,16 @@ void validate(const QuantizedLinear& layer, const std::string& layer_name) {
       fail("layer {}: {}; the packed model is damaged or of another version", layer_name, what);
   };
   require(layer.rows > 0 && layer.cols > 0, "rows and cols must be positive");
-  require(layer.bits == 2 || layer.bits == 3 || layer.bits == 4 || layer.bits == 8,
-          "bits must be 2, 3, 4 or 8");
+  require(
+      layer.row_padding >= 0 && layer.outputs() > 0 && layer.col_padding >= 0 && layer.inputs() > 0,
+      "padding must leave rows and cols");
+  const bool trellis = layer.codebook == CodebookKind::trellis;
+  require(
+      trellis ? layer.bits >= 1 && layer.bits <= trellis::max_bits : is_scalar_width(layer.bits),
+      "bits must be 2, 3, 4 or 8, or with a trellis 1 to 8");
+  require(!trellis || (layer.rows % trellis::hadamard_side == 0 &&
+                       layer.cols % trellis::hadamard_side == 0),
+          "a trellis has multiples of 128 rows and cols");
   require(layer.group_size >= 0, "the group size must not be negative");
   require(layer.grid == GridKind::minmax || (layer.group_size == 0 && !layer.symmetric),
           "groups and symmetry belong to the min-max grid");

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "method_factors.hpp"
+#include "scales.hpp"
 
 #include "quip/core/rng.hpp"
 #include "quip/core/usage.hpp"
@@ -15,19 +16,6 @@
 
 namespace quip {
 namespace {
-
-constexpr double smallest_diagonal = 1e-8;  // the authors' clamp for D̃
-constexpr double unseen_share = 1e-3;       // far below the bundled models' smallest, 2.6e-3
-
-/// Returns (WᵀW)ⱼⱼ for every column j, rows added in order.
-std::vector<double> column_energies(MatrixView<const float> w) {
-  std::vector<double> energy(at(w.cols), 0.0);
-  for (index_t i = 0; i < w.rows; ++i) {
-    const float* row = w.row(i);
-    for (index_t j = 0; j < w.cols; ++j) energy[at(j)] += static_cast<double>(row[j]) * row[j];
-  }
-  return energy;
-}
 
 /// Returns μ_W = max|W|·√(mn)/‖W‖_F; 0 for W = 0.
 double weight_incoherence(MatrixView<const float> w, const std::vector<double>& energy) {
@@ -68,34 +56,6 @@ void scale_both_sides(MatrixView<double> h, double factor, const std::vector<dou
     const double left = factor * (s.empty() ? 1.0 : s[at(i)]);
     for (index_t j = 0; j < h.cols; ++j) row[j] *= left * (s.empty() ? 1.0 : s[at(j)]);
   }
-}
-
-/// Sets D̃ⱼ = (Hⱼⱼ / (WᵀW)ⱼⱼ)^¼ with H scaled to max|H| = 1; returns that scale. Column j of W D̃ has
-/// the energy √(Hⱼⱼ (WᵀW)ⱼⱼ), and what rounding spreads over the columns comes back divided by D̃ⱼ.
-/// An input of which H says (almost) nothing gets the D̃ⱼ of the median energy: its error is then as
-/// large beside its weights as anyone's, instead of beyond all bounds.
-double choose_rescale(const std::vector<double>& diagonal, const std::vector<double>& energy,
-                      std::vector<float>& rescale) {
-  // Of a positive semi-definite matrix the largest element is on the diagonal.
-  const double largest = *std::max_element(diagonal.begin(), diagonal.end());
-  const double scale = largest > 0 ? 1.0 / largest : 1.0;
-  std::vector<double> seen;
-  for (std::size_t j = 0; j < diagonal.size(); ++j) {
-    if (diagonal[j] * scale > 0 && energy[j] > 0)
-      seen.push_back(std::sqrt(diagonal[j] * scale * energy[j]));
-  }
-  const auto middle = seen.begin() + std::ssize(seen) / 2;
-  if (!seen.empty()) std::nth_element(seen.begin(), middle, seen.end());
-  const double median = seen.empty() ? 0.0 : *middle;
-  rescale.resize(diagonal.size());
-  for (std::size_t j = 0; j < rescale.size(); ++j) {
-    const double hjj = std::max(diagonal[j] * scale, smallest_diagonal);
-    const double wjj = std::max(energy[j], smallest_diagonal);
-    const bool unseen = std::sqrt(diagonal[j] * scale * wjj) < unseen_share * median;
-    const double squared = unseen ? median / wjj : std::sqrt(hjj / wjj);
-    rescale[j] = static_cast<float>(std::max(std::sqrt(squared), smallest_diagonal));
-  }
-  return scale;
 }
 
 /// Computes V H Vᵀ for symmetric H: V H, transposed (= H Vᵀ), and V on the left again.
@@ -148,7 +108,8 @@ index_t HessianMath::ldl_factor(MatrixView<double> h, std::span<double> d) const
 }
 
 OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double> diagonal,
-                            const LayerOptions& options, const std::string& layer) {
+                            const LayerOptions& options, const std::string& layer,
+                            const LayerScales* scales) {
   const index_t n = weights.cols;
   OutlinedLayer outline;
   PreparedLayer& prepared = outline.layer;
@@ -159,10 +120,19 @@ OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double>
   prepared.dead_channels = std::count(diagonal.begin(), diagonal.end(), 0.0);
   const bool blind = prepared.dead_channels == n;
 
-  std::vector<double> energy = column_energies(weights);
+  std::vector<double> energy = column_energies(weights, {});
   prepared.weight_incoherence = weight_incoherence(weights, energy);
-  if (options.rescale() && !blind) {  // H ← D̃⁻¹ (H/max|H|) D̃⁻¹, W ← W D̃
+  if (options.has_trellis()) {  // and W's rows over their scales
+    LayerScales chosen =
+        scales != nullptr ? *scales : candidate_scales(weights, diagonal, {}, options).front();
+    prepared.rescale = std::move(chosen.input);
+    prepared.output_scale = std::move(chosen.output);
+    outline.rescale_unit = unit_of(diagonal);
+    energy = column_energies(weights, prepared.output_scale);
+  } else if (options.rescale() && !blind) {
     outline.rescale_unit = choose_rescale(diagonal, energy, prepared.rescale);
+  }
+  if (!prepared.rescale.empty()) {  // H ← D̃⁻¹ (H/max|H|) D̃⁻¹, W ← W D̃
     const std::vector<double> inverse = inverses_of(prepared.rescale);
     for (index_t j = 0; j < n; ++j) {
       diagonal[at(j)] *= outline.rescale_unit * inverse[at(j)] * inverse[at(j)];
@@ -176,9 +146,9 @@ OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double>
   } else if (options.effective_transform() != TransformKind::none) {  // V (H·n/tr H + 10⁻² I) Vᵀ
     const double trace = std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
     outline.transform_unit = trace > 0 ? static_cast<double>(n) / trace : 1.0;
-    outline.identity = identity_share;
+    outline.identity = options.has_trellis() ? 0.0 : identity_share;
     prepared.loss_unit /= outline.transform_unit;
-    prepared.added.assign(at(n), identity_share);
+    prepared.added.assign(at(n), outline.identity);
   } else {  // dead channels: Hⱼⱼ = 1, W[:, j] = 0
     for (index_t j = 0; j < n; ++j) {
       if (diagonal[at(j)] != 0.0) continue;
@@ -194,13 +164,15 @@ OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double>
   return outline;
 }
 
-PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
-                            const LayerOptions& options, const std::string& layer,
-                            const HessianMath& math) {
+namespace {
+
+/// Prepares a layer with scales as they are given; null: by the options. `hessian` is symmetric.
+PreparedLayer prepare_scaled(MatrixView<const float> weights, Matrix<double> hessian,
+                             const LayerOptions& options, const std::string& layer,
+                             const HessianMath& math, const LayerScales* scales) {
   const index_t n = weights.cols;
   const MatrixView<double> h = hessian.view();
-  visit_pairs(h, [](double& lower, double& upper) { upper = lower; });
-  OutlinedLayer outline = outline_layer(weights, diagonal_of(h), options, layer);
+  OutlinedLayer outline = outline_layer(weights, diagonal_of(h), options, layer, scales);
   PreparedLayer prepared = std::move(outline.layer);
   prepared.factor = LowerPanels(n);
   if (options.spectra) prepared.spectra.before = spectrum_of(h, 0, layer);
@@ -224,6 +196,52 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
   factorise(math, h, options, prepared, layer);
   UsageMeter::current().add_flops(factor_flops(n, options, prepared.damping_tries));
   return prepared;
+}
+
+/// Returns what LDLQ loses of incoherent weights at a given rate, but for a constant: W' has the
+/// same rms whatever the scales.
+double expected_loss(const PreparedLayer& layer) {
+  double rows = 0;
+  for (const float scale : layer.output_scale) rows += double{scale} * scale;
+  return rows * layer.weight_rms * layer.weight_rms * layer.trace_d * layer.loss_unit;
+}
+
+}  // namespace
+
+PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
+                            const LayerOptions& options, const std::string& layer,
+                            const HessianMath& math) {
+  const index_t n = weights.cols;
+  const index_t rows = padded(options.effective_transform(), weights.rows);
+  const index_t cols = padded(options.effective_transform(), n);
+  if (rows != weights.rows || cols != n) {
+    Matrix<double> wider = pad(hessian.cview(), cols, cols);
+    hessian = {};
+    PreparedLayer prepared =
+        prepare_layer(pad(weights, rows, cols).cview(), std::move(wider), options, layer, math);
+    prepared.dead_channels -= cols - n;
+    return prepared;
+  }
+  const MatrixView<double> h = hessian.view();
+  visit_pairs(h, [](double& lower, double& upper) { upper = lower; });
+  if (!options.has_trellis()) {
+    return prepare_scaled(weights, std::move(hessian), options, layer, math, nullptr);
+  }
+  const std::vector<LayerScales> candidates = candidate_scales(weights, diagonal_of(h), h, options);
+  PreparedLayer best;
+  double least = 0;
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
+    const bool last = i + 1 == candidates.size();
+    Matrix<double> own = last ? std::move(hessian) : pad(MatrixView<const double>(h), n, n);
+    PreparedLayer tried =
+        prepare_scaled(weights, std::move(own), options, layer, math, &candidates[i]);
+    const double loss = expected_loss(tried);
+    if (i == 0 || loss < least) {
+      least = loss;
+      best = std::move(tried);
+    }
+  }
+  return best;
 }
 
 }  // namespace quip

@@ -9,6 +9,9 @@ namespace {
 
 double real(index_t n) { return static_cast<double>(n); }
 
+/// A multiply-add for each state of the trellis, twice round the tile.
+constexpr double search_flops_per_weight = 2.0 * 2 * trellis::state_count;
+
 /// Returns the flops of LDLᵀ, or of the inverse of a triangular matrix.
 double cubic_flops(index_t n) { return real(n) * real(n) * real(n) / 3; }
 
@@ -30,6 +33,9 @@ double rounding_flops(index_t n, const LayerOptions& options, int passes) {
   const double product = real(n) * real(n);  // a row with a triangular matrix
   const Feedback feedback = options.feedback();
   const bool greedy = options.effective_passes() > 0;
+  if (options.has_trellis()) {  // losses: measure_flops
+    return (feedback == Feedback::none ? 0 : product) + real(n) * search_flops_per_weight;
+  }
   double products = feedback == Feedback::none ? 0 : 1;
   if (greedy) products += 2.0 * passes;
   // The loss is measured afterwards where no sweep with L or the inverse has added it up.
@@ -39,6 +45,8 @@ double rounding_flops(index_t n, const LayerOptions& options, int passes) {
 }
 
 double reference_flops(index_t n) { return real(n) * real(n); }
+
+double measure_flops(index_t n) { return 3 * reference_flops(n); }
 
 double hessian_flops(index_t n, index_t tokens) { return real(tokens) * real(n) * real(n + 1); }
 

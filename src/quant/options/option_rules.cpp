@@ -52,6 +52,19 @@ void check_groups(const LayerOptions& options) {
   }
 }
 
+void check_codebook(const LayerOptions& options) {
+  if (!options.has_trellis()) {
+    if (!is_scalar_width(options.bits)) {
+      fail("--bits {}: must be 2, 3, 4 or 8; --codebook trellis takes 1 to 8", options.bits);
+    }
+    return;
+  }
+  if (!traits_of(options.method).units) {
+    fail("--codebook trellis goes with --method {} and does not go with --method {}",
+         methods_that([](auto& method) { return method.units; }), to_string(options.method));
+  }
+}
+
 }  // namespace
 
 void check_together(const LayerOptions& options) {
@@ -60,6 +73,7 @@ void check_together(const LayerOptions& options) {
     const std::string why = option.misplaced(options);
     if (!why.empty()) fail("--{} {}: leave out one of the two", option.name, why);
   }
+  check_codebook(options);
   check_passes(options);
   check_groups(options);
 }

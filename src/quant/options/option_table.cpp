@@ -49,7 +49,7 @@ auto or_auto(const std::string& text) {
 
 int parse_bits(const std::string& text) {
   const int bits = parse_number<int>(text);
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) fail("must be 2, 3, 4 or 8");
+  if (bits < 1 || bits > trellis::max_bits) fail("must be 2, 3, 4 or 8");
   return bits;
 }
 
@@ -64,15 +64,31 @@ bool takes_order(const MethodTraits& method) { return method.columns == Columns:
 bool takes_act_order(const MethodTraits& method) { return method.columns == Columns::by_act_order; }
 bool takes_passes(const MethodTraits& method) { return method.passes != Passes::never; }
 
+template <CodebookKind Codebook>
+std::string unless_codebook(const LayerOptions& options) {
+  if (options.codebook == Codebook) return {};
+  return fmt::format("belongs to --codebook {} and does not go with --codebook {}",
+                     to_string(Codebook), to_string(options.codebook));
+}
+constexpr auto scalar_only = unless_codebook<CodebookKind::scalar>;
+
 template <bool (*Have)(const MethodTraits&)>
 std::string unless_method(const LayerOptions& options) {
+  if (options.has_trellis()) return scalar_only(options);
   if (Have(traits_of(options.method))) return {};
   return fmt::format("belongs to --method {} and does not go with --method {}", methods_that(Have),
                      to_string(options.method));
 }
 
+/// Refuses other transforms than that of the format.
+std::string unless_transform_of_trellis(const LayerOptions& options) {
+  if (options.transform == TransformKind::hadamard_128) return {};
+  return scalar_only(options);
+}
+
 template <GridKind Grid>
 std::string unless_grid(const LayerOptions& options) {
+  if (options.has_trellis()) return scalar_only(options);
   if (options.grid() == Grid) return {};
   return fmt::format("belongs to --grid {} and does not go with {}", to_string(Grid),
                      options.grid_kind
@@ -101,27 +117,39 @@ OptionValue whole(auto number) { return static_cast<std::uint64_t>(number); }
 
 const std::vector<LayerOption>& table() {
   static const std::vector<LayerOption> rows = {
-      row<&Layer::bits, parse_bits>("bits", "N", "2", "bits per weight: 2, 3, 4 or 8",
+      row<&Layer::bits, parse_bits>("bits", "N", "2",
+                                    "bits per weight: 2, 3, 4 or 8; with a trellis 1 to 8",
                                     [](auto& o) { return whole(o.bits); }),
       row<&Layer::method, named<method_names>>(
           "method", "NAME", "ldlq", "one of " + methods_that([](auto&) { return true; }),
           [](auto& o) -> OptionValue { return to_string(o.method); }),
+      row<&Layer::codebook, parse_codebook_kind>(
+          "codebook", "NAME", "scalar",
+          "scalar (each weight a level of a grid) or trellis (256 weights together, in the EXL3 "
+          "format; 1 to 8 bits)",
+          [](auto& o) -> OptionValue { return to_string(o.codebook); }),
+      row<&Layer::trellis, trellis::parse_codebook>(
+          "trellis", "NAME", "mul1", "values of the trellis' states: mul1, mcg or 3inst",
+          [](auto& o) -> OptionValue { return trellis::to_string(o.trellis); },
+          unless_codebook<CodebookKind::trellis>),
       row<&Layer::processing, named<processing_names>>(
           "processing", "NAME", "incoherence",
           "incoherence (--rescale on --transform kronecker --grid incoherent) or baseline "
           "(--rescale off --transform none --grid minmax); each step may be set on its own",
-          [](auto& o) -> OptionValue { return name_of(o.processing, processing_names); }),
+          [](auto& o) -> OptionValue { return name_of(o.processing, processing_names); },
+          scalar_only),
       row<&Layer::rescaling, or_auto<named<switch_names>>>(
           "rescale", "on|off", "auto", "scale each input channel by (H_jj / (W'W)_jj)^(1/4) first",
-          [](auto& o) -> OptionValue { return o.rescale(); }),
+          [](auto& o) -> OptionValue { return o.rescale(); }, scalar_only),
       row<&Layer::transform, or_auto<parse_transform>>(
           "transform", "NAME", "auto",
           "random orthogonal transform: kronecker, kronecker-blocked, kronecker-nopermute, "
-          "hadamard, hadamard-128 (by 128 channels), dense (small layers) or none",
-          [](auto& o) -> OptionValue { return to_string(o.effective_transform()); }),
+          "hadamard, hadamard-128, dense (small layers) or none",
+          [](auto& o) -> OptionValue { return to_string(o.effective_transform()); },
+          unless_transform_of_trellis),
       row<&Layer::grid_kind, or_auto<parse_grid>>(
           "grid", "NAME", "auto", "levels: incoherent (one per layer) or minmax (per row or group)",
-          [](auto& o) -> OptionValue { return to_string(o.grid()); }),
+          [](auto& o) -> OptionValue { return to_string(o.grid()); }, scalar_only),
       row<&Layer::symmetric, named<switch_names>>(
           "symmetric", nullptr, "off", "min-max grid with zero in its middle",
           [](auto& o) -> OptionValue { return o.symmetric; }, unless_grid<GridKind::minmax>),
@@ -132,7 +160,7 @@ const std::vector<LayerOption>& table() {
           "groups", "NAME", "auto",
           "fit the grids of groups before rounding (static), or when optq reaches them (dynamic); "
           "auto: dynamic for optq without --act-order or --clamp pre, else static",
-          [](auto& o) -> OptionValue { return to_string(o.effective_groups()); }),
+          [](auto& o) -> OptionValue { return to_string(o.effective_groups()); }, scalar_only),
       row<&Layer::rho, or_auto<parse_rho>>(
           "rho", "X", "auto", "half width of the grid over rms(W), or auto: searched per layer",
           [](auto& o) { return o.rho ? OptionValue(*o.rho) : OptionValue("auto"); },
@@ -140,7 +168,7 @@ const std::vector<LayerOption>& table() {
       row<&Layer::clamp, named<clamp_names>>(
           "clamp", "NAME", "feedback",
           "cut weights beyond the grid while rounding (feedback) or before (pre)",
-          [](auto& o) -> OptionValue { return to_string(o.clamp); }),
+          [](auto& o) -> OptionValue { return to_string(o.clamp); }, scalar_only),
       row<&Layer::order, or_auto<named<order_names>>>(
           "order", "NAME", "auto",
           "columns of ldlq: from the last (auto, backward) or from the first (forward)",
@@ -153,7 +181,7 @@ const std::vector<LayerOption>& table() {
           [](auto& o) -> OptionValue { return o.act_order; }, unless_method<takes_act_order>),
       row<&Layer::rounding, named<rounding_names>>(
           "rounding", "NAME", "nearest", "nearest, or stochastic (unbiased)",
-          [](auto& o) -> OptionValue { return name_of(o.rounding, rounding_names); }),
+          [](auto& o) -> OptionValue { return name_of(o.rounding, rounding_names); }, scalar_only),
       row<&Layer::passes, or_auto<number<int>>>(
           "passes", "N", "auto",
           "greedy passes; auto: 5 for ldlq-rg and greedy, 0 after ldlq and ldl-admm",

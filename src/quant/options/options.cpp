@@ -1,5 +1,7 @@
 #include "quip/quant/options/options.hpp"
 
+#include "quip/quant/transform/transform.hpp"
+
 namespace quip {
 namespace {
 
@@ -31,14 +33,18 @@ GroupFit LayerOptions::effective_groups() const {
 
 QuantizedLinear described(const LayerOptions& options, index_t rows, index_t cols) {
   QuantizedLinear layer;
-  layer.rows = rows;
-  layer.cols = cols;
+  layer.rows = padded(options.effective_transform(), rows);
+  layer.cols = padded(options.effective_transform(), cols);
+  layer.row_padding = layer.rows - rows;
+  layer.col_padding = layer.cols - cols;
+  layer.codebook = options.codebook;
+  layer.trellis = options.trellis;
   layer.bits = options.bits;
   layer.grid = options.grid();
   layer.transform = options.effective_transform();
   layer.group_size = options.group_size;
   layer.symmetric = options.symmetric;
-  layer.rescaled = options.rescale();
+  layer.rescaled = options.rescale() && !options.has_trellis();
   return layer;
 }
 

@@ -74,6 +74,7 @@ void HostMath::round_with_feedback(const ColumnBlock& block) const {
 
 // LDLQ-RG, too: LDLQ on columns sorted by diag(H), then greedy passes (QuIP, supplement).
 std::unique_ptr<Rounder> make_ldlq(const LayerOptions& options) {
+  if (options.has_trellis()) return make_trellis_rounder(options);
   return with_greedy_passes(std::make_unique<Ldlq>(&PreparedLayer::factor),
                             options.effective_passes(), options.clamp);
 }

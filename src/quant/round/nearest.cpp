@@ -14,7 +14,8 @@ class Nearest final : public Rounder {
 
 }  // namespace
 
-std::unique_ptr<Rounder> make_nearest(const LayerOptions& /*options*/) {
+std::unique_ptr<Rounder> make_nearest(const LayerOptions& options) {
+  if (options.has_trellis()) return make_trellis_rounder(options);
   return std::make_unique<Nearest>();
 }
 

@@ -115,16 +115,22 @@ std::unique_ptr<TileRounding> tile_of_rows(const ColumnPlaces& places, const Pre
                                            const LayerOptions& options, const Rounder& rounder,
                                            Range rows, MatrixView<const float> weights,
                                            float scale) {
-  TileGrids grids =
-      options.grid() == GridKind::incoherent
-          ? TileGrids(places, std::vector(at(weights.cols), incoherent_grid(scale, options.bits)))
-          : TileGrids(places, weights, options);
+  const auto given = [&](const RowGrid& grid) {
+    return TileGrids(places, std::vector(at(weights.cols), grid));
+  };
+  // Weights for a trellis are in its values' terms.
+  const bool trellis = options.has_trellis();
+  TileGrids grids = trellis ? given(RowGrid{})
+                    : options.grid() == GridKind::incoherent
+                        ? given(incoherent_grid(scale, options.bits))
+                        : TileGrids(places, weights, options);
   auto coordinates = places.math.lanes<float>(weights.rows, weights.cols, "coordinates of rows");
   grids.to_coordinates(weights, coordinates);
   std::vector<index_t> numbers(at(rows.count()));
   std::iota(numbers.begin(), numbers.end(), rows.first);
   return std::make_unique<TileRounding>(layer, options, rounder, std::move(grids), numbers,
-                                        std::move(coordinates), weights);
+                                        std::move(coordinates),
+                                        trellis ? MatrixView<const float>() : weights);
 }
 
 void round_together(const PreparedLayer& layer, const Rounder& rounder,

@@ -35,6 +35,8 @@ class TileRounding {
 
   [[nodiscard]] const TileGrids& grids() const { return grids_; }
   [[nodiscard]] MatrixView<const float> levels() const { return tile_.q; }
+  /// Returns the states of a trellis, as RoundingTile has them.
+  [[nodiscard]] MatrixView<const std::uint16_t> states() const { return tile_.states; }
   /// Returns the losses by lane.
   [[nodiscard]] const std::vector<double>& loss() const { return losses_; }
   /// Returns the undamped w H wᵀ of `weights`, by lane.

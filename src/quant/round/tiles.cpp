@@ -81,6 +81,8 @@ RowTiles transform_rows(MatrixView<const float> weights, const PreparedLayer& la
       for (index_t i = 0; i < weights.rows; ++i) {
         const float* row = weights.row(i) + first;
         for (index_t j = 0; j < width; ++j) part(i, j) = row[j] * scale[j];
+        if (layer.output_scale.empty()) continue;
+        for (index_t j = 0; j < width; ++j) part(i, j) /= layer.output_scale[at(i)];
       }
       const MatrixView<float> out(mine.data(), rows.count(), width);
       transforms.u->apply_rows(part, rows.first, out, scratch.data());

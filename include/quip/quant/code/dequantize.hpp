@@ -12,23 +12,24 @@ namespace quip {
 [[nodiscard]] RowGrid grid_of(const QuantizedLinear& layer, index_t i);
 
 /// Computes Ŵ = Uᵀ w' V D̃⁻¹ in two steps, each of which may be shared out: U works on whole columns
-/// of the first step's result. The bits do not depend on the choice of ranges. Parallel.
+/// of the first step's result. The bits do not depend on the choice of ranges. Parallel. A trellis
+/// is decoded in the first step, blocks of 128 rows by whoever has their first.
 class Dequantizer {
  public:
   /// `layer` has to outlive it.
   explicit Dequantizer(const QuantizedLinear& layer);
 
-  /// Writes rows [begin, end) of w' V to those of `out` [rows × cols].
+  /// Writes rows [begin, end) of w' V to those of `out` [rows × cols], padding included.
   void fill_rows(index_t begin, index_t end, MatrixView<float> out) const;
   /// Finishes columns [begin, end), once all rows are filled.
   void finish_columns(index_t begin, index_t end, MatrixView<float> out) const;
 
  private:
   const QuantizedLinear& layer_;
-  LayerTransforms transforms_;
+  LayerTransforms transforms_;  ///< none with a trellis
 };
 
-/// Returns Ŵ [rows × cols].
+/// Returns Ŵ [outputs × inputs].
 [[nodiscard]] Matrix<float> dequantize(const QuantizedLinear& layer);
 
 }  // namespace quip

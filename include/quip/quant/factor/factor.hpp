@@ -17,14 +17,15 @@ namespace quip {
 /// The input for rounding the rows of one layer; small but for the matrices made of H. Matrices,
 /// and `added`, are in the order in which the method takes the columns.
 struct PreparedLayer {
-  LowerPanels factor;              ///< (L, D) of the damped H
-  LowerPanels feedback;            ///< optq: (L', 1/D') of H⁻¹; ldl-admm: its L; else empty
-  LowerPanels hessian;             ///< the damped H, for greedy passes; else empty
-  std::vector<index_t> order;      ///< [n]: the column at each position; empty: the same
-  std::vector<float> rescale;      ///< D̃ [n], or empty
-  std::vector<std::uint8_t> dead;  ///< [n]: inputs whose weights are set to zero, or empty
-  std::vector<double> added;       ///< [n]: damping of each diagonal element
-  double weight_rms = 0;           ///< rms of W·D̃: orthogonal transforms keep it
+  LowerPanels factor;               ///< (L, D) of the damped H
+  LowerPanels feedback;             ///< optq: (L', 1/D') of H⁻¹; ldl-admm: its L; else empty
+  LowerPanels hessian;              ///< the damped H, for greedy passes; else empty
+  std::vector<index_t> order;       ///< [n]: the column at each position; empty: the same
+  std::vector<float> rescale;       ///< D̃ [n], or empty
+  std::vector<float> output_scale;  ///< [m]: what W's rows are divided by before U, or empty
+  std::vector<std::uint8_t> dead;   ///< [n]: inputs whose weights are set to zero, or empty
+  std::vector<double> added;        ///< [n]: damping of each diagonal element
+  double weight_rms = 0;            ///< rms of W·D̃ over output scales: transforms keep it
   double loss_unit = 1;    ///< proxy loss in H's own units = loss_unit × the one computed here
   double trace_d = 0;      ///< tr(D)
   double trace_ratio = 0;  ///< tr(D)/tr(H)
@@ -75,10 +76,14 @@ struct OutlinedLayer {
   double identity = 0;
 };
 
-/// Outlines a layer; `diagonal` [n] is that of H.
+struct LayerScales;
+
+/// Outlines a layer; `diagonal` [n] is that of H. `scales` are those of a layer that has output
+/// scales; null: the best that the diagonal tells.
 [[nodiscard]] OutlinedLayer outline_layer(MatrixView<const float> weights,
                                           std::vector<double> diagonal, const LayerOptions& options,
-                                          const std::string& layer);
+                                          const std::string& layer,
+                                          const LayerScales* scales = nullptr);
 
 /// The steps of prepare_layer that cost n³ or n²·√n flops, on the host; a GPU may do them instead.
 class HessianMath {
@@ -96,8 +101,11 @@ class HessianMath {
 
 /// Prepares one layer (QuIP algorithm 1, lines 1–6): D̃, V H Vᵀ, damping, column order, LDLᵀ and
 /// the other needs of `options.method`. `hessian` [n × n] has its lower triangle filled and is used
-/// up. `weights` [m × n] is only read. A Hessian that is not positive definite is tried again with
-/// ten times the damping, up to four times; then Error names `layer`, λ and the leading minor.
+/// up. `weights` [m × n] is only read. Both are padded with zeros to what the transform asks for;
+/// the result is that of the padded layer. Of several candidates for the scales
+/// (quant/factor/scales) it keeps the one with the least loss to be expected. A Hessian that is not
+/// positive definite is tried again with ten times the damping, up to four times; then Error names
+/// `layer`, λ and the leading minor.
 [[nodiscard]] PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
                                           const LayerOptions& options, const std::string& layer,
                                           const HessianMath& math = HessianMath());

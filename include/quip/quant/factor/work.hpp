@@ -18,6 +18,10 @@ namespace quip {
 /// Returns those of the loss of an unrounded row, to which that of the rounded one is compared.
 [[nodiscard]] double reference_flops(index_t n);
 
+/// Returns those of measuring a row of a layer as it is decoded: its norm, that of the unrounded
+/// one and that of their difference.
+[[nodiscard]] double measure_flops(index_t n);
+
 /// Returns those of Σ x xᵀ over `tokens` inputs of n channels, lower triangle.
 [[nodiscard]] double hessian_flops(index_t n, index_t tokens);
 

@@ -42,6 +42,7 @@ struct MethodTraits {
   Columns columns;
   Passes passes;
   bool streams;  ///< rounds, where it makes no passes, block by block from panels of L
+  bool units;    ///< codes units of several weights together, as a trellis needs it
   std::unique_ptr<Rounder> (*make)(const LayerOptions& options);
 };
 
@@ -54,18 +55,18 @@ struct MethodTraits {
 
 /// The methods, in the order of the enumeration.
 inline constexpr auto methods = std::to_array<MethodTraits>({
-    {Method::nearest, "nearest", Feedback::none, Columns::stored, Passes::never, true,
+    {Method::nearest, "nearest", Feedback::none, Columns::stored, Passes::never, true, true,
      make_nearest},
-    {Method::ldlq, "ldlq", Feedback::factor, Columns::by_order, Passes::on_request, true,
+    {Method::ldlq, "ldlq", Feedback::factor, Columns::by_order, Passes::on_request, true, true,
      make_ldlq},
-    {Method::optq, "optq", Feedback::inverse, Columns::by_act_order, Passes::never, false,
+    {Method::optq, "optq", Feedback::inverse, Columns::by_act_order, Passes::never, false, false,
      make_optq},
     {Method::ldlq_rg, "ldlq-rg", Feedback::factor, Columns::by_diagonal, Passes::usual, false,
-     make_ldlq},
-    {Method::greedy, "greedy", Feedback::none, Columns::by_diagonal, Passes::always, false,
+     false, make_ldlq},
+    {Method::greedy, "greedy", Feedback::none, Columns::by_diagonal, Passes::always, false, false,
      make_greedy},
     {Method::ldl_admm, "ldl-admm", Feedback::constrained, Columns::by_diagonal, Passes::on_request,
-     false, make_ldl_admm},
+     false, false, make_ldl_admm},
 });
 
 [[nodiscard]] constexpr const MethodTraits& traits_of(Method method) {

@@ -34,6 +34,8 @@ enum class GroupFit { fixed, dynamic };
 struct LayerOptions {
   int bits = 2;
   Method method = Method::ldlq;
+  CodebookKind codebook = CodebookKind::scalar;
+  trellis::Codebook trellis = trellis::Codebook::mul1;  ///< values of the trellis' states
   Processing processing = Processing::incoherence;
   // Steps that depart from the bundle which `processing` stands for.
   std::optional<bool> rescaling;
@@ -66,12 +68,18 @@ struct LayerOptions {
   /// descending diag(H) a group's columns come one here and one there, and Clamp::pre cuts at the
   /// grids' ends.
   [[nodiscard]] GroupFit effective_groups() const;
+  [[nodiscard]] bool has_trellis() const { return codebook == CodebookKind::trellis; }
   [[nodiscard]] GridKind grid() const {
     return grid_kind.value_or(incoherence() ? GridKind::incoherent : GridKind::minmax);
+  }
+  /// True if the half width of the grid is searched for.
+  [[nodiscard]] bool searches_rho() const {
+    return !has_trellis() && grid() == GridKind::incoherent && !rho;
   }
   /// True if the layer has the diagonal rescaling D̃.
   [[nodiscard]] bool rescale() const { return rescaling.value_or(incoherence()); }
   [[nodiscard]] TransformKind effective_transform() const {
+    if (has_trellis()) return TransformKind::hadamard_128;
     return transform.value_or(incoherence() ? TransformKind::kronecker : TransformKind::none);
   }
 
@@ -79,7 +87,8 @@ struct LayerOptions {
   [[nodiscard]] bool incoherence() const { return processing == Processing::incoherence; }
 };
 
-/// Describes the layer that W [rows × cols] becomes, without seeds and elements.
+/// Describes the layer that W [rows × cols] becomes, without seeds and elements. Its rows and
+/// columns are padded to what the transform asks for.
 [[nodiscard]] QuantizedLinear described(const LayerOptions& options, index_t rows, index_t cols);
 
 /// Throws Error, naming both, for two options that have no meaning together, and for a number that

@@ -1,6 +1,7 @@
 // Rounders: from grid coordinates to grid points. One file each; see CONTRIBUTING.md.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 
@@ -27,10 +28,11 @@ struct RoundingTile {
   std::function<void(index_t first, MatrixView<float> weights)> fit_group;
   index_t group_size = 0;
 
-  Lanes<float> q;       ///< [n × lanes]: the levels
-  Lanes<double> loss;   ///< [1 × lanes]: what the rounder knows of the damped proxy loss
-  Lanes<float> work;    ///< [n × lanes]: the rounder's, until it has come to its end
-  Lanes<float> target;  ///< [LowerPanels::block × lanes]: scratch
+  Lanes<float> q;               ///< [n × lanes]: the levels, or the values of the states
+  Lanes<std::uint16_t> states;  ///< trellis: [n/16 · lanes/16 × 256], tile after tile of 16 columns
+  Lanes<double> loss;           ///< [1 × lanes]: what the rounder knows of the damped proxy loss
+  Lanes<float> work;            ///< [n × lanes]: the rounder's, until it has come to its end
+  Lanes<float> target;          ///< [LowerPanels::block × lanes]: scratch
 };
 
 /// Returns a tile for nearest rounding with step 1 and losses of 0.
@@ -68,6 +70,10 @@ class Rounder {
   /// Makes greedy passes over `layer.hessian`; returns the number that the rows in use needed.
   virtual int improve(const PreparedLayer& /*layer*/, RoundingTile& /*tile*/) const { return 0; }
 };
+
+/// Codes tiles of 16 columns × 16 rows as paths through a trellis, with the feedback of LDLQ from
+/// one column of tiles to the next, or without.
+[[nodiscard]] std::unique_ptr<Rounder> make_trellis_rounder(const LayerOptions& options);
 
 /// Makes the rounder of the options' method (quant/options/methods.hpp).
 [[nodiscard]] std::unique_ptr<Rounder> make_rounder(const LayerOptions& options);

@@ -41,8 +41,9 @@ class RowTiles {
 /// Returns the largest magnitude in the tiles.
 [[nodiscard]] float largest_element(const RowTiles& tiles);
 
-/// Returns rows `rows` of U W D̃ Vᵀ (dead inputs zeroed). Every element comes out of the same
-/// sequence of operations whatever the range. Parallel over OpenMP threads.
+/// Returns rows `rows` of U W D̃ Vᵀ, W's rows divided by the layer's output scales first (dead
+/// inputs zeroed). Every element comes out of the same sequence of operations whatever the range.
+/// Parallel over OpenMP threads.
 [[nodiscard]] RowTiles transform_rows(MatrixView<const float> weights, const PreparedLayer& layer,
                                       const LayerTransforms& transforms, Range rows);
 

@@ -19,13 +19,18 @@ struct TrellisLayer {
   index_t outputs = 0;  ///< a multiple of 128
   int bits = 0;
   Codebook codebook = Codebook::mul1;
-  std::span<const std::uint16_t> trellis;  ///< [inputs/16 × outputs/16 × packed_words(bits)]
-  std::span<const std::uint16_t> suh;      ///< halves [inputs]: sign · scale of each input
-  std::span<const std::uint16_t> svh;      ///< halves [outputs]
+  std::span<const std::uint8_t> codes;  ///< [outputs/16 × inputs/16 × 2·packed_words(bits)]
+  std::span<const std::uint16_t> suh;   ///< halves [inputs]: sign · scale of each input
+  std::span<const std::uint16_t> svh;   ///< halves [outputs]
 };
 
-/// Returns W [outputs × inputs], of which each element is the exact value rounded to fp64 and then
-/// to fp32. Throws Error if sizes do not fit together. OpenMP inside.
-[[nodiscard]] Matrix<float> decode_layer(const TrellisLayer& layer);
+/// Writes W's outputs from 128·block on to the 128 rows of `out` [128 × inputs]. Each element is
+/// the exact value rounded to fp64 and then to fp32. Sizes have to fit together. Serial.
+void decode_outputs(const TrellisLayer& layer, index_t block, MatrixView<float> out);
+
+/// Writes the values of `count` tiles, packed one after the other, in the order of steps: [count ×
+/// 256], in the codebook's terms.
+void decode_tiles(Codebook codebook, int bits, const std::uint8_t* codes, index_t count,
+                  float* values);
 
 }  // namespace quip::trellis
