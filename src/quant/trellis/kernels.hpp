@@ -53,6 +53,10 @@ struct StepFunctions {
   StepFunction<Cost> even = nullptr;  ///< of all nodes, for steps of even number
   StepFunction<Cost> odd = nullptr;
   StepFunction<Cost> part = nullptr;  ///< of the predecessors that it is told; subtracts nothing
+  /// A step of odd number and the one after it at once, so that the costs between them need not
+  /// leave the innermost cache: the first one's `out` is null unless they are to be kept. Null if
+  /// costs do not alternate: the least cost is known too late.
+  Cost (*two)(const Step<Cost>& first, const Step<Cost>& second) = nullptr;
 };
 
 /// How many integers a feedback sum's unit is worth, and how many ones a factor's: sums and factors

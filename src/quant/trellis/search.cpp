@@ -39,7 +39,7 @@ class Walk {
  public:
   Walk(int bits, int interval)
       : zeros_(state_count >> bits, Cost{0}),
-        between_(index_t{2} * (state_count >> bits)),
+        between_(index_t{3} * (state_count >> bits)),
         kept_((tile_steps / interval + 2) * index_t{state_count >> bits}) {}
 
   std::int16_t targets[tile_steps] = {};   ///< in the order of the walk
@@ -49,9 +49,10 @@ class Walk {
   const Cost* costs[tile_steps + 1] = {};  ///< after every step; valid later for those kept
 
   [[nodiscard]] const Cost* zeros() const { return zeros_.data(); }
-  /// Room for the costs after a step that are needed for the next one only.
+  /// Room for the costs after a step that are needed for the next one only. Neither the step before
+  /// nor the one before that, where two are taken at once, has the same.
   [[nodiscard]] Cost* passing(int step) const {
-    return between_.data() + (step % 2) * zeros_.size();
+    return between_.data() + (step % 3) * zeros_.size();
   }
   [[nodiscard]] Cost* kept(int slot) const { return kept_.data() + slot * zeros_.size(); }
 
@@ -129,24 +130,35 @@ class Search final : public TileSearch {
   /// Takes all steps of a walk.
   void forward(Walk<Cost>& walk) const {
     const StepFunctions<Cost>& functions = steps_of<Cost>(*layout_.kernels, bits_);
-    const bool fixed = walk.start != free_start;
+    const int partial_steps = walk.start == free_start ? 0 : steps_to_any_node(bits_);
     walk.costs[0] = walk.zeros();
     int slot = 0;
-    Step<Cost> step{.table = table_.data()};
-    const int partial_steps = fixed ? steps_to_any_node(bits_) : 0;
-    for (int i = 0; i < walk.count; ++i) {
-      const int after = i + 1;
-      Cost* const out = is_kept(walk, after) ? walk.kept(slot++) : walk.passing(after);
-      step.in = walk.costs[i];
-      step.out = out;
-      step.target = walk.targets[i];
-      if (i < partial_steps) {
-        layout_.take_reached(step, walk.start, i);
-        functions.part(step);
+    Cost subtract = 0;
+    const auto step_at = [&](int i) {
+      Cost* const out = is_kept(walk, i + 1) ? walk.kept(slot++) : walk.passing(i + 1);
+      walk.costs[i + 1] = out;
+      return Step<Cost>{.table = table_.data(),
+                        .in = walk.costs[i],
+                        .out = out,
+                        .target = walk.targets[i],
+                        .subtract = subtract};
+    };
+    for (int i = 0; i < partial_steps; ++i) {
+      Step<Cost> step = step_at(i);
+      layout_.take_reached(step, walk.start, i);
+      functions.part(step);
+    }
+    for (int i = partial_steps; i < walk.count; ++i) {
+      Step<Cost> step = step_at(i);
+      if ((i - partial_steps) % 2 == 0) {
+        subtract = functions.even(step);
+      } else if (functions.two == nullptr || i + 1 == walk.count) {
+        subtract = functions.odd(step);
       } else {
-        step.subtract = ((i - partial_steps) % 2 == 0 ? functions.even : functions.odd)(step);
+        ++i;
+        if (!is_kept(walk, i)) step.out = nullptr;
+        subtract = functions.two(step, step_at(i));
       }
-      walk.costs[after] = out;
     }
   }
 
