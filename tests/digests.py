@@ -25,7 +25,10 @@ TRANSFORMS = (
     "none",
 )
 
-# Options of a run; llama-nano unless --model names another.
+# Options of a run; llama-nano unless --model names another. Those of scalar grids have the scales
+# and, unless they say another, the transform of the paper.
+SCALAR = ("--codebook", "scalar", "--output-scale", "off")
+TRANSFORM = ("--transform", "kronecker")
 RUNS = [
     *(
         f"--method {method} --processing {p}"
@@ -67,6 +70,13 @@ RUNS = [
     "--model opt-micro --method optq --processing baseline --bits 3",
     "--model opt-micro --wide 300 --bits 3",
     "--model llama-micro --transform hadamard --true-sequential --bits 3",
+    *(f"--codebook scalar --bits {bits}" for bits in (2, 4)),
+    "--codebook scalar --wide 0",
+    "--codebook scalar --transform hadamard-128 --bits 3",
+    *(f"--codebook trellis --bits {bits}" for bits in (1, 2, 4)),
+    "--codebook trellis --method nearest --trellis mcg --bits 3",
+    "--codebook trellis --wide 0 --trellis 3inst --bits 3",
+    "--model opt-micro --codebook trellis",
 ]
 
 
@@ -77,6 +87,9 @@ def digest(arguments: list[str], ranks: int, folder: Path) -> str:
         at = options.index("--model")
         model = options[at + 1]
         del options[at : at + 2]
+    if "--codebook" not in options:
+        settled = "--transform" in options or "baseline" in options
+        options += SCALAR if settled else (*SCALAR, *TRANSFORM)
     out = folder / "out"
     subprocess.run(["rm", "-rf", str(out)], check=True)
     cli.quantize(

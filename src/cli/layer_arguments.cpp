@@ -17,8 +17,13 @@ void apply_paper(LayerOptions& layer, const Command& command) {
       throw UsageError(fmt::format("--paper sets --{0} itself: leave out one of the two", fixed));
     }
   }
-  if (layer.has_trellis()) {
+  if (layer.codebook == CodebookKind::trellis) {
     throw UsageError("--paper belongs to --codebook scalar: leave out one of the two");
+  }
+  layer.codebook = CodebookKind::scalar;
+  if (!layer.output_scaling) layer.output_scaling = false;
+  if (!layer.transform && layer.processing == Processing::incoherence) {
+    layer.transform = TransformKind::kronecker;
   }
   if (layer.grid() == GridKind::incoherent) layer.rho = 2.4;
   layer.clamp = layer.feedback() == Feedback::inverse ? Clamp::feedback : Clamp::pre;
@@ -45,7 +50,8 @@ void LayerArguments::declare(po::options_description& options) {
     }
   }
   options.add_options()("paper", po::bool_switch(&paper_),
-                        "the paper's settings: --rho 2.4 --clamp pre");
+                        "the paper's settings: --codebook scalar --rho 2.4 --clamp pre --transform "
+                        "kronecker --output-scale off");
 }
 
 void LayerArguments::declare_for_model(po::options_description& options, QuantizeOptions& job) {

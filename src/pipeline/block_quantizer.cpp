@@ -45,14 +45,71 @@ Matrix<double> copy_of(const Matrix<double>& h) {
   return copy;
 }
 
-std::vector<index_t> orders_of(const std::vector<LinearSpec>& linears) {
+/// Returns the orders of the groups' Hessians.
+std::vector<index_t> orders_of(const LayerList& layers, const std::vector<Range>& groups) {
   std::vector<index_t> orders;
-  orders.reserve(linears.size());
-  for (const LinearSpec& linear : linears) orders.push_back(linear.cols);
+  orders.reserve(groups.size());
+  for (const Range group : groups) orders.push_back(layers[at(group.first)].first.cols);
   return orders;
 }
 
+/// The weights of a group as one matrix, each layer padded to what its transform asks for.
+class StackedWeights {
+ public:
+  StackedWeights(Backend& backend, std::span<const std::pair<LinearSpec, LayerOptions>> group,
+                 const WeightSet& weights) {
+    const auto host = [&](std::size_t i) {
+      return backend.on_host(weights[group[i].first.name + ".weight"], room_);
+    };
+    if (group.size() == 1) {
+      view_ = host(0);
+      return;
+    }
+    index_t rows = 0;
+    for (const auto& [linear, options] : group) {
+      rows += padded(options.effective_transform(), linear.rows);
+    }
+    const index_t cols = group[0].first.cols;
+    stack_ = Matrix<float>(rows, cols, 0.0F);
+    index_t first = 0;
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      const MatrixView<const float> own = host(i);
+      std::copy_n(own.data, own.size(), stack_.view().row(first));
+      first += padded(group[i].second.effective_transform(), own.rows);
+    }
+    view_ = stack_.cview();
+  }
+  StackedWeights(const StackedWeights&) = delete;
+  StackedWeights& operator=(const StackedWeights&) = delete;
+  ~StackedWeights() = default;
+
+  [[nodiscard]] MatrixView<const float> view() const { return view_; }
+
+ private:
+  Matrix<float> room_;
+  Matrix<float> stack_;
+  MatrixView<const float> view_;
+};
+
 }  // namespace
+
+std::vector<Range> input_groups(const LayerList& layers) {
+  std::vector<Range> groups;
+  for (index_t i = 0; i < std::ssize(layers); ++i) {
+    const auto& [linear, options] = layers[at(i)];
+    if (!groups.empty() && options.shares_inputs()) {
+      const auto& [first, others] = layers[at(groups.back().first)];
+      LayerOptions same = options;  // bits concern the codes alone
+      same.bits = others.bits;
+      if (first.tap == linear.tap && same == others) {
+        ++groups.back().last;
+        continue;
+      }
+    }
+    groups.push_back({i, i + 1});
+  }
+  return groups;
+}
 
 std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks) {
   std::vector<double> load(at(ranks), 0.0);
@@ -69,9 +126,9 @@ BlockQuantizer::BlockQuantizer(Collectives& comm, Backend& backend, const Family
                                const QuantizeOptions& options, Phases& phases)
     : comm_(comm), backend_(backend), family_(family), options_(options), phases_(phases) {}
 
-PreparedLayer BlockQuantizer::prepare(const LinearSpec& linear, MatrixView<const float> weights,
+PreparedLayer BlockQuantizer::prepare(const LinearSpec& linear, const LayerOptions& options,
+                                      MatrixView<const float> weights,
                                       Matrix<double> hessian) const {
-  const LayerOptions options = options_.of(linear.name);
   const bool dumps = !options_.dump_failing.empty();
   const Matrix<double> kept = dumps ? copy_of(hessian) : Matrix<double>();
   try {
@@ -88,53 +145,83 @@ PreparedLayer BlockQuantizer::prepare(const LinearSpec& linear, MatrixView<const
 }
 
 std::vector<PreparedLayer> BlockQuantizer::factorise(const WeightSet& weights,
-                                                     const std::vector<LinearSpec>& linears,
+                                                     const LayerList& layers,
+                                                     const std::vector<Range>& groups,
                                                      std::vector<Matrix<double>> hessians,
                                                      const std::vector<int>& owners) {
   auto scope = phases_.measure("factor");
-  std::vector<PreparedLayer> prepared(linears.size());
-  // A Hessian is handed over, not copied, to the last of this rank's layers that needs it.
+  std::vector<PreparedLayer> prepared(groups.size());
+  const auto first_of = [&](std::size_t g) -> const LinearSpec& {
+    return layers[at(groups[g].first)].first;
+  };
+  // A Hessian is handed over, not copied, to the last of this rank's groups that needs it.
   std::vector<int> users(hessians.size(), 0);
-  for (std::size_t i = 0; i < linears.size(); ++i) {
-    if (owners[i] == comm_.rank()) ++users[at(linears[i].tap)];
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    if (owners[g] == comm_.rank()) ++users[at(first_of(g).tap)];
   }
   for (std::size_t tap = 0; tap < hessians.size(); ++tap) {
     if (users[tap] == 0) hessians[tap] = {};
   }
   agree(comm_, [&] {
-    for (const std::size_t i : largest_first(orders_of(linears))) {
-      if (owners[i] != comm_.rank()) continue;
-      const LinearSpec& linear = linears[i];
+    for (const std::size_t g : largest_first(orders_of(layers, groups))) {
+      if (owners[g] != comm_.rank()) continue;
+      const LinearSpec& linear = first_of(g);
       on_step("factor " + linear.type);
       const auto unit = phases_.timeline().record("factor " + linear.name);
       const std::size_t tap = at(linear.tap);
       Matrix<double> h = --users[tap] == 0 ? std::move(hessians[tap]) : copy_of(hessians[tap]);
-      Matrix<float> room;
-      const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
-      prepared[i] = prepare(linear, host, std::move(h));
+      const Group group = Group(layers).subspan(at(groups[g].first), at(groups[g].count()));
+      const StackedWeights stack(backend_, group, weights);
+      prepared[g] = prepare(linear, group[0].second, stack.view(), std::move(h));
     }
   });
   return prepared;
 }
 
-void BlockQuantizer::round(const std::vector<LinearSpec>& linears,
-                           std::vector<Matrix<double>> hessians, WeightSet& weights,
-                           std::vector<StoredLayer>& stored) {
-  const std::vector<int> owners = assign_owners(orders_of(linears), comm_.size());
-  std::vector<PreparedLayer> prepared = factorise(weights, linears, std::move(hessians), owners);
-  for (std::size_t i = 0; i < linears.size(); ++i) {
-    const LinearSpec& linear = linears[i];
+void BlockQuantizer::round_group(Group group, PreparedLayer& prepared, const WeightSet& weights,
+                                 const std::function<void(StoredLayer)>& done) {
+  const std::vector<float> scales = prepared.output_scale;
+  index_t first = 0;
+  const auto round_one = [&](const LinearSpec& linear, const LayerOptions& options) {
+    const auto scope = phases_.measure("round");
+    Matrix<float> room;
+    const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
+    if (group.size() > 1) {
+      agree(comm_, [&] {
+        const QuantizedLinear shape = described(options, linear.rows, linear.cols);
+        const auto own = scales.empty() ? std::span<const float>()
+                                        : std::span(scales).subspan(at(first), at(shape.rows));
+        const Matrix<float> wider =
+            shape.padded() ? pad(host, shape.rows, shape.cols) : Matrix<float>();
+        take_member(prepared, own, shape.padded() ? wider.cview() : host, options, linear.name);
+        first += shape.rows;
+      });
+    }
+    return round_layer(comm_, linear.name, host, prepared, options, backend_.quantizer());
+  };
+  for (const auto& [linear, options] : group) {
     on_step("round " + linear.type);
+    done(round_one(linear, options));
+  }
+}
+
+void BlockQuantizer::round(const LayerList& layers, std::vector<Matrix<double>> hessians,
+                           WeightSet& weights, std::vector<StoredLayer>& stored) {
+  const std::vector<Range> groups = input_groups(layers);
+  const std::vector<int> owners = assign_owners(orders_of(layers, groups), comm_.size());
+  std::vector<PreparedLayer> prepared =
+      factorise(weights, layers, groups, std::move(hessians), owners);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
     {
       auto scope = phases_.measure("round");
-      broadcast_prepared(comm_, prepared[i], owners[i]);
-      Matrix<float> room;
-      const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
-      stored.push_back(round_layer(comm_, linear.name, host, prepared[i], options_.of(linear.name),
-                                   backend_.quantizer()));
-      prepared[i] = {};
+      broadcast_prepared(comm_, prepared[g], owners[g]);
     }
-    dequantize_into(weights, stored.back());
+    round_group(Group(layers).subspan(at(groups[g].first), at(groups[g].count())), prepared[g],
+                weights, [&](StoredLayer layer) {
+                  dequantize_into(weights, layer);
+                  stored.push_back(std::move(layer));
+                });
+    prepared[g] = {};
   }
 }
 
@@ -143,18 +230,18 @@ void BlockQuantizer::dequantize_into(WeightSet& weights, const StoredLayer& stor
   weights.insert(stored.name + ".weight", load_dequantized(comm_, backend_, stored.layer));
 }
 
-StoredLayer BlockQuantizer::quantize_wide(const LinearSpec& linear, const LayerInputs& inputs,
-                                          const WeightSet& weights) {
-  const LayerOptions options = options_.of(linear.name);
-  Matrix<float> room;
-  const auto host = backend_.on_host(weights[linear.name + ".weight"], room);
+void BlockQuantizer::quantize_wide(Group group, const LayerInputs& inputs, const WeightSet& weights,
+                                   const std::function<void(StoredLayer)>& done) {
+  const auto& [linear, options] = group[0];
   on_step("Hessian and factor of " + linear.type);
-  const WideLayer layer = prepare_wide_layer(comm_, backend_, inputs, host, options, options_.wide,
-                                             linear.name, phases_);
+  WideLayer layer;
+  {
+    const StackedWeights stack(backend_, group, weights);
+    layer = prepare_wide_layer(comm_, backend_, inputs, stack.view(), options, options_.wide,
+                               linear.name, phases_);
+  }
   factorisers_[linear.cols].insert(layer.cholesky);
-  on_step("round " + linear.type);
-  auto scope = phases_.measure("round");
-  return round_layer(comm_, linear.name, host, layer.layer, options, backend_.quantizer());
+  round_group(group, layer.layer, weights, done);
 }
 
 std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weights,
@@ -163,28 +250,35 @@ std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weig
   const std::vector<LinearSpec> linears = options_.selected(family_, block);
   std::vector<StoredLayer> stored;
   if (linears.empty()) return stored;
+  LayerList layers;
+  for (const LinearSpec& linear : linears) layers.emplace_back(linear, options_.of(linear.name));
   const std::size_t taps = at(family_.taps());
   std::vector<Matrix<double>> hessians(taps);
-  std::vector<LinearSpec> narrow;
+  LayerList narrow;
   std::vector<StoredLayer> rounded;  // wide layers: their weights stay until all is captured
   {
     Capture capture(comm_, backend_, family_, block, shard, states, phases_);
     for (std::size_t tap = 0; tap < taps; ++tap) {
-      std::vector<LinearSpec> readers;
-      std::copy_if(linears.begin(), linears.end(), std::back_inserter(readers),
-                   [&](const LinearSpec& linear) { return linear.tap == static_cast<int>(tap); });
+      LayerList readers;
+      std::ranges::copy_if(layers, std::back_inserter(readers), [&](const auto& layer) {
+        return layer.first.tap == static_cast<int>(tap);
+      });
       on_step("capture");
       capture.advance(weights);
       if (readers.empty()) continue;  // --skip leaves all of them as they are
-      if (options_.wide.covers(readers.front().cols)) {
-        for (const LinearSpec& linear : readers) {
-          rounded.push_back(quantize_wide(linear, capture.inputs(), weights));
-          if (options_.true_sequential) dequantize_into(weights, rounded.back());
+      const LinearSpec& first = readers.front().first;
+      if (options_.wide.covers(first.cols)) {
+        for (const Range group : input_groups(readers)) {
+          quantize_wide(Group(readers).subspan(at(group.first), at(group.count())),
+                        capture.inputs(), weights, [&](StoredLayer layer) {
+                          rounded.push_back(std::move(layer));
+                          if (options_.true_sequential) dequantize_into(weights, rounded.back());
+                        });
         }
         continue;
       }
-      on_step("Hessian of " + readers.front().type);
-      hessians[tap] = capture.hessian(readers.front().name);
+      on_step("Hessian of " + first.type);
+      hessians[tap] = capture.hessian(first.name);
       if (!options_.true_sequential) {
         narrow.insert(narrow.end(), readers.begin(), readers.end());
         continue;

@@ -113,15 +113,16 @@ void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
 std::vector<RowLoss> refit_rows(Collectives& comm, MatrixView<const float> weights,
                                 const PreparedLayer& layer, QuantizedLinear& stored) {
   const Range share = row_share(stored.rows, comm.rank(), comm.size());
+  std::vector<std::uint16_t>& all = stored.output_scaled ? stored.output_scale : stored.svh;
   std::vector<RowLoss> losses;
-  std::vector<std::uint16_t> svh;
+  std::vector<std::uint16_t> mine;
   agree(comm, [&] {
     for (const RowNorms& norms : measure_rows(stored, weights, layer, share)) {
-      svh.push_back(stored.svh[at(share.first) + svh.size()]);
-      losses.push_back(refit(norms, svh.back()));
+      mine.push_back(all[at(share.first) + mine.size()]);
+      losses.push_back(refit(norms, mine.back()));
     }
   });
-  stored.svh = gather_rows(comm, svh, stored.rows, 1);
+  all = gather_rows(comm, mine, stored.rows, 1);
   return gather_rows(comm, losses, stored.rows, 1);
 }
 
@@ -138,7 +139,7 @@ StoredLayer join(Collectives& comm, const std::string& name, MatrixView<const fl
   visit_parts(gather, stored.layer);
   std::array<float, 2> most{largest, static_cast<float>(mine.passes)};
   comm.all_reduce_max(most);
-  const std::vector<RowLoss> losses = options.has_trellis()
+  const std::vector<RowLoss> losses = options.scales_outputs()
                                           ? refit_rows(comm, weights, layer, stored.layer)
                                           : gather_rows(comm, mine.losses, rows, 1);
   stored.statistics = summarise(layer, options, losses, found.rho, most[0]);

@@ -110,8 +110,13 @@ struct Sizes {
   Layers narrow;       ///< those that one rank factorises
 };
 
+/// Returns how many times a rank's rows are there at once, in rounding or in measuring.
+index_t rounding_copies(const LayerOptions& options) { return options.scales_outputs() ? 3 : 2; }
+
 /// Returns the bytes needed beyond H itself while it is factorised.
 index_t factor_work(index_t n, const LayerOptions& options) {
+  // Candidates for scales: a copy of H, and the eigenvectors of another.
+  if (options.scales_outputs()) return 2 * n * n * double_bytes;
   if (options.feedback() == Feedback::inverse) return n * n * double_bytes;
   return options.feedback() == Feedback::constrained ? 3 * n * n * double_bytes : 0;
 }
@@ -177,24 +182,28 @@ Footprint capturing(const Sizes& sizes) {
 }
 
 Footprint rounding(const Sizes& sizes) {
-  const std::vector<int> owners = owners_of(sizes.narrow, sizes.ranks);
+  const std::vector<Range> groups = input_groups(sizes.narrow);
+  const std::vector<int> owners = owners_of(sizes.narrow, groups, sizes.ranks);
   index_t prepared = 0;  // factors of the layers that this rank makes
   index_t visitor = 0;   // factors of the layer that is rounded
   index_t work = 0;
   std::set<int> needed;  // taps of these layers
-  for (std::size_t i = 0; i < owners.size(); ++i) {
-    const auto& [linear, options] = sizes.narrow[i];
-    const index_t bytes = rounding_panel_bytes(linear.cols, options);
-    const Range rows = row_share(linear.rows, sizes.rank, sizes.ranks);
-    const index_t tiles = rows.count() * linear.cols * float_bytes;
-    visitor = std::max(visitor, bytes);
-    index_t here = 2 * tiles;
-    if (owners[i] == sizes.rank) {
-      prepared += bytes;
-      here += factor_work(linear.cols, options);
-      needed.insert(linear.tap);
+  for (std::size_t g = 0; g < owners.size(); ++g) {
+    for (index_t i = groups[g].first; i < groups[g].last; ++i) {
+      const auto& [linear, options] = sizes.narrow[at(i)];
+      const QuantizedLinear layer = described(options, linear.rows, linear.cols);
+      const index_t bytes = rounding_panel_bytes(layer.cols, options);
+      const Range rows = row_share(layer.rows, sizes.rank, sizes.ranks);
+      const index_t tiles = rows.count() * layer.cols * float_bytes;
+      visitor = std::max(visitor, bytes);
+      index_t here = rounding_copies(options) * tiles;
+      if (owners[g] == sizes.rank) {
+        if (i == groups[g].first) prepared += bytes;
+        here += factor_work(layer.cols, options);
+        needed.insert(linear.tap);
+      }
+      work = std::max(work, here);
     }
-    work = std::max(work, here);
   }
   const index_t states = sizes.tokens * sizes.family.config().hidden * float_bytes;
   return {"factor, round",

@@ -32,7 +32,7 @@ class LayerWalk {
                    [tap](const auto& layer) { return layer.first.tap == tap; });
       if (readers.empty()) continue;
       if (options_.wide.covers(readers.front().first.cols)) {
-        for (const auto& [linear, options] : readers) wide_layer(linear, options);
+        for (const Range group : input_groups(readers)) wide_group(readers, group);
         continue;
       }
       hessian(readers.front().first.cols);
@@ -65,7 +65,8 @@ class LayerWalk {
     ledger_.vote();
   }
 
-  void wide_layer(const LinearSpec& linear, const LayerOptions& options) {
+  void wide_group(const Layers& layers, Range group) {
+    const auto& [linear, options] = layers[at(group.first)];
     const index_t n = padded(options.effective_transform(), linear.cols);
     const BlockCyclic layout = options_.wide.layout(n, ledger_.size());
     ledger_.enter("hessian");
@@ -92,9 +93,17 @@ class LayerWalk {
     ledger_.count_sum(n);
     ledger_.vote();  // the panels to gather
 
-    ledger_.enter("round");
-    round_layer(linear, options, &layout);
-    dequantize(linear, options);
+    round_group(layers, group, &layout);
+  }
+
+  void round_group(const Layers& layers, Range group, const BlockCyclic* wide) {
+    for (index_t i = group.first; i < group.last; ++i) {
+      const auto& [linear, options] = layers[at(i)];
+      ledger_.enter("round");
+      if (group.count() > 1) ledger_.vote();
+      round_layer(linear, options, wide);
+      dequantize(linear, options);
+    }
   }
 
   /// Stands for ScaLAPACK, too, whose own exchanges are not counted.
@@ -111,24 +120,27 @@ class LayerWalk {
   }
 
   void round(const Layers& layers) {
-    const std::vector<int> owners = owners_of(layers, ledger_.size());
+    const std::vector<Range> groups = input_groups(layers);
+    const std::vector<int> owners = owners_of(layers, groups, ledger_.size());
     ledger_.enter("factor");
     ledger_.vote();
-    for (std::size_t i = 0; i < layers.size(); ++i) {
-      const auto& [linear, options] = layers[i];
+    for (std::size_t g = 0; g < groups.size(); ++g) {
+      index_t rows = 0;
+      for (index_t i = groups[g].first; i < groups[g].last; ++i) {
+        const auto& [linear, options] = layers[at(i)];
+        rows += padded(options.effective_transform(), linear.rows);
+      }
+      const auto& [linear, options] = layers[at(groups[g].first)];
+      const index_t n = padded(options.effective_transform(), linear.cols);
       ledger_.enter("factor");
-      const QuantizedLinear shape = described(options, linear.rows, linear.cols);
-      if (owners[i] == ledger_.rank()) ledger_.add_flops(factor_flops(shape.cols, options));
+      if (owners[g] == ledger_.rank()) ledger_.add_flops(factor_flops(n, options));
       ledger_.enter("round");
-      broadcast_prepared(shape, options, owners[i]);
-      round_layer(linear, options, nullptr);
-      dequantize(linear, options);
+      broadcast_prepared(n, rows, options, owners[g]);
+      round_group(layers, groups[g], nullptr);
     }
   }
 
-  void broadcast_prepared(const QuantizedLinear& shape_of_layer, const LayerOptions& options,
-                          int root) {
-    const index_t n = shape_of_layer.cols;
+  void broadcast_prepared(index_t n, index_t rows, const LayerOptions& options, int root) {
     if (ledger_.size() == 1) return;
     const auto panels = [&](bool there) {
       LowerPanels shape;  // without room for elements
@@ -144,7 +156,7 @@ class LayerWalk {
     const bool ordered = !column_order(options, std::array{1.0}).empty();
     ledger_.count_text(ordered ? n * index_t{sizeof(index_t)} : 0, root);
     ledger_.count_text(options.rescale() ? n * float_bytes : 0, root);
-    ledger_.count_text(options.has_trellis() ? shape_of_layer.rows * float_bytes : 0, root);
+    ledger_.count_text(options.scales_outputs() ? rows * float_bytes : 0, root);
     ledger_.count_text(0, root);  // no dead channels
     ledger_.count_text(n * double_bytes, root);
     const PreparedLayer scalars;
@@ -178,7 +190,8 @@ class LayerWalk {
     }
     ledger_.vote();
     if (passing) stream_panels(*wide);
-    const double measured = options.has_trellis() ? measure_flops(n) : reference_flops(n);
+    double measured = options.has_trellis() ? 0 : reference_flops(n);
+    if (options.scales_outputs()) measured += measure_flops(n);
     ledger_.add_flops(static_cast<double>(rows) * (each + measured));
     const auto gather_rows = [&](index_t per_row) {
       ledger_.all_gather_bytes({}, row_offsets(rounded.rows, ledger_.size(), per_row));
@@ -190,9 +203,9 @@ class LayerWalk {
         },
         rounded);
     ledger_.count_maximum(2 * float_bytes);
-    if (options.has_trellis()) {  // output scales, refitted
+    if (options.scales_outputs()) {  // and refitted
       ledger_.vote();
-      if (passing) stream_panels(*wide);
+      if (wide != nullptr) stream_panels(*wide);
       gather_rows(sizeof(std::uint16_t));
     }
     gather_rows(sizeof(RowLoss));

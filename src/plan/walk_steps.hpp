@@ -23,10 +23,11 @@ inline void allocate_on_node(Ledger& ledger, index_t bytes) {
 
 using Layers = decltype(BlockKind::linears);
 
-/// Returns the ranks that factorise the layers.
-inline std::vector<int> owners_of(const Layers& layers, int ranks) {
+/// Returns the ranks that factorise the layers, group by group.
+inline std::vector<int> owners_of(const Layers& layers, const std::vector<Range>& groups,
+                                  int ranks) {
   std::vector<index_t> orders;
-  for (const auto& layer : layers) orders.push_back(layer.first.cols);
+  for (const Range group : groups) orders.push_back(layers[at(group.first)].first.cols);
   return assign_owners(orders, ranks);
 }
 

@@ -76,6 +76,11 @@ RoundedRows room_for(Range rows, index_t cols, const PreparedLayer& layer,
   } else if (out.layer.grid == GridKind::incoherent) {
     out.layer.scale = {incoherent_scale(layer, rho)};
   }
+  if (out.layer.output_scaled) {
+    for (index_t i = 0; i < rows.count(); ++i) {
+      out.layer.output_scale[at(i)] = to_f16(layer.output_scale[at(rows.first + i)]);
+    }
+  }
   if (out.layer.rescaled) out.layer.rescale = layer.rescale;
   if (out.layer.transform != TransformKind::none) {
     out.layer.seed_u = layer.seed_u;

@@ -20,7 +20,10 @@ std::string why_unmeasured(const StoredLayer& stored) {
 double directions(const StoredLayer& stored) {
   const LayerStatistics& s = stored.statistics;
   if (s.dead_channels == stored.layer.inputs()) return 0;
-  const double identity = stored.layer.transform == TransformKind::none ? 0.0 : identity_share;
+  const bool scaled =
+      stored.layer.output_scaled || stored.layer.codebook == CodebookKind::trellis;
+  const bool added_identity = stored.layer.transform != TransformKind::none && !scaled;
+  const double identity = added_identity ? identity_share : 0.0;
   const double undamped = s.trace_ratio * (1 + identity) * (1 + s.damping);
   const double added = identity + (1 + identity) * s.damping;
   return static_cast<double>(stored.layer.inputs()) * (undamped - added);
@@ -33,10 +36,14 @@ nlohmann::json to_json(const StoredLayer& layer) {
                         {"rows", layer.layer.outputs()},
                         {"cols", layer.layer.inputs()},
                         {"bits", layer.layer.bits},
+                        {"codebook", to_string(layer.layer.codebook)},
                         {"method", layer.method},
                         {"directions", directions(layer)},
                         {"rho_rounds", layer.statistics.rho_rounds},
                         {"stored_bytes", stored_bytes(layer.layer)}};
+  if (layer.layer.codebook == CodebookKind::trellis) {
+    out["trellis"] = trellis::to_string(layer.layer.trellis);
+  }
   visit_statistics([&](const char* name, const auto& value) { out[name] = value; },
                    layer.statistics);
   if (std::isnan(layer.statistics.relative_proxy_loss)) {  // null in the file

@@ -5,6 +5,7 @@
 
 #include "gemm_rate.hpp"
 #include "support/round_tile.hpp"
+#include "support/scalar_options.hpp"
 #include <benchmark/benchmark.h>
 #include <omp.h>
 
@@ -86,7 +87,7 @@ double cost_of(Method method, int passes) {
 void rounding(benchmark::State& state, Method method) {
   const index_t m = state.range(0);
   const index_t n = state.range(1);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.method = method;
   options.rho = 1.6;
   const int passes = options.effective_passes() > 0 ? static_cast<int>(state.range(2)) : 0;
@@ -134,7 +135,7 @@ BENCHMARK_CAPTURE(rounding, ldl_admm, Method::ldl_admm)->Apply(sizes);
 void whole_layer(benchmark::State& state) {
   const index_t n = state.range(0);
   const Matrix<float> w = gaussian_weights(n, n);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   for (auto _ : state) {
     state.PauseTiming();
     Matrix<double> h = toeplitz_hessian(n);
@@ -164,7 +165,7 @@ BENCHMARK(whole_layer)
 void method_on_a_layer(benchmark::State& state, Method method) {
   const index_t n = state.range(0);
   const Matrix<float> w = gaussian_weights(n, n);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.method = method;
   SelfCollectives alone;
   for (auto _ : state) {
@@ -217,7 +218,7 @@ BENCHMARK(kronecker)
 void factorisation(benchmark::State& state) {
   const index_t n = state.range(0);
   const Matrix<float> w = gaussian_weights(256, n);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   for (auto _ : state) {
     state.PauseTiming();
     Matrix<double> h = toeplitz_hessian(n);

@@ -6,6 +6,7 @@
 
 #include "backend/cuda/dequantize.hpp"
 #include "cuda/cuda_support.hpp"
+#include "support/scalar_options.hpp"
 
 #include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
@@ -156,7 +157,7 @@ TEST_P(CudaDequantize, TakesTheMemoryThatItNames) {
   for (Shape shape : {Shape{52, 76}, {64, 90}}) {
     shape = suited(transform, shape);
     for (const bool rescale : {false, true}) {
-      LayerOptions options;
+      LayerOptions options = scalar_options();
       options.bits = 3;
       options.transform = transform;
       options.grid_kind = grid.kind;

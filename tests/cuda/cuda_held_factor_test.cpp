@@ -8,6 +8,7 @@
 #include "cuda/cuda_support.hpp"
 #include "support/one_layer.hpp"
 #include "support/passing_panels.hpp"
+#include "support/scalar_options.hpp"
 
 #include "quip/backend/quantizer.hpp"
 #include "quip/pipeline/round_layer.hpp"
@@ -20,11 +21,11 @@ constexpr index_t m = 70;
 
 struct Case {
   const char* name;
-  LayerOptions options;
+  LayerOptions options = scalar_options();
 };
 
 LayerOptions with(Method method, Processing processing, Clamp clamp = Clamp::feedback) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.method = method;
   options.processing = processing;
   options.clamp = clamp;
@@ -98,7 +99,7 @@ INSTANTIATE_TEST_SUITE_P(Options, CudaHeldFactor, testing::ValuesIn(cases()),
 // each of 32 rows with five candidates coordinates, levels, errors and a block of 128. A
 // sixteenth of the memory is the libraries'.
 TEST_F(CudaTest, WithoutRoomForAFactorTheHostRoundsTheSame) {
-  const LayerOptions options;
+  const LayerOptions options = scalar_options();
   PassingLayer passing(options);
   constexpr std::size_t slack = 16 << 10;  // for what is small
   const std::size_t elements =

@@ -7,6 +7,7 @@
 
 #include "cuda/cuda_support.hpp"
 #include "support/one_layer.hpp"
+#include "support/scalar_options.hpp"
 
 #include "quip/backend/quantizer.hpp"
 #include "quip/core/error.hpp"
@@ -31,7 +32,7 @@ struct Case {
 };
 
 LayerOptions options_of(const Case& c) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.method = c.method;
   options.processing = c.processing;
   options.transform = c.transform;
@@ -58,7 +59,7 @@ void expect_same(const std::vector<double>& a, const std::vector<double>& b, con
 // CudaQuantizer::rows leaves all others to the host.
 TEST(Rounders, ArePortableIfTheySaySo) {
   EXPECT_FALSE(Rounder().portable());
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   for (const Method method : {Method::nearest, Method::ldlq, Method::optq, Method::ldlq_rg,
                               Method::greedy, Method::ldl_admm}) {
     options.method = method;
@@ -173,7 +174,7 @@ TEST_P(CudaQuantizer, PreparesWhatTheHostDoes) {
 }
 
 TEST_F(CudaTest, RefusesAHessianThatIsNotPositiveDefinite) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   options.damping = 1e-6;  // and 10⁻² after five tries: not enough
   Matrix<double> h(20, 20, 0.0);
@@ -197,7 +198,7 @@ TEST_F(CudaTest, RefusesAHessianThatIsNotPositiveDefinite) {
 #ifdef QUIP_CUDA_ON_HOST
 // Little memory: rows go in several parts.
 TEST_F(CudaTest, RoundingInPartsHasTheSameBits) {
-  const LayerOptions options;
+  const LayerOptions options = scalar_options();
   const Matrix<float> w = random_weights(300, 96, 1);
   const PreparedLayer layer = prepare_layer(w.cview(), random_hessian(96, 200, 2), options, "test");
   const auto host = host_quantizer().rows(w.cview(), layer, options, {0, 300});

@@ -41,6 +41,15 @@ def golden(name: str) -> dict:
     return json.loads((DATA / "golden" / f"{name}.json").read_text())
 
 
+def with_codebook(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """Scalar codes unless the arguments name a codebook: a trellis takes many times as long."""
+    takes_it = arguments and arguments[0] in ("quantize", "quantize-layer", "plan")
+    named = any(str(argument).startswith("--codebook") for argument in arguments)
+    if not takes_it or named or "--help" in arguments:
+        return arguments
+    return (*arguments, "--codebook", "scalar")
+
+
 def run(
     *arguments: object,
     ranks: int = 1,
@@ -52,6 +61,7 @@ def run(
 ) -> subprocess.CompletedProcess:
     """`mpirun -n ranks [prefix] quip arguments`, without mpirun for one rank; with `check` a
     failure shows its output."""
+    arguments = with_codebook(arguments)
     launcher = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
     command = [*launcher, *prefix, str(QUIP), *map(str, arguments)]
     result = subprocess.run(

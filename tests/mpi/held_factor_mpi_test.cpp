@@ -6,6 +6,7 @@
 
 #include "support/one_layer.hpp"
 #include "support/passing_panels.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/backend/backend.hpp"
@@ -123,7 +124,7 @@ class HeldFactorMpi : public testing::Test {
   }
 
   MpiCollectives comm_;
-  LayerOptions options_;
+  LayerOptions options_ = scalar_options();
   Matrix<float> w_ = random_weights(m, n, 1);
   PreparedLayer whole_ = prepare_layer(w_.cview(), random_hessian(n, 500, 2), options_, "test");
   CollectingQuantizer quantizer_;

@@ -7,6 +7,7 @@
 
 #include "support/memory_source.hpp"
 #include "support/one_layer.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/comm/mpi_collectives.hpp"
@@ -111,7 +112,7 @@ TEST_P(LoaderMpiTest, MemoryOfANodeExistsOnce) {
 
 TEST_P(LoaderMpiTest, DequantizesToTheBitsOfOneRank) {
   const Matrix<float> w = random_weights(96, 120, 5);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.bits = 3;
   SelfCollectives self;
   const PreparedLayer prepared =

@@ -4,6 +4,7 @@
 #include <set>
 #include <vector>
 
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/calib/hessian.hpp"
@@ -67,7 +68,7 @@ TEST(RoundLayerMpi, HasTheBitsAndStatisticsOfOneRank) {
   for (const Processing processing : {Processing::incoherence, Processing::baseline}) {
     for (const Method method : {Method::nearest, Method::ldlq, Method::optq, Method::ldlq_rg,
                                 Method::greedy, Method::ldl_admm}) {
-      LayerOptions options;
+      LayerOptions options = scalar_options();
       options.processing = processing;
       options.method = method;
       options.seed = 9;

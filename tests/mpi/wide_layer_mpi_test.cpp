@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "support/passing_panels.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/calib/distributed_hessian.hpp"
@@ -56,7 +57,7 @@ struct Share {
 };
 
 LayerOptions plain(Method method = Method::ldlq) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.method = method;
   options.rescaling = false;
   options.transform = TransformKind::none;
@@ -124,7 +125,7 @@ TEST_F(WideLayerMpi, StreamedRoundingHasTheBitsOfLocalRounding) {
     for (const Method method : {Method::nearest, Method::ldlq, Method::optq, Method::ldlq_rg,
                                 Method::greedy, Method::ldl_admm}) {
       for (const Clamp clamp : {Clamp::pre, Clamp::feedback}) {
-        LayerOptions options;
+        LayerOptions options = scalar_options();
         options.processing = processing;
         options.method = method;
         options.clamp = clamp;
@@ -186,7 +187,7 @@ TEST_F(WideLayerMpi, HasTheBitsOfOneRankAndNearlyTheLossOfANarrowLayer) {
   const Matrix<float> x = correlated(64 * length, 520, 6);
   const Matrix<float> w = random_matrix(100, 520, 7);
   for (const Method method : {Method::ldlq, Method::nearest}) {
-    LayerOptions options;
+    LayerOptions options = scalar_options();
     options.method = method;
     const StoredLayer together = quantize(comm_, x, w, options);
     const StoredLayer alone = quantize(self_, x, w, options);
@@ -257,7 +258,7 @@ TEST_F(WideLayerMpi, HoldsItsShareOfTheHessianAndPanels) {
   const index_t n = ranks == 4 ? large : 1024;
   const Matrix<float> x = random_matrix(8 * ranks * length, n, 14);
   const Matrix<float> w = random_matrix(64, n, 15);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.rho = 2.4;
   const Share share(comm_, *backend_, x);
   const std::int64_t before = HeldMemory::now();

@@ -202,7 +202,7 @@ TEST(CommandLine, OptionsOfTheCommandLineAloneAreRefusedTogether) {
 
 TEST(CommandLine, ValuesThatAreNoneNameTheirOption) {
   const Settings cases = {
-      {"bits", "5"},         {"bits", "two"},         {"samples", "0"},     {"damp", "-0.5"},
+      {"bits", "9"},         {"bits", "two"},         {"samples", "0"},     {"damp", "-0.5"},
       {"method", "magic"},   {"processing", "magic"}, {"rho", "-1"},        {"threads", "-2"},
       {"threads", "0"},      {"transform", "magic"},  {"grid", "magic"},    {"rescale", "maybe"},
       {"groups", "neither"}, {"group-size", "0"},     {"passes", "-1"},     {"order", "sideways"},

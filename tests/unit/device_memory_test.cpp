@@ -2,6 +2,7 @@
 #include "quip/pipeline/device_memory.hpp"
 
 #include "pipeline/job_inputs.hpp"
+#include "support/scalar_options.hpp"
 #include "support/store_fixture.hpp"
 #include <gtest/gtest.h>
 
@@ -76,6 +77,7 @@ constexpr index_t transform_of_down = (4 * 4 + 8 * 8 + 6 * 6 + 8 * 8) * 4 + (32 
 // down_proj at 2 bits: codes, a grid of two floats, D̃, the second matrix, U and V.
 TEST_F(PackedNeeds, AreThoseOfItsLargestLayer) {
   QuantizeOptions options;
+  options.layer = kronecker_options();
   options.skip = "layers\\.1\\.self_attn\\.q_proj";
   const OpenModel model = written_with(options);
   EXPECT_EQ(needs_of(model).fixed,
@@ -86,6 +88,7 @@ TEST_F(PackedNeeds, AreThoseOfItsLargestLayer) {
 // A grid of two floats for every 8 of 48 columns, and no transform: nothing else beside codes.
 TEST_F(PackedNeeds, FollowGridsAndTransforms) {
   QuantizeOptions options;
+  options.layer = scalar_options();
   options.layer.processing = Processing::baseline;
   options.layer.bits = 4;
   options.layer.group_size = 8;
@@ -96,6 +99,7 @@ TEST_F(PackedNeeds, FollowGridsAndTransforms) {
 // A byte for each weight in the last block.
 TEST_F(PackedNeeds, FollowOverridesOfAnyBlock) {
   QuantizeOptions options;
+  options.layer = kronecker_options();
   options.overrides.add("layers\\.2\\.mlp\\.down_proj:bits=8");
   EXPECT_EQ(needs_of(written_with(options)).fixed,
             weights + libraries + 32 * 48 + 2 * 4 + 48 * 4 + 32 * 48 * 4 + transform_of_down);

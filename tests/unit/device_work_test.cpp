@@ -1,5 +1,6 @@
 #include "quip/backend/device_work.hpp"
 
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/error.hpp"
@@ -30,7 +31,7 @@ TEST(HessianPieces, TakeWhatTheyHold) {
 // n = 300: block columns of 128, 128 and 44, with 300, 172 and 44 rows.
 TEST(RoundingBytes, CountThePanelsOfAMethod) {
   constexpr index_t panels = (300 * 128 + 172 * 128 + 44 * 44) * 4 + 300 * 8;
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.method = Method::ldlq;
   options.passes = 0;
   EXPECT_EQ(rounding_panel_bytes(300, options), panels);
@@ -44,7 +45,7 @@ TEST(RoundingBytes, CountThePanelsOfAMethod) {
 // Seven rows, moved once, and 20 lanes of coordinates, levels, errors, a block of 128 and two
 // losses.
 TEST(RoundingBytes, CountWhatIsHeldWhole) {
-  const LayerOptions options;
+  const LayerOptions options = scalar_options();
   EXPECT_EQ(rounding_bytes(300, options, 7, 20) - rounding_panel_bytes(300, options),
             2 * 7 * 300 * 4 + 20 * ((3 * 300 + 128) * 4 + 2 * 8));
 }
@@ -52,11 +53,13 @@ TEST(RoundingBytes, CountWhatIsHeldWhole) {
 // By hand, 6 × 12 at 3 bits: rows of 5 bytes; one grid of two floats; D̃. U is of 2 · 3 with one
 // permutation, V of 3 · 4 with two; weights take turns.
 TEST(DequantizeBytes, CountCodesFactorsAndTheSecondMatrix) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.bits = 3;
+  options.transform = TransformKind::kronecker;
   EXPECT_EQ(dequantize_bytes(6, 12, options),
             6 * 5 + 2 * 4 + 12 * 4 + 6 * 12 * 4 + (4 + 9) * 4 + 6 * 8 + (9 + 16) * 4 + 2 * 12 * 8);
   options.processing = Processing::baseline;  // a grid for each row and four columns, nothing else
+  options.transform.reset();
   options.group_size = 4;
   EXPECT_EQ(dequantize_bytes(6, 12, options), 6 * 5 + 6 * 3 * 2 * 4);
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "support/one_layer.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/error.hpp"
@@ -19,7 +20,7 @@ TEST(Ldlq, FollowsItsDefinition) {
   constexpr index_t n = 150;
   const Matrix<float> w = random_weights(m, n, 5);
   const Matrix<double> h = random_hessian(n, 300, 6);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   options.bits = 3;
   const Outcome out = quantize(w, h, options);
@@ -80,7 +81,7 @@ TEST(Ldlq, WithGroupsFollowsItsDefinition) {
   constexpr index_t group_size = 40;
   const Matrix<float> w = random_weights(m, n, 5);
   const Matrix<double> h = random_hessian(n, 300, 6);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   options.bits = 3;
   options.group_size = group_size;
@@ -115,7 +116,7 @@ TEST(Ldlq, WithGroupsFollowsItsDefinition) {
 TEST(Groups, EveryMethodReportsTheLossOfTheStoredWeights) {
   const Matrix<float> w = random_weights(70, 160, 1);
   const Matrix<double> h = random_hessian(160, 400, 2);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   options.bits = 3;
   options.group_size = 24;
@@ -141,7 +142,7 @@ TEST(Ldlq, SmallerGroupsLoseLess) {
   Matrix<float> w = random_weights(64, 128, 7);
   for (index_t r = 0; r < 64; ++r) w(r, r) *= 20;  // an outlier widens its whole grid
   const Matrix<double> h = random_hessian(128, 256, 8);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   options.bits = 3;
   const double row = quantize(w, h, options).loss;
@@ -162,7 +163,7 @@ TEST(Nearest, GridPointsComeBackExactly) {
         w(r, j) = std::ldexp(static_cast<float>(level - 1), -4);
       }
     }
-    LayerOptions options;
+    LayerOptions options = scalar_options();
     options.processing = Processing::baseline;
     options.method = Method::nearest;
     options.bits = bits;

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "support/scalar_options.hpp"
 #include "support/store_fixture.hpp"
 #include <gtest/gtest.h>
 
@@ -125,6 +126,7 @@ double perplexity(Backend& backend, const std::string& name, int bits,
   SelfCollectives self;
   Progress silent(ProgressStyle::none, 0);
   QuantizeOptions job;
+  job.layer = kronecker_options();
   job.model = data / "models" / name;
   job.tokens = data / "tokens/calib_train.h5";
   job.out = out;

@@ -3,6 +3,7 @@
 
 #include "support/naive_rounders.hpp"
 #include "support/one_layer.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -21,7 +22,7 @@ std::vector<index_t> reversed(std::vector<index_t> order) {
 }
 
 LayerOptions grouped(Method method, index_t group_size, GroupFit groups) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   options.bits = 3;
   options.method = method;

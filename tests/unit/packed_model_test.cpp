@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "support/scalar_options.hpp"
 #include "support/store_fixture.hpp"
 #include <gtest/gtest.h>
 #include <hdf5.h>
@@ -145,7 +146,7 @@ TEST_F(PackedModelTest, IsAsSmallAsPromised) {
 
 // 17 × 33 weights of 3 bits that are described and not made. A row of codes has ⌈99/8⌉ = 13 bytes.
 TEST(StoredBytes, FollowFromTheOptions) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.bits = 3;
   EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 4 + 33 * 4);  // one scale, D̃
   options.rescaling = false;

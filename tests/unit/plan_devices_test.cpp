@@ -1,6 +1,7 @@
 // What changes in a plan where ranks compute on devices, by numbers worked out by hand.
 #include <filesystem>
 
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/plan/prediction.hpp"
@@ -19,6 +20,7 @@ Prediction plan_of(int gpus, std::optional<double> rho) {
   const ModelShapes model =
       open_shapes(std::filesystem::path(QUIP_TEST_DATA) / "configs" / "llama-3.1-405b.json");
   PlannedJob job{model, {}, 128, 2048};
+  job.options.layer = kronecker_options();
   job.options.layer.rho = rho;
   Layout layout;
   layout.ranks_per_node = layout.cores_per_node = 2;

@@ -3,6 +3,7 @@
 #include <fstream>
 
 #include "pipeline/job_report.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/error.hpp"
@@ -32,7 +33,9 @@ ModelShapes first_blocks_of(const std::string& name, index_t blocks) {
 }
 
 PlannedJob job_of(const ModelShapes& model, index_t samples, index_t length) {
-  return {model, {}, samples, length};
+  PlannedJob job{model, {}, samples, length};
+  job.options.layer = kronecker_options();
+  return job;
 }
 
 Layout layout_of(int nodes, int ranks_per_node, int cores_per_node) {
@@ -188,6 +191,7 @@ TEST(Predict, LinksAndFilesTakeTime) {
 TEST(Predict, ARaggedLastGroupIsNotedOnce) {
   const ModelShapes model = config_of("opt-175b");
   PlannedJob job = job_of(model, 8, 128);
+  job.options.layer = scalar_options();
   job.options.layer.processing = Processing::baseline;
   job.options.layer.group_size = 128;
   EXPECT_TRUE(predict(job, layout_of(1, 1, 2), nullptr).notes.empty());
@@ -257,6 +261,7 @@ TEST(Memory, IsThatOfTheFullestBlock) {
 TEST(Memory, BlocksAlikeArePlannedOnce) {
   const ModelShapes model = config_of("llama-3.1-405b");
   QuantizeOptions options;
+  options.layer = kronecker_options();
   options.skip = "layers\\.0\\.mlp";
   options.overrides.add("layers\\.(3|7)\\.mlp:bits=4");
   std::vector<index_t> first;

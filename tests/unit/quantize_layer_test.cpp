@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "support/one_layer.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -37,7 +38,7 @@ class QuantizeLayer : public testing::TestWithParam<Case> {
     return GetParam().transform == TransformKind::hadamard_128 ? Shape{256, 384} : shape;
   }
   static LayerOptions options_of(const Case& c) {
-    LayerOptions options;
+    LayerOptions options = scalar_options();
     options.processing = c.processing;
     options.transform = c.transform;
     options.method = c.method;
@@ -198,7 +199,7 @@ INSTANTIATE_TEST_SUITE_P(Groups, QuantizeLayer,
 TEST(Ldlq, BeatsNearestOnCorrelatedInputs) {
   const Matrix<float> w = random_weights(64, 128, 7);
   const Matrix<double> h = random_hessian(128, 256, 8);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   const double ldlq = quantize(w, h, options).loss;
   options.method = Method::nearest;
   EXPECT_LT(ldlq, 0.8 * quantize(w, h, options).loss);
@@ -207,7 +208,7 @@ TEST(Ldlq, BeatsNearestOnCorrelatedInputs) {
 TEST(RhoSearch, FindsALowerLossThanThePaperAndItsNeighbours) {
   const Matrix<float> w = random_weights(96, 128, 10);
   const Matrix<double> h = random_hessian(128, 256, 11);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   for (const int bits : {2, 3, 4}) {
     options.bits = bits;
     options.rho.reset();
@@ -226,7 +227,7 @@ TEST(PrepareLayer, DeadInputsAreCountedAndCostNothing) {
   for (index_t j = 0; j < n; ++j) h(5, j) = h(j, 5) = 0.0;
   const Matrix<float> w = random_weights(32, n, 13);
   for (const Processing processing : {Processing::baseline, Processing::incoherence}) {
-    LayerOptions options;
+    LayerOptions options = scalar_options();
     options.processing = processing;
     options.bits = 8;
     const PreparedLayer prepared = prepare_layer(w.cview(), copy_of(h), options, "test");
@@ -251,7 +252,7 @@ TEST(PrepareLayer, WeightsOfUnseenInputsComeBackInTheirSize) {
   }
   const Matrix<float> w = random_weights(64, n, 18);
   for (const TransformKind transform : {TransformKind::kronecker, TransformKind::hadamard}) {
-    LayerOptions options;
+    LayerOptions options = scalar_options();
     options.transform = transform;
     const Matrix<float> restored = dequantize(quantize(w, h, options).layer);
     for (index_t j = 0; j < unseen; ++j) {
@@ -272,7 +273,7 @@ TEST(PrepareLayer, AnIndefiniteHessianIsAnErrorThatNamesTheLayer) {
   for (index_t j = 0; j < 32; ++j) trace += h(j, j);
   h(3, 3) = -0.9 * trace;  // beyond what the largest damping, 100 × the mean, can lift
   const Matrix<float> w = random_weights(8, 32, 15);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   try {
     const PreparedLayer prepared = prepare_layer(w.cview(), std::move(h), options, "block.7.down");
@@ -286,7 +287,7 @@ TEST(PrepareLayer, AnIndefiniteHessianIsAnErrorThatNamesTheLayer) {
 TEST(PrepareLayer, ASingularHessianWithoutDampingIsDampedAndSaysSo) {
   Matrix<double> h(16, 16, 1.0);  // rank one
   const Matrix<float> w = random_weights(8, 16, 16);
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   options.damping = 0.0;
   const PreparedLayer prepared = prepare_layer(w.cview(), std::move(h), options, "test");

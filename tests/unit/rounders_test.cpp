@@ -1,6 +1,7 @@
 // Every rounding method against its definition in fp64, against splits, and against bad Hessians.
 #include "support/naive_rounders.hpp"
 #include "support/round_tile.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -12,7 +13,7 @@ namespace {
 
 constexpr float top = 7.0F;
 LayerOptions plain(Method method) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   options.bits = 3;
   options.method = method;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "support/hessians.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 #include <omp.h>
 
@@ -13,7 +14,7 @@ namespace quip {
 namespace {
 
 LayerOptions plain(Method method) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;
   options.bits = 3;
   options.method = method;

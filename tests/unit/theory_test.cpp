@@ -2,6 +2,7 @@
 
 #include "support/naive_rounders.hpp"
 #include "support/round_tile.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/quant/round/rounder.hpp"
@@ -86,7 +87,7 @@ class RoundingToIntegers : public testing::Test {
 // nearest rounding are independent and uniform over ±½: variance 1/12. Rounded at random, with f
 // the fraction, it is f(1−f): 1/6 on average.
 TEST_F(RoundingToIntegers, NearestLosesTheTraceOfH) {
-  const auto rounder = make_nearest({});
+  const auto rounder = make_nearest(scalar_options());
   const Sample nearest = uniform_losses(*rounder, layer_, false);
   EXPECT_NEAR(nearest.mean, trace(h_) / 12, 5 * nearest.error);
   const Sample stochastic = uniform_losses(*rounder, layer_, true);
@@ -94,7 +95,7 @@ TEST_F(RoundingToIntegers, NearestLosesTheTraceOfH) {
 }
 
 TEST_F(RoundingToIntegers, LdlqLosesTheTraceOfD) {
-  const auto rounder = make_ldlq({});
+  const auto rounder = make_ldlq(scalar_options());
   const Sample nearest = uniform_losses(*rounder, layer_, false);
   EXPECT_NEAR(nearest.mean, trace_of_d(h_) / 12, 5 * nearest.error);
   EXPECT_LE(nearest.most, trace_of_d(h_) / 4);  // every |ŵ−target| ≤ ½
@@ -123,7 +124,7 @@ TEST(WorstCase, LdlqLosesAQuarterOfTheTraceOfD) {
     std::fill_n(x.row(k), RowTiles::lane_unit, static_cast<float>(w[at(k)]));
   }
   RoundingTile tile = unit_tile(x.cview(), no_end, 1);
-  (void)round_tile(*make_ldlq({}), factorised(h, {}), tile);
+  (void)round_tile(*make_ldlq(scalar_options()), factorised(h, scalar_options()), tile);
   // (½ − hair)² is 0.4 % below ¼.
   EXPECT_GE(*tile.loss.data, 0.99 * trace_of_d(h) / 4);
   EXPECT_LE(*tile.loss.data, trace_of_d(h) / 4);
@@ -196,7 +197,7 @@ TEST(FiniteGrid, LdlqCanLoseToNearestAndLdlAdmmDoesNot) {
     std::fill_n(x.row(k), RowTiles::lane_unit, k % 2 == 0 ? 0.499F : 0.501F);
   }
   const auto loss_of = [&](Method method, ColumnOrder order) {
-    LayerOptions options;
+    LayerOptions options = scalar_options();
     options.method = method;
     options.order = order;
     const PreparedLayer layer = factorised(h, options);
@@ -217,7 +218,7 @@ TEST(FiniteGrid, LdlqCanLoseToNearestAndLdlAdmmDoesNot) {
 // LDL-ADMM's feedback is (I+Z)⁻¹ − I with the columns of Z at most 1 long; fp32 panels keep 1e-5.
 TEST(FiniteGrid, TheFeedbackOfLdlAdmmKeepsItsBound) {
   const index_t n = 128;
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.method = Method::ldl_admm;
   const Matrix<double> h = counterexample(n, 0.01);
   const PreparedLayer layer = factorised(h, options);

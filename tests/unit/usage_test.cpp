@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "support/memory_source.hpp"
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/phases.hpp"
@@ -117,7 +118,7 @@ TEST(Work, Transforms) {
 }
 
 TEST(Work, Factor) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   options.processing = Processing::baseline;  // no transform
   EXPECT_DOUBLE_EQ(factor_flops(300, options), 300.0 * 300 * 300 / 3);
   EXPECT_DOUBLE_EQ(factor_flops(300, options, 3), 300.0 * 300 * 300);
@@ -125,11 +126,12 @@ TEST(Work, Factor) {
   EXPECT_DOUBLE_EQ(factor_flops(300, options), 300.0 * 300 * 300);
   options.method = Method::ldlq;
   options.processing = Processing::incoherence;
+  options.transform = TransformKind::kronecker;
   EXPECT_DOUBLE_EQ(factor_flops(256, options), 256.0 * 256 * 256 / 3 + 2 * 256 * 16384.0);
 }
 
 TEST(Work, RoundingOneRow) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   const double product = 100.0 * 100;
   EXPECT_EQ(rounding_flops(100, options, 0), product);
   options.method = Method::nearest;

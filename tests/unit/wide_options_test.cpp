@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "support/scalar_options.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/error.hpp"
@@ -25,14 +26,14 @@ TEST(WideOptions, TakeMethodsThatNeedTheFactorOnly) {
   WideOptions wide;
   wide.inputs = 512;
   for (const Method method : {Method::nearest, Method::ldlq}) {
-    LayerOptions options;
+    LayerOptions options = scalar_options();
     options.method = method;
     options.rounding = Rounding::stochastic;
     EXPECT_EQ(complaint(wide, options, 768, 2), "") << to_string(method);
   }
   for (const Method method :
        {Method::optq, Method::ldlq_rg, Method::greedy, Method::ldl_admm, Method::ldlq}) {
-    LayerOptions options;
+    LayerOptions options = scalar_options();
     options.method = method;
     options.passes = 2;
     const std::string line = complaint(wide, options, 768, 2);

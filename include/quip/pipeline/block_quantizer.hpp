@@ -2,7 +2,9 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "quip/core/phases.hpp"
@@ -17,6 +19,13 @@ namespace quip {
 /// Returns the rank that factorises each layer: largest first, to the least loaded rank (lowest on
 /// ties). `orders` are the layers' Hessian orders.
 [[nodiscard]] std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks);
+
+/// The layers of a block, with their options.
+using LayerList = std::vector<std::pair<LinearSpec, LayerOptions>>;
+
+/// Returns the ranges of layers that are prepared together: neighbours that read the same tap and
+/// share what is made of it, and by themselves all others.
+[[nodiscard]] std::vector<Range> input_groups(const LayerList& layers);
 
 /// Quantizes the linears of one block after another. Collective throughout.
 class BlockQuantizer {
@@ -37,16 +46,23 @@ class BlockQuantizer {
                                                   const SampleShard& shard, ConstTensorView states);
 
  private:
-  void round(const std::vector<LinearSpec>& linears, std::vector<Matrix<double>> hessians,
-             WeightSet& weights, std::vector<StoredLayer>& stored);
-  std::vector<PreparedLayer> factorise(const WeightSet& weights,
-                                       const std::vector<LinearSpec>& linears,
+  /// Some layers that are prepared together.
+  using Group = std::span<const std::pair<LinearSpec, LayerOptions>>;
+
+  void round(const LayerList& layers, std::vector<Matrix<double>> hessians, WeightSet& weights,
+             std::vector<StoredLayer>& stored);
+  std::vector<PreparedLayer> factorise(const WeightSet& weights, const LayerList& layers,
+                                       const std::vector<Range>& groups,
                                        std::vector<Matrix<double>> hessians,
                                        const std::vector<int>& owners);
-  [[nodiscard]] StoredLayer quantize_wide(const LinearSpec& linear, const LayerInputs& inputs,
-                                          const WeightSet& weights);
+  /// Rounds the layers of a group, which has been prepared, and hands each to `done`.
+  void round_group(Group group, PreparedLayer& prepared, const WeightSet& weights,
+                   const std::function<void(StoredLayer)>& done);
+  void quantize_wide(Group group, const LayerInputs& inputs, const WeightSet& weights,
+                     const std::function<void(StoredLayer)>& done);
   void dequantize_into(WeightSet& weights, const StoredLayer& stored);
-  [[nodiscard]] PreparedLayer prepare(const LinearSpec& linear, MatrixView<const float> weights,
+  [[nodiscard]] PreparedLayer prepare(const LinearSpec& linear, const LayerOptions& options,
+                                      MatrixView<const float> weights,
                                       Matrix<double> hessian) const;
 
   Collectives& comm_;

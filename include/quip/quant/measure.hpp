@@ -16,15 +16,14 @@ struct RowNorms {
 };
 
 /// Measures rows `rows` of a layer whose codes are complete, `weights` [rows × cols] with its
-/// padding. Collective if the factor is not resident, else parallel. Trellis layers only: the loss
-/// of others is known from rounding, where it is that of rows of W', as long as no output scales
-/// weigh them.
+/// padding. Collective if the factor is not resident, else parallel. For layers with output scales:
+/// where none weigh the rows, the loss is that of rows of W', which rounding knows.
 [[nodiscard]] std::vector<RowNorms> measure_rows(const QuantizedLinear& stored,
                                                  MatrixView<const float> weights,
                                                  const PreparedLayer& layer, Range rows);
 
-/// Changes svh, a row's stored sign and scale, by the factor that least squares finds in the metric
-/// of H, if that still helps when it is rounded. Returns the loss of the row.
-[[nodiscard]] RowLoss refit(const RowNorms& norms, std::uint16_t& svh);
+/// Changes a row's stored scale, which may have a sign, by the factor that least squares finds in
+/// the metric of H, if that still helps when it is rounded. Returns the loss of the row.
+[[nodiscard]] RowLoss refit(const RowNorms& norms, std::uint16_t& scale);
 
 }  // namespace quip

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "quip/core/dtype.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/quant/transform/transform.hpp"
 
@@ -26,6 +27,23 @@ void unpack_rows(const QuantizedLinear& layer, index_t first, MatrixView<float> 
         const auto level = static_cast<float>(codes[at(k)]);
         tile(k, i) = (level - grid.offset) * grid.step;
       }
+    }
+  }
+}
+
+void decode_tile_columns(const QuantizedLinear& layer, index_t first, MatrixView<float> out) {
+  constexpr index_t side = trellis::tile_side;
+  const index_t bytes = 2 * trellis::packed_words(layer.bits);
+  const index_t across = layer.cols / side;
+  const index_t count = out.cols / side;
+  std::vector<float> values(at(count * trellis::tile_steps));
+  for (index_t row = 0; row < layer.rows; row += side) {
+    const index_t tile = row / side * across + first / side;
+    trellis::decode_tiles(layer.trellis, layer.bits, layer.codes.data() + tile * bytes, count,
+                          values.data());
+    for (index_t t = 0; t < count; ++t) {
+      trellis::from_steps(values.data() + t * trellis::tile_steps,
+                          out.middle_rows(row, side).middle_cols(t * side, side));
     }
   }
 }
@@ -54,6 +72,23 @@ RowGrid grid_of(const QuantizedLinear& layer, index_t i) {
   if (layer.grid == GridKind::incoherent) return incoherent_grid(layer.scale[0], layer.bits);
   return minmax_grid(layer.scale[at(i)],
                      layer.symmetric ? middle_level(layer.bits) : layer.zero[at(i)]);
+}
+
+void decode_columns(const QuantizedLinear& layer, index_t first, MatrixView<float> out) {
+  if (layer.codebook == CodebookKind::trellis) return decode_tile_columns(layer, first, out);
+  std::vector<std::uint8_t> codes(at(out.cols));
+  for (index_t i = 0; i < layer.rows; ++i) {
+    unpack_row(layer.codes.data() + i * layer.row_bytes() + packed_bytes(first, layer.bits),
+               out.cols, layer.bits, codes.data());
+    index_t group = -1;
+    RowGrid grid;
+    for (index_t k = 0; k < out.cols; ++k) {
+      const index_t of = layer.group_size == 0 ? 0 : (first + k) / layer.group_size;
+      if (of != group) grid = grid_of(layer, i * layer.groups() + of);
+      group = of;
+      out(i, k) = (static_cast<float>(codes[at(k)]) - grid.offset) * grid.step;
+    }
+  }
 }
 
 Dequantizer::Dequantizer(const QuantizedLinear& layer) : layer_(layer) {
@@ -89,11 +124,16 @@ void Dequantizer::finish_columns(index_t begin, index_t end, MatrixView<float> o
                                   transform_flops(layer_.transform, layer_.rows));
   if (layer_.codebook == CodebookKind::trellis) return;
   apply_in_slabs(*transforms_.u, out.middle_cols(begin, end - begin), true);  // Uᵀ …
-  if (layer_.rescale.empty()) return;
+  if (layer_.rescale.empty() && layer_.output_scale.empty()) return;
 #pragma omp parallel for schedule(static)
-  for (index_t i = 0; i < layer_.rows; ++i) {  // … D̃⁻¹
+  for (index_t i = 0; i < layer_.rows; ++i) {  // … D̃⁻¹, and the scale of the row
     float* row = out.row(i);
-    for (index_t k = begin; k < end; ++k) row[k] /= layer_.rescale[at(k)];
+    if (!layer_.rescale.empty()) {
+      for (index_t k = begin; k < end; ++k) row[k] /= layer_.rescale[at(k)];
+    }
+    if (layer_.output_scale.empty()) continue;
+    const float scale = from_f16(layer_.output_scale[at(i)]);
+    for (index_t k = begin; k < end; ++k) row[k] *= scale;
   }
 }
 

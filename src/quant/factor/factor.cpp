@@ -122,7 +122,7 @@ OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double>
 
   std::vector<double> energy = column_energies(weights, {});
   prepared.weight_incoherence = weight_incoherence(weights, energy);
-  if (options.has_trellis()) {  // and W's rows over their scales
+  if (options.scales_outputs()) {  // and W's rows over their scales
     LayerScales chosen =
         scales != nullptr ? *scales : candidate_scales(weights, diagonal, {}, options).front();
     prepared.rescale = std::move(chosen.input);
@@ -146,7 +146,7 @@ OutlinedLayer outline_layer(MatrixView<const float> weights, std::vector<double>
   } else if (options.effective_transform() != TransformKind::none) {  // V (H·n/tr H + 10⁻² I) Vᵀ
     const double trace = std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
     outline.transform_unit = trace > 0 ? static_cast<double>(n) / trace : 1.0;
-    outline.identity = options.has_trellis() ? 0.0 : identity_share;
+    outline.identity = options.scales_outputs() ? 0.0 : identity_share;
     prepared.loss_unit /= outline.transform_unit;
     prepared.added.assign(at(n), outline.identity);
   } else {  // dead channels: Hⱼⱼ = 1, W[:, j] = 0
@@ -194,7 +194,6 @@ PreparedLayer prepare_scaled(MatrixView<const float> weights, Matrix<double> hes
   if (!prepared.order.empty()) permute_symmetric(h, prepared.order);
   reorder(prepared.added, prepared.order);
   factorise(math, h, options, prepared, layer);
-  UsageMeter::current().add_flops(factor_flops(n, options, prepared.damping_tries));
   return prepared;
 }
 
@@ -207,6 +206,24 @@ double expected_loss(const PreparedLayer& layer) {
 }
 
 }  // namespace
+
+void take_member(PreparedLayer& shared, std::span<const float> output_scale,
+                 MatrixView<const float> weights, const LayerOptions& options,
+                 const std::string& layer) {
+  shared.output_scale.assign(output_scale.begin(), output_scale.end());
+  shared.seed_u = derive_key(options.seed, layer, "U");
+  shared.seed_rounding = derive_key(options.seed, layer, "rounding");
+  shared.weight_incoherence = weight_incoherence(weights, column_energies(weights, {}));
+  const std::vector<double> energy = column_energies(weights, shared.output_scale);
+  double total = 0;
+  for (std::size_t j = 0; j < energy.size(); ++j) {
+    const double factor = shared.rescale.empty() ? 1.0 : double{shared.rescale[j]};
+    const bool dead = !shared.dead.empty() && shared.dead[j] != 0;
+    if (!dead) total += energy[j] * factor * factor;
+  }
+  shared.weight_rms =
+      std::sqrt(total / (static_cast<double>(weights.rows) * static_cast<double>(weights.cols)));
+}
 
 PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hessian,
                             const LayerOptions& options, const std::string& layer,
@@ -224,8 +241,12 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
   }
   const MatrixView<double> h = hessian.view();
   visit_pairs(h, [](double& lower, double& upper) { upper = lower; });
-  if (!options.has_trellis()) {
-    return prepare_scaled(weights, std::move(hessian), options, layer, math, nullptr);
+  const auto counted = [&](PreparedLayer prepared) {
+    UsageMeter::current().add_flops(factor_flops(n, options, prepared.damping_tries));
+    return prepared;
+  };
+  if (!options.scales_outputs()) {
+    return counted(prepare_scaled(weights, std::move(hessian), options, layer, math, nullptr));
   }
   const std::vector<LayerScales> candidates = candidate_scales(weights, diagonal_of(h), h, options);
   PreparedLayer best;
@@ -241,7 +262,7 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
       best = std::move(tried);
     }
   }
-  return best;
+  return counted(std::move(best));
 }
 
 }  // namespace quip

@@ -132,9 +132,8 @@ void limit(const std::vector<double>& energy, std::vector<float>& scale) {
   }
 }
 
-/// Rounds to halves, and gives every block the rms that suits the codebook.
-void fit_to_trellis(LayerScales& scales, MatrixView<const float> weights,
-                    const LayerOptions& options) {
+/// Gives every block of 128 × 128 the same rms.
+void level(LayerScales& scales, MatrixView<const float> weights) {
   for (int round = 0; round < rounds; ++round) {
     std::vector<double> inputs = column_energies(weights, scales.output);
     for (std::size_t j = 0; j < inputs.size(); ++j) {
@@ -147,6 +146,11 @@ void fit_to_trellis(LayerScales& scales, MatrixView<const float> weights,
     }
     equalise_blocks(outputs, 1.0, scales.output);
   }
+}
+
+/// Rounds to halves, and gives weights the rms that suits the codebook.
+void fit_to_trellis(LayerScales& scales, MatrixView<const float> weights,
+                    const LayerOptions& options) {
   double energy = 0;
   const std::vector<double> rows = row_energies(weights, scales.input);
   for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -162,6 +166,13 @@ void fit_to_trellis(LayerScales& scales, MatrixView<const float> weights,
 }
 
 }  // namespace
+
+int candidate_count(index_t n) { return n <= most_refined_inputs ? 3 : 2; }
+
+double candidate_flops(index_t n) {
+  const auto order = static_cast<double>(n);
+  return n <= most_refined_inputs ? refinements * 9 * order * order * order : 0;
+}
 
 std::vector<double> column_energies(MatrixView<const float> w, const std::vector<float>& t) {
   std::vector<double> energy(at(w.cols), 0.0);
@@ -232,7 +243,12 @@ std::vector<LayerScales> candidate_scales(MatrixView<const float> weights,
   }
   for (LayerScales& candidate : candidates) {
     limit(energy, candidate.input);
-    fit_to_trellis(candidate, weights, options);
+    if (options.effective_transform() == TransformKind::hadamard_128) level(candidate, weights);
+    if (options.has_trellis()) {
+      fit_to_trellis(candidate, weights, options);
+    } else {
+      for (float& value : candidate.output) value = to_half_and_back(value);
+    }
   }
   return candidates;
 }

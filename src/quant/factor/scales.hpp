@@ -28,13 +28,17 @@ struct LayerScales {
   std::vector<float> output;  ///< [m]
 };
 
+/// Returns the number of candidates for a Hessian of order n, and the flops that go into them.
+[[nodiscard]] int candidate_count(index_t n);
+[[nodiscard]] double candidate_flops(index_t n);
+
 /// Returns scales to choose from for the least loss of LDLQ. Output scales are the roots of the
 /// norms of rows. Input scales are D̃ and, where the symmetric `hessian` is given (else empty), 1
 /// over the rms of columns, which is best for det H', and unless H is large D̃ refined for tr H'^½.
 ///
-/// For a trellis they are rounded to what the EXL3 format stores, IEEE halves of output and
-/// 1/input, and diag(1/output) W diag(input) has the rms that suits the codebook, in every block
-/// that the transform mixes.
+/// Output scales are IEEE halves; for a trellis, as the EXL3 format stores them, so are 1 over input
+/// scales, and diag(1/output) W diag(input) has the rms that suits the codebook. Where the transform
+/// mixes blocks of 128 × 128, all have the same rms.
 [[nodiscard]] std::vector<LayerScales> candidate_scales(MatrixView<const float> weights,
                                                         const std::vector<double>& diagonal,
                                                         MatrixView<const double> hessian,

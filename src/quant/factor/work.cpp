@@ -1,6 +1,7 @@
 #include "quip/quant/factor/work.hpp"
 
 #include "constrained_feedback.hpp"
+#include "scales.hpp"
 
 #include "quip/quant/transform/transform.hpp"
 
@@ -26,7 +27,8 @@ double factor_flops(index_t n, const LayerOptions& options, int tries) {
     // LDLᵀ, the inverse of L, two triangular products an iteration, the inverse of the solution.
     each += 3 * cubic_flops(n) + constrained_feedback_iterations * 2 * cubic_flops(n);
   }
-  return transforms + tries * each;
+  const double once = transforms + tries * each;
+  return options.scales_outputs() ? candidate_count(n) * once + candidate_flops(n) : once;
 }
 
 double rounding_flops(index_t n, const LayerOptions& options, int passes) {

@@ -64,11 +64,15 @@ bool takes_order(const MethodTraits& method) { return method.columns == Columns:
 bool takes_act_order(const MethodTraits& method) { return method.columns == Columns::by_act_order; }
 bool takes_passes(const MethodTraits& method) { return method.passes != Passes::never; }
 
+std::string name_of_codebook(const LayerOptions& options) {
+  return to_string(options.has_trellis() ? CodebookKind::trellis : CodebookKind::scalar);
+}
+
 template <CodebookKind Codebook>
 std::string unless_codebook(const LayerOptions& options) {
-  if (options.codebook == Codebook) return {};
+  if (options.has_trellis() == (Codebook == CodebookKind::trellis)) return {};
   return fmt::format("belongs to --codebook {} and does not go with --codebook {}",
-                     to_string(Codebook), to_string(options.codebook));
+                     to_string(Codebook), name_of_codebook(options));
 }
 constexpr auto scalar_only = unless_codebook<CodebookKind::scalar>;
 
@@ -123,24 +127,30 @@ const std::vector<LayerOption>& table() {
       row<&Layer::method, named<method_names>>(
           "method", "NAME", "ldlq", "one of " + methods_that([](auto&) { return true; }),
           [](auto& o) -> OptionValue { return to_string(o.method); }),
-      row<&Layer::codebook, parse_codebook_kind>(
-          "codebook", "NAME", "scalar",
-          "scalar (each weight a level of a grid) or trellis (256 weights together, in the EXL3 "
-          "format; 1 to 8 bits)",
-          [](auto& o) -> OptionValue { return to_string(o.codebook); }),
+      row<&Layer::codebook, or_auto<parse_codebook_kind>>(
+          "codebook", "NAME", "auto",
+          "trellis (256 weights together, in the EXL3 format; 1 to 8 bits) or scalar (each weight "
+          "a "
+          "level of a grid); auto: trellis, but scalar with an option that belongs to it",
+          [](auto& o) -> OptionValue { return name_of_codebook(o); }),
       row<&Layer::trellis, trellis::parse_codebook>(
           "trellis", "NAME", "mul1", "values of the trellis' states: mul1, mcg or 3inst",
           [](auto& o) -> OptionValue { return trellis::to_string(o.trellis); },
           unless_codebook<CodebookKind::trellis>),
       row<&Layer::processing, named<processing_names>>(
           "processing", "NAME", "incoherence",
-          "incoherence (--rescale on --transform kronecker --grid incoherent) or baseline "
+          "incoherence (--rescale on --transform hadamard --grid incoherent) or baseline "
           "(--rescale off --transform none --grid minmax); each step may be set on its own",
           [](auto& o) -> OptionValue { return name_of(o.processing, processing_names); },
           scalar_only),
       row<&Layer::rescaling, or_auto<named<switch_names>>>(
           "rescale", "on|off", "auto", "scale each input channel by (H_jj / (W'W)_jj)^(1/4) first",
           [](auto& o) -> OptionValue { return o.rescale(); }, scalar_only),
+      row<&Layer::output_scaling, or_auto<named<switch_names>>>(
+          "output-scale", "on|off", "auto",
+          "scale each output channel by the root of its norm, too, and choose the scales of inputs "
+          "beside that from several candidates; auto: with --rescale on and a transform",
+          [](auto& o) -> OptionValue { return o.scales_outputs(); }, scalar_only),
       row<&Layer::transform, or_auto<parse_transform>>(
           "transform", "NAME", "auto",
           "random orthogonal transform: kronecker, kronecker-blocked, kronecker-nopermute, "
@@ -186,6 +196,11 @@ const std::vector<LayerOption>& table() {
           "passes", "N", "auto",
           "greedy passes; auto: 5 for ldlq-rg and greedy, 0 after ldlq and ldl-admm",
           [](auto& o) { return whole(o.effective_passes()); }, unless_method<takes_passes>),
+      row<&Layer::sharing, or_auto<named<switch_names>>>(
+          "share-inputs", "on|off", "auto",
+          "layers that read the same input have input scales, transform and factor in common, so "
+          "that engines can fuse them; auto: on with a trellis",
+          [](auto& o) -> OptionValue { return o.shares_inputs(); }),
       row<&Layer::damping, parse_damping>(
           "damp", "X", "0.01", "damping added to the Hessian, relative to its mean diagonal",
           [](auto& o) -> OptionValue { return o.damping; }),

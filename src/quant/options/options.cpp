@@ -25,6 +25,19 @@ int LayerOptions::effective_passes() const {
   return passes.value_or(allowed == Passes::on_request ? 0 : default_passes);
 }
 
+bool LayerOptions::suits_trellis() const {
+  LayerOptions others;
+  others.bits = bits;
+  others.method = method;
+  others.trellis = trellis;
+  others.sharing = sharing;
+  others.damping = damping;
+  others.seed = seed;
+  others.spectra = spectra;
+  if (transform == TransformKind::hadamard_128) others.transform = transform;
+  return *this == others && traits_of(method).units;
+}
+
 GroupFit LayerOptions::effective_groups() const {
   const bool grids_first = feedback() != Feedback::inverse || act_order || clamp == Clamp::pre;
   if (group_size == 0) return GroupFit::fixed;
@@ -37,7 +50,7 @@ QuantizedLinear described(const LayerOptions& options, index_t rows, index_t col
   layer.cols = padded(options.effective_transform(), cols);
   layer.row_padding = layer.rows - rows;
   layer.col_padding = layer.cols - cols;
-  layer.codebook = options.codebook;
+  layer.codebook = options.has_trellis() ? CodebookKind::trellis : CodebookKind::scalar;
   layer.trellis = options.trellis;
   layer.bits = options.bits;
   layer.grid = options.grid();
@@ -45,6 +58,7 @@ QuantizedLinear described(const LayerOptions& options, index_t rows, index_t col
   layer.group_size = options.group_size;
   layer.symmetric = options.symmetric;
   layer.rescaled = options.rescale() && !options.has_trellis();
+  layer.output_scaled = options.scales_outputs() && !options.has_trellis();
   return layer;
 }
 

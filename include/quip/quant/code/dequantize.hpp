@@ -11,6 +11,10 @@ namespace quip {
 /// Returns the grid of group i (row · groups + group of columns) of w'.
 [[nodiscard]] RowGrid grid_of(const QuantizedLinear& layer, index_t i);
 
+/// Writes columns [first, first + out.cols) of w' to `out` [rows × width]; `first` and the width
+/// are multiples of 16, but for the last columns. Serial.
+void decode_columns(const QuantizedLinear& layer, index_t first, MatrixView<float> out);
+
 /// Computes Ŵ = Uᵀ w' V D̃⁻¹ in two steps, each of which may be shared out: U works on whole columns
 /// of the first step's result. The bits do not depend on the choice of ranges. Parallel. A trellis
 /// is decoded in the first step, blocks of 128 rows by whoever has their first.

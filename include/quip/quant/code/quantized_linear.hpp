@@ -39,7 +39,7 @@ enum class GridKind { minmax, incoherent };
 /// `col_padding` columns:
 ///   grid value q → w' = scale·(2q/(2^bits − 1) − 1)   (incoherent, one scale)
 ///                  w' = scaleᵢⱼ·(q − zeroᵢⱼ)           (minmax, per row i and group j of columns)
-///   Ŵ = Uᵀ w' V diag(1/rescale)                        (U, V from transform and seeds)
+///   Ŵ = diag(output_scale) Uᵀ w' V diag(1/rescale)     (U, V from transform and seeds)
 /// With the trellis, w' are the values of its states and (EXL3's terms, which hold U's and V's
 /// signs)
 ///   Ŵ = diag(svh) (I ⊗ H₁₂₈) w' (I ⊗ H₁₂₈) diag(suh)
@@ -57,6 +57,7 @@ struct QuantizedLinear {
   index_t group_size = 0;  ///< minmax: columns of w' that share a scale; 0: the whole row
   bool symmetric = false;  ///< minmax: every zero point is 2^(bits−1) and not stored
   bool rescaled = false;   ///< True if D̃ is stored
+  bool output_scaled = false;
   std::uint64_t seed_u = 0;
   std::uint64_t seed_v = 0;
 
@@ -65,10 +66,11 @@ struct QuantizedLinear {
   /// 16 rows after those of the 16 before, each of trellis::packed_words(bits) words.
   std::vector<std::uint8_t> codes;
   std::vector<float> scale;
-  std::vector<std::uint8_t> zero;  ///< each < 2^bits
-  std::vector<float> rescale;      ///< D̃
-  std::vector<std::uint16_t> suh;  ///< IEEE halves: sign and scale of every input
-  std::vector<std::uint16_t> svh;  ///< those of every output
+  std::vector<std::uint8_t> zero;           ///< each < 2^bits
+  std::vector<float> rescale;               ///< D̃
+  std::vector<std::uint16_t> output_scale;  ///< IEEE halves
+  std::vector<std::uint16_t> suh;           ///< IEEE halves: sign and scale of every input
+  std::vector<std::uint16_t> svh;           ///< those of every output
 
   [[nodiscard]] index_t row_bytes() const { return packed_bytes(cols, bits); }
   [[nodiscard]] index_t groups() const { return groups_of(cols, group_size); }
@@ -112,6 +114,9 @@ void visit_parts(const Visit& visit, Layer& layer, Layers&... others) {
   visit(Part{"zero", {zeros ? layer.grids() : 0}, layer.bits, zeros}, layer.zero, others.zero...);
   visit(Part{"rescale", {layer.rescaled ? layer.cols : 0}, 32, false}, layer.rescale,
         others.rescale...);
+  if (layer.output_scaled) {
+    visit(Part{"output_scale", {layer.rows}, 16, true}, layer.output_scale, others.output_scale...);
+  }
 }
 
 /// A scalar that is stored with a layer, and the range that whole numbers have to keep.
@@ -139,6 +144,7 @@ void visit_attributes(const Visit& visit, Layers&... layers) {
   visit(Attribute{"transform"}, layers.transform...);
   visit(Attribute{"group_size", 0, max_extent}, layers.group_size...);
   visit(Attribute{"symmetric", 0, 1}, layers.symmetric...);
+  visit(Attribute{"output_scaled", 0, 1, true}, layers.output_scaled...);
   visit(Attribute{"seed_u"}, layers.seed_u...);
   visit(Attribute{"seed_v"}, layers.seed_v...);
 }

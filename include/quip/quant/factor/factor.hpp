@@ -85,6 +85,13 @@ struct LayerScales;
                                           const std::string& layer,
                                           const LayerScales* scales = nullptr);
 
+/// Makes a layer that was prepared for several with one input, their rows one after the other, that
+/// of one of them: `output_scale` are the scales of its rows (empty if there are none), `weights`
+/// is padded as they are. Factor, D̃ and V are everyone's.
+void take_member(PreparedLayer& shared, std::span<const float> output_scale,
+                 MatrixView<const float> weights, const LayerOptions& options,
+                 const std::string& layer);
+
 /// The steps of prepare_layer that cost n³ or n²·√n flops, on the host; a GPU may do them instead.
 class HessianMath {
  public:

@@ -34,17 +34,19 @@ enum class GroupFit { fixed, dynamic };
 struct LayerOptions {
   int bits = 2;
   Method method = Method::ldlq;
-  CodebookKind codebook = CodebookKind::scalar;
+  std::optional<CodebookKind> codebook;  ///< none: trellis, where nothing else belongs to scalar
   trellis::Codebook trellis = trellis::Codebook::mul1;  ///< values of the trellis' states
   Processing processing = Processing::incoherence;
   // Steps that depart from the bundle which `processing` stands for.
   std::optional<bool> rescaling;
   std::optional<TransformKind> transform;
+  std::optional<bool> output_scaling;  ///< none: of all that is transformed
   std::optional<GridKind> grid_kind;
   index_t group_size = 0;          ///< minmax grid: columns that share a step; 0: the whole row
   std::optional<GroupFit> groups;  ///< none: the method's default
   bool symmetric = false;          ///< minmax grid: zero in the middle
   std::optional<double> rho;       ///< grid half width over rms(W); none: searched per layer
+  std::optional<bool> sharing;     ///< of what is made of one input; none: with a trellis
   Clamp clamp = Clamp::feedback;
   std::optional<ColumnOrder> order;  ///< ldlq; none: backward
   bool act_order = false;            ///< optq: columns by descending diag(H)
@@ -68,10 +70,14 @@ struct LayerOptions {
   /// descending diag(H) a group's columns come one here and one there, and Clamp::pre cuts at the
   /// grids' ends.
   [[nodiscard]] GroupFit effective_groups() const;
-  [[nodiscard]] bool has_trellis() const { return codebook == CodebookKind::trellis; }
+  [[nodiscard]] bool has_trellis() const {
+    return codebook ? *codebook == CodebookKind::trellis : suits_trellis();
+  }
   [[nodiscard]] GridKind grid() const {
     return grid_kind.value_or(incoherence() ? GridKind::incoherent : GridKind::minmax);
   }
+  /// True if layers that read the same input have V, D̃ and the factor in common.
+  [[nodiscard]] bool shares_inputs() const { return sharing.value_or(has_trellis()); }
   /// True if the half width of the grid is searched for.
   [[nodiscard]] bool searches_rho() const {
     return !has_trellis() && grid() == GridKind::incoherent && !rho;
@@ -80,10 +86,17 @@ struct LayerOptions {
   [[nodiscard]] bool rescale() const { return rescaling.value_or(incoherence()); }
   [[nodiscard]] TransformKind effective_transform() const {
     if (has_trellis()) return TransformKind::hadamard_128;
-    return transform.value_or(incoherence() ? TransformKind::kronecker : TransformKind::none);
+    return transform.value_or(incoherence() ? TransformKind::hadamard : TransformKind::none);
+  }
+  /// True if rows of W are scaled, too, and D̃ is chosen beside that from several candidates.
+  [[nodiscard]] bool scales_outputs() const {
+    const bool transformed = effective_transform() != TransformKind::none;
+    return has_trellis() || output_scaling.value_or(incoherence() && rescale() && transformed);
   }
 
  private:
+  /// True if no option is given that has a meaning for scalar codes only.
+  [[nodiscard]] bool suits_trellis() const;
   [[nodiscard]] bool incoherence() const { return processing == Processing::incoherence; }
 };
 
