@@ -4,6 +4,8 @@
 #include <list>
 #include <tuple>
 
+#include "core/names.hpp"
+#include "export_format.hpp"
 #include "io/files.hpp"
 #include "io/safetensors_layout.hpp"
 #include "model/family_common.hpp"
@@ -12,7 +14,6 @@
 #include "quip/core/error.hpp"
 #include "quip/io/json.hpp"
 #include "quip/pipeline/open_model.hpp"
-#include "quip/quant/code/dequantize.hpp"
 
 namespace quip {
 namespace {
@@ -21,14 +22,10 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-constexpr std::string_view weight_suffix = ".weight";
-constexpr index_t piece_elements = index_t{4} << 20;
 constexpr index_t piece_bytes = index_t{16} << 20;
 
-/// A tensor of the export.
-struct ExportTensor {
-  TensorInfo info;
-  index_t unit = 0;  ///< ranks take units in turn: a block, whose file is read whole, or a tensor
+/// The place of a tensor.
+struct Place {
   std::size_t shard = 0;
   index_t offset = 0;  ///< in the file of its shard
 };
@@ -40,90 +37,53 @@ struct Shard {
 };
 
 struct ExportPlan {
-  std::vector<ExportTensor> tensors;  ///< shard by shard
+  std::vector<ExportTensor> tensors;
+  std::vector<Place> places;  ///< of each tensor
   std::vector<Shard> shards;
 };
 
-/// Lists every tensor in the model's order: a block's weights, dequantized, then those in rest.h5.
-std::vector<ExportTensor> list_tensors(const PackedModel& model) {
-  std::vector<ExportTensor> tensors;
-  index_t unit = 0;
-  for (const BlockEntry& block : model.blocks()) {
-    for (std::size_t l = 0; l < block.layers.size(); ++l) {
-      const auto [rows, cols] = block.shapes[l];
-      tensors.push_back(
-          {{fmt::format("{}{}", block.layers[l], weight_suffix), DType::bf16, {rows, cols}}, unit});
-    }
-    ++unit;
-  }
-  for (const std::string& name : model.names()) tensors.push_back({model.info(name), unit++});
-  return tensors;
-}
-
 /// Fills a shard until the next tensor would take it beyond `shard_bytes`, as transformers does.
-ExportPlan plan_export(const PackedModel& model, index_t shard_bytes) {
-  ExportPlan plan{list_tensors(model), {}};
-  std::size_t shard = 0;
+ExportPlan plan_export(std::vector<ExportTensor> tensors, index_t shard_bytes) {
+  ExportPlan plan{std::move(tensors), {}, {}};
+  std::vector<std::vector<std::size_t>> shards(1);
   index_t filled = 0;
-  for (ExportTensor& tensor : plan.tensors) {
-    const index_t bytes = tensor.info.bytes();
+  for (std::size_t t = 0; t < plan.tensors.size(); ++t) {
+    const index_t bytes = plan.tensors[t].info.bytes();
     if (filled > 0 && filled + bytes > shard_bytes) {
-      ++shard;
+      shards.emplace_back();
       filled = 0;
     }
-    tensor.shard = shard;
+    shards.back().push_back(t);
     filled += bytes;
   }
-  std::ranges::sort(plan.tensors, {}, [](const ExportTensor& tensor) {
-    return std::tuple(tensor.shard, -static_cast<int>(tensor.info.dtype), tensor.info.name);
-  });
-  auto next = plan.tensors.begin();
-  for (std::size_t s = 0; s <= shard; ++s) {
-    const auto first = next;
+  plan.places.resize(plan.tensors.size());
+  for (std::size_t s = 0; s < shards.size(); ++s) {
+    std::ranges::sort(shards[s], {}, [&](std::size_t t) {
+      const TensorInfo& info = plan.tensors[t].info;
+      return std::tuple(-static_cast<int>(info.dtype), info.name);
+    });
     std::vector<TensorInfo> infos;
-    for (; next != plan.tensors.end() && next->shard == s; ++next) infos.push_back(next->info);
+    for (const std::size_t t : shards[s]) infos.push_back(plan.tensors[t].info);
     const std::string name =
-        shard == 0 ? "model.safetensors"
-                   : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shard + 1);
+        shards.size() == 1 ? "model.safetensors"
+                           : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards.size());
     plan.shards.push_back({name, lay_out_safetensors(infos)});
-    const Shard& laid_out = plan.shards.back();
-    for (auto t = first; t != next; ++t) {
-      t->offset = laid_out.layout.offsets[at(t - first)];
+    for (std::size_t i = 0; i < infos.size(); ++i) {
+      plan.places[shards[s][i]] = {s, plan.shards[s].layout.offsets[i]};
     }
   }
   return plan;
 }
 
-void write_dequantized(const File& file, index_t offset, const QuantizedLinear& layer) {
-  const Matrix<float> weights = dequantize(layer);
-  std::span<const float> values = weights.span();
-  std::vector<std::uint16_t> rounded;
-  while (!values.empty()) {
-    const auto piece = values.first(std::min<std::size_t>(values.size(), piece_elements));
-    rounded.resize(piece.size());
-    std::ranges::transform(piece, rounded.begin(), to_bf16);
-    const auto bytes = std::as_bytes(std::span(rounded));
-    file.write_at(bytes, offset);
-    offset += std::ssize(bytes);
-    values = values.subspan(piece.size());
-  }
-}
-
-void copy_stored(const File& file, const ExportTensor& tensor, const PackedModel& model) {
-  const index_t bytes = tensor.info.bytes();
+void copy_stored(const File& file, index_t offset, const TensorInfo& tensor,
+                 const PackedModel& model) {
+  const index_t bytes = tensor.bytes();
   std::vector<std::byte> piece;
   for (index_t done = 0; done < bytes; done += piece_bytes) {
     piece.resize(at(std::min(piece_bytes, bytes - done)));
-    model.read(tensor.info.name, done, piece);
-    file.write_at(piece, tensor.offset + done);
+    model.read(tensor.name, done, piece);
+    file.write_at(piece, offset + done);
   }
-}
-
-void write_tensor(const File& file, const ExportTensor& tensor, const PackedModel& model) {
-  const std::string& name = tensor.info.name;
-  if (model.contains(name)) return copy_stored(file, tensor, model);
-  const std::string layer = name.substr(0, name.size() - weight_suffix.size());
-  write_dequantized(file, tensor.offset, model.read_layer(layer).layer);
 }
 
 /// The parts that come from the original checkpoint.
@@ -140,30 +100,25 @@ Original check_original(const PackedModel& packed, const fs::path& model, const 
           list_side_files(model, {packed.describe(), out})};
 }
 
-/// Writes the original configuration, with the element type changed, and the tie undone of a head
-/// that is not the embedding.
-void write_config(ordered_json config, const PackedModel& model, const fs::path& out) {
-  const ModelConfig original = parse_config(config.dump(), model.describe());
-  const std::string embedding = make_unchecked_family(original, model)->embedding().name;
-  if (has_own_head(original, model, embedding)) config["tie_word_embeddings"] = false;
-  config["torch_dtype"] = "bfloat16";
-  if (config.contains("dtype")) config["dtype"] = "bfloat16";  // its name in newer versions
-  write_text(out / "config.json", config.dump(2) + "\n");
+/// True if the head is not the embedding, whatever the configuration says.
+bool tied_by_mistake(const ModelConfig& config, const PackedModel& model) {
+  return has_own_head(config, model, make_unchecked_family(config, model)->embedding().name);
 }
 
 void write_index(const fs::path& out, const ExportPlan& plan) {
   index_t total = 0;
   json weights = json::object();
-  for (const ExportTensor& tensor : plan.tensors) {
-    total += tensor.info.bytes();
-    weights[tensor.info.name] = plan.shards[tensor.shard].name;
+  for (std::size_t t = 0; t < plan.tensors.size(); ++t) {
+    total += plan.tensors[t].info.bytes();
+    weights[plan.tensors[t].info.name] = plan.shards[plan.places[t].shard].name;
   }
   const json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weights}};
   write_text(out / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
-void fill(Collectives& comm, const PackedModel& model, const ExportPlan& plan,
+void fill(Collectives& comm, const PackedModel& model, FormatWriter& writer, const ExportPlan& plan,
           const fs::path& model_dir, const Original& original, const fs::path& out) {
+  writer.prepare(comm);
   std::list<PendingFile> pending;  // rank 0's: it removes the files after an error
   std::vector<std::string> temporaries(plan.shards.size());
   agree(comm, [&] {
@@ -181,9 +136,15 @@ void fill(Collectives& comm, const PackedModel& model, const ExportPlan& plan,
     std::vector<File> files;
     files.reserve(temporaries.size());
     for (const std::string& temporary : temporaries) files.push_back(File::open_write(temporary));
-    for (const ExportTensor& tensor : plan.tensors) {
+    for (std::size_t t = 0; t < plan.tensors.size(); ++t) {
+      const ExportTensor& tensor = plan.tensors[t];
       if (tensor.unit % comm.size() != comm.rank()) continue;
-      write_tensor(files[tensor.shard], tensor, model);
+      const auto [shard, offset] = plan.places[t];
+      if (tensor.layer.empty()) {
+        copy_stored(files[shard], offset, tensor.info, model);
+      } else {
+        writer.write(files[shard], offset, tensor);
+      }
     }
     for (const File& file : files) file.sync();
   });
@@ -193,7 +154,7 @@ void fill(Collectives& comm, const PackedModel& model, const ExportPlan& plan,
       make_output_directory((out / name).parent_path());
       copy_content(model_dir / name, out / name);
     }
-    write_config(original.config, model, out);
+    writer.configure(original.config, plan.tensors, out);
     for (PendingFile& file : pending) file.publish();
     if (plan.shards.size() > 1) write_index(out, plan);
   });
@@ -201,18 +162,34 @@ void fill(Collectives& comm, const PackedModel& model, const ExportPlan& plan,
 
 }  // namespace
 
+ExportFormat parse_export_format(const std::string& text) {
+  constexpr Names<ExportFormat, 2> names{
+      {{ExportFormat::bf16, "bf16"}, {ExportFormat::exl3, "exl3"}}};
+  return parse_name(text, names);
+}
+
 void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::path& model_dir,
-                       const fs::path& out, index_t shard_bytes) {
+                       const fs::path& out, const ExportOptions& options) {
+  std::unique_ptr<FormatWriter> writer;
   ExportPlan plan;
   Original original;
   agree(comm, [&] {
-    plan = plan_export(model, shard_bytes);
-    if (comm.rank() != 0) return;
-    original = check_original(model, model_dir, out);
-    make_empty_directory(out);
+    if (comm.rank() == 0) original = check_original(model, model_dir, out);
+  });
+  agree(comm, [&] {
+    ModelConfig config = read_config(model_dir);
+    if (tied_by_mistake(config, model)) {
+      config.tied_head = false;
+      original.config["tie_word_embeddings"] = false;
+    }
+    writer = options.format == ExportFormat::exl3
+                 ? make_exl3_writer(model, config, options.head_bits)
+                 : make_bf16_writer(model);
+    plan = plan_export(writer->tensors(), options.shard_bytes);
+    if (comm.rank() == 0) make_empty_directory(out);
   });
   try {
-    fill(comm, model, plan, model_dir, original, out);
+    fill(comm, model, *writer, plan, model_dir, original, out);
   } catch (const AgreedError&) {
     if (comm.rank() == 0) clear_directory(out);  // the same command is to work once it is mended
     throw;

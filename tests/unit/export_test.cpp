@@ -78,7 +78,7 @@ class ExportTest : public testing::Test {
     std::ofstream(original_ / name) << text;
   }
   void run(index_t shard_bytes = most_shard_bytes) {
-    export_checkpoint(comm_, PackedModel(packed_), original_, out_, shard_bytes);
+    export_checkpoint(comm_, PackedModel(packed_), original_, out_, {.shard_bytes = shard_bytes});
   }
   [[nodiscard]] std::string error() {
     return message_of([&] { run(); });
