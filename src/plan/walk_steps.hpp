@@ -27,6 +27,7 @@ using Layers = decltype(BlockKind::linears);
 inline std::vector<int> owners_of(const Layers& layers, const std::vector<Range>& groups,
                                   int ranks) {
   std::vector<index_t> orders;
+  orders.reserve(groups.size());
   for (const Range group : groups) orders.push_back(layers[at(group.first)].first.cols);
   return assign_owners(orders, ranks);
 }

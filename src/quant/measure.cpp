@@ -11,10 +11,16 @@
 namespace quip {
 namespace {
 
-/// Returns rows of Ŵ D̃ Vᵀ: what is coded, with the transform of the outputs undone.
-RowTiles coded_rows(const QuantizedLinear& stored, const Transform& u, Range rows) {
+/// Returns rows of Ŵ D̃ Vᵀ, what is coded with the transform of the outputs undone, in the order of
+/// rounding.
+RowTiles coded_rows(const QuantizedLinear& stored, const Transform& u,
+                    const std::vector<index_t>& order, Range rows) {
   constexpr index_t slab_cols = 64;
   RowTiles tiles(stored.cols, rows);
+  std::vector<index_t> position(at(stored.cols));
+  for (index_t k = 0; k < stored.cols; ++k) {
+    position[at(order.empty() ? k : order[at(k)])] = k;
+  }
   const bool trellis = stored.codebook == CodebookKind::trellis;
   const std::vector<std::uint16_t>& scales = trellis ? stored.svh : stored.output_scale;
 #pragma omp parallel
@@ -32,7 +38,9 @@ RowTiles coded_rows(const QuantizedLinear& stored, const Transform& u, Range row
         const Range range = tiles.rows_of(t);
         for (index_t i = range.first; i < range.last; ++i) {
           const float scale = std::abs(from_f16(scales[at(i)]));
-          for (index_t k = 0; k < width; ++k) tile(first + k, i - range.first) = part(i, k) * scale;
+          for (index_t k = 0; k < width; ++k) {
+            tile(position[at(first + k)], i - range.first) = part(i, k) * scale;
+          }
         }
       }
     }
@@ -86,12 +94,13 @@ std::vector<RowNorms> measure_rows(const QuantizedLinear& stored, MatrixView<con
                                    const PreparedLayer& layer, Range rows) {
   PreparedLayer inputs_only;
   inputs_only.rescale = layer.rescale;
+  inputs_only.order = layer.order;
   LayerTransforms transforms;
   transforms.u = make_transform(TransformKind::none, stored.rows, 0, Side::output);
   transforms.v = make_transform(stored.transform, stored.cols, layer.seed_v, Side::input);
   const auto u = make_transform(stored.transform, stored.rows, layer.seed_u, Side::output);
   const RowTiles plain = transform_rows(weights, inputs_only, transforms, rows);
-  const RowTiles coded = coded_rows(stored, *u, rows);
+  const RowTiles coded = coded_rows(stored, *u, layer.order, rows);
   std::vector<std::unique_ptr<TileNorms>> tiles(at(plain.count()));
   const auto parallel = [&](const auto& work) {
 #pragma omp parallel for schedule(dynamic)

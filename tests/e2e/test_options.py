@@ -88,7 +88,7 @@ def test_every_choice_is_another_model(quantized):
         (BASELINE, ("--rescale", "off", "--transform", "none", "--grid", "minmax")),
         (
             ("--processing", "incoherence"),
-            ("--rescale", "on", "--transform", "kronecker", "--grid", "incoherent"),
+            ("--rescale", "on", "--transform", "hadamard", "--grid", "incoherent"),
         ),
     ],
     ids=["baseline", "incoherence"],

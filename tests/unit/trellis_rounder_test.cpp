@@ -205,6 +205,26 @@ TEST_P(TrellisSizes, ReportedLossIsThatOfTheStoredWeights) {
   }
 }
 
+// Scalar layers with output scales are measured in the same way, whatever the order of columns.
+TEST(OutputScales, ReportedLossIsThatOfTheStoredWeightsInAnyOrder) {
+  const Matrix<float> w = random_weights(70, 160, 13);
+  const Matrix<double> h = random_hessian(160, 400, 14);
+  const double reference = trace_loss(w.cview(), h);
+  for (const Method method : {Method::ldlq, Method::ldlq_rg, Method::optq, Method::ldl_admm}) {
+    for (const TransformKind transform : {TransformKind::hadamard, TransformKind::hadamard_128}) {
+      LayerOptions options;
+      options.codebook = CodebookKind::scalar;
+      options.method = method;
+      options.transform = transform;
+      const StoredLayer stored = quantize_whole(w, h, options);
+      const double loss = loss_of(stored.layer, w, h);
+      EXPECT_TRUE(stored.layer.output_scaled);
+      EXPECT_NEAR(stored.statistics.proxy_loss, loss, 2e-3 * loss + 1e-7 * reference);
+      EXPECT_LT(loss, 0.1 * reference);
+    }
+  }
+}
+
 TEST(TrellisRounder, AnySplitOfRowsAndThreadsGivesTheSameBits) {
   const Matrix<float> w = random_weights(256, 256, 5);
   const Matrix<double> h = random_hessian(256, 300, 6);

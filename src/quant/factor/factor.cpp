@@ -253,7 +253,8 @@ PreparedLayer prepare_layer(MatrixView<const float> weights, Matrix<double> hess
   double least = 0;
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     const bool last = i + 1 == candidates.size();
-    Matrix<double> own = last ? std::move(hessian) : pad(MatrixView<const double>(h), n, n);
+    Matrix<double> own =
+        last ? std::exchange(hessian, Matrix<double>()) : pad(MatrixView<const double>(h), n, n);
     PreparedLayer tried =
         prepare_scaled(weights, std::move(own), options, layer, math, &candidates[i]);
     const double loss = expected_loss(tried);

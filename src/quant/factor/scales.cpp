@@ -20,6 +20,8 @@ constexpr double root_damping = 0.01;
 constexpr double least_output_scale = 1.0 / 256;
 constexpr float most_input_scale = 1024;  // over the median: halves have no more range to give
 
+constexpr double smallest_unit = 0x1p-40;  // shared by two halves
+
 /// The rms of weights, in the values' own, that leaves LDLQ the least loss. It is below 1: targets
 /// are wider than weights by what feedback adds.
 constexpr std::array<double, trellis::max_bits + 1> best_rms{0,    0.92, 0.885, 0.86, 0.84,
@@ -158,7 +160,8 @@ void fit_to_trellis(LayerScales& scales, MatrixView<const float> weights,
   }
   const double rms = std::sqrt(energy / static_cast<double>(weights.size()));
   const double values_rms = best_rms[at(options.bits)] * trellis::codebook_rms(options.trellis);
-  const double unit = rms > 0 ? rms / values_rms : 1.0;
+  // Weights too small for halves are left to the refit, which makes them zeros.
+  const double unit = rms / values_rms >= smallest_unit ? rms / values_rms : 1.0;
   // Shares the unit between both, so that neither leaves the range of halves.
   const double half_unit = std::exp2(std::round(std::log2(unit) / 2));
   for (float& value : scales.input) value = 1.0F / to_half_and_back(half_unit / double{value});

@@ -91,7 +91,7 @@ struct LayerOptions {
   /// True if rows of W are scaled, too, and D̃ is chosen beside that from several candidates.
   [[nodiscard]] bool scales_outputs() const {
     const bool transformed = effective_transform() != TransformKind::none;
-    return has_trellis() || output_scaling.value_or(incoherence() && rescale() && transformed);
+    return has_trellis() || output_scaling.value_or(rescale() && transformed);
   }
 
  private:
