@@ -71,6 +71,8 @@ std::vector<float> output_scales(MatrixView<const float> w, const std::vector<fl
 void refine(MatrixView<const double> hessian, const std::vector<double>& energy,
             std::vector<float>& s) {
   const index_t n = hessian.rows;
+  double mean_diagonal = 0;
+  for (index_t i = 0; i < n; ++i) mean_diagonal += hessian(i, i) / static_cast<double>(n);
   Matrix<double> q(n, n);
   std::vector<double> root(at(n));
   std::vector<double> share(at(n));
@@ -96,6 +98,8 @@ void refine(MatrixView<const double> hessian, const std::vector<double>& energy,
       total += share[at(i)];
     }
     for (index_t i = 0; i < n; ++i) {
+      // D̃ knows what to do with an input of which H says (almost) nothing.
+      if (hessian(i, i) <= unseen_share * unseen_share * mean_diagonal) continue;
       if (share[at(i)] <= unseen_share * total / static_cast<double>(n)) continue;
       const double ratio = (root[at(i)] / root_trace) / (share[at(i)] / total);
       s[at(i)] *= static_cast<float>(std::sqrt(std::sqrt(ratio)));

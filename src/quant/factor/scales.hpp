@@ -36,9 +36,9 @@ struct LayerScales {
 /// norms of rows. Input scales are D̃ and, where the symmetric `hessian` is given (else empty), 1
 /// over the rms of columns, which is best for det H', and unless H is large D̃ refined for tr H'^½.
 ///
-/// Output scales are IEEE halves; for a trellis, as the EXL3 format stores them, so are 1 over input
-/// scales, and diag(1/output) W diag(input) has the rms that suits the codebook. Where the transform
-/// mixes blocks of 128 × 128, all have the same rms.
+/// Output scales are IEEE halves; for a trellis, as the EXL3 format stores them, so are 1 over
+/// input scales, and diag(1/output) W diag(input) has the rms that suits the codebook. Where the
+/// transform mixes blocks of 128 × 128, all have the same rms.
 [[nodiscard]] std::vector<LayerScales> candidate_scales(MatrixView<const float> weights,
                                                         const std::vector<double>& diagonal,
                                                         MatrixView<const double> hessian,
