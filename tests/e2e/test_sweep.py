@@ -90,7 +90,9 @@ def test_rows_say_what_the_program_says(few, finished, quantized):
     rows = {key(row): row for row in rows_of(finished)}
     unquantized = cli.evaluate(NANO, few)["perplexity"]
     assert float(rows["unquantized - - - -"]["perplexity"]) == unquantized
-    packed = quantized("llama-nano", "--method", "ldlq", "--bits", 2, "--seed", 2, *SAMPLES)
+    packed = quantized(
+        "llama-nano", "--method", "ldlq", "--bits", 2, "--seed", 2, "--codebook", "auto", *SAMPLES
+    )
     row = rows["ldlq incoherence 2 2 default"]
     assert row["digest"] == cli.inspect(packed)["digest"]
     assert float(row["perplexity"]) == cli.evaluate(NANO, few, packed)["perplexity"]
