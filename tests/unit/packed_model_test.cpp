@@ -179,7 +179,7 @@ TEST_F(PackedModelTest, DatasetsHaveTheBytesOfTheirParts) {
 }
 
 TEST_F(PackedModelTest, DigestFollowsTheLayersAndTheirOrder) {
-  const auto digest_with = [&](const std::string& name, std::vector<StoredLayer> layers) {
+  const auto digest_with = [&](const std::string& name, const std::vector<StoredLayer>& layers) {
     PackedWriter writer(comm_, folder_.path() / name, {});
     writer.write_block(0, layers);
     writer.finish({});

@@ -49,7 +49,7 @@ TEST(RandomStream, EveryPlaceOfAPermutationIsEquallyLikely) {
   for (std::uint64_t key = 0; key < draws; ++key) {
     ++hits[static_cast<std::size_t>(RandomStream(key).permutation(4)[0])];
   }
-  for (const int count : hits) EXPECT_NEAR(count, draws / 4, 5 * std::sqrt(draws * 3.0 / 16));
+  for (const int count : hits) EXPECT_NEAR(count, draws / 4.0, 5 * std::sqrt(draws * 3.0 / 16));
 }
 
 TEST(DeriveKey, SeparatesSeedLayerAndPurpose) {
