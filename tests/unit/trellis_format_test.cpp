@@ -95,7 +95,9 @@ TEST(TrellisFormat, CodebooksAreThoseOfTheReference) {
 
 TEST(TrellisFormat, LayersOfExllamav3DecodeAsByTheReference) {
   const auto source = open_safetensors(data / "exl3.safetensors");
-  for (const nlohmann::json& layer : expected()["layers"]) {
+  const nlohmann::json layers = expected()["layers"];
+  ASSERT_EQ(layers.size(), 3);
+  for (const nlohmann::json& layer : layers) {
     const int bits = layer["bits"];
     SCOPED_TRACE(bits);
     const Words trellis = read_words(*source, "trellis" + std::to_string(bits));
@@ -118,7 +120,9 @@ TEST(TrellisFormat, RandomWordsDecodeAsByTheReference) {
   for (int o = 0; o < outputs; ++o) {
     svh.push_back(half((o % 5 == 0 ? -1.0F : 1.0F) * (0.5F + static_cast<float>(o) / 128)));
   }
-  for (const nlohmann::json& layer : expected()["random"]) {
+  const nlohmann::json layers = expected()["random"];
+  ASSERT_EQ(layers.size(), 3 * max_bits);
+  for (const nlohmann::json& layer : layers) {
     const int bits = layer["bits"];
     SCOPED_TRACE(layer.dump());
     Words trellis(at(inputs / tile_side * (outputs / tile_side) * packed_words(bits)));

@@ -215,8 +215,8 @@ TEST(TrellisSearch, FindsTheCheapestRingThroughTheNodeAtTheSeam) {
     targets.insert(targets.end(), others.begin() + tile_steps * 3, others.begin() + tile_steps * 7);
     const States states = encode(*make_tile_search(Codebook::mul1, bits), targets);
     const Scaling s = scaling(Codebook::mul1, bits);
-    std::vector<float> integers;
-    for (const float x : targets) integers.push_back(s.target(x));
+    std::vector<float> integers(targets.size());
+    for (std::size_t i = 0; i < targets.size(); ++i) integers[i] = s.target(targets[i]);
     const auto distance = [bits, value = s.values.data()](float x, int state) {
       return std::uint64_t{distance_cost(bits, static_cast<int>(x), value[state])};
     };
