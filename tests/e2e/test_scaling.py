@@ -16,7 +16,8 @@ import cli
 from local_slurm import needs_slurm, slurm, state_at_end
 
 NANO = cli.model("llama-nano")
-QUANTIZE = ("--model", NANO, "--tokens", cli.CALIBRATION, "--bits", 2)
+CODES = ("--bits", 2, "--codebook", "scalar")  # as cli.quantize has it
+QUANTIZE = ("--model", NANO, "--tokens", cli.CALIBRATION, *CODES)
 ONE_CORE = ("--sbatch", "--ntasks-per-node=1", "--sbatch", "--cpus-per-task=1")
 REPEATS = 2 if cli.THOROUGH else 1
 ENVIRONMENT = {"QUIP": str(cli.QUIP), "QUIP_PYTHON": sys.executable}

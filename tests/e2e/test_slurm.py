@@ -22,7 +22,8 @@ from local_slurm import (
 )
 
 JOB = cli.ROOT / "jobs" / "quantize.sbatch"
-SETTINGS = ("--tokens", cli.CALIBRATION, "--bits", 2, "--samples", 48)
+# Scalar codes, as cli.quantize writes them.
+SETTINGS = ("--tokens", cli.CALIBRATION, "--bits", 2, "--samples", 48, "--codebook", "scalar")
 
 pytestmark = needs_slurm
 
