@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <regex>
 #include <string_view>
 
 #include "family_common.hpp"
@@ -10,6 +9,7 @@
 #include "io/incomplete_download.hpp"
 
 #include "quip/core/error.hpp"
+#include "quip/core/name_pattern.hpp"
 #include "quip/io/json.hpp"
 
 namespace quip {
@@ -47,7 +47,7 @@ void require_model_directory(const fs::path& path) {
   const std::string name = path.string();
   if (!fs::exists(path)) {
     // OWNER/NAME, as the Hugging Face Hub calls its repositories.
-    if (!std::regex_match(name, std::regex(R"([\w-][\w.-]*/[\w.-]+)"))) {
+    if (!NamePattern(R"(^[\w-][\w.-]*/[\w.-]+$)", "--model").matches(name)) {
       fail("{}: no such file or directory", name);
     }
     fail("{}: no such directory; to get the model of that name: hf download {} --local-dir {}",

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <map>
-#include <regex>
 
 #include "quip/core/error.hpp"
 #include "quip/core/memory.hpp"
+#include "quip/core/name_pattern.hpp"
 
 namespace quip {
 namespace {
@@ -40,17 +40,11 @@ std::string note_on_groups(const std::vector<std::pair<LinearSpec, LayerOptions>
 std::vector<std::vector<LinearSpec>> QuantizeOptions::selected(const Family& family,
                                                                Range range) const {
   std::vector<std::vector<LinearSpec>> by_block;
-  try {
-    const std::regex pattern(skip);  // once: compiling takes longer than matching a block
-    for (index_t b = range.first; b < range.last; ++b) {
-      by_block.push_back(family.linears(b));
-      if (skip.empty()) continue;
-      std::erase_if(by_block.back(), [&](const LinearSpec& linear) {
-        return std::regex_search(linear.name, pattern);
-      });
-    }
-  } catch (const std::regex_error&) {
-    fail("--skip: '{}' is not a regular expression (ECMAScript syntax)", skip);
+  for (index_t b = range.first; b < range.last; ++b) by_block.push_back(family.linears(b));
+  if (skip.empty()) return by_block;
+  const NamePattern pattern(skip, "--skip");  // once: that takes longer than matching a block
+  for (auto& linears : by_block) {
+    std::erase_if(linears, [&](const LinearSpec& linear) { return pattern.matches(linear.name); });
   }
   return by_block;
 }

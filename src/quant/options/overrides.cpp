@@ -32,12 +32,7 @@ void Overrides::add(const std::string& rule) {
   const auto complain = [&](const std::string& what) { fail("--override '{}': {}", rule, what); };
   const std::size_t colon = rule.rfind(':');
   if (colon == std::string::npos || colon == 0) complain("must read REGEX:option=value,…");
-  Rule parsed{rule, {}, {}};
-  try {
-    parsed.pattern = std::regex(rule.substr(0, colon));
-  } catch (const std::regex_error&) {
-    complain("the part before ':' is not a regular expression (ECMAScript syntax)");
-  }
+  Rule parsed{rule, NamePattern(rule.substr(0, colon), "--override '" + rule + "'"), {}};
   LayerOptions scratch;  // settles now whether every setting can be applied
   for (std::size_t at = colon + 1; at <= rule.size();) {
     const std::size_t end = std::min(rule.find(',', at), rule.size());
@@ -58,7 +53,7 @@ void Overrides::add(const std::string& rule) {
 LayerOptions Overrides::apply(LayerOptions options, const std::string& layer) const {
   std::vector<std::string> matching;
   for (const Rule& rule : rules_) {
-    if (!std::regex_search(layer, rule.pattern)) continue;
+    if (!rule.pattern.matches(layer)) continue;
     for (const auto& [key, value] : rule.settings) apply_setting(options, key, value);
     matching.push_back("'" + rule.text + "'");
   }
@@ -73,7 +68,7 @@ LayerOptions Overrides::apply(LayerOptions options, const std::string& layer) co
 
 void Overrides::check_used(const std::vector<std::string>& layers) const {
   for (const Rule& rule : rules_) {
-    const auto matches = [&](const auto& layer) { return std::regex_search(layer, rule.pattern); };
+    const auto matches = [&](const auto& layer) { return rule.pattern.matches(layer); };
     if (std::ranges::none_of(layers, matches)) {
       fail("--override '{}' matches no layer that is quantized; they have names like {}", rule.text,
            layers.front());

@@ -1,11 +1,11 @@
 // Options for some layers only: 'REGEX:bits=4,method=optq'.
 #pragma once
 
-#include <regex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "quip/core/name_pattern.hpp"
 #include "quip/quant/options/options.hpp"
 
 namespace quip {
@@ -25,7 +25,7 @@ class Overrides {
  private:
   struct Rule {
     std::string text;
-    std::regex pattern;
+    NamePattern pattern;
     std::vector<std::pair<std::string, std::string>> settings;
   };
   std::vector<Rule> rules_;
