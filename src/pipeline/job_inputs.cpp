@@ -71,9 +71,8 @@ nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
       options.wide.process_grid ? to_string(*options.wide.process_grid) : "none";
   for (const LayerOption& option : layer_options()) {
     if (option.in_force == nullptr) continue;
-    std::string name = option.name;
-    std::replace(name.begin(), name.end(), '-', '_');
-    std::visit([&](const auto& value) { settings[name] = value; }, option.in_force(options.layer));
+    nlohmann::json& setting = settings[option.key()];
+    std::visit([&](const auto& value) { setting = value; }, option.in_force(options.layer));
   }
   return {{"quip_version", QUIP_VERSION},
           {"options", std::move(settings)},

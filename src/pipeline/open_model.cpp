@@ -2,17 +2,19 @@
 
 #include <span>
 #include <string>
+#include <variant>
 
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
 #include "quip/model/checkpoint.hpp"
 #include "quip/pipeline/loader.hpp"
+#include "quip/quant/options/option_table.hpp"
 
 namespace quip {
 namespace {
 
 /// Returns an entry of the manifest, noted by the run that wrote the model.
-const nlohmann::json& recorded(const PackedModel& packed, const char* pointer) {
+const nlohmann::json& recorded(const PackedModel& packed, const std::string& pointer) {
   const nlohmann::json::json_pointer place(pointer);
   const nlohmann::json& manifest = packed.manifest();
   if (!manifest.contains(place)) {
@@ -20,6 +22,12 @@ const nlohmann::json& recorded(const PackedModel& packed, const char* pointer) {
          packed.describe(), pointer);
   }
   return manifest.at(place);
+}
+
+/// Returns a value as it is typed after its option.
+std::string typed(const nlohmann::json& value) {
+  if (value.is_boolean()) return value.get<bool>() ? "on" : "off";
+  return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
 }  // namespace
@@ -57,15 +65,14 @@ QuantizeOptions OpenModel::stored_as() const {
   QuantizeOptions options;
   options.skip = packed ? recorded(*packed, "/options/skip").get<std::string>() : ".";
   if (!packed) return options;
-  std::string rule = ".:";  // for all layers
-  for (const std::string key : {"method", "bits", "rescale", "transform", "grid", "symmetric"}) {
-    const nlohmann::json& value = recorded(*packed, ("/options/" + key).c_str());
-    std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-    if (value.is_boolean()) text = value.get<bool>() ? "on" : "off";
-    rule += fmt::format("{}={},", key, text);
+  for (const LayerOption& option : layer_options()) {
+    if (option.in_force == nullptr) continue;
+    const nlohmann::json& value = recorded(*packed, "/options/" + option.key());
+    // What follows from other options is left to them, as overrides of those change it.
+    const auto follows = [&](const auto& implied) { return value == nlohmann::json(implied); };
+    if (std::visit(follows, option.in_force(options.layer))) continue;
+    option.parse(options.layer, typed(value));
   }
-  const auto group = recorded(*packed, "/options/group_size").get<index_t>();
-  options.overrides.add(rule + "group-size=" + (group == 0 ? "row" : std::to_string(group)));
   for (const auto& item : recorded(*packed, "/options/overrides")) {
     options.overrides.add(item.get<std::string>());
   }

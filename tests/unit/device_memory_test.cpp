@@ -8,6 +8,7 @@
 
 #include "quip/pipeline/open_model.hpp"
 #include "quip/plan/model_shapes.hpp"
+#include "quip/quant/options/option_table.hpp"
 
 namespace quip {
 namespace {
@@ -21,6 +22,7 @@ class PackedNeeds : public testing::Test {
  protected:
   [[nodiscard]] OpenModel written_with(const QuantizeOptions& options) const {
     std::ofstream(folder_.path() / "config.json") << config;
+    std::filesystem::remove_all(folder_.path() / "packed");
     const plan::ModelShapes shapes = plan::open_shapes(folder_.path());
     const auto& family = shapes.family;
     SelfCollectives self;
@@ -94,6 +96,31 @@ TEST_F(PackedNeeds, FollowGridsAndTransforms) {
   options.layer.group_size = 8;
   EXPECT_EQ(needs_of(written_with(options)).fixed,
             weights + libraries + 32 * 48 / 2 + 32 * 6 * 2 * 4);
+}
+
+// Whatever was set, and what follows from it, also under an override.
+TEST_F(PackedNeeds, SettingsComeBackFromTheManifest) {
+  const auto check = [&](const std::vector<std::pair<std::string, std::string>>& given) {
+    QuantizeOptions options;
+    for (const LayerOption& option : layer_options()) {
+      for (const auto& [name, value] : given) {
+        if (name == option.name) option.parse(options.layer, value);
+      }
+    }
+    options.overrides.add("down_proj:bits=4");
+    const QuantizeOptions found = written_with(options).stored_as();
+    for (const std::string layer : {"q_proj", "down_proj"}) {
+      for (const LayerOption& option : layer_options()) {
+        if (option.in_force == nullptr) continue;
+        EXPECT_EQ(option.in_force(found.of(layer)), option.in_force(options.of(layer)))
+            << option.name;
+      }
+    }
+  };
+  check({});
+  check({{"trellis", "mcg"}, {"bits", "5"}, {"share-inputs", "off"}});
+  check({{"codebook", "scalar"}, {"rho", "2.5"}, {"method", "ldlq-rg"}, {"output-scale", "off"}});
+  check({{"processing", "baseline"}, {"group-size", "8"}, {"symmetric", "on"}, {"damp", "0.5"}});
 }
 
 // A byte for each weight in the last block.

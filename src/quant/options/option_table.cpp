@@ -1,5 +1,6 @@
 #include "quip/quant/options/option_table.hpp"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -219,6 +220,12 @@ const std::vector<LayerOption>& table() {
 
 std::string to_string(GroupFit fit) { return name_of(fit, group_fit_names); }
 std::string to_string(Clamp clamp) { return name_of(clamp, clamp_names); }
+
+std::string LayerOption::key() const {
+  std::string key = name;
+  std::replace(key.begin(), key.end(), '-', '_');
+  return key;
+}
 
 std::span<const LayerOption> layer_options() { return table(); }
 

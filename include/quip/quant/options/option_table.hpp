@@ -28,6 +28,9 @@ struct LayerOption {
   /// Returns in words the choice that it belongs to and the one that it clashes with; empty: it has
   /// a meaning. May be null.
   std::string (*misplaced)(const LayerOptions& options);
+
+  /// Returns its name in the manifest.
+  [[nodiscard]] std::string key() const;
 };
 
 [[nodiscard]] std::span<const LayerOption> layer_options();
