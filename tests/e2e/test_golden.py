@@ -10,19 +10,21 @@ import cli
 MODELS = ["llama-nano", "opt-micro"]
 METHODS = ["nearest", "ldlq"]
 BITS = [2, 3, 4]
-# By day each model, method and width once; at night every combination.
+# By day each model, method and width once, and perplexities of the first of a model; at night every
+# combination.
 BY_DAY = [
     ("llama-nano", "ldlq", 2),
     ("llama-nano", "nearest", 3),
     ("llama-nano", "ldlq", 4),
     ("opt-micro", "ldlq", 2),
 ]
+EVALUATED = [("llama-nano", "ldlq", 2), ("opt-micro", "ldlq", 2)]
 CHOSEN = list(itertools.product(MODELS, METHODS, BITS)) if cli.THOROUGH else BY_DAY
 GAINS = {2: 0.30, 3: 0.10, 4: 0.30}
 SETUP = ("--samples", 64, "--damp", 0.01)
 
 
-@pytest.mark.parametrize("name", [*MODELS, "llama-micro"])
+@pytest.mark.parametrize("name", [*MODELS, "llama-micro"] if cli.THOROUGH else MODELS)
 def test_unquantized(name, perplexity):
     assert perplexity(name) == pytest.approx(cli.golden(name)["fp"], rel=1e-3)
 
@@ -35,7 +37,8 @@ def test_baseline(name, method, bits, quantized, perplexity):
     )
     expected = cli.golden(name)[f"{method},{bits},baseline"]
     tolerance = 0.03 if bits == 2 else 0.01
-    assert perplexity(name, packed) == pytest.approx(expected["ppl"][0], rel=tolerance)
+    if cli.THOROUGH or (name, method, bits) in EVALUATED:
+        assert perplexity(name, packed) == pytest.approx(expected["ppl"][0], rel=tolerance)
     assert cli.mean_relative_proxy(packed) == pytest.approx(
         expected["mean_rel_proxy"][0], rel=tolerance
     )
@@ -44,7 +47,8 @@ def test_baseline(name, method, bits, quantized, perplexity):
 @pytest.mark.parametrize("bits", BITS if cli.THOROUGH else BITS[:1])
 @pytest.mark.parametrize("name", MODELS if cli.THOROUGH else MODELS[:1])
 def test_paper_incoherence(name, bits, quantized, perplexity):
-    """Seeds mean different transforms here and there: the means over three agree."""
+    """Seeds mean different transforms here and there: the means over three agree, by day those of
+    the losses."""
     runs = [
         quantized(
             name, "--paper", "--processing", "incoherence", "--method", "ldlq", "--bits", bits,
@@ -52,9 +56,17 @@ def test_paper_incoherence(name, bits, quantized, perplexity):
         )
         for seed in (1, 2, 3)
     ]  # fmt: skip
-    measured = statistics.mean(perplexity(name, packed) for packed in runs)
-    expected = statistics.mean(cli.golden(name)[f"ldlq,{bits},incoherence"]["ppl"])
-    assert measured == pytest.approx(expected, rel=0.02)
+    expected = cli.golden(name)[f"ldlq,{bits},incoherence"]
+    if cli.THOROUGH:
+        perplexities = [perplexity(name, packed) for packed in runs]
+        assert statistics.mean(perplexities) == pytest.approx(
+            statistics.mean(expected["ppl"]), rel=0.02
+        )
+    if bits < 4:  # at 4 bits losses vary from seed to seed
+        losses = [cli.mean_relative_proxy(packed) for packed in runs]
+        assert statistics.mean(losses) == pytest.approx(
+            statistics.mean(expected["mean_rel_proxy"]), rel=0.02
+        )
 
 
 @pytest.mark.parametrize("bits", BITS if cli.THOROUGH else BITS[:1])
