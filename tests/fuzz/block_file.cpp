@@ -13,6 +13,10 @@ using namespace quip::fuzz;
 
 /// A valid layer of a size that the input chooses.
 StoredLayer chosen_layer(FuzzedDataProvider& input) {
+  if (input.ConsumeIntegralInRange(0, 7) == 0) {
+    return test::random_trellis_layer("layer", input.ConsumeIntegralInRange<index_t>(1, 128), 100,
+                                      input.ConsumeIntegralInRange(1, 2), 1);
+  }
   constexpr std::array<int, 4> bits = {2, 3, 4, 8};
   const auto grid = input.ConsumeBool() ? GridKind::minmax : GridKind::incoherent;
   const auto rows = input.ConsumeIntegralInRange<index_t>(1, 6);

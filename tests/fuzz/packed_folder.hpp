@@ -37,7 +37,8 @@ class PackedFolder {
     source.add("nothing", DType::f16, {0, 7}, 3);
     PackedWriter writer(comm, model(), {{"seed", 7}}, Start::fresh, KeepStates::all);
     writer.write_block(0, {layer("q", GridKind::incoherent, 3), layer("up", GridKind::minmax, 2)});
-    writer.write_block(1, {layer("q1", GridKind::incoherent, 4)});
+    writer.write_block(1, {layer("q1", GridKind::incoherent, 4),
+                           test::random_trellis_layer("t1", 100, 130, 1, 5)});
     writer.write_states(1, {2, 3, 4}, {0, 2}, [](index_t i, std::span<float> out) {
       std::fill(out.begin(), out.end(), static_cast<float>(i));
     });

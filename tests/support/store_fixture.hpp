@@ -15,6 +15,7 @@
 
 #include "quip/core/error.hpp"
 #include "quip/io/tensor_source.hpp"
+#include "quip/quant/trellis/decode.hpp"
 #include "quip/store/packed_model.hpp"
 #include "quip/store/packed_writer.hpp"
 
@@ -123,6 +124,34 @@ inline StoredLayer random_layer(const std::string& name, index_t rows, index_t c
   return stored;
 }
 
+/// Returns a layer of random states (any are valid) and scales, of `outputs` × `inputs` before
+/// padding.
+inline StoredLayer random_trellis_layer(const std::string& name, index_t outputs, index_t inputs,
+                                        int bits, unsigned seed) {
+  std::mt19937_64 random(seed);
+  const auto padded = [](index_t side) {
+    return (side + trellis::hadamard_side - 1) / trellis::hadamard_side * trellis::hadamard_side;
+  };
+  StoredLayer stored{name, "ldlq", {}, {}};
+  QuantizedLinear& layer = stored.layer;
+  layer.codebook = CodebookKind::trellis;
+  layer.trellis = trellis::Codebook::mcg;
+  layer.transform = TransformKind::hadamard_128;
+  layer.rows = padded(outputs);
+  layer.cols = padded(inputs);
+  layer.row_padding = layer.rows - outputs;
+  layer.col_padding = layer.cols - inputs;
+  layer.bits = bits;
+  layer.seed_u = random();
+  layer.seed_v = random();
+  const auto fill = [&](const Part& part, auto& elements) {
+    elements.resize(at(part.count()));
+    for (auto& element : elements) element = static_cast<std::uint8_t>(random());
+  };
+  visit_parts(fill, layer);
+  return stored;
+}
+
 inline std::string text_of(const std::filesystem::path& file) {
   std::ifstream stream(file, std::ios::binary);
   return {std::istreambuf_iterator<char>(stream), {}};
@@ -148,12 +177,17 @@ inline std::set<std::string> files_below(const std::filesystem::path& directory)
   return files;
 }
 
-/// Returns the two layers of block 0 or 1.
+/// Returns the layers of block 0 or 1.
 inline std::vector<StoredLayer> random_block(index_t block) {
   const auto seed = static_cast<unsigned>(10 * block);
   const std::string prefix = fmt::format("model.layers.{}.", block);
-  return {random_layer(prefix + "self_attn.q_proj", 24, 40, 3, GridKind::incoherent, true, seed),
-          random_layer(prefix + "mlp.up_proj", 17, 33, 2, GridKind::minmax, false, seed + 1)};
+  std::vector<StoredLayer> layers{
+      random_layer(prefix + "self_attn.q_proj", 24, 40, 3, GridKind::incoherent, true, seed),
+      random_layer(prefix + "mlp.up_proj", 17, 33, 2, GridKind::minmax, false, seed + 1)};
+  if (block == 1) {
+    layers.push_back(random_trellis_layer(prefix + "mlp.down_proj", 100, 130, 1, seed + 2));
+  }
+  return layers;
 }
 
 /// Adds small tensors of every type; `large` adds one that spans several chunks.

@@ -104,6 +104,29 @@ TEST_F(PackedHostileTest, ManifestsThatAreNoObjectOrNestDeeply) {
   EXPECT_THAT(message_of([&] { PackedModel model(directory_); }), HasSubstr("nests more than"));
 }
 
+// With digests that match what they say.
+TEST_F(PackedHostileTest, TrellisesThatNoEncoderWrites) {
+  const auto refusal = [](const std::function<void(QuantizedLinear&)>& change) {
+    StoredLayer stored = test::random_trellis_layer("down_proj", 100, 130, 2, 1);
+    change(stored.layer);
+    return message_of([&] { validate(stored.layer, stored.name); });
+  };
+  EXPECT_EQ(refusal([](auto&) {}), "no error");
+  const auto expect = [&](const char* what, const std::function<void(QuantizedLinear&)>& change) {
+    EXPECT_EQ(refusal(change), fmt::format("layer down_proj: {}; the packed model is damaged or of "
+                                           "another version",
+                                           what));
+  };
+  expect("bits must be 2, 3, 4 or 8, or with a trellis 1 to 8", [](auto& l) { l.bits = 9; });
+  expect("bits must be 2, 3, 4 or 8, or with a trellis 1 to 8", [](auto& l) { l.bits = 0; });
+  expect("a trellis has multiples of 128 rows and cols", [](auto& l) { l.cols = 130; });
+  expect("padding must leave rows and cols", [](auto& l) { l.row_padding = 128; });
+  expect("padding must leave rows and cols", [](auto& l) { l.col_padding = -1; });
+  expect("codes has the wrong size", [](auto& l) { l.bits = 3; });
+  expect("suh has the wrong size", [](auto& l) { l.suh.pop_back(); });
+  expect("svh has the wrong size", [](auto& l) { l.svh.resize(256); });
+}
+
 TEST_F(PackedHostileTest, AFileNameWithAZeroByteIsOutside) {
   EXPECT_THAT(rejection("/blocks/0/file", R"("..\u0000/block.h5")"),
               HasSubstr("outside its directory"));
