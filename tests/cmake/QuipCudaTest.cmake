@@ -39,7 +39,8 @@ foreach(source IN LISTS cuda_test_sources)
   add_dependencies(cuda_tests ${name})
   add_dependencies(unit_tests ${name})
   add_test(NAME ${QUIP_CUDA_TEST_LABEL}.${name} COMMAND ${name})
-  set_tests_properties(${QUIP_CUDA_TEST_LABEL}.${name} PROPERTIES LABELS ${QUIP_CUDA_TEST_LABEL} TIMEOUT 300)
+  set_tests_properties(${QUIP_CUDA_TEST_LABEL}.${name} PROPERTIES LABELS ${QUIP_CUDA_TEST_LABEL} TIMEOUT 300
+                                                                  ENVIRONMENT "${QUIP_UNIT_TEST_ENVIRONMENT}")
   if(QUIP_CUDA) # or a run without a GPU would look like one that has passed
     set_tests_properties(${QUIP_CUDA_TEST_LABEL}.${name} PROPERTIES SKIP_REGULAR_EXPRESSION "no GPU here")
   endif()
