@@ -65,6 +65,9 @@ TEST(Rounders, ArePortableIfTheySaySo) {
     options.method = method;
     EXPECT_TRUE(make_rounder(options)->portable()) << to_string(method);
   }
+  options.method = Method::ldlq;
+  options.codebook = CodebookKind::trellis;
+  EXPECT_TRUE(make_rounder(options)->portable());
 }
 
 TEST_P(CudaQuantizer, RoundsToTheHostsBits) {

@@ -130,10 +130,9 @@ class CudaBackend final : public Backend {
   }
   [[nodiscard]] Quantizer& quantizer() override { return *quantizer_; }
   [[nodiscard]] std::optional<Tensor> dequantize(const QuantizedLinear& layer) override {
-    if (layer.codebook != CodebookKind::scalar || layer.output_scaled || layer.padded()) {
-      return std::nullopt;
-    }
-    Tensor weights = allocate(layer.rows, layer.cols);
+    const bool scalar = layer.codebook == CodebookKind::scalar;
+    if (scalar && (layer.output_scaled || layer.padded())) return std::nullopt;
+    Tensor weights = allocate(layer.outputs, layer.inputs);
     cuda::dequantize(context(), layer, weights.view());
     return weights;
   }

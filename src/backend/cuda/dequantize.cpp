@@ -4,9 +4,11 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/kernels/trellis_kernels.hpp"
 #include "copies.hpp"
 #include "transform_on_device.hpp"
 
+#include "quip/core/dtype.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/quant/code/dequantize.hpp"
 #include "quip/quant/transform/transform.hpp"
@@ -105,9 +107,34 @@ void run(Context& context, const CodeMatrix& codes, const std::vector<Link>& cha
   }
 }
 
+DeviceBuffer<float> scales_on_device(Context& context, const std::vector<std::uint16_t>& halves) {
+  std::vector<float> scales;
+  for (const std::uint16_t half : halves) scales.push_back(from_f16(half));
+  return to_device(context, std::span<const float>(scales), "scales");
+}
+
+void decode(Context& context, const QuantizedLinear& layer, TensorView out) {
+  const auto codes = to_device(context, std::span<const std::uint8_t>(layer.codes), "packed codes");
+  const auto values =
+      to_device<float>(context, trellis::codebook_values(layer.trellis), "values of states");
+  const auto input_scale = scales_on_device(context, layer.suh);
+  const auto output_scale = scales_on_device(context, layer.svh);
+  decode_trellis(context.lane().get(),
+                 {.inputs = layer.cols,
+                  .bits = layer.bits,
+                  .codes = reinterpret_cast<const std::uint16_t*>(codes.data()),
+                  .values = values.data(),
+                  .input_scale = input_scale.data(),
+                  .output_scale = output_scale.data()},
+                 out);
+}
+
 }  // namespace
 
 void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
+  UsageMeter::current().add_flops(
+      transform_rows_flops(layer.transform, layer.rows, layer.cols, layer.rows));
+  if (layer.codebook == CodebookKind::trellis) return decode(context, layer, out);
   const Codes codes(context, layer);
   const auto rescale = to_device(context, std::span<const float>(layer.rescale), "D̃");
   const LayerTransforms transforms =
@@ -116,8 +143,6 @@ void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) 
                                    layout_for(layer.transform));
   const TransformOnDevice<float> u(context, *transforms.u, Direction::transposed);
   const std::vector<Link> chain = links(v, u, layer);
-  UsageMeter::current().add_flops(
-      transform_rows_flops(layer.transform, layer.rows, layer.cols, layer.rows));
   if (chain.empty()) {
     const StepOutput<float> weights{{out.data, layer.cols, 1}, nullptr, nullptr, rescale.data()};
     return unpack_codes(context.lane().get(), codes.matrix(), weights, layer.rows, layer.cols);

@@ -27,14 +27,7 @@ class CudaQuantizer final : public Quantizer {
                                                 const PreparedLayer& layer,
                                                 const LayerOptions& options, Range rows) override {
     if (!is_portable(options)) return host_quantizer().rows(weights, layer, options, rows);
-    if (layer.output_scale.empty()) {
-      return rows_on_device(context_, weights, layer, options, rows);
-    }
-    Matrix<float> scaled = pad(weights, weights.rows, weights.cols);
-    for (index_t i = 0; i < weights.rows; ++i) {
-      for (index_t j = 0; j < weights.cols; ++j) scaled(i, j) /= layer.output_scale[at(i)];
-    }
-    return rows_on_device(context_, scaled.cview(), layer, options, rows);
+    return rows_on_device(context_, weights, layer, options, rows);
   }
   [[nodiscard]] bool has_room(const PreparedLayer& layer, const LayerOptions& options,
                               index_t rows) override {
@@ -58,10 +51,9 @@ class CudaQuantizer final : public Quantizer {
   [[nodiscard]] bool is_portable(const LayerOptions& options) {
     const bool portable = make_rounder(options)->portable();
     if (!portable && !std::exchange(warned_, true)) {
-      spdlog::warn(
-          "{}: no kernels for {}; the processors round its layers, slower",
-          context_.device().describe(),
-          options.has_trellis() ? "--codebook trellis" : "--method " + to_string(options.method));
+      spdlog::warn("{}: no kernels for {}; the processors round its layers, slower",
+                   context_.device().describe(),
+                   "--method " + to_string(options.method));
     }
     return portable;
   }

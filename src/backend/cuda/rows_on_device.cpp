@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "backend/cuda/kernels/kernels.hpp"
+#include "backend/cuda/kernels/trellis_kernels.hpp"
 #include "copies.hpp"
 #include "quant/round/tile_rounding.hpp"
 #include "rounding_on_device.hpp"
@@ -57,6 +58,8 @@ class RowsOnDevice final : public LayerRows {
   void transform_columns(MatrixView<const float> weights, const LayerTransforms& transforms);
   void round_chunk(Range chunk, double rho, RoundedRows& out);
   void round(TileRounding& rows) const;
+  void store_levels(const TileRounding& tile, Range chunk, RoundedRows& out) const;
+  void store_states(const TileRounding& tile, Range chunk, RoundedRows& out) const;
   [[nodiscard]] DeviceBuffer<float> chunk_of_weights(Range chunk) const;
 
   Context& context_;
@@ -91,6 +94,8 @@ void RowsOnDevice::transform_columns(MatrixView<const float> weights,
   Lane& lane = context_.lane();
   const auto factors = column_factors(host_, n_);
   const auto factor = to_device(context_, std::span<const float>(factors), "factors of columns");
+  const auto divisor =
+      to_device(context_, std::span<const float>(host_.output_scale), "output scales");
   const TransformOnDevice<float> u(context_, *transforms.u);
   const index_t width = lanes_at_once(context_, n_, 2 * sizeof(float) * at(weights.rows));
   for (index_t first = 0; first < n_; first += width) {
@@ -98,6 +103,9 @@ void RowsOnDevice::transform_columns(MatrixView<const float> weights,
     auto slab = context_.buffer<float>(weights.rows * cols, "columns of a layer");
     upload<float>(lane, weights.middle_cols(first, cols), slab.view(weights.rows, cols));
     scale_columns(lane.get(), slab.view(weights.rows, cols), factor.data() + first);
+    if (divisor.size() > 0) {
+      divide_rows(lane.get(), slab.view(weights.rows, cols), divisor.data());
+    }
     auto scratch = context_.buffer<float>(slab.size(), "a transform of columns");
     u.apply(slab, scratch, cols);
     transpose(lane.get(), slab.cview(weights.rows, cols).middle_rows(rows_.first, lanes()),
@@ -146,8 +154,9 @@ void RowsOnDevice::round(TileRounding& rows) const {
 RoundedRows RowsOnDevice::round(double rho) {
   RoundedRows out = room_for(rows_, n_, host_, options_, rho);
   if (lanes() == 0) return out;
-  const index_t chunk = lanes_at_once(
-      context_, lanes(), at(rounding_lane_bytes(n_, options_) + 2 * n_ * index_t{sizeof(float)}));
+  const index_t unit = options_.has_trellis() ? trellis::tile_side : 1;
+  const index_t lane_bytes = rounding_lane_bytes(n_, options_) + 2 * n_ * index_t{sizeof(float)};
+  const index_t chunk = lanes_at_once(context_, lanes() / unit, at(unit * lane_bytes)) * unit;
   for (index_t first = 0; first < lanes(); first += chunk) {
     round_chunk({first, std::min(first + chunk, lanes())}, rho, out);
   }
@@ -169,15 +178,34 @@ void RowsOnDevice::round_chunk(Range chunk, double rho, RoundedRows& out) {
   const auto tile = tile_of_rows(places_, layer_, options_, *rounder_, rows,
                                  w.cview(n_, chunk.count()), incoherent_scale(host_, rho));
   round(*tile);
+  if (options_.has_trellis()) {
+    store_states(*tile, chunk, out);
+  } else {
+    store_levels(*tile, chunk, out);
+  }
+  out.passes = std::max(out.passes, tile->passes());
+}
+
+void RowsOnDevice::store_levels(const TileRounding& tile, Range chunk, RoundedRows& out) const {
   const index_t row_bytes = out.layer.row_bytes();
   const auto packed = context_.buffer<std::uint8_t>(chunk.count() * row_bytes, "packed codes");
-  pack_codes(context_.lane().get(), tile->levels(), places_.position.data, options_.bits,
+  pack_codes(context_.lane().get(), tile.levels(), places_.position.data, options_.bits,
              packed.data(), row_bytes);
   download<std::uint8_t>(
       context_.lane(), packed.data(),
       std::span(out.layer.codes).subspan(at(chunk.first * row_bytes), at(packed.size())));
-  store_grids_and_losses(*tile, chunk.first, chunk.count(), out);
-  out.passes = std::max(out.passes, tile->passes());
+  store_grids_and_losses(tile, chunk.first, chunk.count(), out);
+}
+
+// Losses are measured on the layer as it is decoded (measure.hpp).
+void RowsOnDevice::store_states(const TileRounding& tile, Range chunk, RoundedRows& out) const {
+  const index_t row_bytes = out.layer.row_bytes();
+  const auto packed = context_.buffer<std::uint8_t>(chunk.count() * row_bytes, "packed codes");
+  pack_states(context_.lane().get(), tile.states(), chunk.count() / trellis::tile_side,
+              options_.bits, reinterpret_cast<std::uint16_t*>(packed.data()));
+  download<std::uint8_t>(
+      context_.lane(), packed.data(),
+      std::span(out.layer.codes).subspan(at(chunk.first * row_bytes), at(packed.size())));
 }
 
 }  // namespace
