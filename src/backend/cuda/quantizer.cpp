@@ -52,8 +52,7 @@ class CudaQuantizer final : public Quantizer {
     const bool portable = make_rounder(options)->portable();
     if (!portable && !std::exchange(warned_, true)) {
       spdlog::warn("{}: no kernels for {}; the processors round its layers, slower",
-                   context_.device().describe(),
-                   "--method " + to_string(options.method));
+                   context_.device().describe(), "--method " + to_string(options.method));
     }
     return portable;
   }

@@ -12,8 +12,8 @@ namespace {
 
 /// Returns how many blocks search at once: one on each processor, or fewer where memory is short.
 index_t blocks_at_once(Context& context, int bits) {
-  const auto fit = static_cast<index_t>(context.device().available() / 2) /
-                   search_scratch_bytes(bits);
+  const auto fit =
+      static_cast<index_t>(context.device().available() / 2) / search_scratch_bytes(bits);
   const index_t most = std::min<index_t>(context.device().processors(), most_search_blocks);
   return std::clamp<index_t>(fit, 1, most);
 }

@@ -31,8 +31,7 @@ struct StepTarget {
   float shift = 0;
 
   StepTarget() = default;
-  __device__ explicit StepTarget(int target)
-      : shift(packed_origin + static_cast<float>(target)) {}
+  __device__ explicit StepTarget(int target) : shift(packed_origin + static_cast<float>(target)) {}
 
   /// Returns a word whose bytes 1 and 2 hold ⌊(e² + 2¹⁴) / 2¹⁵⌋, e = target − value, with the upper
   /// bit set, which is the exponent's: the sum with 2³⁰ is cut off at 2⁷.

@@ -1,8 +1,8 @@
-// The search for the states of tiles, a few at a time by a block of threads. A thread takes the same
-// states through all steps and keeps their values in registers; costs of nodes go round in shared
-// memory. A step is all that takes time: for two states of each tile it is two differences, two
-// squares, their packing and a fused addition and minimum, and for all tiles together the unpacking
-// of two values.
+// The search for the states of tiles, a few at a time by a block of threads. A thread takes the
+// same states through all steps and keeps their values in registers; costs of nodes go round in
+// shared memory. A step is all that takes time: for two states of each tile it is two differences,
+// two squares, their packing and a fused addition and minimum, and for all tiles together the
+// unpacking of two values.
 #include "trellis_walk.hpp"
 
 namespace quip::cuda {
@@ -73,8 +73,8 @@ __device__ void narrow_step(const std::uint32_t* values, const StepTarget<Bits>*
         const float high = high_value(pair);
         QUIP_UNROLL
         for (int t = 0; t < Tiles; ++t) {
-          const std::uint32_t distances = packed_distances(targets[t].distance_bits(low),
-                                                           targets[t].distance_bits(high));
+          const std::uint32_t distances =
+              packed_distances(targets[t].distance_bits(low), targets[t].distance_bits(high));
           best[t][r] = Kind::add_min(distances, cost[t], h == 0 ? Kind::most : best[t][r]);
         }
       }
@@ -113,7 +113,8 @@ __device__ std::uint32_t lowering_by(const Tile& tile, int parity) {
   const std::uint32_t mine = lane < search_warps ? tile.least[parity][lane] : ~0U;
   const std::uint32_t least = __reduce_min_sync(every_lane, mine);
   // Three bits: costs before the step have their upper bits turned, and so has what they lose.
-  const std::uint32_t turned = trellis::alternates(Bits) || Bits == narrow_search_bits ? 0 : 0x8000U;
+  const std::uint32_t turned =
+      trellis::alternates(Bits) || Bits == narrow_search_bits ? 0 : 0x8000U;
   return twice((0U - (least ^ turned)) & 0xffffU);
 }
 
@@ -137,8 +138,8 @@ __device__ void take_narrow_step(const std::uint32_t* values, const Walk<Bits>& 
     in[t] = reinterpret_cast<const std::uint32_t*>(tile.costs[parity]);
     out[t] = reinterpret_cast<std::uint32_t*>(tile.costs[parity ^ 1]);
     const index_t row = index_t{t} * (tile_steps / T::interval + 1) + walk.row_after(step + 1);
-    kept[t] = walk.keeps(step + 1) ? reinterpret_cast<std::uint32_t*>(scratch + row * T::nodes)
-                                   : nullptr;
+    kept[t] =
+        walk.keeps(step + 1) ? reinterpret_cast<std::uint32_t*>(scratch + row * T::nodes) : nullptr;
     targets[t] = StepTarget<Bits>(tile.targets[walk.place_of(step)]);
     lowering[t] = 0;
     if constexpr (Kind::subtracts) {
@@ -200,8 +201,8 @@ __device__ std::uint32_t wide_step(const std::uint32_t* values, std::uint32_t ta
   QUIP_UNROLL
   for (int item = 0; item < Share::items; ++item) {
     const Share share(item, static_cast<int>(threadIdx.x));
-    const auto* const costs = reinterpret_cast<const uint4*>(
-        in + (share.node >> Bits) * T::symbols + share.first_h);
+    const auto* const costs =
+        reinterpret_cast<const uint4*>(in + (share.node >> Bits) * T::symbols + share.first_h);
     std::uint32_t best = ~0U;
     // Distances are lowered, so that no sum exceeds 32 bits.
     const auto take = [&](std::uint32_t cost, std::uint32_t value) {
@@ -244,13 +245,11 @@ __device__ void take_wide_steps(const std::uint32_t* values, const Walk<Bits>& w
       lowering = 0U - __reduce_min_sync(every_lane, mine);
     }
     std::uint32_t* const kept =
-        walk.keeps(step + 1)
-            ? scratch + index_t{walk.row_after(step + 1)} * Trellis<Bits>::nodes
-            : nullptr;
-    const auto target =
-        static_cast<std::uint32_t>(tile.targets[walk.place_of(step)] + packed_bias);
-    const std::uint32_t least = wide_step<Bits>(values, target, lowering, tile.costs[parity],
-                                                tile.costs[parity ^ 1], kept);
+        walk.keeps(step + 1) ? scratch + index_t{walk.row_after(step + 1)} * Trellis<Bits>::nodes
+                             : nullptr;
+    const auto target = static_cast<std::uint32_t>(tile.targets[walk.place_of(step)] + packed_bias);
+    const std::uint32_t least =
+        wide_step<Bits>(values, target, lowering, tile.costs[parity], tile.costs[parity ^ 1], kept);
     const std::uint32_t found = __reduce_min_sync(every_lane, least);
     if (lane == 0) tile.least[parity ^ 1][threadIdx.x / warp_size] = found;
     __syncthreads();
@@ -447,9 +446,8 @@ std::vector<std::uint32_t> search_table(int bits, std::span<const std::int16_t> 
 void search_tiles(cudaStream_t stream, int bits, const SearchTables& tables,
                   const TileColumns& columns, std::byte* scratch, index_t blocks) {
   if (columns.x.cols == 0) return;
-  with_bits(bits, [&](auto constant) {
-    run<constant()>(stream, tables, columns, scratch, blocks);
-  });
+  with_bits(bits,
+            [&](auto constant) { run<constant()>(stream, tables, columns, scratch, blocks); });
 }
 
 }  // namespace quip::cuda

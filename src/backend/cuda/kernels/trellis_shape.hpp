@@ -19,9 +19,7 @@ inline constexpr int narrow_search_bits = 4;
 
 /// Returns the most tiles that a block searches side by side: they share the work of unpacking
 /// values and the wait for the memory, and their costs have to fit in shared memory.
-constexpr int most_search_tiles(int bits) {
-  return bits == 1 || bits > narrow_search_bits ? 1 : 2;
-}
+constexpr int most_search_tiles(int bits) { return bits == 1 || bits > narrow_search_bits ? 1 : 2; }
 
 /// Returns how many steps lie between two steps whose costs are kept in device memory: no more than
 /// 256 paths lead over them to a node. A power of two.

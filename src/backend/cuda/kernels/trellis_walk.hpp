@@ -103,8 +103,8 @@ __device__ void read_targets(const SearchTables& tables, DeviceView<const float>
 template <int Bits>
 __device__ int state_of_start(int start, int spare, int node, int i) {
   using T = Trellis<Bits>;
-  const std::int64_t path = (static_cast<std::int64_t>(start) << (T::first_step * Bits)) |
-                            (spare << T::node_bits) | node;
+  const std::int64_t path =
+      (static_cast<std::int64_t>(start) << (T::first_step * Bits)) | (spare << T::node_bits) | node;
   return static_cast<int>(path >> ((T::first_step - 1 - i) * Bits)) & (trellis::state_count - 1);
 }
 

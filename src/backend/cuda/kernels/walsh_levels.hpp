@@ -1,5 +1,5 @@
-// The levels of a Walsh–Hadamard transform in shared memory, up to three at a time in registers. The
-// largest distance comes first.
+// The levels of a Walsh–Hadamard transform in shared memory, up to three at a time in registers.
+// The largest distance comes first.
 #pragma once
 
 #include "backend/cuda/kernel.hpp"
@@ -25,8 +25,8 @@ __device__ void run_levels(T* tile, unsigned elements, unsigned distance) {
   }
 }
 
-/// Does log₂(radix) levels of all runs of `run` elements, the largest over halves of a run. The whole
-/// block has to come, and finds its elements written.
+/// Does log₂(radix) levels of all runs of `run` elements, the largest over halves of a run. The
+/// whole block has to come, and finds its elements written.
 template <typename T>
 __device__ void run_all_levels(T* tile, unsigned elements, unsigned run, unsigned radix) {
   unsigned distance = run;
