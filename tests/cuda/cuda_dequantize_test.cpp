@@ -37,8 +37,8 @@ Shape suited(TransformKind transform, Shape shape) {
 QuantizedLinear random_layer(Shape shape, int bits, TransformKind transform, const Grid& grid,
                              bool rescale) {
   QuantizedLinear layer;
-  layer.rows = shape.rows;
-  layer.cols = shape.cols;
+  layer.rows = layer.outputs = shape.rows;
+  layer.cols = layer.inputs = shape.cols;
   layer.bits = bits;
   layer.grid = grid.kind;
   layer.transform = transform;

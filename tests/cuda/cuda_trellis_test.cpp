@@ -104,11 +104,13 @@ class CudaTrellis : public CudaTest, public testing::WithParamInterface<int> {
 TEST_P(CudaTrellis, FindsTheHostsStates) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   const RandomStream random(3);
-  Column column(4);
+  Column column(3);
   column.set(0, [&](int step) { return random.normal(static_cast<std::uint64_t>(step)); });
-  column.set(1, [](int step) { return step % 2 == 0 ? 6.0 : -6.0; });
-  column.set(2, [](int step) { return step / 16 % 2 == 0 ? 1e30 : -1e30; });
-  column.set(3, [](int step) { return step < 128 ? infinity : 0.0; });
+  column.set(1, [](int step) {
+    const double size = step < 100 ? 6.0 : 1e30;
+    return step / (step < 100 ? 1 : 16) % 2 == 0 ? size : -size;
+  });
+  column.set(2, [](int step) { return step < 128 ? infinity : 0.0; });
   expect_the_hosts(Codebook::mul1, column);
 }
 
