@@ -118,7 +118,7 @@ __device__ std::uint32_t lowering_by(const Tile& tile, int parity) {
   return twice((0U - (least ^ turned)) & 0xffffU);
 }
 
-/// Takes a step of all tiles, the `number`th of those that are taken one by one.
+/// Takes step `step` of a walk for all tiles.
 template <int Bits, int Tiles, bool Odd>
 __device__ void take_narrow_step(const std::uint32_t* values, const Walk<Bits>& walk, int step,
                                  SearchMemory<Bits, Tiles>& memory,

@@ -47,7 +47,7 @@ struct SearchMemory {
     std::uint32_t least[2][search_warps];
     std::int32_t targets[tile_steps];
     std::uint16_t states[tile_steps];
-    std::uint8_t winners[512];
+    std::uint8_t winners[256];
     std::int32_t node;
   };
   Tile tiles[Tiles];
