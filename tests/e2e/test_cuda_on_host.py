@@ -101,7 +101,7 @@ def test_device_memory_is_known_beforehand(tmp_path, on_host):
 
 
 @at_night
-def test_trellis_codes_are_found_and_decoded_on_the_device(tmp_path, monkeypatch):
+def test_trellis_codes_are_found_on_the_device(tmp_path, monkeypatch):
     """One layer: the emulation takes a second for 256 weights."""
     job = (
         *small_job(tmp_path, samples=2, length=32),
@@ -124,12 +124,19 @@ def test_trellis_codes_are_found_and_decoded_on_the_device(tmp_path, monkeypatch
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
+
+def test_a_trellis_is_decoded_on_the_device(tmp_path, monkeypatch):
+    job = small_job(tmp_path, samples=2, length=32)
+    cli.run("quantize", *job, "--codebook", "trellis", "--out", tmp_path / "out", timeout=280)
+
     def perplexity(*backend):
-        files = ("--packed", tmp_path / "device", "--tokens", tmp_path / "tokens.h5")
-        result = cli.run("eval", "--model", tmp_path / "model", *files, *backend, "--json")
+        packed = ("--model", tmp_path / "model", "--packed", tmp_path / "out")
+        result = cli.run("eval", *packed, "--tokens", tmp_path / "tokens.h5", *backend, "--json")
         return json.loads(result.stdout)["perplexity"]
 
-    assert perplexity(*device) == pytest.approx(perplexity(), rel=0.01)
+    expected = perplexity()
+    monkeypatch.setattr(cli, "QUIP", ON_HOST)
+    assert perplexity("--backend", "cuda") == pytest.approx(expected, rel=0.01)
 
 
 def test_wide_layers_stay_on_their_devices(tmp_path, on_host):

@@ -53,7 +53,7 @@ TEST(RoundingBytes, CountWhatIsHeldWhole) {
 // By hand, at 2 bits: states of 2 bytes; tables of 8 bytes a state; two tiles of 16 rows, for each
 // of which a block keeps 65 rows of 16384 costs of 2 bytes, twice.
 TEST(RoundingBytes, CountWhatASearchForStatesKeeps) {
-  LayerOptions options;
+  LayerOptions options = scalar_options();
   const index_t scalar_row = rounding_lane_bytes(256, options);
   const index_t scalar = rounding_bytes(256, options, 32, 0);
   options.codebook = CodebookKind::trellis;

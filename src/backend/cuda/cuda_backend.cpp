@@ -130,9 +130,8 @@ class CudaBackend final : public Backend {
   }
   [[nodiscard]] Quantizer& quantizer() override { return *quantizer_; }
   [[nodiscard]] std::optional<Tensor> dequantize(const QuantizedLinear& layer) override {
-    const bool scalar = layer.codebook == CodebookKind::scalar;
-    if (scalar && (layer.output_scaled || layer.padded())) return std::nullopt;
-    Tensor weights = allocate(layer.outputs, layer.inputs);
+    if (layer.codebook == CodebookKind::scalar && layer.padded()) return std::nullopt;
+    Tensor weights = allocate(layer.outputs(), layer.inputs());
     cuda::dequantize(context(), layer, weights.view());
     return weights;
   }

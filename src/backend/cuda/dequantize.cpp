@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/kernels/quant_kernels.hpp"
 #include "backend/cuda/kernels/trellis_kernels.hpp"
 #include "copies.hpp"
 #include "transform_on_device.hpp"
@@ -108,8 +109,8 @@ void run(Context& context, const CodeMatrix& codes, const std::vector<Link>& cha
 }
 
 DeviceBuffer<float> scales_on_device(Context& context, const std::vector<std::uint16_t>& halves) {
-  std::vector<float> scales;
-  for (const std::uint16_t half : halves) scales.push_back(from_f16(half));
+  std::vector<float> scales(halves.size());
+  std::transform(halves.begin(), halves.end(), scales.begin(), from_f16);
   return to_device(context, std::span<const float>(scales), "scales");
 }
 
@@ -129,12 +130,8 @@ void decode(Context& context, const QuantizedLinear& layer, TensorView out) {
                  out);
 }
 
-}  // namespace
-
-void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
-  UsageMeter::current().add_flops(
-      transform_rows_flops(layer.transform, layer.rows, layer.cols, layer.rows));
-  if (layer.codebook == CodebookKind::trellis) return decode(context, layer, out);
+/// Writes all but the output scales.
+void transform_back(Context& context, const QuantizedLinear& layer, TensorView out) {
   const Codes codes(context, layer);
   const auto rescale = to_device(context, std::span<const float>(layer.rescale), "D̃");
   const LayerTransforms transforms =
@@ -148,6 +145,17 @@ void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) 
     return unpack_codes(context.lane().get(), codes.matrix(), weights, layer.rows, layer.cols);
   }
   run(context, codes.matrix(), chain, rescale.data(), out);
+}
+
+}  // namespace
+
+void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
+  UsageMeter::current().add_flops(
+      transform_rows_flops(layer.transform, layer.rows, layer.cols, layer.rows));
+  if (layer.codebook == CodebookKind::trellis) return decode(context, layer, out);
+  const auto output_scale = scales_on_device(context, layer.output_scale);
+  transform_back(context, layer, out);
+  if (output_scale.size() > 0) scale_rows(context.lane().get(), out, output_scale.data());
 }
 
 }  // namespace quip::cuda

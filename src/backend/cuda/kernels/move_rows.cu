@@ -18,6 +18,10 @@ __global__ void multiply_columns(DeviceView<float> x, const float* factor) {
   for_elements(x.rows, x.cols, [&](index_t i, index_t j) { x(i, j) *= factor[j]; });
 }
 
+__global__ void multiply_rows(DeviceView<float> x, const float* factor) {
+  for_elements(x.rows, x.cols, [&](index_t i, index_t j) { x(i, j) *= factor[i]; });
+}
+
 __global__ void divide_all(DeviceView<float> x, const float* divisor) {
   for_elements(x.rows, x.cols, [&](index_t i, index_t j) { x(i, j) /= divisor[i]; });
 }
@@ -34,6 +38,9 @@ void gather_lanes(cudaStream_t stream, MatrixView<const float> x, const std::int
 }
 void scale_columns(cudaStream_t stream, MatrixView<float> x, const float* factor) {
   launch_elementwise("scale_columns", multiply_columns, x.size(), stream, x, factor);
+}
+void scale_rows(cudaStream_t stream, MatrixView<float> x, const float* factor) {
+  launch_elementwise("scale_rows", multiply_rows, x.size(), stream, x, factor);
 }
 void divide_rows(cudaStream_t stream, MatrixView<float> x, const float* divisor) {
   launch_elementwise("divide_rows", divide_all, x.size(), stream, x, divisor);

@@ -47,6 +47,8 @@ void gather_lanes(cudaStream_t stream, MatrixView<const float> x, const std::int
                   MatrixView<float> y);
 /// x(i, j) *= factor[j].
 void scale_columns(cudaStream_t stream, MatrixView<float> x, const float* factor);
+/// x(i, j) *= factor[i].
+void scale_rows(cudaStream_t stream, MatrixView<float> x, const float* factor);
 /// x(i, j) /= divisor[i].
 void divide_rows(cudaStream_t stream, MatrixView<float> x, const float* divisor);
 /// y = xᵀ.
