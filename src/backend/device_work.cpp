@@ -142,11 +142,12 @@ index_t dequantize_bytes(index_t rows, index_t cols, const LayerOptions& options
     return layer.rows * layer.row_bytes() +
            (trellis::state_count + layer.rows + layer.cols) * index_t{sizeof(float)};
   }
-  const index_t floats = 2 * layer.grids() + (layer.rescaled ? cols : 0) +
-                         (layer.output_scaled ? rows : 0) +
-                         (takes_turns(kind, rows) ? rows * cols : 0);
-  return rows * layer.row_bytes() + floats * index_t{sizeof(float)} +
-         transform_bytes(kind, rows, Side::output) + transform_bytes(kind, cols, Side::input);
+  const index_t floats = 2 * layer.grids() + (layer.rescaled ? layer.cols : 0) +
+                         (layer.output_scaled ? layer.rows : 0) +
+                         (layer.padded() || takes_turns(kind, rows) ? layer.rows * layer.cols : 0);
+  return layer.rows * layer.row_bytes() + floats * index_t{sizeof(float)} +
+         transform_bytes(kind, layer.rows, Side::output) +
+         transform_bytes(kind, layer.cols, Side::input);
 }
 
 }  // namespace quip

@@ -152,6 +152,14 @@ INSTANTIATE_TEST_SUITE_P(
                      testing::Values(incoherent)),
     name_of);
 
+TEST_F(CudaDequantize, CutsPaddingOff) {
+  QuantizedLinear layer =
+      random_layer({256, 128}, 3, TransformKind::hadamard_128, incoherent, true);
+  layer.row_padding = 100;
+  layer.col_padding = 27;
+  expect_the_hosts(layer);
+}
+
 #ifdef QUIP_CUDA_ON_HOST
 // The promised bytes are enough, and not one is too much.
 TEST_P(CudaDequantize, TakesTheMemoryThatItNames) {

@@ -27,23 +27,6 @@ LayerOptions trellis_options(int bits, Codebook codebook) {
   return options;
 }
 
-// A row of tiles through both blocks of columns: feedback within tiles, blocks and beyond.
-TEST_F(CudaTest, RoundsATrellisLayerToTheHostsCodes) {
-  const LayerOptions options = trellis_options(3, Codebook::mul1);
-  const Matrix<float> w = random_weights(128, 256, 1);
-  const PreparedLayer layer =
-      prepare_layer(w.cview(), random_hessian(256, 600, 2), options, "test");
-  const Range rows{64, 80};
-  const auto host = host_quantizer().rows(w.cview(), layer, options, rows);
-  const auto device = cuda_->quantizer().rows(w.cview(), layer, options, rows);
-  EXPECT_EQ(device->largest(), host->largest());
-  const RoundedRows expected = host->round(0);
-  const RoundedRows rounded = device->round(0);
-  EXPECT_EQ(rounded.layer.codes, expected.layer.codes);
-  EXPECT_EQ(rounded.layer.suh, expected.layer.suh);
-  EXPECT_EQ(rounded.layer.svh, expected.layer.svh);
-}
-
 /// Returns a layer of random codes and scales whose W is smaller than its tiles.
 QuantizedLinear random_layer(index_t outputs, index_t inputs, const LayerOptions& options) {
   QuantizedLinear layer = described(options, outputs, inputs);
@@ -61,6 +44,41 @@ QuantizedLinear random_layer(index_t outputs, index_t inputs, const LayerOptions
   fill(layer.svh);
   validate(layer, "of the test");
   return layer;
+}
+
+// A row of tiles through both blocks of columns: feedback within tiles, blocks and beyond.
+TEST_F(CudaTest, RoundsATrellisLayerToTheHostsCodes) {
+  const LayerOptions options = trellis_options(3, Codebook::mul1);
+  const Matrix<float> w = random_weights(128, 256, 1);
+  const PreparedLayer layer =
+      prepare_layer(w.cview(), random_hessian(256, 600, 2), options, "test");
+  const Range rows{64, 80};
+  const auto host = host_quantizer().rows(w.cview(), layer, options, rows);
+  const auto device = cuda_->quantizer().rows(w.cview(), layer, options, rows);
+  EXPECT_EQ(device->largest(), host->largest());
+  const RoundedRows expected = host->round(0);
+  const RoundedRows rounded = device->round(0);
+  EXPECT_EQ(rounded.layer.codes, expected.layer.codes);
+  EXPECT_EQ(rounded.layer.suh, expected.layer.suh);
+  EXPECT_EQ(rounded.layer.svh, expected.layer.svh);
+}
+
+// With a random layer's codes, which need not come from these weights.
+TEST_F(CudaTest, MeasuresATrellisLayerToTheHostsBits) {
+  for (const int bits : {1, 3, 8}) {
+    const LayerOptions options = trellis_options(bits, Codebook::mul1);
+    const Matrix<float> w = random_weights(128, 256, 1);
+    const PreparedLayer layer =
+        prepare_layer(w.cview(), random_hessian(256, 600, 2), options, "test");
+    QuantizedLinear stored = random_layer(128, 256, options);
+    stored.seed_u = layer.seed_u;
+    stored.seed_v = layer.seed_v;
+    for (const Range rows : {Range{0, 128}, Range{64, 96}}) {
+      const auto host = host_quantizer().rows(w.cview(), layer, options, rows);
+      const auto device = cuda_->quantizer().rows(w.cview(), layer, options, rows);
+      expect_same(device->measure(stored), host->measure(stored));
+    }
+  }
 }
 
 // The device adds 128 · 128 values in fp32, in 14 levels, and scales in three roundings: each level

@@ -48,8 +48,8 @@ constexpr index_t hessian_piece_unit = 64;  ///< channels and tokens are multipl
 /// Returns the bytes for factorising a Hessian of order n there.
 [[nodiscard]] index_t factor_bytes(index_t n);
 /// Returns the bytes for turning a layer's codes into weights, besides the weights: codes, grids,
-/// D̃, output scales, the factors of U and V, and one float per weight where two matrices take
-/// turns; of a trellis its scales and the values of states.
+/// D̃, output scales, the factors of U and V, and one float per weight where two matrices take turns
+/// or W is padded; of a trellis its scales and the values of states.
 [[nodiscard]] index_t dequantize_bytes(index_t rows, index_t cols, const LayerOptions& options);
 
 }  // namespace quip

@@ -130,7 +130,6 @@ class CudaBackend final : public Backend {
   }
   [[nodiscard]] Quantizer& quantizer() override { return *quantizer_; }
   [[nodiscard]] std::optional<Tensor> dequantize(const QuantizedLinear& layer) override {
-    if (layer.codebook == CodebookKind::scalar && layer.padded()) return std::nullopt;
     Tensor weights = allocate(layer.outputs(), layer.inputs());
     cuda::dequantize(context(), layer, weights.view());
     return weights;

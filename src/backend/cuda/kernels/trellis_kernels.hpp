@@ -42,6 +42,9 @@ struct StoredTrellis {
   const float* input_scale = nullptr;
   const float* output_scale = nullptr;
 };
+/// Writes the values of all states as they lie in W, before they are transformed and scaled, to
+/// `out` [outputs × inputs].
+void spread_states(cudaStream_t stream, const StoredTrellis& stored, MatrixView<float> out);
 /// Writes the first rows and columns of W, as many as `out` has.
 void decode_trellis(cudaStream_t stream, const StoredTrellis& stored, MatrixView<float> out);
 

@@ -1,4 +1,6 @@
 // What surrounds the search for states: feedback inside tiles, packing, and decoding.
+#include <algorithm>
+
 #include "quant_kernels.hpp"
 #include "trellis_kernels.hpp"
 #include "walsh_levels.hpp"
@@ -17,6 +19,7 @@ constexpr unsigned solve_threads = 64;
 constexpr unsigned pack_threads = 128;
 constexpr unsigned decode_threads = 512;
 constexpr int word_bits = 16;
+constexpr index_t most_blocks = 65535;  // the limit of a grid's second side
 
 /// Takes a lane a thread. The order of operations is the host's: HostMath::solve_tile.
 __global__ void __launch_bounds__(solve_threads)
@@ -65,6 +68,19 @@ __device__ unsigned state_of(const std::uint16_t* packed, int bits, int step) {
   return window >> ((word + 1) * word_bits - end) & (trellis::state_count - 1U);
 }
 
+/// Takes a tile a block, a step a thread.
+__global__ void __launch_bounds__(tile_steps)
+    spread(StoredTrellis stored, DeviceView<float> out, index_t first_row) {
+  const index_t row = first_row + blockIdx.y;
+  const index_t number = row * (stored.inputs / tile_side) + blockIdx.x;
+  const auto step = static_cast<int>(threadIdx.x);
+  const trellis::TilePlace place = trellis::place_of(step);
+  const unsigned state =
+      state_of(stored.codes + number * trellis::packed_words(stored.bits), stored.bits, step);
+  out(row * tile_side + place.output, static_cast<index_t>(blockIdx.x) * tile_side + place.input) =
+      stored.values[state];
+}
+
 /// Decodes a block of 128 outputs × 128 inputs in shared memory, where the transforms of rows and
 /// columns are one.
 __global__ void __launch_bounds__(decode_threads)
@@ -111,12 +127,20 @@ void pack_states(cudaStream_t stream, MatrixView<const std::uint16_t> states, in
   launch("pack_states", pack, grid, pack_threads, 0, stream, states, lanes, bits, packed);
 }
 
+void spread_states(cudaStream_t stream, const StoredTrellis& stored, MatrixView<float> out) {
+  const index_t rows = out.rows / tile_side;
+  for (index_t first = 0; first < rows; first += most_blocks) {
+    const dim3 grid(static_cast<unsigned>(out.cols / tile_side),
+                    static_cast<unsigned>(std::min(rows - first, most_blocks)));
+    launch("spread_states", spread, grid, tile_steps, 0, stream, stored, out, first);
+  }
+}
+
 void decode_trellis(cudaStream_t stream, const StoredTrellis& stored, MatrixView<float> out) {
-  constexpr index_t most_blocks = 65535;  // the limit of a grid
   const index_t blocks = (out.rows + hadamard_side - 1) / hadamard_side;
   for (index_t first = 0; first < blocks; first += most_blocks) {
-    const index_t count = blocks - first < most_blocks ? blocks - first : most_blocks;
-    const dim3 grid(blocks_for(out.cols, hadamard_side), static_cast<unsigned>(count));
+    const dim3 grid(blocks_for(out.cols, hadamard_side),
+                    static_cast<unsigned>(std::min(blocks - first, most_blocks)));
     launch("decode_trellis", decode, grid, decode_threads,
            hadamard_side * hadamard_side * sizeof(float), stream, stored, out, first);
   }
