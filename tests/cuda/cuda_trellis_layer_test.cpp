@@ -7,6 +7,7 @@
 #include "backend/cuda/dequantize.hpp"
 #include "cuda/cuda_support.hpp"
 #include "support/one_layer.hpp"
+#include "support/thorough.hpp"
 
 #include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
@@ -46,12 +47,12 @@ QuantizedLinear random_layer(index_t outputs, index_t inputs, const LayerOptions
   return layer;
 }
 
-// A row of tiles through both blocks of columns: feedback within tiles, blocks and beyond.
+// A row of tiles: feedback within them and a block of columns, at night to the next block as well.
 TEST_F(CudaTest, RoundsATrellisLayerToTheHostsCodes) {
   const LayerOptions options = trellis_options(3, Codebook::mul1);
-  const Matrix<float> w = random_weights(128, 256, 1);
-  const PreparedLayer layer =
-      prepare_layer(w.cview(), random_hessian(256, 600, 2), options, "test");
+  const index_t n = thorough() ? 256 : 128;
+  const Matrix<float> w = random_weights(128, n, 1);
+  const PreparedLayer layer = prepare_layer(w.cview(), random_hessian(n, 600, 2), options, "test");
   const Range rows{64, 80};
   const auto host = host_quantizer().rows(w.cview(), layer, options, rows);
   const auto device = cuda_->quantizer().rows(w.cview(), layer, options, rows);
@@ -65,7 +66,7 @@ TEST_F(CudaTest, RoundsATrellisLayerToTheHostsCodes) {
 
 // With a random layer's codes, which need not come from these weights.
 TEST_F(CudaTest, MeasuresATrellisLayerToTheHostsBits) {
-  for (const int bits : {1, 3, 8}) {
+  for (const int bits : thorough() ? std::vector{1, 3, 8} : std::vector{3}) {
     const LayerOptions options = trellis_options(bits, Codebook::mul1);
     const Matrix<float> w = random_weights(128, 256, 1);
     const PreparedLayer layer =

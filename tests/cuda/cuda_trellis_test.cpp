@@ -7,6 +7,7 @@
 #include "backend/cuda/copies.hpp"
 #include "backend/cuda/rounding_on_device.hpp"
 #include "cuda/cuda_support.hpp"
+#include "support/thorough.hpp"
 
 #include "quip/core/rng.hpp"
 #include "quip/quant/trellis/codebook.hpp"
@@ -115,6 +116,7 @@ TEST_P(CudaTrellis, FindsTheHostsStates) {
 }
 
 TEST_P(CudaTrellis, FindsTheHostsStatesWithOtherCodebooks) {
+  if (!thorough() && GetParam() > 2) GTEST_SKIP() << "at night";
   for (const Codebook codebook : {Codebook::mcg, Codebook::three_inst}) {
     Column column(1);
     column.set(0, [](int step) { return step % 7 == 3 ? -8.0 : (step - 128) / 40.0; });
@@ -122,11 +124,17 @@ TEST_P(CudaTrellis, FindsTheHostsStatesWithOtherCodebooks) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Bits, CudaTrellis, testing::Range(1, trellis::max_bits + 1));
+/// Returns the numbers of bits to try: by day costs of 16 bits, the same cut off, and of 32 bits.
+std::vector<int> tried_bits() {
+  return thorough() ? std::vector{1, 2, 3, 4, 5, 6, 7, 8} : std::vector{2, 4, 8};
+}
+
+INSTANTIATE_TEST_SUITE_P(Bits, CudaTrellis, testing::ValuesIn(tried_bits()),
+                         testing::PrintToStringParamName());
 
 #ifdef QUIP_CUDA_ON_HOST
 TEST_F(CudaTest, StatesDoNotDependOnTheOrderOfThreads) {
-  for (const int bits : {2, 3, 4, 8}) {
+  for (const int bits : tried_bits()) {
     Column column(1);
     column.set(0, [](int step) { return std::sin(step * step); });
     code(Codebook::mul1, bits, column);

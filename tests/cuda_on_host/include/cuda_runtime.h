@@ -141,21 +141,23 @@ inline float __uint_as_float(unsigned bits) {
 }
 inline int __float2int_rn(float x) { return static_cast<int>(std::lrint(x)); }
 inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1.0F) : 0.0F; }
-/// Rounds towards zero. Only for sums that fp64 holds exactly.
+/// Rounds towards zero. Only for sums that fp64 holds exactly, in the normal range of fp32.
 inline float __fmaf_rz(float a, float b, float c) {
   const double exact = static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c);
-  const auto nearest = static_cast<float>(exact);
-  const bool beyond = std::fabs(static_cast<double>(nearest)) > std::fabs(exact);
-  return beyond ? __uint_as_float(__float_as_uint(nearest) - 1) : nearest;
+  std::uint64_t bits;
+  std::memcpy(&bits, &exact, sizeof bits);
+  bits &= ~((std::uint64_t{1} << 29) - 1);  // beyond the digits of fp32
+  double cut;
+  std::memcpy(&cut, &bits, sizeof cut);
+  return static_cast<float>(cut);
 }
 /// Bytes of `a` (0 … 3) and `b` (4 … 7), chosen by the four lowest digits of `selector`.
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   const std::uint64_t both = (static_cast<std::uint64_t>(b) << 32) | a;
-  unsigned bytes = 0;
-  for (unsigned i = 0; i < 4; ++i) {
-    bytes |= static_cast<unsigned>(both >> ((selector >> (4 * i) & 7U) * 8) & 0xffU) << (8 * i);
-  }
-  return bytes;
+  const auto byte = [&](unsigned i) {
+    return static_cast<unsigned>(both >> ((selector >> (4 * i) & 7U) * 8) & 0xffU) << (8 * i);
+  };
+  return byte(0) | byte(1) | byte(2) | byte(3);
 }
 // Half-word by half-word, min(a + b, c).
 inline unsigned __viaddmin_u16x2(unsigned a, unsigned b, unsigned c) {
