@@ -222,6 +222,21 @@ TEST_F(CudaTest, RefusesAHessianThatIsNotPositiveDefinite) {
 }
 
 #ifdef QUIP_CUDA_ON_HOST
+TEST_F(CudaTest, AHessianThatDoesNotFitIsFactorisedByTheHost) {
+  const LayerOptions options = scalar_options();
+  const Matrix<float> w = random_weights(20, 96, 1);
+  const auto h = random_hessian(96, 200, 2);
+  const PreparedLayer host = prepare_layer(w.cview(), copy_of(h), options, "test");
+  // Of a Hessian's 72 KiB; a sixteenth is kept back.
+  cuda_on_host::set_memory(cuda_on_host::memory_in_use() / 15 * 16 + (60 << 10));
+  const PreparedLayer device = cuda_->quantizer().prepare(w.cview(), copy_of(h), options, "test");
+  cuda_on_host::set_memory(std::size_t{8} << 30);
+  EXPECT_EQ(device.factor.diagonal, host.factor.diagonal);
+  for (index_t i = 0; i < host.factor.panels.size(); ++i) {
+    ASSERT_EQ(device.factor.panels[i], host.factor.panels[i]);
+  }
+}
+
 // Little memory: rows go in several parts.
 TEST_F(CudaTest, RoundingInPartsHasTheSameBits) {
   LayerOptions options = scalar_options();

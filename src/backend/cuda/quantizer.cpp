@@ -15,13 +15,12 @@ namespace {
 class CudaQuantizer final : public Quantizer {
  public:
   explicit CudaQuantizer(Context& context)
-      : context_(context), grid_cholesky_(make_grid_cholesky(context)) {}
+      : context_(context), hessian_math_(context), grid_cholesky_(make_grid_cholesky(context)) {}
 
   [[nodiscard]] PreparedLayer prepare(MatrixView<const float> weights, Matrix<double> hessian,
                                       const LayerOptions& options,
                                       const std::string& layer) override {
-    return prepare_layer(weights, std::move(hessian), options, layer,
-                         HessianMathOnDevice(context_));
+    return prepare_layer(weights, std::move(hessian), options, layer, hessian_math_);
   }
   [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                 const PreparedLayer& layer,
@@ -58,6 +57,7 @@ class CudaQuantizer final : public Quantizer {
   }
 
   Context& context_;
+  HessianMathOnDevice hessian_math_;
   std::unique_ptr<GridCholesky> grid_cholesky_;
   bool warned_ = false;  ///< of a method without kernels: once is enough
 };
