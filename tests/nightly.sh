@@ -15,7 +15,8 @@ cmake --build --preset asan --target mpi_tests
 ctest --test-dir build/asan -L '^mpi$' --output-on-failure
 
 cmake --preset release
-cmake --build --preset release --target quip
+cmake --build --preset release --target quip cuda_tests
+QUIP_THOROUGH=1 ctest --test-dir build/release -R cuda_trellis --output-on-failure
 bash tests/valgrind.sh build/release/bin/quip
 
 # Where there is a CUDA compiler, the whole program with it. Its tests run on a GPU, and say so where

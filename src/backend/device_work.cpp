@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "backend/cuda/kernels/trellis_shape.hpp"
+
 #include "quip/core/error.hpp"
 #include "quip/quant/factor/lower_panels.hpp"
 #include "quip/quant/transform/hadamard.hpp"
@@ -59,6 +61,15 @@ bool takes_turns(TransformKind kind, index_t rows) {
   return kind != TransformKind::hadamard_128 && kind != TransformKind::none;
 }
 
+/// Returns the bytes of the search for the states of `rows` rows: tables by state, and costs.
+index_t search_bytes(const LayerOptions& options, index_t rows) {
+  if (!options.has_trellis()) return 0;
+  constexpr index_t tables = trellis::state_count * (2 + 2 + 4);
+  const index_t tiles = (rows + trellis::tile_side - 1) / trellis::tile_side;
+  return tables +
+         std::min(tiles, cuda::most_search_blocks) * cuda::search_scratch_bytes(options.bits);
+}
+
 }  // namespace
 
 int device_lanes(int threads) { return std::clamp(threads, 1, device_unit_lanes); }
@@ -108,12 +119,13 @@ index_t rounding_lane_bytes(index_t n, const LayerOptions& options) {
   matrices += options.rounding == Rounding::stochastic ? 1 : 0;  // offsets
   matrices += options.effective_passes() > 0 ? 1 : 0;            // weights less what was cut
   const index_t elements = matrices * n + LowerPanels::block;
-  return elements * index_t{sizeof(float)} + 2 * index_t{sizeof(double)};
+  const index_t states = options.has_trellis() ? n * index_t{sizeof(std::uint16_t)} : 0;
+  return elements * index_t{sizeof(float)} + states + 2 * index_t{sizeof(double)};
 }
 
 index_t rounding_bytes(index_t n, const LayerOptions& options, index_t rows, index_t tried) {
   const index_t row = n * index_t{sizeof(float)};
-  return rounding_panel_bytes(n, options) + 2 * rows * row +
+  return rounding_panel_bytes(n, options) + search_bytes(options, rows) + 2 * rows * row +
          tried * (row + rounding_lane_bytes(n, options));
 }
 
@@ -126,10 +138,16 @@ index_t factor_bytes(index_t n) {
 index_t dequantize_bytes(index_t rows, index_t cols, const LayerOptions& options) {
   const QuantizedLinear layer = described(options, rows, cols);
   const TransformKind kind = layer.transform;
-  const index_t floats =
-      2 * layer.grids() + (layer.rescaled ? cols : 0) + (takes_turns(kind, rows) ? rows * cols : 0);
-  return rows * layer.row_bytes() + floats * index_t{sizeof(float)} +
-         transform_bytes(kind, rows, Side::output) + transform_bytes(kind, cols, Side::input);
+  if (options.has_trellis()) {
+    return layer.rows * layer.row_bytes() +
+           (trellis::state_count + layer.rows + layer.cols) * index_t{sizeof(float)};
+  }
+  const index_t floats = 2 * layer.grids() + (layer.rescaled ? layer.cols : 0) +
+                         (layer.output_scaled ? layer.rows : 0) +
+                         (layer.padded() || takes_turns(kind, rows) ? layer.rows * layer.cols : 0);
+  return layer.rows * layer.row_bytes() + floats * index_t{sizeof(float)} +
+         transform_bytes(kind, layer.rows, Side::output) +
+         transform_bytes(kind, layer.cols, Side::input);
 }
 
 }  // namespace quip

@@ -8,8 +8,9 @@ namespace {
 
 class HostRows final : public LayerRows {
  public:
-  HostRows(RowTiles tiles, const PreparedLayer& layer, const LayerOptions& options)
-      : tiles_(std::move(tiles)), layer_(layer), options_(options) {}
+  HostRows(MatrixView<const float> weights, RowTiles tiles, const PreparedLayer& layer,
+           const LayerOptions& options)
+      : weights_(weights), tiles_(std::move(tiles)), layer_(layer), options_(options) {}
 
   [[nodiscard]] float largest() override { return largest_element(tiles_); }
   [[nodiscard]] std::vector<double> evaluate(const RhoSearch& search) override {
@@ -18,8 +19,14 @@ class HostRows final : public LayerRows {
   [[nodiscard]] RoundedRows round(double rho) override {
     return round_rows(tiles_, layer_, options_, rho);
   }
+  [[nodiscard]] std::vector<RowNorms> measure(const QuantizedLinear& stored) override {
+    const Range rows = tiles_.rows();
+    tiles_ = RowTiles(tiles_.n(), {});
+    return measure_rows(stored, weights_, layer_, rows);
+  }
 
  private:
+  MatrixView<const float> weights_;
   RowTiles tiles_;
   const PreparedLayer& layer_;
   const LayerOptions& options_;
@@ -37,8 +44,8 @@ class HostQuantizer final : public Quantizer {
                                                 const LayerOptions& options, Range rows) override {
     const LayerTransforms transforms = make_transforms(options.effective_transform(), weights.rows,
                                                        weights.cols, layer.seed_u, layer.seed_v);
-    return std::make_unique<HostRows>(transform_rows(weights, layer, transforms, rows), layer,
-                                      options);
+    return std::make_unique<HostRows>(weights, transform_rows(weights, layer, transforms, rows),
+                                      layer, options);
   }
 };
 

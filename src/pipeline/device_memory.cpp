@@ -53,9 +53,10 @@ struct RoundingNeeds {
 RoundingNeeds rounding_needs(const DeviceWork& work, const BlockKind& kind) {
   RoundingNeeds most;
   for (const auto& [linear, options] : kind.linears) {
-    const index_t n = linear.cols;
-    const index_t rows = row_share(linear.rows, work.rank, work.ranks).count();
-    const RhoSearch search(linear.rows, options.bits);
+    const QuantizedLinear layer = described(options, linear.rows, linear.cols);  // with padding
+    const index_t n = layer.cols;
+    const index_t rows = row_share(layer.rows, work.rank, work.ranks).count();
+    const RhoSearch search(layer.rows, options.bits);
     const index_t tried =
         std::min<index_t>(search.sampled(), rows) * std::ssize(search.candidates());
     const index_t whole = rounding_bytes(n, options, rows, tried);

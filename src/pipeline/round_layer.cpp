@@ -8,8 +8,8 @@
 
 #include "quip/core/usage.hpp"
 #include "quip/quant/factor/layer_statistics.hpp"
+#include "quip/quant/factor/work.hpp"
 #include "quip/quant/layer.hpp"
-#include "quip/quant/measure.hpp"
 #include "quip/quant/transform/transform.hpp"
 
 namespace quip {
@@ -110,38 +110,39 @@ void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
 }
 
 /// Refits the output scales of a layer to all that is coded, and returns its losses by row.
-std::vector<RowLoss> refit_rows(Collectives& comm, MatrixView<const float> weights,
-                                const PreparedLayer& layer, QuantizedLinear& stored) {
+std::vector<RowLoss> refit_rows(Collectives& comm, LayerRows& rows, QuantizedLinear& stored) {
   const Range share = row_share(stored.rows, comm.rank(), comm.size());
   std::vector<std::uint16_t>& all = stored.output_scaled ? stored.output_scale : stored.svh;
   std::vector<RowLoss> losses;
   std::vector<std::uint16_t> mine;
   agree(comm, [&] {
-    for (const RowNorms& norms : measure_rows(stored, weights, layer, share)) {
+    for (const RowNorms& norms : rows.measure(stored)) {
       mine.push_back(all[at(share.first) + mine.size()]);
       losses.push_back(refit(norms, mine.back()));
     }
+    UsageMeter::current().add_flops(static_cast<double>(share.count()) *
+                                    measure_flops(stored.cols));
   });
   all = gather_rows(comm, mine, stored.rows, 1);
   return gather_rows(comm, losses, stored.rows, 1);
 }
 
-/// Makes the whole layer on every rank from each rank's rows; their largest weight is `largest`.
-StoredLayer join(Collectives& comm, const std::string& name, MatrixView<const float> weights,
-                 const PreparedLayer& layer, const LayerOptions& options, RoundedRows mine,
-                 const FoundRho& found, float largest) {
-  StoredLayer stored{name, to_string(options.method), std::move(mine.layer), {}};
-  const index_t rows = weights.rows;
+/// Makes the whole layer, of `rows` rows, on every rank from each rank's `mine`, which have been
+/// `rounded`; their largest weight is `largest`.
+StoredLayer join(Collectives& comm, const std::string& name, index_t rows,
+                 const PreparedLayer& layer, const LayerOptions& options, LayerRows& mine,
+                 RoundedRows rounded, const FoundRho& found, float largest) {
+  StoredLayer stored{name, to_string(options.method), std::move(rounded.layer), {}};
   stored.layer.rows = rows;
   const auto gather = [&](const Part& part, auto& elements) {
     if (part.by_row) elements = gather_rows(comm, elements, rows, part.count() / rows);
   };
   visit_parts(gather, stored.layer);
-  std::array<float, 2> most{largest, static_cast<float>(mine.passes)};
+  std::array<float, 2> most{largest, static_cast<float>(rounded.passes)};
   comm.all_reduce_max(most);
   const std::vector<RowLoss> losses = options.scales_outputs()
-                                          ? refit_rows(comm, weights, layer, stored.layer)
-                                          : gather_rows(comm, mine.losses, rows, 1);
+                                          ? refit_rows(comm, mine, stored.layer)
+                                          : gather_rows(comm, rounded.losses, rows, 1);
   stored.statistics = summarise(layer, options, losses, found.rho, most[0]);
   stored.statistics.rho_rounds = found.rounds;
   stored.statistics.passes = static_cast<int>(most[1]);
@@ -203,7 +204,7 @@ StoredLayer round_layer(Collectives& comm, const std::string& name, MatrixView<c
     rounded = mine->round(found.rho);
     largest = mine->largest();
   });
-  return join(comm, name, weights, layer, options, std::move(rounded), found, largest);
+  return join(comm, name, weights.rows, layer, options, *mine, std::move(rounded), found, largest);
 }
 
 }  // namespace quip

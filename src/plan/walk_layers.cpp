@@ -205,7 +205,7 @@ class LayerWalk {
     ledger_.count_maximum(2 * float_bytes);
     if (options.scales_outputs()) {  // and refitted
       ledger_.vote();
-      if (wide != nullptr) stream_panels(*wide);
+      if (passing) stream_panels(*wide);
       gather_rows(sizeof(std::uint16_t));
     }
     gather_rows(sizeof(RowLoss));

@@ -48,7 +48,7 @@ QuantizedLinear random_layer(Shape shape, int bits, TransformKind transform, con
   layer.seed_v = 12;
   const RandomStream random(5);
   std::vector<std::uint8_t> codes(at(shape.cols));
-  layer.rescaled = rescale;
+  layer.rescaled = layer.output_scaled = rescale;
   visit_parts([](const Part& part, auto& elements) { elements.resize(at(part.count())); }, layer);
   for (index_t i = 0; i < shape.rows; ++i) {
     for (index_t j = 0; j < shape.cols; ++j) {
@@ -65,6 +65,9 @@ QuantizedLinear random_layer(Shape shape, int bits, TransformKind transform, con
   }
   for (std::size_t j = 0; j < layer.rescale.size(); ++j) {
     layer.rescale[j] = 0.7F + 0.01F * static_cast<float>(j % 53);
+  }
+  for (std::size_t i = 0; i < layer.output_scale.size(); ++i) {
+    layer.output_scale[i] = static_cast<std::uint16_t>(0x3800 + i % 1024);  // from ½ to 1
   }
   validate(layer, "of the test");
   return layer;
@@ -149,6 +152,14 @@ INSTANTIATE_TEST_SUITE_P(
                      testing::Values(incoherent)),
     name_of);
 
+TEST_F(CudaDequantize, CutsPaddingOff) {
+  QuantizedLinear layer =
+      random_layer({256, 128}, 3, TransformKind::hadamard_128, incoherent, true);
+  layer.row_padding = 100;
+  layer.col_padding = 27;
+  expect_the_hosts(layer);
+}
+
 #ifdef QUIP_CUDA_ON_HOST
 // The promised bytes are enough, and not one is too much.
 TEST_P(CudaDequantize, TakesTheMemoryThatItNames) {
@@ -164,6 +175,7 @@ TEST_P(CudaDequantize, TakesTheMemoryThatItNames) {
       options.group_size = grid.group_size;
       options.symmetric = grid.symmetric;
       options.rescaling = rescale;
+      options.output_scaling = rescale;
       const auto layer = random_layer(shape, options.bits, transform, grid, rescale);
       const auto out = context.buffer<float>(shape.rows * shape.cols, "weights");
       const auto room = static_cast<std::size_t>(dequantize_bytes(shape.rows, shape.cols, options));

@@ -29,6 +29,7 @@ struct Case {
   bool act_order = false;
   std::optional<int> passes{};
   std::optional<GroupFit> groups{};
+  bool output_scaling = false;
 };
 
 LayerOptions options_of(const Case& c) {
@@ -45,6 +46,7 @@ LayerOptions options_of(const Case& c) {
   options.act_order = c.act_order;
   options.passes = c.passes;
   options.groups = c.groups;
+  options.output_scaling = c.output_scaling;
   options.seed = 7;
   return options;
 }
@@ -65,6 +67,9 @@ TEST(Rounders, ArePortableIfTheySaySo) {
     options.method = method;
     EXPECT_TRUE(make_rounder(options)->portable()) << to_string(method);
   }
+  options.method = Method::ldlq;
+  options.codebook = CodebookKind::trellis;
+  EXPECT_TRUE(make_rounder(options)->portable());
 }
 
 TEST_P(CudaQuantizer, RoundsToTheHostsBits) {
@@ -84,6 +89,10 @@ TEST_P(CudaQuantizer, RoundsToTheHostsBits) {
         expect_same(device->evaluate(search), host->evaluate(search), "candidate");
       }
       expect_same(device->round(2.1), host->round(2.1));
+      if (!options.scales_outputs()) continue;
+      const auto all = host_quantizer().rows(w.cview(), layer, options, {0, m});
+      const QuantizedLinear stored = all->round(2.1).layer;
+      expect_same(device->measure(stored), host->measure(stored));
     }
   });
 }
@@ -145,7 +154,24 @@ INSTANTIATE_TEST_SUITE_P(
         Case{.name = "kronecker_nopermute", .transform = TransformKind::kronecker_nopermute},
         Case{.name = "hadamard", .transform = TransformKind::hadamard},
         Case{.name = "hadamard_128", .transform = TransformKind::hadamard_128},
-        Case{.name = "dense", .transform = TransformKind::dense}),
+        Case{.name = "dense", .transform = TransformKind::dense},
+        Case{.name = "output_scales", .output_scaling = true},
+        Case{.name = "output_scales_hadamard",
+             .transform = TransformKind::hadamard,
+             .bits = 3,
+             .output_scaling = true},
+        Case{.name = "output_scales_hadamard_128",
+             .transform = TransformKind::hadamard_128,
+             .bits = 4,
+             .output_scaling = true},
+        Case{.name = "output_scales_act_order_groups",
+             .method = Method::optq,
+             .transform = TransformKind::hadamard,
+             .bits = 4,
+             .grid = GridKind::minmax,
+             .group_size = 24,
+             .act_order = true,
+             .output_scaling = true}),
     [](const auto& instance) { return std::string(instance.param.name); });
 
 // The transform of H has the host's bits, its factorisation another order of sums: what is made of
@@ -196,9 +222,25 @@ TEST_F(CudaTest, RefusesAHessianThatIsNotPositiveDefinite) {
 }
 
 #ifdef QUIP_CUDA_ON_HOST
+TEST_F(CudaTest, AHessianThatDoesNotFitIsFactorisedByTheHost) {
+  const LayerOptions options = scalar_options();
+  const Matrix<float> w = random_weights(20, 96, 1);
+  const auto h = random_hessian(96, 200, 2);
+  const PreparedLayer host = prepare_layer(w.cview(), copy_of(h), options, "test");
+  // Of a Hessian's 72 KiB; a sixteenth is kept back.
+  cuda_on_host::set_memory(cuda_on_host::memory_in_use() / 15 * 16 + (60 << 10));
+  const PreparedLayer device = cuda_->quantizer().prepare(w.cview(), copy_of(h), options, "test");
+  cuda_on_host::set_memory(std::size_t{8} << 30);
+  EXPECT_EQ(device.factor.diagonal, host.factor.diagonal);
+  for (index_t i = 0; i < host.factor.panels.size(); ++i) {
+    ASSERT_EQ(device.factor.panels[i], host.factor.panels[i]);
+  }
+}
+
 // Little memory: rows go in several parts.
 TEST_F(CudaTest, RoundingInPartsHasTheSameBits) {
-  const LayerOptions options = scalar_options();
+  LayerOptions options = scalar_options();
+  options.output_scaling = true;
   const Matrix<float> w = random_weights(300, 96, 1);
   const PreparedLayer layer = prepare_layer(w.cview(), random_hessian(96, 200, 2), options, "test");
   const auto host = host_quantizer().rows(w.cview(), layer, options, {0, 300});
@@ -207,8 +249,10 @@ TEST_F(CudaTest, RoundingInPartsHasTheSameBits) {
   const std::size_t room = 2 * 100 * 96 * 4 * 4;
   cuda_on_host::set_memory((cuda_on_host::memory_in_use() + room) / 15 * 16);
   const RoundedRows rounded = device->round(2.0);
+  const std::vector<RowNorms> norms = device->measure(rounded.layer);
   cuda_on_host::set_memory(std::size_t{8} << 30);
   expect_same(rounded, host->round(2.0));
+  expect_same(norms, host->measure(rounded.layer));
 }
 #endif
 

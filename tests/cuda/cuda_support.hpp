@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <type_traits>
+#include <vector>
 
 #include "unit/cpu_support.hpp"
 #include <gtest/gtest.h>
@@ -103,6 +104,15 @@ inline void expect_same(const RoundedRows& a, const RoundedRows& b) {
   for (std::size_t i = 0; i < a.losses.size(); ++i) {
     ASSERT_EQ(a.losses[i].loss, b.losses[i].loss) << "row " << i;
     ASSERT_EQ(a.losses[i].reference, b.losses[i].reference) << "row " << i;
+  }
+}
+
+inline void expect_same(const std::vector<RowNorms>& a, const std::vector<RowNorms>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    ASSERT_EQ(a[i].coded, b[i].coded) << "row " << i;
+    ASSERT_EQ(a[i].plain, b[i].plain) << "row " << i;
+    ASSERT_EQ(a[i].difference, b[i].difference) << "row " << i;
   }
 }
 

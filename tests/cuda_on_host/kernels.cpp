@@ -1,5 +1,7 @@
 // Threads of a block are fibers of one thread of the operating system; blocks run one by one.
+#undef _FORTIFY_SOURCE  // its longjmp refuses to change stacks
 #include <algorithm>
+#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -54,7 +56,9 @@ enum class State { ready, at_block_barrier, at_warp_barrier, done };
 
 struct Fiber {
   Stack stack;
-  ucontext_t context{};
+  ucontext_t start{};
+  bool started = false;
+  jmp_buf context;  // of where it waits
   State state = State::ready;
   dim3 index;
   unsigned char slot[8] = {};
@@ -64,22 +68,32 @@ struct Block {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::size_t count = 0;
   std::size_t current = 0;
-  ucontext_t scheduler{};
+  jmp_buf scheduler;
   const std::function<void()>* body = nullptr;
 };
 
 thread_local Block block;
 
-void enter() {
-  (*block.body)();
-  block.fibers[block.current]->state = State::done;
-  swapcontext(&block.fibers[block.current]->context, &block.scheduler);
-}
-
+// swapcontext would do, and calls the operating system each time, which took most of the time.
 void wait(State state) {
   Fiber& fiber = *block.fibers[block.current];
   fiber.state = state;
-  swapcontext(&fiber.context, &block.scheduler);
+  if (_setjmp(fiber.context) == 0) _longjmp(block.scheduler, 1);
+}
+
+/// Runs a thread of one block after the other.
+void enter() {
+  for (;;) {
+    (*block.body)();
+    wait(State::done);
+  }
+}
+
+void proceed(Fiber& fiber) {
+  if (_setjmp(block.scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.context, 1);
+  fiber.started = true;
+  setcontext(&fiber.start);
 }
 
 /// Opens a barrier if all of [first, last) that still run have reached it; true if it did.
@@ -100,7 +114,7 @@ void resume(std::size_t i) {
   if (block.fibers[i]->state != State::ready) return;
   block.current = i;
   threadIdx = block.fibers[i]->index;
-  swapcontext(&block.scheduler, &block.fibers[i]->context);
+  proceed(*block.fibers[i]);
 }
 
 void run_block() {
@@ -121,20 +135,25 @@ void run_block() {
   }
 }
 
+std::unique_ptr<Fiber> make_fiber() {
+  auto fiber = std::make_unique<Fiber>();
+  getcontext(&fiber->start);
+  fiber->start.uc_stack.ss_sp = fiber->stack.get();
+  fiber->start.uc_stack.ss_size = stack_bytes;
+  fiber->start.uc_link = nullptr;
+  makecontext(&fiber->start, enter, 0);
+  return fiber;
+}
+
 void prepare(dim3 size) {
   block.count = std::size_t{size.x} * size.y * size.z;
   if (block.count > 1024) die("a block of more than 1024 threads");
-  while (block.fibers.size() < block.count) block.fibers.push_back(std::make_unique<Fiber>());
+  while (block.fibers.size() < block.count) block.fibers.push_back(make_fiber());
   for (std::size_t i = 0; i < block.count; ++i) {
     Fiber& fiber = *block.fibers[i];
     const auto linear = static_cast<unsigned>(i);
     fiber.index = dim3(linear % size.x, linear / size.x % size.y, linear / (size.x * size.y));
     fiber.state = State::ready;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = stack_bytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, enter, 0);
   }
 }
 

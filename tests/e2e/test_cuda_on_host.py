@@ -100,6 +100,45 @@ def test_device_memory_is_known_beforehand(tmp_path, on_host):
     assert peak - workspaces == pytest.approx(planned["bytes"] - workspaces, rel=0.05)
 
 
+@at_night
+def test_trellis_codes_are_found_on_the_device(tmp_path, monkeypatch):
+    """One layer: the emulation takes a second for 256 weights."""
+    job = (
+        *small_job(tmp_path, samples=2, length=32),
+        "--override",
+        "0.self_attn.k_proj:codebook=trellis",
+    )
+    cli.run("quantize", *job, "--out", tmp_path / "cpu", timeout=280)
+    monkeypatch.setattr(cli, "QUIP", ON_HOST)
+    device = ("--backend", "cuda")
+    result = cli.run("quantize", *job, "--out", tmp_path / "device", *device, timeout=1200)
+    assert "no kernels" not in result.stderr
+    # Activations differ as bf16 does, the factor in its last bits.
+    losses = [
+        next(
+            layer["relative_proxy_loss"]
+            for layer in cli.inspect(tmp_path / out)["layers"]
+            if layer["name"].endswith("0.self_attn.k_proj")
+        )
+        for out in ("cpu", "device")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_a_trellis_is_decoded_on_the_device(tmp_path, monkeypatch):
+    job = small_job(tmp_path, samples=2, length=32)
+    cli.run("quantize", *job, "--codebook", "trellis", "--out", tmp_path / "out", timeout=280)
+
+    def perplexity(*backend):
+        packed = ("--model", tmp_path / "model", "--packed", tmp_path / "out")
+        result = cli.run("eval", *packed, "--tokens", tmp_path / "tokens.h5", *backend, "--json")
+        return json.loads(result.stdout)["perplexity"]
+
+    expected = perplexity()
+    monkeypatch.setattr(cli, "QUIP", ON_HOST)
+    assert perplexity("--backend", "cuda") == pytest.approx(expected, rel=0.01)
+
+
 def test_wide_layers_stay_on_their_devices(tmp_path, on_host):
     """One digest on any number of ranks; each factor is sent once, as the plan has it."""
     job = (*small_job(tmp_path, samples=2, length=32), "--wide", 100, "--rho", 1.9)

@@ -50,6 +50,26 @@ TEST(RoundingBytes, CountWhatIsHeldWhole) {
             2 * 7 * 300 * 4 + 20 * ((3 * 300 + 128) * 4 + 2 * 8));
 }
 
+// By hand, at 2 bits: states of 2 bytes; tables of 8 bytes a state; two tiles of 16 rows, for each
+// of which a block keeps 65 rows of 16384 costs of 2 bytes, twice.
+TEST(RoundingBytes, CountWhatASearchForStatesKeeps) {
+  LayerOptions options = scalar_options();
+  const index_t scalar_row = rounding_lane_bytes(256, options);
+  const index_t scalar = rounding_bytes(256, options, 32, 0);
+  options.codebook = CodebookKind::trellis;
+  EXPECT_EQ(rounding_lane_bytes(256, options), scalar_row + 256 * 2);
+  EXPECT_EQ(rounding_bytes(256, options, 32, 0),
+            scalar + 65536 * 8 + 2 * (2 * 65 * index_t{16384} * 2));
+}
+
+// By hand, 130 × 200 at 3 bits, padded to 256 × 256: the codes, values of states, scales.
+TEST(DequantizeBytes, CountValuesAndScalesOfATrellis) {
+  LayerOptions options;
+  options.codebook = CodebookKind::trellis;
+  options.bits = 3;
+  EXPECT_EQ(dequantize_bytes(130, 200, options), 256 * 256 * 3 / 8 + (65536 + 256 + 256) * 4);
+}
+
 // By hand, 6 × 12 at 3 bits: rows of 5 bytes; one grid of two floats; D̃. U is of 2 · 3 with one
 // permutation, V of 3 · 4 with two; weights take turns.
 TEST(DequantizeBytes, CountCodesFactorsAndTheSecondMatrix) {

@@ -41,13 +41,15 @@ constexpr index_t hessian_piece_unit = 64;  ///< channels and tokens are multipl
 /// Returns the bytes for each row that is being rounded, besides its coordinates.
 [[nodiscard]] index_t rounding_lane_bytes(index_t n, const LayerOptions& options);
 /// Returns the bytes that rounding `rows` rows holds whole: those matrices, the rows twice while
-/// they are moved, and `tried` lanes side by side for the search for ρ.
+/// they are moved, `tried` lanes side by side for the search for ρ, and what the search for states
+/// of a trellis keeps.
 [[nodiscard]] index_t rounding_bytes(index_t n, const LayerOptions& options, index_t rows,
                                      index_t tried);
 /// Returns the bytes for factorising a Hessian of order n there.
 [[nodiscard]] index_t factor_bytes(index_t n);
 /// Returns the bytes for turning a layer's codes into weights, besides the weights: codes, grids,
-/// D̃, the factors of U and V, and one float per weight where two matrices take turns.
+/// D̃, output scales, the factors of U and V, and one float per weight where two matrices take turns
+/// or W is padded; of a trellis its scales and the values of states.
 [[nodiscard]] index_t dequantize_bytes(index_t rows, index_t cols, const LayerOptions& options);
 
 }  // namespace quip

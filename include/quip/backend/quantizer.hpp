@@ -9,11 +9,13 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/linalg/distributed_matrix.hpp"
 #include "quip/quant/layer.hpp"
+#include "quip/quant/measure.hpp"
 
 namespace quip {
 
-/// Rows of W' = U W D̃ Vᵀ of one layer, in the backend's memory. `evaluate` and `round` are
-/// collective if the factor is not resident and the backend takes its panels as they pass by.
+/// Rows of W' = U W D̃ Vᵀ of one layer, in the backend's memory. `evaluate`, `round` and
+/// `measure` are collective if the factor is not resident and the backend takes its panels as they
+/// pass by.
 class LayerRows {
  public:
   LayerRows() = default;
@@ -27,6 +29,9 @@ class LayerRows {
   [[nodiscard]] virtual std::vector<double> evaluate(const RhoSearch& search) = 0;
   /// Returns their codes; `rho` matters to the incoherent grid only.
   [[nodiscard]] virtual RoundedRows round(double rho) = 0;
+  /// Does the work of measure_rows on these rows of `stored`, and uses up what lies in memory: the
+  /// last call.
+  [[nodiscard]] virtual std::vector<RowNorms> measure(const QuantizedLinear& stored) = 0;
 };
 
 /// Serial, in the sense of Backend: one call at a time. The bits do not depend on which rows a call

@@ -130,10 +130,7 @@ class CudaBackend final : public Backend {
   }
   [[nodiscard]] Quantizer& quantizer() override { return *quantizer_; }
   [[nodiscard]] std::optional<Tensor> dequantize(const QuantizedLinear& layer) override {
-    if (layer.codebook != CodebookKind::scalar || layer.output_scaled || layer.padded()) {
-      return std::nullopt;
-    }
-    Tensor weights = allocate(layer.rows, layer.cols);
+    Tensor weights = allocate(layer.outputs(), layer.inputs());
     cuda::dequantize(context(), layer, weights.view());
     return weights;
   }

@@ -4,43 +4,19 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/kernels/quant_kernels.hpp"
+#include "backend/cuda/kernels/trellis_kernels.hpp"
 #include "copies.hpp"
+#include "decode_columns.hpp"
 #include "transform_on_device.hpp"
 
+#include "quip/core/dtype.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/quant/code/dequantize.hpp"
 #include "quip/quant/transform/transform.hpp"
 
 namespace quip::cuda {
 namespace {
-
-/// A layer's codes and grids on the device.
-class Codes {
- public:
-  Codes(Context& context, const QuantizedLinear& layer) {
-    std::vector<float> steps;
-    std::vector<float> offsets;
-    for (index_t i = 0; i < layer.grids(); ++i) {
-      const RowGrid grid = grid_of(layer, i);
-      steps.push_back(grid.step);
-      offsets.push_back(grid.offset);
-    }
-    packed_ = to_device(context, std::span<const std::uint8_t>(layer.codes), "packed codes");
-    step_ = to_device(context, std::span<const float>(steps), "grids");
-    offset_ = to_device(context, std::span<const float>(offsets), "grids");
-    matrix_ = {packed_.data(), layer.row_bytes(),
-               layer.bits,     layer.grid == GridKind::incoherent,
-               step_.data(),   offset_.data(),
-               layer.groups(), static_cast<std::uint32_t>(layer.group_size)};
-  }
-  [[nodiscard]] const CodeMatrix& matrix() const { return matrix_; }
-
- private:
-  DeviceBuffer<std::uint8_t> packed_;
-  DeviceBuffer<float> step_;
-  DeviceBuffer<float> offset_;
-  CodeMatrix matrix_;
-};
 
 /// The elements from row to row and from column to column.
 struct Strides {
@@ -105,10 +81,34 @@ void run(Context& context, const CodeMatrix& codes, const std::vector<Link>& cha
   }
 }
 
-}  // namespace
+DeviceBuffer<float> scales_on_device(Context& context, const std::vector<std::uint16_t>& halves) {
+  std::vector<float> scales(halves.size());
+  std::transform(halves.begin(), halves.end(), scales.begin(), from_f16);
+  return to_device(context, std::span<const float>(scales), "scales");
+}
 
-void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
-  const Codes codes(context, layer);
+void decode(Context& context, const QuantizedLinear& layer, TensorView out) {
+  const auto codes = to_device(context, std::span<const std::uint8_t>(layer.codes), "packed codes");
+  const auto values =
+      to_device<float>(context, trellis::codebook_values(layer.trellis), "values of states");
+  const auto input_scale = scales_on_device(context, layer.suh);
+  const auto output_scale = scales_on_device(context, layer.svh);
+  decode_trellis(context.lane().get(),
+                 {.inputs = layer.cols,
+                  .bits = layer.bits,
+                  .codes = reinterpret_cast<const std::uint16_t*>(codes.data()),
+                  .values = values.data(),
+                  .input_scale = input_scale.data(),
+                  .output_scale = output_scale.data()},
+                 out);
+}
+
+/// Writes all but the output scales.
+void transform_back(Context& context, const QuantizedLinear& layer, TensorView out) {
+  const auto packed =
+      to_device(context, std::span<const std::uint8_t>(layer.codes), "packed codes");
+  const CodeGrids grids(context, layer);
+  const CodeMatrix codes = grids.matrix(packed.data(), layer.row_bytes());
   const auto rescale = to_device(context, std::span<const float>(layer.rescale), "D̃");
   const LayerTransforms transforms =
       make_transforms(layer.transform, layer.rows, layer.cols, layer.seed_u, layer.seed_v);
@@ -116,13 +116,29 @@ void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) 
                                    layout_for(layer.transform));
   const TransformOnDevice<float> u(context, *transforms.u, Direction::transposed);
   const std::vector<Link> chain = links(v, u, layer);
-  UsageMeter::current().add_flops(
-      transform_rows_flops(layer.transform, layer.rows, layer.cols, layer.rows));
   if (chain.empty()) {
     const StepOutput<float> weights{{out.data, layer.cols, 1}, nullptr, nullptr, rescale.data()};
-    return unpack_codes(context.lane().get(), codes.matrix(), weights, layer.rows, layer.cols);
+    return unpack_codes(context.lane().get(), codes, weights, layer.rows, layer.cols);
   }
-  run(context, codes.matrix(), chain, rescale.data(), out);
+  run(context, codes, chain, rescale.data(), out);
+}
+
+}  // namespace
+
+void dequantize(Context& context, const QuantizedLinear& layer, TensorView out) {
+  UsageMeter::current().add_flops(
+      transform_rows_flops(layer.transform, layer.rows, layer.cols, layer.rows));
+  if (layer.codebook == CodebookKind::trellis) return decode(context, layer, out);
+  const auto output_scale = scales_on_device(context, layer.output_scale);
+  const auto padded = context.buffer<float>(layer.padded() ? layer.rows * layer.cols : 0,
+                                            "weights with their padding");
+  transform_back(context, layer, layer.padded() ? padded.view(layer.rows, layer.cols) : out);
+  if (layer.padded()) {
+    QUIP_CUDA(cudaMemcpy2DAsync(out.data, at(out.cols) * sizeof(float), padded.data(),
+                                at(layer.cols) * sizeof(float), at(out.cols) * sizeof(float),
+                                at(out.rows), cudaMemcpyDeviceToDevice, context.lane().get()));
+  }
+  if (output_scale.size() > 0) scale_rows(context.lane().get(), out, output_scale.data());
 }
 
 }  // namespace quip::cuda

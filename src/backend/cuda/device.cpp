@@ -32,6 +32,7 @@ Device::Device(int number, int sharers) : number_(number), sharers_(at(sharers))
   cudaDeviceProp properties{};
   QUIP_CUDA(cudaGetDeviceProperties(&properties, number));
   name_ = fmt::format("{} (sm_{}{})", properties.name, properties.major, properties.minor);
+  processors_ = properties.multiProcessorCount;
   std::size_t free_bytes = 0;
   QUIP_CUDA(cudaMemGetInfo(&free_bytes, &total_));
   int shared = 0;

@@ -56,6 +56,7 @@ class Device {
   [[nodiscard]] int number() const { return number_; }
   [[nodiscard]] std::string describe() const;
   [[nodiscard]] std::size_t shared_memory_of_block() const { return shared_memory_; }
+  [[nodiscard]] int processors() const { return processors_; }
   [[nodiscard]] std::size_t total() const { return total_ / sharers_; }
   [[nodiscard]] std::size_t most_used() const { return most_used_; }
   /// Returns the free bytes of this process's part of the device, less a reserve for the libraries.
@@ -76,6 +77,7 @@ class Device {
   std::size_t sharers_;
   std::size_t total_ = 0;
   std::size_t shared_memory_ = 0;
+  int processors_ = 0;
   std::size_t kept_ = 0;
   std::atomic<std::size_t> used_ = 0;
   std::atomic<std::size_t> samples_ = 0;

@@ -9,6 +9,16 @@
 
 #include "quip/core/matrix.hpp"
 
+// Unrolls the loop that follows, so that arrays indexed in it can be registers; or keeps it a loop,
+// so that what is in it is compiled once.
+#ifdef __CUDACC__
+#define QUIP_UNROLL _Pragma("unroll")
+#define QUIP_NO_UNROLL _Pragma("unroll 1")
+#else
+#define QUIP_UNROLL
+#define QUIP_NO_UNROLL
+#endif
+
 namespace quip::cuda {
 
 /// A view that kernels can take and index; rows `ld` elements apart.

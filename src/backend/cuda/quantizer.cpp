@@ -15,26 +15,18 @@ namespace {
 class CudaQuantizer final : public Quantizer {
  public:
   explicit CudaQuantizer(Context& context)
-      : context_(context), grid_cholesky_(make_grid_cholesky(context)) {}
+      : context_(context), hessian_math_(context), grid_cholesky_(make_grid_cholesky(context)) {}
 
   [[nodiscard]] PreparedLayer prepare(MatrixView<const float> weights, Matrix<double> hessian,
                                       const LayerOptions& options,
                                       const std::string& layer) override {
-    return prepare_layer(weights, std::move(hessian), options, layer,
-                         HessianMathOnDevice(context_));
+    return prepare_layer(weights, std::move(hessian), options, layer, hessian_math_);
   }
   [[nodiscard]] std::unique_ptr<LayerRows> rows(MatrixView<const float> weights,
                                                 const PreparedLayer& layer,
                                                 const LayerOptions& options, Range rows) override {
     if (!is_portable(options)) return host_quantizer().rows(weights, layer, options, rows);
-    if (layer.output_scale.empty()) {
-      return rows_on_device(context_, weights, layer, options, rows);
-    }
-    Matrix<float> scaled = pad(weights, weights.rows, weights.cols);
-    for (index_t i = 0; i < weights.rows; ++i) {
-      for (index_t j = 0; j < weights.cols; ++j) scaled(i, j) /= layer.output_scale[at(i)];
-    }
-    return rows_on_device(context_, scaled.cview(), layer, options, rows);
+    return rows_on_device(context_, weights, layer, options, rows);
   }
   [[nodiscard]] bool has_room(const PreparedLayer& layer, const LayerOptions& options,
                               index_t rows) override {
@@ -58,15 +50,14 @@ class CudaQuantizer final : public Quantizer {
   [[nodiscard]] bool is_portable(const LayerOptions& options) {
     const bool portable = make_rounder(options)->portable();
     if (!portable && !std::exchange(warned_, true)) {
-      spdlog::warn(
-          "{}: no kernels for {}; the processors round its layers, slower",
-          context_.device().describe(),
-          options.has_trellis() ? "--codebook trellis" : "--method " + to_string(options.method));
+      spdlog::warn("{}: no kernels for {}; the processors round its layers, slower",
+                   context_.device().describe(), "--method " + to_string(options.method));
     }
     return portable;
   }
 
   Context& context_;
+  HessianMathOnDevice hessian_math_;
   std::unique_ptr<GridCholesky> grid_cholesky_;
   bool warned_ = false;  ///< of a method without kernels: once is enough
 };

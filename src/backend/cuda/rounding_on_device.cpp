@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "copies.hpp"
+#include "trellis_on_device.hpp"
 
 namespace quip::cuda {
 namespace {
@@ -56,11 +57,16 @@ void RoundingOnDevice::to_host(const void* here, void* host, std::size_t bytes) 
                             {static_cast<std::byte*>(host), bytes});
 }
 void RoundingOnDevice::clear(void* here, std::size_t bytes) const {
-  QUIP_CUDA(cudaMemsetAsync(here, 0, bytes, stream()));
+  if (bytes > 0) QUIP_CUDA(cudaMemsetAsync(here, 0, bytes, stream()));
 }
 void RoundingOnDevice::copy(MatrixView<const float> x, MatrixView<float> y) const {
   QUIP_CUDA(cudaMemcpyAsync(y.data, x.data, at(x.size()) * sizeof(float), cudaMemcpyDeviceToDevice,
                             stream()));
+}
+
+std::unique_ptr<TileCoder> RoundingOnDevice::tile_coder(trellis::Codebook codebook,
+                                                        int bits) const {
+  return tile_coder_on_device(context_, codebook, bits);
 }
 
 PreparedLayer layer_on_device(Context& context, const PreparedLayer& layer) {

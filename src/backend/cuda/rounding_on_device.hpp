@@ -14,6 +14,8 @@ class RoundingOnDevice final : public RoundingKernels {
   explicit RoundingOnDevice(Context& context) : context_(context) {}
   void clear(void* here, std::size_t bytes) const override;
   void copy(MatrixView<const float> x, MatrixView<float> y) const override;
+  [[nodiscard]] std::unique_ptr<TileCoder> tile_coder(trellis::Codebook codebook,
+                                                      int bits) const override;
 
  private:
   [[nodiscard]] cudaStream_t stream() const override { return context_.lane().get(); }

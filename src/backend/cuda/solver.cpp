@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "copies.hpp"
 #include "transform_on_device.hpp"
+#include <spdlog/spdlog.h>
 
 #include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
@@ -101,7 +103,14 @@ void HessianMathOnDevice::transform(const Transform& v, MatrixView<double> x) co
 
 index_t HessianMathOnDevice::ldl_factor(MatrixView<double> h, std::span<double> d) const {
   const index_t n = h.rows;
-  if (n == 0 || at(factor_bytes(n)) > context_.device().available()) {
+  if (n == 0) return 0;
+  if (at(factor_bytes(n)) > context_.device().available()) {
+    if (!std::exchange(warned_, true)) {
+      spdlog::warn(
+          "{}: no {:.2f} GiB to factorise a Hessian of {} inputs; the processors do it, slower "
+          "(more GPUs, or fewer --samples, leave room)",
+          context_.device().describe(), static_cast<double>(factor_bytes(n)) / (1 << 30), n);
+    }
     return HessianMath::ldl_factor(h, d);
   }
   const auto a = context_.buffer<double>(n * n, "a Hessian");

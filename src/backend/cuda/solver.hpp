@@ -7,7 +7,7 @@
 
 namespace quip::cuda {
 
-/// The costly steps of prepare_layer, on the host if the device lacks room.
+/// The costly steps of prepare_layer, on the host if the device lacks room, which it says once.
 class HessianMathOnDevice final : public HessianMath {
  public:
   explicit HessianMathOnDevice(Context& context) : context_(context) {}
@@ -19,6 +19,7 @@ class HessianMathOnDevice final : public HessianMath {
 
  private:
   Context& context_;
+  mutable bool warned_ = false;
 };
 
 }  // namespace quip::cuda

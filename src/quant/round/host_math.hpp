@@ -29,6 +29,10 @@ class HostMath final : public RoundingMath {
   void round_with_feedback(const ColumnBlock& block) const override;
   void round_optq(const ColumnBlock& block) const override;
   void descend(const ColumnBlock& block, float low) const override;
+  void solve_tile(MatrixView<const float> factor, MatrixView<const float> x,
+                  MatrixView<float> target) const override;
+  [[nodiscard]] std::unique_ptr<TileCoder> tile_coder(trellis::Codebook codebook,
+                                                      int bits) const override;
 
  private:
   [[nodiscard]] std::shared_ptr<void> allocate(std::size_t bytes,

@@ -3,12 +3,8 @@
 //   fₖ = Σ_{j beyond the tile} eⱼ L_jk,   t (L_tile + I) = f,   targetₖ = xₖ + tₖ,
 // which is what the factor in blocks of 16 would give: L_block = L (L_tile + I)⁻¹.
 #include <mutex>
-#include <utility>
-#include <vector>
 
-#include "column_kernels.hpp"
-
-#include "quip/quant/trellis/search.hpp"
+#include "quip/quant/round/rounder.hpp"
 #include "quip/quant/trellis/tile.hpp"
 
 namespace quip {
@@ -17,44 +13,21 @@ namespace {
 using trellis::tile_side;
 using trellis::tile_steps;
 
-/// Lends workspaces: as many as there are threads at work.
-class Workspaces {
- public:
-  using Owner = std::unique_ptr<trellis::TileSearch::Workspace>;
-
-  [[nodiscard]] Owner take(const trellis::TileSearch& search) {
-    {
-      const std::scoped_lock lock(mutex_);
-      if (!idle_.empty()) {
-        Owner last = std::move(idle_.back());
-        idle_.pop_back();
-        return last;
-      }
-    }
-    return search.workspace();
-  }
-  void give_back(Owner workspace) {
-    const std::scoped_lock lock(mutex_);
-    idle_.push_back(std::move(workspace));
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<Owner> idle_;
-};
-
+/// All its tiles lie in the memory of one RoundingMath.
 class TrellisRounder final : public Rounder {
  public:
   explicit TrellisRounder(const LayerOptions& options)
       : codebook_(options.trellis),
-        feedback_(options.feedback() == Feedback::factor),
-        search_(trellis::make_tile_search(options.trellis, options.bits)) {}
+        bits_(options.bits),
+        feedback_(options.feedback() == Feedback::factor) {}
 
+  [[nodiscard]] bool portable() const override { return true; }
   // Losses are measured on the layer as it is decoded.
   [[nodiscard]] Sweep sweep() const override {
     return {.matrix = &PreparedLayer::factor, .knows_loss = true};
   }
   void start(RoundingTile& tile) const override {
+    std::call_once(made_, [&] { coder_ = tile.math->tile_coder(codebook_, bits_); });
     tile.states = tile.math->lanes<std::uint16_t>(
         tile.x.rows / tile_side * (tile.x.cols / tile_side), tile_steps, "states of tiles");
   }
@@ -69,65 +42,38 @@ class TrellisRounder final : public Rounder {
       tile.math->add_product({panel.row(width), 1, panel.ld},
                              tile.work.middle_rows(first + width, beyond), target);
     }
-    Workspaces::Owner workspace = workspaces_.take(*search_);
     for (index_t k = width - tile_side; k >= 0; k -= tile_side) {
-      if (feedback_) add_feedback(panel, k, first, tile, target);
-      code(k, first, target, tile, *workspace);
+      const MatrixView<float> part = target.middle_rows(k, tile_side);
+      if (feedback_) add_feedback(panel, k, first, tile, part);
+      code(first + k, part, tile);
     }
-    workspaces_.give_back(std::move(workspace));
   }
 
  private:
   /// Completes the targets of the tiles at columns [k, k + 16) of a block.
   static void add_feedback(MatrixView<const float> panel, index_t k, index_t first,
                            const RoundingTile& tile, MatrixView<float> target) {
-    const index_t lanes = target.cols;
     const index_t last = k + tile_side;
     tile.math->add_product({panel.row(last) + k, 1, panel.ld},
-                           tile.work.middle_rows(first + last, panel.cols - last),
-                           target.middle_rows(k, tile_side));
-    // target − x is f now; from the last column on it becomes t.
-    for (index_t i = last - 1; i >= k; --i) {
-      float* const row = target.row(i);
-      for (index_t j = i + 1; j < last; ++j) {
-        const float factor = panel(j, i);
-        const float* const later = target.row(j);
-        const float* const base = tile.x.row(first + j);
-        for (index_t r = 0; r < lanes; ++r) row[r] -= factor * (later[r] - base[r]);
-      }
-    }
+                           tile.work.middle_rows(first + last, panel.cols - last), target);
+    tile.math->solve_tile(panel.middle_rows(k, tile_side).middle_cols(k, tile_side),
+                          tile.x.middle_rows(first + k, tile_side), target);
   }
 
-  /// Codes the tiles at columns [k, k + 16) of a block, and writes values and errors.
-  void code(index_t k, index_t first, MatrixView<const float> target, RoundingTile& tile,
-            trellis::TileSearch::Workspace& workspace) const {
-    const index_t across = target.cols / tile_side;
-    std::uint16_t* const states = tile.states.row((first + k) / tile_side * across);
-    std::vector<float> steps(at(across * tile_steps));
-    for (index_t t = 0; t < across; ++t) {
-      for (int step = 0; step < tile_steps; ++step) {
-        const trellis::TilePlace place = trellis::place_of(step);
-        steps[at(t * tile_steps + step)] = target(k + place.input, t * tile_side + place.output);
-      }
-    }
-    search_->encode(steps.data(), across, workspace, states);
-    trellis::decode_states(codebook_, states, across * tile_steps, steps.data());
-    for (index_t t = 0; t < across; ++t) {
-      for (int step = 0; step < tile_steps; ++step) {
-        const trellis::TilePlace place = trellis::place_of(step);
-        const index_t column = first + k + place.input;
-        const index_t lane = t * tile_side + place.output;
-        const float value = steps[at(t * tile_steps + step)];
-        tile.q(column, lane) = value;
-        tile.work(column, lane) = tile.x(column, lane) - value;
-      }
-    }
+  /// Codes the tiles at positions [k, k + 16), and writes values and errors.
+  void code(index_t k, MatrixView<const float> target, const RoundingTile& tile) const {
+    coder_->code({.x = tile.x.middle_rows(k, tile_side),
+                  .target = target,
+                  .q = tile.q.middle_rows(k, tile_side),
+                  .error = tile.work.middle_rows(k, tile_side),
+                  .states = tile.states.row(k / tile_side * (target.cols / tile_side))});
   }
 
   trellis::Codebook codebook_;
+  int bits_;
   bool feedback_;
-  std::unique_ptr<trellis::TileSearch> search_;
-  mutable Workspaces workspaces_;
+  mutable std::once_flag made_;
+  mutable std::unique_ptr<TileCoder> coder_;
 };
 
 }  // namespace

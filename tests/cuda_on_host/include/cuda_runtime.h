@@ -29,6 +29,14 @@ struct dim3 {
 struct alignas(4) char4 {
   signed char x, y, z, w;
 };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline char4 make_char4(signed char x, signed char y, signed char z, signed char w) {
   return {x, y, z, w};
 }
@@ -79,6 +87,18 @@ T __shfl_xor_sync(unsigned /*mask*/, T value, int lanes) {
   return cuda_on_host::exchange(value, cuda_on_host::lane() ^ lanes);
 }
 
+inline unsigned __reduce_min_sync(unsigned /*mask*/, unsigned value) {
+  std::memcpy(cuda_on_host::lane_slot(cuda_on_host::lane()), &value, sizeof value);
+  cuda_on_host::warp_barrier();
+  for (int lane = 0; lane < 32 && cuda_on_host::lane_exists(lane); ++lane) {
+    unsigned other;
+    std::memcpy(&other, cuda_on_host::lane_slot(lane), sizeof other);
+    value = other < value ? other : value;
+  }
+  cuda_on_host::warp_barrier();
+  return value;
+}
+
 // Threads of a grid run one after the other: plain updates are atomic.
 template <typename T>
 T atomicAdd(T* address, std::type_identity_t<T> value) {
@@ -108,6 +128,46 @@ inline float __int_as_float(int bits) {
   float x;
   std::memcpy(&x, &bits, sizeof x);
   return x;
+}
+inline unsigned __float_as_uint(float x) {
+  unsigned bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+inline int __float2int_rn(float x) { return static_cast<int>(std::lrint(x)); }
+inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1.0F) : 0.0F; }
+/// Rounds towards zero. Only for sums that fp64 holds exactly, in the normal range of fp32.
+inline float __fmaf_rz(float a, float b, float c) {
+  const double exact = static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c);
+  std::uint64_t bits;
+  std::memcpy(&bits, &exact, sizeof bits);
+  bits &= ~((std::uint64_t{1} << 29) - 1);  // beyond the digits of fp32
+  double cut;
+  std::memcpy(&cut, &bits, sizeof cut);
+  return static_cast<float>(cut);
+}
+/// Bytes of `a` (0 … 3) and `b` (4 … 7), chosen by the four lowest digits of `selector`.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const std::uint64_t both = (static_cast<std::uint64_t>(b) << 32) | a;
+  const auto byte = [&](unsigned i) {
+    return static_cast<unsigned>(both >> ((selector >> (4 * i) & 7U) * 8) & 0xffU) << (8 * i);
+  };
+  return byte(0) | byte(1) | byte(2) | byte(3);
+}
+// Half-word by half-word, min(a + b, c).
+inline unsigned __viaddmin_u16x2(unsigned a, unsigned b, unsigned c) {
+  const unsigned low = (a + b) & 0xffffU;
+  const unsigned high = ((a >> 16) + (b >> 16)) & 0xffffU;
+  return (low < (c & 0xffffU) ? low : c & 0xffffU) | (high < c >> 16 ? high : c >> 16) << 16;
+}
+inline unsigned __viaddmin_s16x2(unsigned a, unsigned b, unsigned c) {
+  constexpr unsigned signs = 0x80008000U;
+  return __viaddmin_u16x2(a ^ signs, b, c ^ signs) ^ signs;
 }
 // Rounded as they stand, never fused.
 inline float __fadd_rn(float a, float b) { return a + b; }

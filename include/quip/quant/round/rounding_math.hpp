@@ -10,6 +10,7 @@
 
 #include "quip/core/matrix.hpp"
 #include "quip/linalg/ordered_gemm.hpp"
+#include "quip/quant/trellis/codebook.hpp"
 
 namespace quip {
 
@@ -49,6 +50,29 @@ struct ColumnBlock {
   float* error = nullptr;
   float* q = nullptr;
   double* loss = nullptr;
+};
+
+/// A column of tiles of trellis codes: 16 columns of a tile of rows, all [16 × lanes], whose lanes
+/// are a multiple of 16.
+struct TileColumns {
+  MatrixView<const float> x;
+  MatrixView<const float> target;
+  MatrixView<float> q;              ///< receives the values of the states
+  MatrixView<float> error;          ///< receives x − q
+  std::uint16_t* states = nullptr;  ///< [lanes/16 × 256]
+};
+
+/// Codes tiles with one codebook, in the memory of the RoundingMath that has made it.
+class TileCoder {
+ public:
+  TileCoder() = default;
+  TileCoder(const TileCoder&) = delete;
+  TileCoder& operator=(const TileCoder&) = delete;
+  virtual ~TileCoder() = default;
+
+  /// Finds the states that trellis::TileSearch does. Threads may share it where they may share the
+  /// RoundingMath.
+  virtual void code(const TileColumns& columns) const = 0;
 };
 
 /// Matrices are [positions × lanes] or [groups × lanes] and contiguous, a row of W in each column.
@@ -136,6 +160,13 @@ class RoundingMath {
   /// (less what clamping has cut), and `loss` counts the elements of s that changed: s and `base`
   /// are all that the next sweep depends on. The grid's ends are `low` and the block's top.
   virtual void descend(const ColumnBlock& block, float low) const = 0;
+
+  /// From the feedback of scalar L to that of L in blocks of 16: `target` [16 × lanes] holds x + f
+  /// and becomes x + t, with t (L_tile + I) = f, where `factor` [16 × 16] has L_tile.
+  virtual void solve_tile(MatrixView<const float> factor, MatrixView<const float> x,
+                          MatrixView<float> target) const = 0;
+  [[nodiscard]] virtual std::unique_ptr<TileCoder> tile_coder(trellis::Codebook codebook,
+                                                              int bits) const = 0;
 
  private:
   [[nodiscard]] virtual std::shared_ptr<void> allocate(std::size_t bytes,

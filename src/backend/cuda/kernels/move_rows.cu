@@ -1,4 +1,4 @@
-// Rows and lanes in another order, and scalings of columns.
+// Rows and lanes in another order, and scalings of columns and rows.
 #include "backend/cuda/kernel.hpp"
 #include "quant_kernels.hpp"
 
@@ -18,6 +18,14 @@ __global__ void multiply_columns(DeviceView<float> x, const float* factor) {
   for_elements(x.rows, x.cols, [&](index_t i, index_t j) { x(i, j) *= factor[j]; });
 }
 
+__global__ void multiply_rows(DeviceView<float> x, const float* factor) {
+  for_elements(x.rows, x.cols, [&](index_t i, index_t j) { x(i, j) *= factor[i]; });
+}
+
+__global__ void divide_all(DeviceView<float> x, const float* divisor) {
+  for_elements(x.rows, x.cols, [&](index_t i, index_t j) { x(i, j) /= divisor[i]; });
+}
+
 }  // namespace
 
 void gather_rows(cudaStream_t stream, MatrixView<const float> x, const index_t* order,
@@ -30,6 +38,12 @@ void gather_lanes(cudaStream_t stream, MatrixView<const float> x, const std::int
 }
 void scale_columns(cudaStream_t stream, MatrixView<float> x, const float* factor) {
   launch_elementwise("scale_columns", multiply_columns, x.size(), stream, x, factor);
+}
+void scale_rows(cudaStream_t stream, MatrixView<float> x, const float* factor) {
+  launch_elementwise("scale_rows", multiply_rows, x.size(), stream, x, factor);
+}
+void divide_rows(cudaStream_t stream, MatrixView<float> x, const float* divisor) {
+  launch_elementwise("divide_rows", divide_all, x.size(), stream, x, divisor);
 }
 
 }  // namespace quip::cuda

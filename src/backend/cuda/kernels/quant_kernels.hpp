@@ -32,6 +32,8 @@ class RoundingKernels : public RoundingMath {
   void round_with_feedback(const ColumnBlock& block) const override;
   void round_optq(const ColumnBlock& block) const override;
   void descend(const ColumnBlock& block, float low) const override;
+  void solve_tile(MatrixView<const float> factor, MatrixView<const float> x,
+                  MatrixView<float> target) const override;
 
  protected:
   [[nodiscard]] virtual cudaStream_t stream() const = 0;
@@ -45,6 +47,10 @@ void gather_lanes(cudaStream_t stream, MatrixView<const float> x, const std::int
                   MatrixView<float> y);
 /// x(i, j) *= factor[j].
 void scale_columns(cudaStream_t stream, MatrixView<float> x, const float* factor);
+/// x(i, j) *= factor[i].
+void scale_rows(cudaStream_t stream, MatrixView<float> x, const float* factor);
+/// x(i, j) /= divisor[i].
+void divide_rows(cudaStream_t stream, MatrixView<float> x, const float* divisor);
 /// y = xᵀ.
 void transpose(cudaStream_t stream, MatrixView<const float> x, MatrixView<float> y);
 /// Packs levels [n × lanes], position[j] that of column j: row r goes to packed + r·row_bytes.

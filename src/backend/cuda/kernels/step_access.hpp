@@ -25,8 +25,8 @@ __device__ inline float element_of(const CodeMatrix& x, index_t i, index_t j) {
   const auto level = static_cast<float>(codes >> shift & ((1U << x.bits) - 1U));
   index_t grid = 0;
   if (!x.single) {
-    const unsigned group = x.group_size == 0 ? 0 : static_cast<unsigned>(i) / x.group_size;
-    grid = j * x.groups + group;
+    const unsigned column = x.first_column + static_cast<unsigned>(i);
+    grid = j * x.groups + (x.group_size == 0 ? 0 : column / x.group_size);
   }
   return multiplied(__fsub_rn(level, x.offset[grid]), x.step[grid]);
 }

@@ -20,8 +20,8 @@ struct StridedMatrix {
 };
 
 /// Packed codes as w' transposed: element (i, j) is (level − offset)·step of column i in row j of
-/// W. Step and offset [rows × groups], groups of `group_size` columns (0: one), or one pair for all
-/// where `single`.
+/// W, counted from `first_column` on. Step and offset [rows × groups], groups of `group_size`
+/// columns (0: one), or one pair for all where `single`.
 struct CodeMatrix {
   const std::uint8_t* packed = nullptr;
   index_t row_bytes = 0;
@@ -31,6 +31,7 @@ struct CodeMatrix {
   const float* offset = nullptr;
   index_t groups = 1;
   std::uint32_t group_size = 0;
+  std::uint32_t first_column = 0;
 };
 
 /// X(i, j) = elements(row[i], j)·factor[i]. Null: row i itself; no factor.

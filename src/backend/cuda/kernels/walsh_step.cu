@@ -1,32 +1,13 @@
-// Some levels of the fast Walsh–Hadamard transform in shared memory. Up to three at a time are
-// done in registers. The largest distance comes first and no product is fused with a sum, as on the
-// CPU.
+// Some levels of the fast Walsh–Hadamard transform in shared memory. No product is fused with a
+// sum, as on the CPU.
 #include "step_access.hpp"
+#include "walsh_levels.hpp"
 
 namespace quip::cuda {
 namespace {
 
 constexpr unsigned most_threads = 1024;
 constexpr unsigned elements_of_thread = 16;
-
-/// Does log₂(Radix) levels of `tile`, the smallest over elements `distance` apart.
-template <int Radix, typename T>
-__device__ void run_levels(T* tile, unsigned elements, unsigned distance) {
-  for (unsigned set = threadIdx.x; set < elements / Radix; set += blockDim.x) {
-    T* const first = tile + set / distance * distance * Radix + set % distance;
-    T v[Radix];
-    for (int r = 0; r < Radix; ++r) v[r] = first[r * distance];
-    for (int half = Radix / 2; half > 0; half /= 2) {
-      for (int r = 0; r < Radix; ++r) {
-        if ((r & half) != 0) continue;
-        const T sum = v[r] + v[r + half];
-        v[r + half] = v[r] - v[r + half];
-        v[r] = sum;
-      }
-    }
-    for (int r = 0; r < Radix; ++r) first[r * distance] = v[r];
-  }
-}
 
 /// blockIdx.x numbers runs of columns, blockIdx.y groups of sets.
 template <typename T, typename Elements>
@@ -51,17 +32,8 @@ __global__ void __launch_bounds__(most_threads)
   for (unsigned e = threadIdx.x; e < elements; e += blockDim.x) {
     tile[e] = inside(e) ? take(x, row_of(e), col_of(e)) : T{0};
   }
-  unsigned distance = elements / static_cast<unsigned>(walsh.runs);
-  for (auto rest = static_cast<unsigned>(walsh.radix); rest > 1;) {
-    __syncthreads();
-    const unsigned radix = rest % 8 == 0 ? 8 : rest;
-    rest /= radix;
-    distance /= radix;
-    if (radix == 8) run_levels<8>(tile, elements, distance);
-    if (radix == 4) run_levels<4>(tile, elements, distance);
-    if (radix == 2) run_levels<2>(tile, elements, distance);
-  }
-  __syncthreads();
+  const unsigned run = elements / static_cast<unsigned>(walsh.runs);
+  run_all_levels(tile, elements, run, static_cast<unsigned>(walsh.radix));
   for (unsigned e = threadIdx.x; e < elements; e += blockDim.x) {
     if (inside(e)) put(y, row_of(e), col_of(e), tile[e]);
   }
