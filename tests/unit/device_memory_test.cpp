@@ -76,14 +76,14 @@ constexpr index_t libraries = 2 * (index_t{32} << 20);
 // Factors of U and V: 32 = 4 · 8 and 48 = 6 · 8, with a permutation for outputs and two for inputs.
 constexpr index_t transform_of_down = (4 * 4 + 8 * 8 + 6 * 6 + 8 * 8) * 4 + (32 + 2 * 48) * 8;
 
-// down_proj at 2 bits: codes, a grid of two floats, D̃, output scales, the second matrix, U and V.
+// down_proj at 2 bits: codes, a grid of two floats, D̃, the second matrix, U and V.
 TEST_F(PackedNeeds, AreThoseOfItsLargestLayer) {
   QuantizeOptions options;
   options.layer = kronecker_options();
   options.skip = "layers\\.1\\.self_attn\\.q_proj";
   const OpenModel model = written_with(options);
   EXPECT_EQ(needs_of(model).fixed,
-            weights + libraries + 32 * 12 + (2 + 48 + 32 + 32 * 48) * 4 + transform_of_down);
+            weights + libraries + 32 * 12 + 2 * 4 + 48 * 4 + 32 * 48 * 4 + transform_of_down);
   EXPECT_EQ(kinds_of_blocks(*model.family, model.stored_as()).size(), 2U);  // 0 and 2; 1
 }
 
@@ -96,6 +96,21 @@ TEST_F(PackedNeeds, FollowGridsAndTransforms) {
   options.layer.group_size = 8;
   EXPECT_EQ(needs_of(written_with(options)).fixed,
             weights + libraries + 32 * 48 / 2 + 32 * 6 * 2 * 4);
+}
+
+// Rows have scales of their own.
+TEST_F(PackedNeeds, FollowOutputScales) {
+  QuantizeOptions options;
+  options.layer = kronecker_options();
+  options.layer.output_scaling = true;
+  EXPECT_EQ(needs_of(written_with(options)).fixed,
+            weights + libraries + 32 * 12 + (2 + 48 + 32 + 32 * 48) * 4 + transform_of_down);
+}
+
+// Any layer here is padded to 128 × 128: states of 2 bits, values of 65,536 states, scales.
+TEST_F(PackedNeeds, FollowTheCodebook) {
+  EXPECT_EQ(needs_of(written_with({})).fixed,
+            weights + libraries + 128 * 32 + (65536 + 128 + 128) * 4);
 }
 
 // Whatever was set, and what follows from it, also under an override.
@@ -129,7 +144,7 @@ TEST_F(PackedNeeds, FollowOverridesOfAnyBlock) {
   options.layer = kronecker_options();
   options.overrides.add("layers\\.2\\.mlp\\.down_proj:bits=8");
   EXPECT_EQ(needs_of(written_with(options)).fixed,
-            weights + libraries + 32 * 48 + (2 + 48 + 32 + 32 * 48) * 4 + transform_of_down);
+            weights + libraries + 32 * 48 + 2 * 4 + 48 * 4 + 32 * 48 * 4 + transform_of_down);
 }
 
 }  // namespace
