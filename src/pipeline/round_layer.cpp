@@ -112,7 +112,7 @@ void broadcast_panels(Collectives& comm, LowerPanels& panels, int root) {
 /// Refits the output scales of a layer to all that is coded, and returns its losses by row.
 std::vector<RowLoss> refit_rows(Collectives& comm, LayerRows& rows, QuantizedLinear& stored) {
   const Range share = row_share(stored.rows, comm.rank(), comm.size());
-  std::vector<std::uint16_t>& all = stored.output_scaled ? stored.output_scale : stored.svh;
+  std::vector<std::uint16_t>& all = stored.row_scales();
   std::vector<RowLoss> losses;
   std::vector<std::uint16_t> mine;
   agree(comm, [&] {

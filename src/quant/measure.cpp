@@ -22,8 +22,7 @@ RowTiles coded_rows(const QuantizedLinear& stored, const Transform& u,
   for (index_t k = 0; k < stored.cols; ++k) {
     position[at(order.empty() ? k : order[at(k)])] = k;
   }
-  const bool trellis = stored.codebook == CodebookKind::trellis;
-  const std::vector<std::uint16_t>& scales = trellis ? stored.svh : stored.output_scale;
+  const std::vector<std::uint16_t>& scales = stored.row_scales();
 #pragma omp parallel
   {
     Buffer<float> slab(stored.rows * slab_cols);

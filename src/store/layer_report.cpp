@@ -20,8 +20,8 @@ std::string why_unmeasured(const StoredLayer& stored) {
 double directions(const StoredLayer& stored) {
   const LayerStatistics& s = stored.statistics;
   if (s.dead_channels == stored.layer.inputs()) return 0;
-  const bool scaled = stored.layer.output_scaled || stored.layer.codebook == CodebookKind::trellis;
-  const bool added_identity = stored.layer.transform != TransformKind::none && !scaled;
+  const bool added_identity =
+      stored.layer.transform != TransformKind::none && !stored.layer.scales_rows();
   const double identity = added_identity ? identity_share : 0.0;
   const double undamped = s.trace_ratio * (1 + identity) * (1 + s.damping);
   const double added = identity + (1 + identity) * s.damping;

@@ -65,9 +65,8 @@ void transform_columns(Context& context, MatrixView<const float> weights,
 }
 
 DeviceBuffer<float> sizes_of_scales(Context& context, const QuantizedLinear& stored) {
-  const bool trellis = stored.codebook == CodebookKind::trellis;
   std::vector<float> sizes;
-  for (const std::uint16_t half : trellis ? stored.svh : stored.output_scale) {
+  for (const std::uint16_t half : stored.row_scales()) {
     sizes.push_back(std::abs(from_f16(half)));
   }
   return to_device(context, std::span<const float>(sizes), "output scales");

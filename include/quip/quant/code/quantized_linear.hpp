@@ -80,6 +80,17 @@ struct QuantizedLinear {
   /// Return the sides of W.
   [[nodiscard]] index_t outputs() const { return rows - row_padding; }
   [[nodiscard]] index_t inputs() const { return cols - col_padding; }
+  /// True if outputs have scales, as those of a trellis always do.
+  [[nodiscard]] bool scales_rows() const {
+    return output_scaled || codebook == CodebookKind::trellis;
+  }
+  /// Returns the part that has them: halves, a trellis' with their signs.
+  [[nodiscard]] const std::vector<std::uint16_t>& row_scales() const {
+    return codebook == CodebookKind::trellis ? svh : output_scale;
+  }
+  [[nodiscard]] std::vector<std::uint16_t>& row_scales() {
+    return codebook == CodebookKind::trellis ? svh : output_scale;
+  }
 };
 
 /// One part of a stored layer.
