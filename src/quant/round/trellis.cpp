@@ -1,13 +1,15 @@
 // Block LDLQ with a trellis (QuIP#, QTIP): tiles of 16 columns are coded together, so that feedback
 // goes from tile to tile. With scalar L of H = (L+I) D (L+I)ᵀ and e = x − ŵ, a tile's columns k get
 //   fₖ = Σ_{j beyond the tile} eⱼ L_jk,   t (L_tile + I) = f,   targetₖ = xₖ + tₖ,
-// which is what the factor in blocks of 16 would give: L_block = L (L_tile + I)⁻¹.
+// which is what the factor in blocks of 16 would give: L_block = L (L_tile + I)⁻¹. With feedback
+// inside the tile its loss is that of D_tile = (L_tile + I) D (L_tile + I)ᵀ.
 #include <mutex>
 #include <utility>
 #include <vector>
 
 #include "column_kernels.hpp"
 
+#include "quip/quant/trellis/feedback.hpp"
 #include "quip/quant/trellis/search.hpp"
 #include "quip/quant/trellis/tile.hpp"
 
@@ -22,7 +24,8 @@ class Workspaces {
  public:
   using Owner = std::unique_ptr<trellis::TileSearch::Workspace>;
 
-  [[nodiscard]] Owner take(const trellis::TileSearch& search) {
+  template <typename Search>
+  [[nodiscard]] Owner take(const Search& search) {
     {
       const std::scoped_lock lock(mutex_);
       if (!idle_.empty()) {
@@ -48,7 +51,11 @@ class TrellisRounder final : public Rounder {
   explicit TrellisRounder(const LayerOptions& options)
       : codebook_(options.trellis),
         feedback_(options.feedback() == Feedback::factor),
-        search_(trellis::make_tile_search(options.trellis, options.bits)) {}
+        search_(trellis::make_tile_search(options.trellis, options.bits)) {
+    if (options.trellis_feedback == TrellisFeedback::step) {
+      step_search_ = trellis::make_feedback_search(options.trellis, options.bits);
+    }
+  }
 
   // Losses are measured on the layer as it is decoded.
   [[nodiscard]] Sweep sweep() const override {
@@ -69,10 +76,20 @@ class TrellisRounder final : public Rounder {
       tile.math->add_product({panel.row(width), 1, panel.ld},
                              tile.work.middle_rows(first + width, beyond), target);
     }
-    Workspaces::Owner workspace = workspaces_.take(*search_);
+    Workspaces::Owner workspace =
+        step_search_ ? workspaces_.take(*step_search_) : workspaces_.take(*search_);
     for (index_t k = width - tile_side; k >= 0; k -= tile_side) {
       if (feedback_) add_feedback(panel, k, first, tile, target);
-      code(k, first, target, tile, *workspace);
+      const std::vector<float> targets = steps_of(target, k);
+      std::uint16_t* const states = states_at(tile, first + k);
+      const index_t count = target.cols / tile_side;
+      if (step_search_) {
+        const trellis::TileFeedback feedback(block_of(panel, factor.diagonal_of(b), k).cview());
+        step_search_->encode(targets.data(), count, feedback, *workspace, states);
+      } else {
+        search_->encode(targets.data(), count, *workspace, states);
+      }
+      take_values(first + k, tile);
     }
     workspaces_.give_back(std::move(workspace));
   }
@@ -98,35 +115,54 @@ class TrellisRounder final : public Rounder {
     }
   }
 
-  /// Codes the tiles at columns [k, k + 16) of a block, and writes values and errors.
-  void code(index_t k, index_t first, MatrixView<const float> target, RoundingTile& tile,
-            trellis::TileSearch::Workspace& workspace) const {
-    const index_t across = target.cols / tile_side;
-    std::uint16_t* const states = tile.states.row((first + k) / tile_side * across);
-    std::vector<float> steps(at(across * tile_steps));
-    for (index_t t = 0; t < across; ++t) {
-      for (int step = 0; step < tile_steps; ++step) {
-        const trellis::TilePlace place = trellis::place_of(step);
-        steps[at(t * tile_steps + step)] = target(k + place.input, t * tile_side + place.output);
+  /// Returns D_tile of the tiles at columns [k, k + 16) of a block.
+  static Matrix<double> block_of(MatrixView<const float> panel, const double* diagonal, index_t k) {
+    Matrix<double> block(tile_side, tile_side, 0.0);
+    const auto factor = [&](index_t i, index_t j) {
+      return i == j ? 1.0 : double{panel(k + i, k + j)};
+    };
+    for (index_t i = 0; i < tile_side; ++i) {
+      for (index_t j = 0; j <= i; ++j) {
+        for (index_t c = 0; c <= j; ++c) {
+          block(i, j) += factor(i, c) * diagonal[k + c] * factor(j, c);
+        }
       }
     }
-    search_->encode(steps.data(), across, workspace, states);
-    trellis::decode_states(codebook_, states, across * tile_steps, steps.data());
-    for (index_t t = 0; t < across; ++t) {
-      for (int step = 0; step < tile_steps; ++step) {
-        const trellis::TilePlace place = trellis::place_of(step);
-        const index_t column = first + k + place.input;
-        const index_t lane = t * tile_side + place.output;
-        const float value = steps[at(t * tile_steps + step)];
-        tile.q(column, lane) = value;
-        tile.work(column, lane) = tile.x(column, lane) - value;
-      }
+    return block;
+  }
+
+  /// Returns the targets of the tiles at columns [k, k + 16) of a block, in the order of steps.
+  static std::vector<float> steps_of(MatrixView<const float> target, index_t k) {
+    std::vector<float> steps(at(target.cols * tile_side));
+    for (index_t i = 0; i < std::ssize(steps); ++i) {
+      const trellis::TilePlace place = trellis::place_of(static_cast<int>(i % tile_steps));
+      steps[at(i)] = target(k + place.input, i / tile_steps * tile_side + place.output);
+    }
+    return steps;
+  }
+
+  /// Returns the states of the tiles from column `first` on.
+  static std::uint16_t* states_at(const RoundingTile& tile, index_t first) {
+    return tile.states.row(first / tile_side * (tile.x.cols / tile_side));
+  }
+
+  /// Writes values and errors of the tiles from column `first` on.
+  void take_values(index_t first, RoundingTile& tile) const {
+    std::vector<float> values(at(tile.x.cols * tile_side));
+    trellis::decode_states(codebook_, states_at(tile, first), std::ssize(values), values.data());
+    for (index_t i = 0; i < std::ssize(values); ++i) {
+      const trellis::TilePlace place = trellis::place_of(static_cast<int>(i % tile_steps));
+      const index_t column = first + place.input;
+      const index_t lane = i / tile_steps * tile_side + place.output;
+      tile.q(column, lane) = values[at(i)];
+      tile.work(column, lane) = tile.x(column, lane) - values[at(i)];
     }
   }
 
   trellis::Codebook codebook_;
   bool feedback_;
   std::unique_ptr<trellis::TileSearch> search_;
+  std::unique_ptr<trellis::FeedbackSearch> step_search_;  ///< null: no feedback inside tiles
   mutable Workspaces workspaces_;
 };
 

@@ -37,6 +37,25 @@ struct Narrow {
   QUIP_TARGET static QUIP_INLINE Vector add_saturating(Vector a, Vector b) {
     return _mm256_adds_epi16(a, b);
   }
+  QUIP_TARGET static QUIP_INLINE void store(void* to, Vector a) {
+    _mm256_store_si256(static_cast<__m256i*>(to), a);
+  }
+  QUIP_TARGET static QUIP_INLINE Vector add_saturating_unsigned(Vector a, Vector b) {
+    return _mm256_adds_epu16(a, b);
+  }
+  /// Returns the upper bytes alone, and the lower ones moved up.
+  QUIP_TARGET static QUIP_INLINE Vector upper_bytes(Vector a) {
+    return _mm256_and_si256(a, _mm256_set1_epi16(-256));
+  }
+  QUIP_TARGET static QUIP_INLINE Vector lower_bytes(Vector a) { return _mm256_slli_epi16(a, 8); }
+  /// Returns `a` with the upper bytes of `upper`.
+  QUIP_TARGET static QUIP_INLINE Vector with_upper_bytes(Vector a, Vector upper) {
+    return _mm256_blendv_epi8(a, upper, _mm256_set1_epi16(-256));
+  }
+  /// Returns the upper bytes of both, those of `lower` below the others.
+  QUIP_TARGET static QUIP_INLINE Vector join_bytes(Vector upper, Vector lower) {
+    return with_upper_bytes(_mm256_srli_epi16(lower, 8), upper);
+  }
   QUIP_TARGET static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
     return _mm256_min_epi16(_mm256_max_epi16(a, low), high);
   }
@@ -45,7 +64,6 @@ struct Narrow {
     const Vector flip = _mm256_set1_epi16(-32768);  // there is no unsigned comparison
     return _mm256_cmpgt_epi16(_mm256_xor_si256(b, flip), _mm256_xor_si256(a, flip));
   }
-  QUIP_TARGET static QUIP_INLINE Mask equal(Vector a, Vector b) { return _mm256_cmpeq_epi16(a, b); }
   QUIP_TARGET static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
     return _mm256_blendv_epi8(no, yes, mask);
   }

@@ -40,15 +40,29 @@ struct Narrow {
   QUIP_TARGET static QUIP_INLINE Vector add_saturating(Vector a, Vector b) {
     return _mm512_adds_epi16(a, b);
   }
+  QUIP_TARGET static QUIP_INLINE void store(void* to, Vector a) { _mm512_store_si512(to, a); }
+  QUIP_TARGET static QUIP_INLINE Vector add_saturating_unsigned(Vector a, Vector b) {
+    return _mm512_adds_epu16(a, b);
+  }
+  /// Returns the upper bytes alone, and the lower ones moved up.
+  QUIP_TARGET static QUIP_INLINE Vector upper_bytes(Vector a) {
+    return _mm512_and_si512(a, _mm512_set1_epi16(-256));
+  }
+  QUIP_TARGET static QUIP_INLINE Vector lower_bytes(Vector a) { return _mm512_slli_epi16(a, 8); }
+  /// Returns `a` with the upper bytes of `upper`.
+  QUIP_TARGET static QUIP_INLINE Vector with_upper_bytes(Vector a, Vector upper) {
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi16(-256), upper, a, 0xca);
+  }
+  /// Returns the upper bytes of both, those of `lower` below the others.
+  QUIP_TARGET static QUIP_INLINE Vector join_bytes(Vector upper, Vector lower) {
+    return with_upper_bytes(_mm512_srli_epi16(lower, 8), upper);
+  }
   QUIP_TARGET static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
     return _mm512_min_epi16(_mm512_max_epi16(a, low), high);
   }
   using Mask = __mmask32;
   QUIP_TARGET static QUIP_INLINE Mask less(Vector a, Vector b) {
     return _mm512_cmplt_epu16_mask(a, b);
-  }
-  QUIP_TARGET static QUIP_INLINE Mask equal(Vector a, Vector b) {
-    return _mm512_cmpeq_epi16_mask(a, b);
   }
   QUIP_TARGET static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
     return _mm512_mask_blend_epi16(mask, no, yes);

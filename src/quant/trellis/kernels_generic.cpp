@@ -47,6 +47,22 @@ struct Narrow {
   static QUIP_INLINE Vector add_saturating(Vector a, Vector b) {
     return cut(widened(a) + widened(b));
   }
+  static QUIP_INLINE void store(void* to, Vector a) { *static_cast<Vector*>(to) = a; }
+  static QUIP_INLINE Vector add_saturating_unsigned(Vector a, Vector b) {
+    const Vector sum = a + b;
+    return sum < a ? Vector{} + 0xffff : sum;
+  }
+  /// Returns the upper bytes alone, and the lower ones moved up.
+  static QUIP_INLINE Vector upper_bytes(Vector a) { return a & 0xff00; }
+  static QUIP_INLINE Vector lower_bytes(Vector a) { return a << 8; }
+  /// Returns `a` with the upper bytes of `upper`.
+  static QUIP_INLINE Vector with_upper_bytes(Vector a, Vector upper) {
+    return (upper & 0xff00) | (a & 0xff);
+  }
+  /// Returns the upper bytes of both, those of `lower` below the others.
+  static QUIP_INLINE Vector join_bytes(Vector upper, Vector lower) {
+    return (upper & 0xff00) | (lower >> 8);
+  }
   static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
     const auto x = reinterpret_cast<Signed>(a);
     const auto least = reinterpret_cast<Signed>(low);
@@ -56,7 +72,6 @@ struct Narrow {
   }
   using Mask = Vector;  // 0 is false
   static QUIP_INLINE Mask less(Vector a, Vector b) { return reinterpret_cast<Mask>(a < b); }
-  static QUIP_INLINE Mask equal(Vector a, Vector b) { return reinterpret_cast<Mask>(a == b); }
   static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
     return (yes & mask) | (no & ~mask);
   }

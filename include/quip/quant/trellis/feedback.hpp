@@ -19,8 +19,8 @@ constexpr int max_feedback_bits = 4;
 /// inputs j that the tile visits before i.
 class TileFeedback {
  public:
-  /// `block` is symmetric, inputs in their natural order; only its lower triangle is read. Throws
-  /// Error unless it is positive definite.
+  /// `block` is symmetric and positive semidefinite, inputs in their natural order; only its lower
+  /// triangle is read. An input of which the others leave nothing has weight 0.
   explicit TileFeedback(MatrixView<const double> block);
 
   /// dᵢ of the i-th input visited, the greatest of all being 1.
@@ -38,10 +38,7 @@ class TileFeedback {
 /// each node, which with feedback need not be the best of all. Costs several times as much.
 class FeedbackSearch {
  public:
-  class Workspace {
-   public:
-    virtual ~Workspace() = default;
-  };
+  using Workspace = TileSearch::Workspace;
 
   virtual ~FeedbackSearch() = default;
 
