@@ -66,8 +66,9 @@ struct Memory final : FeedbackSearch::Workspace {
       : seam(std::move(plain)),
         costs{Buffer<std::uint16_t>(nodes), Buffer<std::uint16_t>(nodes)},
         passing_origins{Buffer<std::uint16_t>(nodes), Buffer<std::uint16_t>(nodes)},
-        origins(tile_steps / quad_steps * nodes),
-        from(nodes),
+        origins(tile_steps / quad_steps * nodes + 1),
+        before{Buffer<std::uint16_t>(nodes), Buffer<std::uint16_t>(nodes)},
+        words(nodes),
         zeros(nodes),
         picked(nodes),
         passing{Slots(nodes), Slots(nodes)},
@@ -78,13 +79,14 @@ struct Memory final : FeedbackSearch::Workspace {
   std::unique_ptr<TileSearch::Workspace> seam;
   Buffer<std::uint16_t> costs[2];
   Buffer<std::uint16_t> passing_origins[2];
-  Buffer<std::uint16_t> origins;  ///< [quad × node]: after the last step of every quad
-  Buffer<std::uint16_t> from;     ///< [node]
+  Buffer<std::uint16_t> origins;    ///< [quad × node]: after the last step of every quad; one more
+  Buffer<std::uint16_t> before[2];  ///< the nodes before a quad, and before the one before it
+  Buffer<std::uint32_t> words;
   Slots zeros;
-  Slots picked;
+  Slots picked;  ///< at the start of a quad, or errors at its end
   Slots passing[2];
-  Slots errors[2];          ///< of the last quads of two outputs, at their ends
-  std::vector<Slots> sums;  ///< [old, new × output × quad]
+  Slots errors[2];                          ///< of the last quads of two outputs, at their ends
+  std::vector<Buffer<std::uint32_t>> sums;  ///< [old, new × output × quad]
 };
 
 class Search final : public FeedbackSearch {
@@ -131,33 +133,29 @@ class Search final : public FeedbackSearch {
       const int quad = pair % quads;
       const std::uint16_t* ends[2];
       for (int output = 0; output < 2; ++output) {
-        ConstSlotPlanes slots = memory.zeros;
-        if (quad > 0) {
-          slots = sums(memory, pair, output, quad);
-          if (output == 1) slots = pick(slots, ends[0], memory);
-        }
         const int index = 2 * pair + output;
+        if (output == 1 && quad > 0) {
+          pick(sums(memory, pair, 1, quad).data(), ends[0], memory);
+        }
         std::uint16_t* const origins = memory.origins.data() + index * nodes;
-        take_quad(targets, index, factors, slots, origins, memory, subtract);
+        take_quad(targets, index, factors, quad == 0 ? memory.zeros : memory.picked, origins,
+                  memory, subtract);
         ends[output] = origins;
       }
       if (quad < quads - 1) feed_later_quads(pair, factors, ends, memory);
     }
   }
 
-  static Slots& sums(Memory& memory, int pair, int output, int quad) {
+  static Buffer<std::uint32_t>& sums(Memory& memory, int pair, int output, int quad) {
     return memory.sums[at((pair % 2 * 2 + output) * quads + quad)];
   }
 
-  /// Returns the slots of a quad as they are for paths that have taken another quad since.
-  ConstSlotPlanes pick(ConstSlotPlanes slots, const std::uint16_t* origins, Memory& memory) const {
-    const SlotPlanes picked = memory.picked;
-    for (index_t i = 0; i < layout_.nodes(); ++i) {
-      const int from = origins[i] >> bits_;
-      for (int plane = 0; plane < slot_planes; ++plane)
-        picked[at(plane)][i] = slots[at(plane)][from];
-    }
-    return memory.picked;
+  /// Picks the slots of a quad as they are for paths that have taken another quad since.
+  void pick(const std::uint32_t* words, const std::uint16_t* origins, Memory& memory) const {
+    const SlotFunctions& functions = layout_.kernels->slots;
+    std::uint16_t* const from = memory.before[0].data();
+    functions.find_nodes(origins, nullptr, bits_, layout_.nodes(), from);
+    functions.pick(words, from, layout_.nodes(), memory.picked);
   }
 
   /// Takes the four steps of the index-th quad of the tile.
@@ -197,25 +195,28 @@ class Search final : public FeedbackSearch {
   void feed_later_quads(int pair, const Factors& factors, const std::uint16_t* const* ends,
                         Memory& memory) const {
     const index_t nodes = layout_.nodes();
-    const ConstSlotPlanes first = pick(memory.errors[0], ends[1], memory);
-    for (index_t i = 0; i < nodes; ++i) {
-      memory.from[i] = static_cast<std::uint16_t>(ends[0][ends[1][i] >> bits_] >> bits_);
-    }
+    const SlotFunctions& functions = layout_.kernels->slots;
+    functions.to_words(memory.errors[0], nodes, memory.words.data());
+    pick(memory.words.data(), ends[1], memory);
+    functions.find_nodes(ends[0], memory.before[0].data(), bits_, nodes, memory.before[1].data());
     const int quad = pair % quads;
     FeedbackSums step;
-    step.from = memory.from.data();
+    step.from = memory.before[1].data();
     step.nodes = nodes;
     for (int output = 0; output < 2; ++output) {
-      step.errors = output == 0 ? first : memory.errors[1];
-      for (int later = quad + 1; later < quads; ++later) {
-        if (quad > 0) step.in = sums(memory, pair, output, later);
-        step.out = sums(memory, pair + 1, output, later);
+      step.errors = output == 0 ? memory.picked : memory.errors[1];
+      for (int later = quads - 1; later > quad; --later) {
+        step.in = quad == 0 ? nullptr : sums(memory, pair, output, later).data();
+        // The next quad is that of the first output: its slots take the place of the errors.
+        const bool next = output == 0 && later == quad + 1;
+        step.words_out = next ? nullptr : sums(memory, pair + 1, output, later).data();
+        step.slots_out = memory.picked;
         for (int j = 0; j < quad_steps; ++j) {
           for (int i = 0; i < quad_steps; ++i) {
             step.factor[j][i] = factors.factor[quad * quad_steps + j][later * quad_steps + i];
           }
         }
-        layout_.kernels->add_feedback(step);
+        functions.add_feedback(step);
       }
     }
   }

@@ -100,13 +100,29 @@ using FeedbackFunction = std::uint16_t (*)(const FeedbackStep& step);
 
 /// Takes the sums of a later quad along a path and adds what the errors of a quad bring:
 ///   out_j[g] = in_j[from[g]] + Σᵢ factor[i][j] · errorᵢ[g].
+/// A word has the four slots of a node, as they stand in the planes.
 struct FeedbackSums {
   const std::uint16_t* from = nullptr;  ///< positions of nodes
-  ConstSlotPlanes in{};                 ///< null: 0
+  const std::uint32_t* in = nullptr;    ///< null: 0
   ConstSlotPlanes errors{};
   std::int16_t factor[quad_steps][quad_steps] = {};  ///< 2¹⁵ is 1
-  SlotPlanes out{};
+  std::uint32_t* words_out = nullptr;                ///< null: they go to `slots_out`
+  SlotPlanes slots_out{};
   index_t nodes = 0;
+};
+
+/// What is done to the slots of all nodes between quads.
+struct SlotFunctions {
+  void (*add_feedback)(const FeedbackSums& sums) = nullptr;
+  /// Writes the slots of each node as a word.
+  void (*to_words)(ConstSlotPlanes slots, index_t nodes, std::uint32_t* words) = nullptr;
+  /// Writes the slots of the nodes from which paths come.
+  void (*pick)(const std::uint32_t* words, const std::uint16_t* from, index_t nodes,
+               SlotPlanes slots) = nullptr;
+  /// Writes the positions of the nodes before a quad, or with `later` before that and another one:
+  /// from[g] = origins[g] >> bits, or origins[later[g]] >> bits.
+  void (*find_nodes)(const std::uint16_t* origins, const std::uint16_t* later, int bits,
+                     index_t nodes, std::uint16_t* from) = nullptr;
 };
 
 /// The kernels of an instruction set.
@@ -123,7 +139,7 @@ struct Kernels {
   StepFunctions<std::uint16_t> narrow[max_narrow_bits + 1];
   StepFunctions<std::uint32_t> wide[max_bits + 1];
   FeedbackFunction feedback[max_narrow_bits + 1][quad_steps] = {};  ///< by the step of the quad
-  void (*add_feedback)(const FeedbackSums& sums) = nullptr;
+  SlotFunctions slots;
 };
 
 /// Returns null where the build or the processor lacks it.

@@ -70,6 +70,19 @@ struct Narrow {
     const Signed raised = x < least ? least : x;
     return reinterpret_cast<Vector>(raised < most ? raised : most);
   }
+  static QUIP_INLINE Vector shift_right(Vector a, int bits) { return a >> bits; }
+  static QUIP_INLINE void gather_words(const std::uint32_t* from, Vector index, Vector* halves) {
+    for (int i = 0; i < lanes; ++i) {
+      halves[0][i] = static_cast<std::uint16_t>(from[index[i]]);
+      halves[1][i] = static_cast<std::uint16_t>(from[index[i]] >> 16);
+    }
+  }
+  static QUIP_INLINE Vector gather(const std::uint16_t* from, Vector index) {
+    return Vector{from[index[0]], from[index[1]], from[index[2]], from[index[3]]};
+  }
+  static QUIP_INLINE void store_words(std::uint32_t* to, const Vector* halves) {
+    for (int i = 0; i < lanes; ++i) to[i] = std::uint32_t{halves[1][i]} << 16 | halves[0][i];
+  }
   using Mask = Vector;  // 0 is false
   static QUIP_INLINE Mask less(Vector a, Vector b) { return reinterpret_cast<Mask>(a < b); }
   static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
