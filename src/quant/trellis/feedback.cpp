@@ -22,6 +22,9 @@ constexpr int quads = tile_side / quad_steps;  ///< of one output
 /// Returns the input that is visited as the i-th.
 constexpr int input_at(int i) { return place_of(i / 4 * 8 + i % 4).input; }
 
+/// A smaller weight would leave nothing of costs as integers, and errors would be anything.
+constexpr double least_weight = 1.0 / 16;
+
 /// Returns an integer of which 2¹⁵ is 1.
 std::int16_t fraction(double x) {
   return static_cast<std::int16_t>(std::lrint(std::clamp(std::ldexp(x, 15), -32767.0, 32767.0)));
@@ -35,7 +38,7 @@ struct Factors {
 
   Factors(const TileFeedback& feedback, int bits) {
     for (int i = 0; i < tile_side; ++i) {
-      weight[i] = fraction(feedback.weight(i));
+      weight[i] = fraction(std::max(feedback.weight(i), least_weight));
       // A sum of errors that know nothing of each other has as many times their root mean square.
       double norm = 0;
       for (int j = 0; j < i; ++j) norm = std::hypot(norm, feedback.factor(j, i));

@@ -35,7 +35,8 @@ class TileFeedback {
 
 /// Finds states as TileSearch does, but for the sum of e D eᵀ over the tile's outputs: each path
 /// carries the feedback that its values give to inputs still to come. It keeps the best path to
-/// each node, which with feedback need not be the best of all. Costs several times as much.
+/// each node, which with feedback need not be the best of all. The state at the seam is the one
+/// that is found without feedback. Takes two to five times as long.
 class FeedbackSearch {
  public:
   using Workspace = TileSearch::Workspace;
