@@ -63,7 +63,7 @@ class Slots {
   Buffer<std::int16_t> data_;
 };
 
-/// What a walk round the ring leaves behind.
+/// The buffers of a walk round the ring.
 struct Memory final : FeedbackSearch::Workspace {
   Memory(index_t nodes, std::unique_ptr<TileSearch::Workspace> plain)
       : seam(std::move(plain)),

@@ -111,7 +111,7 @@ struct FeedbackSums {
   index_t nodes = 0;
 };
 
-/// What is done to the slots of all nodes between quads.
+/// Functions that take the slots of all nodes from quad to quad.
 struct SlotFunctions {
   void (*add_feedback)(const FeedbackSums& sums) = nullptr;
   /// Writes the slots of each node as a word.

@@ -11,7 +11,7 @@
 
 namespace quip::trellis {
 
-/// A search with feedback has at most that many bits.
+/// A search with feedback takes at most this many bits.
 constexpr int max_feedback_bits = 4;
 
 /// A diagonal block D [16 × 16] of the block LDL of a Hessian, factorised so that an output's error
