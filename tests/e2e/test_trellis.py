@@ -76,6 +76,31 @@ def test_same_digest(settings, tmp_path):
     assert [outcome(*shape) for shape in SHAPES] == [expected] * len(SHAPES)
 
 
+def test_feedback_at_each_step(tmp_path):
+    """Less loss in the layers that have it, on any ranks; a run goes on as it began."""
+    settings = ("--samples", 5, "--bits", 4, "--codebook", "scalar")
+    with_trellis = ("--override", "o_proj:codebook=trellis")
+    with_feedback = (*with_trellis, "--override", "o_proj:trellis-feedback=step")
+
+    def outcome(name, *options, **how):
+        out = tmp_path / name
+        packed = cli.quantize(cli.model("llama-nano"), out, *settings, *options, **how)
+        found = cli.inspect(packed)
+        losses = [x["relative_proxy_loss"] for x in found["layers"] if "o_proj" in x["name"]]
+        return found["digest"], sum(losses)
+
+    tiles = outcome("tiles", *with_trellis)
+    steps = outcome("steps", *with_feedback)
+    assert steps[1] < 0.9 * tiles[1]
+    assert outcome("two ranks", *with_feedback, ranks=2) == steps
+    refused = cli.run(
+        *("quantize", "--model", cli.model("llama-nano"), "--tokens", cli.CALIBRATION),
+        *("--out", tmp_path / "steps", *settings, *with_trellis, "--resume"),
+        check=False,
+    )
+    assert refused.returncode == 1 and "trellis-feedback" in refused.stderr
+
+
 def test_killed_and_resumed(tmp_path):
     settings = ("--samples", 5, "--bits", 2, "--threads", 1, *TRELLIS)
     whole = cli.quantize(cli.model("llama-nano"), tmp_path / "whole", *settings)
@@ -111,6 +136,15 @@ def test_codebooks_can_be_mixed(tmp_path):
         ((*TRELLIS, "--paper"), "--paper belongs to --codebook scalar"),
         ((*TRELLIS, "--order", "forward"), "--order belongs to --codebook scalar"),
         (("--trellis", "mcg"), "--trellis belongs to --codebook trellis"),
+        (("--trellis-feedback", "step", "--codebook", "scalar"), "belongs to --codebook trellis"),
+        (
+            (*TRELLIS, "--trellis-feedback", "step", "--method", "nearest"),
+            "--trellis-feedback belongs to --method ldlq and does not go with --method nearest",
+        ),
+        (
+            (*TRELLIS, "--trellis-feedback", "step", "--bits", 5),
+            "--trellis-feedback step takes 1 to 4 bits and does not go with --bits 5",
+        ),
         (("--bits", 5), "--bits 5: must be 2, 3, 4 or 8; --codebook trellis takes 1 to 8"),
         ((*TRELLIS, "--bits", 9), "must be 2, 3, 4 or 8"),
         (("--codebook", "lattice"), "'lattice' is none of scalar, trellis"),

@@ -144,6 +144,14 @@ TEST(Work, RoundingOneRow) {
   EXPECT_EQ(rounding_flops(100, options, 0), product);
 }
 
+TEST(Work, CodingOneRow) {
+  LayerOptions options;
+  const double product = 128.0 * 128;
+  EXPECT_EQ(rounding_flops(128, options, 0), product + 128 * 4 * 65536.0);
+  options.trellis_feedback = TrellisFeedback::step;  // 7.25 rounds at 2 bits in place of two
+  EXPECT_EQ(rounding_flops(128, options, 0), product + 128 * 14.5 * 65536.0);
+}
+
 TEST(Work, AttentionCountsVisibleKeys) {
   ModelConfig config;
   config.heads = 2;

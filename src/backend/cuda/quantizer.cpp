@@ -50,8 +50,10 @@ class CudaQuantizer final : public Quantizer {
   [[nodiscard]] bool is_portable(const LayerOptions& options) {
     const bool portable = make_rounder(options)->portable();
     if (!portable && !std::exchange(warned_, true)) {
+      const bool inside = options.trellis_feedback == TrellisFeedback::step;
       spdlog::warn("{}: no kernels for {}; the processors round its layers, slower",
-                   context_.device().describe(), "--method " + to_string(options.method));
+                   context_.device().describe(),
+                   inside ? "--trellis-feedback step" : "--method " + to_string(options.method));
     }
     return portable;
   }

@@ -10,8 +10,14 @@ namespace {
 
 double real(index_t n) { return static_cast<double>(n); }
 
-/// A multiply-add for each state of the trellis, twice round the tile.
-constexpr double search_flops_per_weight = 2.0 * 2 * trellis::state_count;
+/// Returns the flops of coding a weight: a multiply-add for each state of the trellis, twice round
+/// the tile. With feedback inside it, once for the seam and once with two and a half for a state's
+/// distance, weight and choice, and 15 sums of a node that are moved or fed.
+double search_flops_per_weight(const LayerOptions& options) {
+  constexpr double states = trellis::state_count;
+  if (options.trellis_feedback == TrellisFeedback::tile) return 2 * 2 * states;
+  return 2 * (3.5 * states + 15 * states / (1 << options.bits));
+}
 
 /// Returns the flops of LDLᵀ, or of the inverse of a triangular matrix.
 double cubic_flops(index_t n) { return real(n) * real(n) * real(n) / 3; }
@@ -36,7 +42,7 @@ double rounding_flops(index_t n, const LayerOptions& options, int passes) {
   const Feedback feedback = options.feedback();
   const bool greedy = options.effective_passes() > 0;
   if (options.has_trellis()) {  // losses: measure_flops
-    return (feedback == Feedback::none ? 0 : product) + real(n) * search_flops_per_weight;
+    return (feedback == Feedback::none ? 0 : product) + real(n) * search_flops_per_weight(options);
   }
   double products = feedback == Feedback::none ? 0 : 1;
   if (greedy) products += 2.0 * passes;

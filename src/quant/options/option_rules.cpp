@@ -1,6 +1,7 @@
 // The options that go together. One list for the command line, configuration files and --override.
 #include "quip/core/error.hpp"
 #include "quip/quant/options/option_table.hpp"
+#include "quip/quant/trellis/feedback.hpp"
 
 namespace quip {
 namespace {
@@ -62,6 +63,11 @@ void check_codebook(const LayerOptions& options) {
   if (!traits_of(options.method).units) {
     fail("--codebook trellis goes with --method {} and does not go with --method {}",
          methods_that([](auto& method) { return method.units; }), to_string(options.method));
+  }
+  if (options.trellis_feedback == TrellisFeedback::step &&
+      options.bits > trellis::max_feedback_bits) {
+    fail("--trellis-feedback step takes 1 to {} bits and does not go with --bits {}",
+         trellis::max_feedback_bits, options.bits);
   }
 }
 

@@ -18,6 +18,8 @@ constexpr Names<Rounding, 2> rounding_names{
 constexpr Names<GroupFit, 2> group_fit_names{
     {{GroupFit::fixed, "static"}, {GroupFit::dynamic, "dynamic"}}};
 constexpr Names<Clamp, 2> clamp_names{{{Clamp::pre, "pre"}, {Clamp::feedback, "feedback"}}};
+constexpr Names<TrellisFeedback, 2> trellis_feedback_names{
+    {{TrellisFeedback::tile, "tile"}, {TrellisFeedback::step, "step"}}};
 constexpr Names<bool, 2> switch_names{{{true, "on"}, {false, "off"}}};
 constexpr auto method_names = [] {
   Names<Method, methods.size()> names{};
@@ -76,6 +78,13 @@ std::string unless_codebook(const LayerOptions& options) {
                      to_string(Codebook), name_of_codebook(options));
 }
 constexpr auto scalar_only = unless_codebook<CodebookKind::scalar>;
+
+std::string unless_feedback_of_trellis(const LayerOptions& options) {
+  if (!options.has_trellis()) return unless_codebook<CodebookKind::trellis>(options);
+  if (options.feedback() == Feedback::factor) return {};
+  return fmt::format("belongs to --method ldlq and does not go with --method {}",
+                     to_string(options.method));
+}
 
 template <bool (*Have)(const MethodTraits&)>
 std::string unless_method(const LayerOptions& options) {
@@ -137,6 +146,14 @@ const std::vector<LayerOption>& table() {
           "trellis", "NAME", "mul1", "values of the trellis' states: mul1, mcg or 3inst",
           [](auto& o) -> OptionValue { return trellis::to_string(o.trellis); },
           unless_codebook<CodebookKind::trellis>),
+      row<&Layer::trellis_feedback, named<trellis_feedback_names>>(
+          "trellis-feedback", "NAME", "tile",
+          "ldlq with a trellis: feed back after each tile of 16 inputs (tile), or inside it, too, "
+          "after each step of the search (step: 1 to 4 bits; less loss, slower)",
+          [](auto& o) -> OptionValue {
+            return name_of(o.trellis_feedback, trellis_feedback_names);
+          },
+          unless_feedback_of_trellis),
       row<&Layer::processing, named<processing_names>>(
           "processing", "NAME", "incoherence",
           "incoherence (--rescale on --transform hadamard --grid incoherent) or baseline "

@@ -30,6 +30,7 @@ bool LayerOptions::suits_trellis() const {
   others.bits = bits;
   others.method = method;
   others.trellis = trellis;
+  others.trellis_feedback = trellis_feedback;
   others.sharing = sharing;
   others.damping = damping;
   others.seed = seed;

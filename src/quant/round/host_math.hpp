@@ -41,4 +41,7 @@ class HostMath final : public RoundingMath {
   void to_host(const void* here, void* host, std::size_t bytes) const override;
 };
 
+/// Makes a coder of tiles with feedback inside them, for HostMath's memory alone.
+[[nodiscard]] std::unique_ptr<TileCoder> make_step_coder(trellis::Codebook codebook, int bits);
+
 }  // namespace quip

@@ -5,6 +5,7 @@
 
 #include "host_math.hpp"
 
+#include "quip/quant/trellis/feedback.hpp"
 #include "quip/quant/trellis/search.hpp"
 #include "quip/quant/trellis/tile.hpp"
 
@@ -19,7 +20,8 @@ class Workspaces {
  public:
   using Owner = std::unique_ptr<trellis::TileSearch::Workspace>;
 
-  [[nodiscard]] Owner take(const trellis::TileSearch& search) {
+  template <typename Search>
+  [[nodiscard]] Owner take(const Search& search) {
     {
       const std::scoped_lock lock(mutex_);
       if (!idle_.empty()) {
@@ -40,10 +42,20 @@ class Workspaces {
   std::vector<Owner> idle_;
 };
 
+void encode(const trellis::TileSearch& search, const TileColumns& columns, const float* targets,
+            index_t count, trellis::TileSearch::Workspace& workspace) {
+  search.encode(targets, count, workspace, columns.states);
+}
+void encode(const trellis::FeedbackSearch& search, const TileColumns& columns, const float* targets,
+            index_t count, trellis::TileSearch::Workspace& workspace) {
+  search.encode(targets, count, trellis::TileFeedback(columns.block), workspace, columns.states);
+}
+
+template <typename Search>
 class HostTileCoder final : public TileCoder {
  public:
-  HostTileCoder(trellis::Codebook codebook, int bits)
-      : codebook_(codebook), search_(trellis::make_tile_search(codebook, bits)) {}
+  HostTileCoder(trellis::Codebook codebook, std::unique_ptr<Search> search)
+      : codebook_(codebook), search_(std::move(search)) {}
 
   void code(const TileColumns& columns) const override {
     const index_t across = columns.x.cols / tile_side;
@@ -56,7 +68,7 @@ class HostTileCoder final : public TileCoder {
       }
     }
     Workspaces::Owner workspace = workspaces_.take(*search_);
-    search_->encode(steps.data(), across, *workspace, columns.states);
+    encode(*search_, columns, steps.data(), across, *workspace);
     workspaces_.give_back(std::move(workspace));
     trellis::decode_states(codebook_, columns.states, across * tile_steps, steps.data());
     for (index_t t = 0; t < across; ++t) {
@@ -72,7 +84,7 @@ class HostTileCoder final : public TileCoder {
 
  private:
   trellis::Codebook codebook_;
-  std::unique_ptr<trellis::TileSearch> search_;
+  std::unique_ptr<Search> search_;
   mutable Workspaces workspaces_;
 };
 
@@ -92,7 +104,13 @@ void HostMath::solve_tile(MatrixView<const float> factor, MatrixView<const float
 }
 
 std::unique_ptr<TileCoder> HostMath::tile_coder(trellis::Codebook codebook, int bits) const {
-  return std::make_unique<HostTileCoder>(codebook, bits);
+  using Coder = HostTileCoder<trellis::TileSearch>;
+  return std::make_unique<Coder>(codebook, trellis::make_tile_search(codebook, bits));
+}
+
+std::unique_ptr<TileCoder> make_step_coder(trellis::Codebook codebook, int bits) {
+  using Coder = HostTileCoder<trellis::FeedbackSearch>;
+  return std::make_unique<Coder>(codebook, trellis::make_feedback_search(codebook, bits));
 }
 
 }  // namespace quip

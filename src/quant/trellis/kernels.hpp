@@ -59,37 +59,70 @@ struct StepFunctions {
   Cost (*two)(const Step<Cost>& first, const Step<Cost>& second) = nullptr;
 };
 
-/// How many integers a feedback sum's unit is worth, and how many ones a factor's: sums and factors
-/// may be that much larger than targets and 1.
-constexpr int feedback_shift = 2;
-/// The feedback sums that a path carries: of two outputs, for each of 16 inputs.
-constexpr int carried_sums = 32;
-constexpr int tile_inputs = 16;
+/// The search with feedback inside the tile takes the steps of a tile in quads: four inputs of one
+/// output. What differs from path to path are four bytes a node, its slots, one for each input of
+/// the quad. A slot holds the feedback sum of an input until its step, from then on its error.
+/// Slots are 16-bit integers in two planes, which hold those of steps 0 and 1, and of steps 2 and
+/// 3, the even one in the lower byte.
+constexpr int quad_steps = 4;
+constexpr int slot_planes = 2;
+using SlotPlanes = std::array<std::int16_t*, slot_planes>;
+using ConstSlotPlanes = std::array<const std::int16_t*, slot_planes>;
 
-/// A step of the search with feedback inside the tile: paths differ in their targets. With the sum
-/// f of the path to the predecessor, of which each vector of nodes has `carried_sums` in a row,
-///   t = clamp(target + 4·f[own], ±limit), e = t − value(state), cost weight · e²,
-/// and the best path's sums become f[j] + factor[j] · e for inputs j of the same output that are
-/// still to come, and stay what they are for those of the other.
-struct FeedbackStep : Step<std::uint16_t> {
-  const std::int16_t* sums_in = nullptr;
-  std::int16_t* sums_out = nullptr;
-  std::uint16_t* winners = nullptr;  ///< gets the h of the predecessor on the best path
+/// A slot's byte is the upper one of the error times 2^error_shift, cut off: some seven times the
+/// root of its mean square.
+constexpr int error_shift(int bits) { return bits <= 2 ? 2 : 3; }
+
+/// A step in which paths differ in their targets. With the upper byte φ of the path's sum,
+///   t = clamp(target + unit · φ, ±limit), e = t − value(state), cost weight · e²,
+/// and slot j of a later step of the quad gets factor_j · e · 2^error_shift more.
+struct FeedbackStep {
+  const std::int16_t* table = nullptr;
+  const std::uint16_t* costs_in = nullptr;
+  std::uint16_t* costs_out = nullptr;
+  ConstSlotPlanes slots_in{};
+  SlotPlanes slots_out{};
+  /// The state of the quad's first step on the path: the position of the node before it, and its
+  /// symbol in the last bits. Before the first step the symbol is 0.
+  const std::uint16_t* origins_in = nullptr;
+  std::uint16_t* origins_out = nullptr;
+  std::int16_t target = 0;
   std::int16_t limit = 0;
-  std::int16_t weight = 0;  ///< 2¹⁵ is 1
-  int own = 0;
-  int fed_count = 0;
-  int kept_count = 0;
-  std::int8_t carried[carried_sums] = {};  ///< which sums are fed and, after them, kept
-  std::int16_t factor[tile_inputs] = {};   ///< of those fed; 2¹³ is 1
+  std::int16_t weight = 0;                            ///< 2¹⁵ is 1
+  std::int16_t unit = 0;                              ///< 2¹⁵ is 1
+  std::array<std::int16_t, quad_steps - 1> factor{};  ///< 2¹⁵ is 1
+  std::uint16_t subtract = 0;
+  std::uint16_t highest = 0xffff;  ///< costs above it are cut off, at max_narrow_bits
 };
 
-/// Returns the least cost in `out`.
+/// Returns the least cost after the step.
 using FeedbackFunction = std::uint16_t (*)(const FeedbackStep& step);
 
-struct FeedbackFunctions {
-  FeedbackFunction whole = nullptr;  ///< of all nodes
-  FeedbackFunction part = nullptr;   ///< of the predecessors that it is told
+/// Takes the sums of a later quad along a path and adds what the errors of a quad bring:
+///   out_j[g] = in_j[from[g]] + Σᵢ factor[i][j] · errorᵢ[g].
+/// A word has the four slots of a node, as they stand in the planes.
+struct FeedbackSums {
+  const std::uint16_t* from = nullptr;  ///< positions of nodes
+  const std::uint32_t* in = nullptr;    ///< null: 0
+  ConstSlotPlanes errors{};
+  std::int16_t factor[quad_steps][quad_steps] = {};  ///< 2¹⁵ is 1
+  std::uint32_t* words_out = nullptr;                ///< null: they go to `slots_out`
+  SlotPlanes slots_out{};
+  index_t nodes = 0;
+};
+
+/// Functions that take the slots of all nodes from quad to quad.
+struct SlotFunctions {
+  void (*add_feedback)(const FeedbackSums& sums) = nullptr;
+  /// Writes the slots of each node as a word.
+  void (*to_words)(ConstSlotPlanes slots, index_t nodes, std::uint32_t* words) = nullptr;
+  /// Writes the slots of the nodes from which paths come.
+  void (*pick)(const std::uint32_t* words, const std::uint16_t* from, index_t nodes,
+               SlotPlanes slots) = nullptr;
+  /// Writes the positions of the nodes before a quad, or with `later` before that and another one:
+  /// from[g] = origins[g] >> bits, or origins[later[g]] >> bits.
+  void (*find_nodes)(const std::uint16_t* origins, const std::uint16_t* later, int bits,
+                     index_t nodes, std::uint16_t* from) = nullptr;
 };
 
 /// The kernels of an instruction set.
@@ -105,7 +138,8 @@ struct Kernels {
   std::array<std::array<std::int8_t, 5>, max_narrow_bits + 1> lane_bit = {};
   StepFunctions<std::uint16_t> narrow[max_narrow_bits + 1];
   StepFunctions<std::uint32_t> wide[max_bits + 1];
-  FeedbackFunctions feedback[max_narrow_bits + 1];
+  FeedbackFunction feedback[max_narrow_bits + 1][quad_steps] = {};  ///< by the step of the quad
+  SlotFunctions slots;
 };
 
 /// Returns null where the build or the processor lacks it.

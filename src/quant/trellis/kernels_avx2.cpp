@@ -37,15 +37,66 @@ struct Narrow {
   QUIP_TARGET static QUIP_INLINE Vector add_saturating(Vector a, Vector b) {
     return _mm256_adds_epi16(a, b);
   }
+  QUIP_TARGET static QUIP_INLINE void store(void* to, Vector a) {
+    _mm256_store_si256(static_cast<__m256i*>(to), a);
+  }
+  QUIP_TARGET static QUIP_INLINE Vector add_saturating_unsigned(Vector a, Vector b) {
+    return _mm256_adds_epu16(a, b);
+  }
+  /// Returns the upper bytes alone, and the lower ones moved up.
+  QUIP_TARGET static QUIP_INLINE Vector upper_bytes(Vector a) {
+    return _mm256_and_si256(a, _mm256_set1_epi16(-256));
+  }
+  QUIP_TARGET static QUIP_INLINE Vector lower_bytes(Vector a) { return _mm256_slli_epi16(a, 8); }
+  /// Returns `a` with the upper bytes of `upper`.
+  QUIP_TARGET static QUIP_INLINE Vector with_upper_bytes(Vector a, Vector upper) {
+    return _mm256_blendv_epi8(a, upper, _mm256_set1_epi16(-256));
+  }
+  /// Returns the upper bytes of both, those of `lower` below the others.
+  QUIP_TARGET static QUIP_INLINE Vector join_bytes(Vector upper, Vector lower) {
+    return with_upper_bytes(_mm256_srli_epi16(lower, 8), upper);
+  }
   QUIP_TARGET static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
     return _mm256_min_epi16(_mm256_max_epi16(a, low), high);
+  }
+  QUIP_TARGET static QUIP_INLINE Vector shift_right(Vector a, int bits) {
+    return _mm256_srli_epi16(a, bits);
+  }
+  /// Loads the 32 bits at `from` + Unit · index bytes.
+  template <int Unit>
+  QUIP_TARGET static QUIP_INLINE void gather_pairs(const void* from, Vector index, Vector* low,
+                                                   Vector* high) {
+    const Vector zero = broadcast(0);
+    const Vector mask = _mm256_set1_epi32(0xffff);
+    const Vector a = _mm256_i32gather_epi32(static_cast<const int*>(from),
+                                            _mm256_unpacklo_epi16(index, zero), Unit);
+    const Vector b = _mm256_i32gather_epi32(static_cast<const int*>(from),
+                                            _mm256_unpackhi_epi16(index, zero), Unit);
+    *low = _mm256_packus_epi32(_mm256_and_si256(a, mask), _mm256_and_si256(b, mask));
+    *high = _mm256_packus_epi32(_mm256_srli_epi32(a, 16), _mm256_srli_epi32(b, 16));
+  }
+  QUIP_TARGET static QUIP_INLINE void gather_words(const std::uint32_t* from, Vector index,
+                                                   Vector* halves) {
+    gather_pairs<4>(from, index, halves, halves + 1);
+  }
+  /// Reads one element beyond each that it takes.
+  QUIP_TARGET static QUIP_INLINE Vector gather(const std::uint16_t* from, Vector index) {
+    Vector found;
+    Vector unused;
+    gather_pairs<2>(from, index, &found, &unused);
+    return found;
+  }
+  QUIP_TARGET static QUIP_INLINE void store_words(std::uint32_t* to, const Vector* halves) {
+    const Vector a = _mm256_unpacklo_epi16(halves[0], halves[1]);
+    const Vector b = _mm256_unpackhi_epi16(halves[0], halves[1]);
+    store(to, _mm256_permute2x128_si256(a, b, 0x20));
+    store(to + 8, _mm256_permute2x128_si256(a, b, 0x31));
   }
   using Mask = Vector;
   QUIP_TARGET static QUIP_INLINE Mask less(Vector a, Vector b) {
     const Vector flip = _mm256_set1_epi16(-32768);  // there is no unsigned comparison
     return _mm256_cmpgt_epi16(_mm256_xor_si256(b, flip), _mm256_xor_si256(a, flip));
   }
-  QUIP_TARGET static QUIP_INLINE Mask equal(Vector a, Vector b) { return _mm256_cmpeq_epi16(a, b); }
   QUIP_TARGET static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
     return _mm256_blendv_epi8(no, yes, mask);
   }

@@ -40,15 +40,62 @@ struct Narrow {
   QUIP_TARGET static QUIP_INLINE Vector add_saturating(Vector a, Vector b) {
     return _mm512_adds_epi16(a, b);
   }
+  QUIP_TARGET static QUIP_INLINE void store(void* to, Vector a) { _mm512_store_si512(to, a); }
+  QUIP_TARGET static QUIP_INLINE Vector add_saturating_unsigned(Vector a, Vector b) {
+    return _mm512_adds_epu16(a, b);
+  }
+  /// Returns the upper bytes alone, and the lower ones moved up.
+  QUIP_TARGET static QUIP_INLINE Vector upper_bytes(Vector a) {
+    return _mm512_and_si512(a, _mm512_set1_epi16(-256));
+  }
+  QUIP_TARGET static QUIP_INLINE Vector lower_bytes(Vector a) { return _mm512_slli_epi16(a, 8); }
+  /// Returns `a` with the upper bytes of `upper`.
+  QUIP_TARGET static QUIP_INLINE Vector with_upper_bytes(Vector a, Vector upper) {
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi16(-256), upper, a, 0xca);
+  }
+  /// Returns the upper bytes of both, those of `lower` below the others.
+  QUIP_TARGET static QUIP_INLINE Vector join_bytes(Vector upper, Vector lower) {
+    return with_upper_bytes(_mm512_srli_epi16(lower, 8), upper);
+  }
   QUIP_TARGET static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
     return _mm512_min_epi16(_mm512_max_epi16(a, low), high);
+  }
+  QUIP_TARGET static QUIP_INLINE Vector shift_right(Vector a, int bits) {
+    return _mm512_srli_epi16(a, bits);
+  }
+  /// Loads the 32 bits at `from` + Unit · index bytes.
+  template <int Unit>
+  QUIP_TARGET static QUIP_INLINE void gather_pairs(const void* from, Vector index, Vector* low,
+                                                   Vector* high) {
+    const Vector zero = broadcast(0);
+    const Vector mask = _mm512_set1_epi32(0xffff);
+    const Vector a = _mm512_i32gather_epi32(_mm512_unpacklo_epi16(index, zero), from, Unit);
+    const Vector b = _mm512_i32gather_epi32(_mm512_unpackhi_epi16(index, zero), from, Unit);
+    *low = _mm512_packus_epi32(_mm512_and_si512(a, mask), _mm512_and_si512(b, mask));
+    *high = _mm512_packus_epi32(_mm512_srli_epi32(a, 16), _mm512_srli_epi32(b, 16));
+  }
+  QUIP_TARGET static QUIP_INLINE void gather_words(const std::uint32_t* from, Vector index,
+                                                   Vector* halves) {
+    gather_pairs<4>(from, index, halves, halves + 1);
+  }
+  /// Reads one element beyond each that it takes.
+  QUIP_TARGET static QUIP_INLINE Vector gather(const std::uint16_t* from, Vector index) {
+    Vector found;
+    Vector unused;
+    gather_pairs<2>(from, index, &found, &unused);
+    return found;
+  }
+  QUIP_TARGET static QUIP_INLINE void store_words(std::uint32_t* to, const Vector* halves) {
+    const Vector a = _mm512_unpacklo_epi16(halves[0], halves[1]);
+    const Vector b = _mm512_unpackhi_epi16(halves[0], halves[1]);
+    _mm512_store_si512(
+        to, _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), b));
+    _mm512_store_si512(
+        to + 16, _mm512_permutex2var_epi64(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b));
   }
   using Mask = __mmask32;
   QUIP_TARGET static QUIP_INLINE Mask less(Vector a, Vector b) {
     return _mm512_cmplt_epu16_mask(a, b);
-  }
-  QUIP_TARGET static QUIP_INLINE Mask equal(Vector a, Vector b) {
-    return _mm512_cmpeq_epi16_mask(a, b);
   }
   QUIP_TARGET static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
     return _mm512_mask_blend_epi16(mask, no, yes);

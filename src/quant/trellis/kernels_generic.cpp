@@ -47,6 +47,22 @@ struct Narrow {
   static QUIP_INLINE Vector add_saturating(Vector a, Vector b) {
     return cut(widened(a) + widened(b));
   }
+  static QUIP_INLINE void store(void* to, Vector a) { *static_cast<Vector*>(to) = a; }
+  static QUIP_INLINE Vector add_saturating_unsigned(Vector a, Vector b) {
+    const Vector sum = a + b;
+    return sum < a ? Vector{} + 0xffff : sum;
+  }
+  /// Returns the upper bytes alone, and the lower ones moved up.
+  static QUIP_INLINE Vector upper_bytes(Vector a) { return a & 0xff00; }
+  static QUIP_INLINE Vector lower_bytes(Vector a) { return a << 8; }
+  /// Returns `a` with the upper bytes of `upper`.
+  static QUIP_INLINE Vector with_upper_bytes(Vector a, Vector upper) {
+    return (upper & 0xff00) | (a & 0xff);
+  }
+  /// Returns the upper bytes of both, those of `lower` below the others.
+  static QUIP_INLINE Vector join_bytes(Vector upper, Vector lower) {
+    return (upper & 0xff00) | (lower >> 8);
+  }
   static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
     const auto x = reinterpret_cast<Signed>(a);
     const auto least = reinterpret_cast<Signed>(low);
@@ -54,9 +70,21 @@ struct Narrow {
     const Signed raised = x < least ? least : x;
     return reinterpret_cast<Vector>(raised < most ? raised : most);
   }
+  static QUIP_INLINE Vector shift_right(Vector a, int bits) { return a >> bits; }
+  static QUIP_INLINE void gather_words(const std::uint32_t* from, Vector index, Vector* halves) {
+    for (int i = 0; i < lanes; ++i) {
+      halves[0][i] = static_cast<std::uint16_t>(from[index[i]]);
+      halves[1][i] = static_cast<std::uint16_t>(from[index[i]] >> 16);
+    }
+  }
+  static QUIP_INLINE Vector gather(const std::uint16_t* from, Vector index) {
+    return Vector{from[index[0]], from[index[1]], from[index[2]], from[index[3]]};
+  }
+  static QUIP_INLINE void store_words(std::uint32_t* to, const Vector* halves) {
+    for (int i = 0; i < lanes; ++i) to[i] = std::uint32_t{halves[1][i]} << 16 | halves[0][i];
+  }
   using Mask = Vector;  // 0 is false
   static QUIP_INLINE Mask less(Vector a, Vector b) { return reinterpret_cast<Mask>(a < b); }
-  static QUIP_INLINE Mask equal(Vector a, Vector b) { return reinterpret_cast<Mask>(a == b); }
   static QUIP_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
     return (yes & mask) | (no & ~mask);
   }

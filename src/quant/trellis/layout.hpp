@@ -53,8 +53,8 @@ struct Layout {
 
   /// Lets a step take those predecessors only that a path from node `start` can have reached in
   /// `steps` steps: a block of 2^(steps·bits) nodes.
-  template <typename Step>
-  void take_reached(Step& step, int start, int steps) const {
+  template <typename Cost>
+  void take_reached(Step<Cost>& step, int start, int steps) const {
     const int reached = std::min(1 << (steps * bits), nodes());
     const auto first =
         static_cast<int>((std::int64_t{start} << (steps * bits)) % nodes()) / reached * reached;

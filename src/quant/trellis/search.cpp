@@ -86,10 +86,8 @@ class Search final : public TileSearch {
     auto& walk = static_cast<Memory&>(workspace).walk;
     for (index_t tile = 0; tile < count; ++tile) {
       std::int16_t integers[tile_steps];
-      for (int i = 0; i < tile_steps; ++i) {
-        integers[i] = scaling_.target(targets[tile * tile_steps + i]);
-      }
-      const int node = seam_node(integers, walk);
+      to_integers(targets + tile * tile_steps, integers);
+      const int node = seam_of(integers, walk);
       std::copy_n(integers, tile_steps, walk.targets);
       walk.count = tile_steps;
       walk.start = node;
@@ -97,6 +95,12 @@ class Search final : public TileSearch {
       forward(walk);
       trace_back(walk, node, 0, states + tile * tile_steps);
     }
+  }
+
+  [[nodiscard]] int seam_node(const float* targets, Workspace& workspace) const override {
+    std::int16_t integers[tile_steps];
+    to_integers(targets, integers);
+    return seam_of(integers, static_cast<Memory&>(workspace).walk);
   }
 
  private:
@@ -114,9 +118,13 @@ class Search final : public TileSearch {
   /// Returns the steps of a walk from one node for which there is but one path to each node.
   [[nodiscard]] int forced_steps() const { return (state_bits - bits_) / bits_; }
 
+  void to_integers(const float* targets, std::int16_t* integers) const {
+    for (int i = 0; i < tile_steps; ++i) integers[i] = scaling_.target(targets[i]);
+  }
+
   /// Returns the node between the last and the first step on the best path of a search that starts
   /// and ends, at any node, on the other side of the ring.
-  int seam_node(const std::int16_t* targets, Walk<Cost>& walk) const {
+  int seam_of(const std::int16_t* targets, Walk<Cost>& walk) const {
     walk.count = seam_ == SeamSearch::whole_round ? tile_steps : tile_steps / 2;
     walk.start = free_start;
     walk.first_kept = walk.count / 2;

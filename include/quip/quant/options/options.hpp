@@ -24,6 +24,10 @@ enum class Rounding { nearest, stochastic };
 /// weights as they came, or when optq reaches a group, to its weights as they are by then.
 enum class GroupFit { fixed, dynamic };
 
+/// The unit after which ldlq with a trellis feeds back: tiles of 16 inputs, or inside the tile,
+/// too, each step of the search.
+enum class TrellisFeedback { tile, step };
+
 [[nodiscard]] std::string to_string(Method method);
 [[nodiscard]] std::string to_string(Clamp clamp);
 [[nodiscard]] std::string to_string(GroupFit fit);
@@ -36,6 +40,7 @@ struct LayerOptions {
   Method method = Method::ldlq;
   std::optional<CodebookKind> codebook;  ///< none: trellis, where nothing else belongs to scalar
   trellis::Codebook trellis = trellis::Codebook::mul1;  ///< values of the trellis' states
+  TrellisFeedback trellis_feedback = TrellisFeedback::tile;
   Processing processing = Processing::incoherence;
   // Steps that depart from the bundle which `processing` stands for.
   std::optional<bool> rescaling;

@@ -57,6 +57,7 @@ struct ColumnBlock {
 struct TileColumns {
   MatrixView<const float> x;
   MatrixView<const float> target;
+  MatrixView<const double> block;   ///< D of the 16 columns; read by feedback inside tiles only
   MatrixView<float> q;              ///< receives the values of the states
   MatrixView<float> error;          ///< receives x − q
   std::uint16_t* states = nullptr;  ///< [lanes/16 × 256]

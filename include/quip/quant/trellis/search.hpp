@@ -35,6 +35,10 @@ class TileSearch {
   /// taken as its ends.
   virtual void encode(const float* targets, index_t count, Workspace& workspace,
                       std::uint16_t* states) const = 0;
+
+  /// Returns the node between the last and the first step of a tile: the bits of the last state
+  /// that the first one still holds.
+  [[nodiscard]] virtual int seam_node(const float* targets, Workspace& workspace) const = 0;
 };
 
 /// Makes a search with the kernels that are best here. `bits`: 1 … max_bits.
