@@ -246,17 +246,15 @@ TEST(TrellisFeedback, AllInstructionSetsFindTheSameStates) {
     std::vector<float> targets = gaussian(1, 3);
     for (std::size_t i = 96; i < 160; ++i) targets[i] = i % 3 == 0 ? 6.0F : -0.1F;
     targets[40] = -1e4F;
-    for (const double common : {8.0, 300.0}) {
-      const Matrix<double> d = correlated(common);
-      const auto with = [&](const Kernels& kernels) {
-        return encode(*make_feedback_search(Codebook::mul1, bits, SeamSearch::whole_round, kernels),
-                      targets, d);
-      };
-      const States states = with(generic_kernels());
-      for (const Kernels* kernels : {avx2_kernels(), avx512_kernels()}) {
-        if (kernels != nullptr) {
-          EXPECT_EQ(states, with(*kernels)) << bits << ' ' << kernels->name;
-        }
+    const Matrix<double> d = correlated(bits % 2 == 0 ? 8 : 300);
+    const auto with = [&](const Kernels& kernels) {
+      return encode(*make_feedback_search(Codebook::mul1, bits, SeamSearch::whole_round, kernels),
+                    targets, d);
+    };
+    const States states = with(generic_kernels());
+    for (const Kernels* kernels : {avx2_kernels(), avx512_kernels()}) {
+      if (kernels != nullptr) {
+        EXPECT_EQ(states, with(*kernels)) << bits << ' ' << kernels->name;
       }
     }
   }
