@@ -49,7 +49,11 @@ struct Column {
 /// Codes on the host.
 void code(Codebook codebook, int bits, Column& column) {
   const auto coder = host_rounding_math().tile_coder(codebook, bits);
-  coder->code({column.x.cview(), column.target.cview(), column.q.view(), column.error.view(),
+  coder->code({column.x.cview(),
+               column.target.cview(),
+               {},
+               column.q.view(),
+               column.error.view(),
                column.states.data()});
 }
 
@@ -66,7 +70,7 @@ void code(cuda::Context& context, Codebook codebook, int bits, Column& column) {
   const auto q = there(column.x);
   const auto error = there(column.x);
   const auto states = math.lanes<std::uint16_t>(1, std::ssize(column.states), "of the test");
-  math.tile_coder(codebook, bits)->code({x, target, q, error, states.data});
+  math.tile_coder(codebook, bits)->code({x, target, {}, q, error, states.data});
   column.states = math.fetched(states);
   const auto back = [&](const Lanes<float>& matrix, Matrix<float>& host) {
     const std::vector<float> values = math.fetched(matrix);
