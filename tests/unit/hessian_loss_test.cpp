@@ -130,14 +130,14 @@ double perplexity(Backend& backend, const std::string& name, int bits,
   job.model = data / "models" / name;
   job.tokens = data / "tokens/calib_train.h5";
   job.out = out;
-  job.samples = 16;
+  job.samples = 8;
   job.layer.bits = bits;
   static_cast<void>(quantize(self, backend, job, 1, silent));
   EvaluateOptions evaluation;
   evaluation.model = job.model;
   evaluation.packed = out;
   evaluation.tokens = data / "tokens/eval_sherlock.h5";
-  evaluation.samples = 100;
+  evaluation.samples = 50;
   return evaluate(self, backend, evaluation, silent).value();
 }
 
