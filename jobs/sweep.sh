@@ -95,6 +95,15 @@ name=$(basename "$model")
 csv=$out/sweep.csv
 mkdir -p "$out/runs" "$out/reports" "$out/logs" "$out/rows"
 
+# clear_away FOLDER: removes what an interrupted sweep has left, whose ranks may still be ending there.
+clear_away() {
+  for _ in {1..20}; do
+    rm -rf "$1" 2>/dev/null && return
+    sleep 0.5
+  done
+  rm -rf "$1"
+}
+
 # lock FILE WHAT SECONDS: holds a lock until this script ends: a single row on its log, all rows on the folder.
 lock() {
   exec 9>>"$1"
@@ -170,7 +179,7 @@ run_one() {
   [[ "$settings" == default ]] || paper=(--paper)
   IFS=: read -ra words <<<"$method"
   for word in "${words[@]:1}"; do own+=("--${word%%=*}" "${word#*=}"); done
-  rm -rf "$run" # left by an interrupted sweep
+  clear_away "$run"
   quip quantize --model "$model" --tokens "${option[tokens]}" --out "$run" --method "${words[0]}" \
     --processing "$processing" --bits "$bits" --seed "$seed" "${paper[@]}" "${own[@]}" --progress none \
     "${extra[@]}" >"$log" 2>&1 || return 1
