@@ -14,7 +14,7 @@ namespace quip {
 namespace {
 
 /// Returns an entry of the manifest, noted by the run that wrote the model.
-const nlohmann::json& recorded(const PackedModel& packed, const std::string& pointer) {
+const nlohmann::json& recorded(const PackedModel& packed, const char* pointer) {
   const nlohmann::json::json_pointer place(pointer);
   const nlohmann::json& manifest = packed.manifest();
   if (!manifest.contains(place)) {
@@ -65,13 +65,16 @@ QuantizeOptions OpenModel::stored_as() const {
   QuantizeOptions options;
   options.skip = packed ? recorded(*packed, "/options/skip").get<std::string>() : ".";
   if (!packed) return options;
+  const nlohmann::json& settings = recorded(*packed, "/options");
+  // Models made before there was a choice have scalar codes, and no other option of today's.
+  if (!settings.contains("codebook")) options.layer.codebook = CodebookKind::scalar;
   for (const LayerOption& option : layer_options()) {
-    if (option.in_force == nullptr) continue;
-    const nlohmann::json& value = recorded(*packed, "/options/" + option.key());
+    const auto found = settings.find(option.key());
+    if (option.in_force == nullptr || found == settings.end()) continue;
     // What follows from other options is left to them, as overrides of those change it.
-    const auto follows = [&](const auto& implied) { return value == nlohmann::json(implied); };
+    const auto follows = [&](const auto& implied) { return *found == nlohmann::json(implied); };
     if (std::visit(follows, option.in_force(options.layer))) continue;
-    option.parse(options.layer, typed(value));
+    option.parse(options.layer, typed(*found));
   }
   for (const auto& item : recorded(*packed, "/options/overrides")) {
     options.overrides.add(item.get<std::string>());

@@ -20,15 +20,17 @@ const std::string config =
 /// A packed model of random codes whose manifest has the settings of `options`.
 class PackedNeeds : public testing::Test {
  protected:
-  [[nodiscard]] OpenModel written_with(const QuantizeOptions& options) const {
+  /// Leaves the settings of `unknown` out, as if written before there were those options.
+  [[nodiscard]] OpenModel written_with(const QuantizeOptions& options,
+                                       const std::vector<std::string>& unknown = {}) const {
     std::ofstream(folder_.path() / "config.json") << config;
     std::filesystem::remove_all(folder_.path() / "packed");
     const plan::ModelShapes shapes = plan::open_shapes(folder_.path());
     const auto& family = shapes.family;
     SelfCollectives self;
-    PackedWriter writer(self, folder_.path() / "packed",
-                        manifest_header(options, 1, config, "", ""), Start::fresh,
-                        KeepStates::none);
+    nlohmann::json header = manifest_header(options, 1, config, "", "");
+    for (const std::string& key : unknown) header["options"].erase(key);
+    PackedWriter writer(self, folder_.path() / "packed", header, Start::fresh, KeepStates::none);
     test::MemorySource rest;
     for (const TensorSpec& end : family->end_tensors()) add(rest, end);
     add(rest, family->embedding());
@@ -136,6 +138,20 @@ TEST_F(PackedNeeds, SettingsComeBackFromTheManifest) {
   check({{"trellis", "mcg"}, {"bits", "5"}, {"share-inputs", "off"}});
   check({{"codebook", "scalar"}, {"rho", "2.5"}, {"method", "ldlq-rg"}, {"output-scale", "off"}});
   check({{"processing", "baseline"}, {"group-size", "8"}, {"symmetric", "on"}, {"damp", "0.5"}});
+}
+
+// Models of earlier programs: nothing but what they knew.
+TEST_F(PackedNeeds, OptionsThatTheRunDidNotKnowAreAtTheirDefaults) {
+  const auto found = [&](const LayerOptions& layer, const std::vector<std::string>& unknown) {
+    QuantizeOptions options;
+    options.layer = layer;
+    return written_with(options, unknown).stored_as().of("q_proj");
+  };
+  EXPECT_TRUE(found({}, {"trellis_feedback"}).has_trellis());
+  const LayerOptions old =
+      found(kronecker_options(), {"codebook", "trellis", "trellis_feedback", "share_inputs"});
+  EXPECT_FALSE(old.has_trellis());
+  EXPECT_EQ(old.effective_transform(), TransformKind::kronecker);
 }
 
 // A byte for each weight in the last block.
