@@ -52,10 +52,6 @@ struct Narrow {
   QUIP_TARGET static QUIP_INLINE Vector with_upper_bytes(Vector a, Vector upper) {
     return _mm256_blendv_epi8(a, upper, _mm256_set1_epi16(-256));
   }
-  /// Returns the upper bytes of both, those of `lower` below the others.
-  QUIP_TARGET static QUIP_INLINE Vector join_bytes(Vector upper, Vector lower) {
-    return with_upper_bytes(_mm256_srli_epi16(lower, 8), upper);
-  }
   QUIP_TARGET static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
     return _mm256_min_epi16(_mm256_max_epi16(a, low), high);
   }
@@ -74,17 +70,6 @@ struct Narrow {
                                             _mm256_unpackhi_epi16(index, zero), Unit);
     *low = _mm256_packus_epi32(_mm256_and_si256(a, mask), _mm256_and_si256(b, mask));
     *high = _mm256_packus_epi32(_mm256_srli_epi32(a, 16), _mm256_srli_epi32(b, 16));
-  }
-  QUIP_TARGET static QUIP_INLINE void gather_words(const std::uint32_t* from, Vector index,
-                                                   Vector* halves) {
-    gather_pairs<4>(from, index, halves, halves + 1);
-  }
-  /// Reads one element beyond each that it takes.
-  QUIP_TARGET static QUIP_INLINE Vector gather(const std::uint16_t* from, Vector index) {
-    Vector found;
-    Vector unused;
-    gather_pairs<2>(from, index, &found, &unused);
-    return found;
   }
   QUIP_TARGET static QUIP_INLINE void store_words(std::uint32_t* to, const Vector* halves) {
     const Vector a = _mm256_unpacklo_epi16(halves[0], halves[1]);

@@ -53,10 +53,6 @@ struct Narrow {
   QUIP_TARGET static QUIP_INLINE Vector with_upper_bytes(Vector a, Vector upper) {
     return _mm512_ternarylogic_epi32(_mm512_set1_epi16(-256), upper, a, 0xca);
   }
-  /// Returns the upper bytes of both, those of `lower` below the others.
-  QUIP_TARGET static QUIP_INLINE Vector join_bytes(Vector upper, Vector lower) {
-    return with_upper_bytes(_mm512_srli_epi16(lower, 8), upper);
-  }
   QUIP_TARGET static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
     return _mm512_min_epi16(_mm512_max_epi16(a, low), high);
   }
@@ -73,17 +69,6 @@ struct Narrow {
     const Vector b = _mm512_i32gather_epi32(_mm512_unpackhi_epi16(index, zero), from, Unit);
     *low = _mm512_packus_epi32(_mm512_and_si512(a, mask), _mm512_and_si512(b, mask));
     *high = _mm512_packus_epi32(_mm512_srli_epi32(a, 16), _mm512_srli_epi32(b, 16));
-  }
-  QUIP_TARGET static QUIP_INLINE void gather_words(const std::uint32_t* from, Vector index,
-                                                   Vector* halves) {
-    gather_pairs<4>(from, index, halves, halves + 1);
-  }
-  /// Reads one element beyond each that it takes.
-  QUIP_TARGET static QUIP_INLINE Vector gather(const std::uint16_t* from, Vector index) {
-    Vector found;
-    Vector unused;
-    gather_pairs<2>(from, index, &found, &unused);
-    return found;
   }
   QUIP_TARGET static QUIP_INLINE void store_words(std::uint32_t* to, const Vector* halves) {
     const Vector a = _mm512_unpacklo_epi16(halves[0], halves[1]);

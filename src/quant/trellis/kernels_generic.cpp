@@ -1,5 +1,6 @@
 // The step of the search for any processor: vectors of the compiler's.
 #include <algorithm>
+#include <cstring>
 
 #include "core/simd.hpp"
 #include "quant/trellis/kernels.hpp"
@@ -59,10 +60,6 @@ struct Narrow {
   static QUIP_INLINE Vector with_upper_bytes(Vector a, Vector upper) {
     return (upper & 0xff00) | (a & 0xff);
   }
-  /// Returns the upper bytes of both, those of `lower` below the others.
-  static QUIP_INLINE Vector join_bytes(Vector upper, Vector lower) {
-    return (upper & 0xff00) | (lower >> 8);
-  }
   static QUIP_INLINE Vector clamp(Vector a, Vector low, Vector high) {
     const auto x = reinterpret_cast<Signed>(a);
     const auto least = reinterpret_cast<Signed>(low);
@@ -71,14 +68,18 @@ struct Narrow {
     return reinterpret_cast<Vector>(raised < most ? raised : most);
   }
   static QUIP_INLINE Vector shift_right(Vector a, int bits) { return a >> bits; }
-  static QUIP_INLINE void gather_words(const std::uint32_t* from, Vector index, Vector* halves) {
+  /// Loads the 32 bits at `from` + Unit · index bytes.
+  template <int Unit>
+  static QUIP_INLINE void gather_pairs(const void* from, Vector index, Vector* low, Vector* high) {
+    alignas(Vector) std::uint16_t halves[2][lanes];
     for (int i = 0; i < lanes; ++i) {
-      halves[0][i] = static_cast<std::uint16_t>(from[index[i]]);
-      halves[1][i] = static_cast<std::uint16_t>(from[index[i]] >> 16);
+      std::uint16_t pair[2];
+      std::memcpy(pair, static_cast<const char*>(from) + Unit * index[i], sizeof pair);
+      halves[0][i] = pair[0];
+      halves[1][i] = pair[1];
     }
-  }
-  static QUIP_INLINE Vector gather(const std::uint16_t* from, Vector index) {
-    return Vector{from[index[0]], from[index[1]], from[index[2]], from[index[3]]};
+    *low = load(halves[0]);
+    *high = load(halves[1]);
   }
   static QUIP_INLINE void store_words(std::uint32_t* to, const Vector* halves) {
     for (int i = 0; i < lanes; ++i) to[i] = std::uint32_t{halves[1][i]} << 16 | halves[0][i];
