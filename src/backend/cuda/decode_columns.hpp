@@ -31,7 +31,7 @@ class ColumnDecoder {
 
   ColumnDecoder(Context& context, const QuantizedLinear& layer);
   /// Returns the device memory that a column takes meanwhile.
-  [[nodiscard]] index_t column_bytes() const { return (layer_.rows * layer_.bits + 7) / 8; }
+  [[nodiscard]] index_t column_bytes() const { return packed_bytes(layer_.rows, layer_.bits); }
   void decode(index_t first, MatrixView<float> out) const;
 
  private:
