@@ -15,7 +15,7 @@
 
 #include "quip/core/error.hpp"
 #include "quip/io/tensor_source.hpp"
-#include "quip/quant/trellis/decode.hpp"
+#include "quip/quant/transform/transform_kind.hpp"
 #include "quip/store/packed_model.hpp"
 #include "quip/store/packed_writer.hpp"
 
@@ -129,16 +129,13 @@ inline StoredLayer random_layer(const std::string& name, index_t rows, index_t c
 inline StoredLayer random_trellis_layer(const std::string& name, index_t outputs, index_t inputs,
                                         int bits, unsigned seed) {
   std::mt19937_64 random(seed);
-  const auto padded = [](index_t side) {
-    return (side + trellis::hadamard_side - 1) / trellis::hadamard_side * trellis::hadamard_side;
-  };
   StoredLayer stored{name, "ldlq", {}, {}};
   QuantizedLinear& layer = stored.layer;
   layer.codebook = CodebookKind::trellis;
   layer.trellis = trellis::Codebook::mcg;
   layer.transform = TransformKind::hadamard_128;
-  layer.rows = padded(outputs);
-  layer.cols = padded(inputs);
+  layer.rows = padded(layer.transform, outputs);
+  layer.cols = padded(layer.transform, inputs);
   layer.row_padding = layer.rows - outputs;
   layer.col_padding = layer.cols - inputs;
   layer.bits = bits;

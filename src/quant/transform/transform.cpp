@@ -49,11 +49,6 @@ std::unique_ptr<const Transform> make_transform(TransformKind kind, index_t n, s
   fail("a kind of transform without a maker");
 }
 
-index_t padded(TransformKind kind, index_t n) {
-  if (kind != TransformKind::hadamard_128) return n;
-  return (n + hadamard_block - 1) / hadamard_block * hadamard_block;
-}
-
 LayerTransforms make_transforms(TransformKind kind, index_t rows, index_t cols,
                                 std::uint64_t seed_u, std::uint64_t seed_v) {
   return {make_transform(kind, rows, seed_u, Side::output),

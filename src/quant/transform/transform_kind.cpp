@@ -2,6 +2,8 @@
 
 #include "core/names.hpp"
 
+#include "quip/quant/transform/hadamard.hpp"
+
 namespace quip {
 namespace {
 
@@ -19,5 +21,10 @@ constexpr Names<TransformKind, 7> transform_names{
 std::string to_string(TransformKind kind) { return name_of(kind, transform_names); }
 
 TransformKind parse_transform(const std::string& text) { return parse_name(text, transform_names); }
+
+index_t padded(TransformKind kind, index_t n) {
+  if (kind != TransformKind::hadamard_128) return n;
+  return (n + hadamard_block - 1) / hadamard_block * hadamard_block;
+}
 
 }  // namespace quip

@@ -77,10 +77,6 @@ class Transform {
 [[nodiscard]] std::unique_ptr<const Transform> make_transform(TransformKind kind, index_t n,
                                                               std::uint64_t key, Side side);
 
-/// Returns the least number of channels from n on that the kind suits: a multiple of 128 for
-/// hadamard_128, else n.
-[[nodiscard]] index_t padded(TransformKind kind, index_t n);
-
 /// U (on the outputs) and V (on the inputs) of a layer.
 struct LayerTransforms {
   std::unique_ptr<const Transform> u;

@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "quip/core/matrix.hpp"
+
 namespace quip {
 
 enum class TransformKind {
@@ -18,5 +20,9 @@ enum class TransformKind {
 /// Prints it as users write it ("kronecker-blocked"). The parser throws Error listing the choices.
 [[nodiscard]] std::string to_string(TransformKind kind);
 [[nodiscard]] TransformKind parse_transform(const std::string& text);
+
+/// Returns the least number of channels from n on that the kind suits: a multiple of 128 for
+/// hadamard_128, else n.
+[[nodiscard]] index_t padded(TransformKind kind, index_t n);
 
 }  // namespace quip
