@@ -7,6 +7,7 @@
 
 #include "quant/trellis/kernels.hpp"
 #include "quant/trellis/scaling.hpp"
+#include "support/trellis_paths.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/error.hpp"
@@ -16,16 +17,7 @@
 namespace quip::trellis {
 namespace {
 
-using States = std::vector<std::uint16_t>;
-
 constexpr int visits[] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
-
-std::vector<float> gaussian(index_t tiles, std::uint64_t key) {
-  const RandomStream random(key);
-  std::vector<float> x(at(tiles * tile_steps));
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] = 0.9F * static_cast<float>(random.normal(i));
-  return x;
-}
 
 /// Correlated inputs: A Aᵀ of a random A [16 × 24] and a common direction.
 Matrix<double> correlated(double common) {
@@ -126,14 +118,7 @@ class SearchAsDefined {
       }
       paths.swap(next);
     }
-    States states(tile_steps);
-    int to = node;
-    for (int i = tile_steps - 1; i >= 0; --i) {
-      const int state = winners[at(i * nodes + to)] * nodes + to;
-      states[at(i)] = static_cast<std::uint16_t>(state);
-      to = state >> bits_;
-    }
-    return states;
+    return states_to(node, bits_, winners);
   }
 
  private:
@@ -219,7 +204,7 @@ TEST(TrellisFeedback, FactorsGiveTheLossOfABlock) {
 TEST(TrellisFeedback, FollowsItsDefinition) {
   const Matrix<double> d = correlated(8);
   for (const int bits : {2, 4}) {
-    const std::vector<float> targets = gaussian(1, 9);
+    const std::vector<float> targets = gaussian(1, 0.9F, 9);
     const States states = encode(*make_feedback_search(Codebook::mul1, bits), targets, d);
     const SearchAsDefined defined(bits, TileFeedback(d.cview()));
     EXPECT_EQ(states, defined.states(targets.data(), states.back() % (state_count >> bits)))
@@ -229,7 +214,7 @@ TEST(TrellisFeedback, FollowsItsDefinition) {
 
 TEST(TrellisFeedback, WithoutCorrelationIsTheSearchWithoutFeedback) {
   for (int bits = 1; bits <= max_feedback_bits; ++bits) {
-    const std::vector<float> targets = gaussian(2, 2);
+    const std::vector<float> targets = gaussian(2, 0.9F, 2);
     for (const SeamSearch seam : {SeamSearch::whole_round, SeamSearch::near_seam}) {
       States plain(targets.size());
       const auto search = make_tile_search(Codebook::mul1, bits, seam);
@@ -243,7 +228,7 @@ TEST(TrellisFeedback, WithoutCorrelationIsTheSearchWithoutFeedback) {
 
 TEST(TrellisFeedback, AllInstructionSetsFindTheSameStates) {
   for (int bits = 1; bits <= max_feedback_bits; ++bits) {
-    std::vector<float> targets = gaussian(1, 3);
+    std::vector<float> targets = gaussian(1, 0.9F, 3);
     for (std::size_t i = 96; i < 160; ++i) targets[i] = i % 3 == 0 ? 6.0F : -0.1F;
     targets[40] = -1e4F;
     const Matrix<double> d = correlated(bits % 2 == 0 ? 8 : 300);
@@ -262,7 +247,7 @@ TEST(TrellisFeedback, AllInstructionSetsFindTheSameStates) {
 
 TEST(TrellisFeedback, GetsBackWhatCorrelatedInputsLose) {
   for (int bits = 1; bits <= max_feedback_bits; ++bits) {
-    const std::vector<float> targets = gaussian(4, 4);
+    const std::vector<float> targets = gaussian(4, 0.9F, 4);
     States plain(targets.size());
     const auto search = make_tile_search(Codebook::mul1, bits);
     search->encode(targets.data(), 4, *search->workspace(), plain.data());

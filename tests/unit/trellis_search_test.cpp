@@ -7,6 +7,7 @@
 
 #include "quant/trellis/kernels.hpp"
 #include "quant/trellis/scaling.hpp"
+#include "support/trellis_paths.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/error.hpp"
@@ -17,19 +18,10 @@
 namespace quip::trellis {
 namespace {
 
-using States = std::vector<std::uint16_t>;
-
 constexpr Codebook codebooks[] = {Codebook::mul1, Codebook::mcg, Codebook::three_inst};
 
 /// The scales at which a Gaussian source has the least error, from 1 bit on.
 constexpr float best_scale[] = {1, 0.98F, 0.96F, 0.92F, 0.88F, 0.86F, 0.84F, 0.82F, 0.8F};
-
-std::vector<float> gaussian(index_t tiles, float scale, std::uint64_t key = 1) {
-  const RandomStream random(key);
-  std::vector<float> x(at(tiles * tile_steps));
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] = scale * static_cast<float>(random.normal(i));
-  return x;
-}
 
 States encode(const TileSearch& search, const std::vector<float>& targets) {
   States states(targets.size());
@@ -106,14 +98,7 @@ States cheapest_ring(int bits, const float* targets, int node, Distance distance
     }
     costs.swap(next);
   }
-  States states(tile_steps);
-  int to = node;
-  for (int i = tile_steps - 1; i >= 0; --i) {
-    const int state = winners[at(i * nodes + to)] * nodes + to;
-    states[at(i)] = static_cast<std::uint16_t>(state);
-    to = state >> bits;
-  }
-  return states;
+  return states_to(node, bits, winners);
 }
 
 /// Returns the node between the last step of a tile and its first.

@@ -29,10 +29,11 @@ void apply_setting(LayerOptions& options, const std::string& key, const std::str
 }  // namespace
 
 void Overrides::add(const std::string& rule) {
-  const auto complain = [&](const std::string& what) { fail("--override '{}': {}", rule, what); };
+  const std::string option = "--override '" + rule + "'";
+  const auto complain = [&](const std::string& what) { fail("{}: {}", option, what); };
   const std::size_t colon = rule.rfind(':');
   if (colon == std::string::npos || colon == 0) complain("must read REGEX:option=value,…");
-  Rule parsed{rule, NamePattern(rule.substr(0, colon), "--override '" + rule + "'"), {}};
+  Rule parsed{rule, NamePattern(rule.substr(0, colon), option), {}};
   LayerOptions scratch;  // settles now whether every setting can be applied
   for (std::size_t at = colon + 1; at <= rule.size();) {
     const std::size_t end = std::min(rule.find(',', at), rule.size());
