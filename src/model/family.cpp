@@ -7,28 +7,6 @@
 
 namespace quip {
 
-ConstTensorView WeightSet::operator[](const std::string& name) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) fail("tensor {} was not loaded", name);
-  return found->second.cview();
-}
-
-ConstTensorView WeightSet::optional(const std::string& name) const {
-  const auto found = tensors_.find(name);
-  return found == tensors_.end() ? ConstTensorView{} : found->second.cview();
-}
-
-void forward_block(const Family& family, index_t block, Backend& backend, const WeightSet& weights,
-                   TensorView residual) {
-  Tensor input;
-  for (int stage = 0; stage <= family.taps(); ++stage) {
-    Tensor output;
-    if (stage < family.taps()) output = backend.allocate(residual.rows, family.tap_width(stage));
-    family.advance(stage, block, backend, weights, residual, input.cview(), output.view());
-    input = std::move(output);
-  }
-}
-
 void for_each_tensor(const Family& family, const std::function<void(const TensorSpec&)>& visit) {
   visit(family.embedding());
   visit(family.head());
@@ -45,7 +23,7 @@ std::unique_ptr<Family> make_unchecked_family(const ModelConfig& config,
                                               const TensorSource& source) {
   const ModelRow* model = find_model(config.model_type);
   if (model == nullptr) fail("no family is called {}", config.model_type);
-  return model->make(config, source);
+  return std::make_unique<Family>(config, model->plan(config, source));
 }
 
 std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSource& source,

@@ -1,9 +1,6 @@
 #include "family_common.hpp"
 
 #include <algorithm>
-#include <cmath>
-
-#include "quip/core/error.hpp"
 
 namespace quip {
 namespace {
@@ -62,64 +59,9 @@ bool has_own_head(const ModelConfig& config, const TensorSource& source,
   return false;
 }
 
-void require_length(const ModelConfig& config, index_t length) {
-  if (length <= config.max_positions) return;
-  fail(
-      "sequences of {} tokens are too long: config.json has max_position_embeddings = {}; make "
-      "a token set of shorter sequences",
-      length, config.max_positions);
-}
-
-void append_biases(const std::vector<LinearSpec>& linears, std::vector<TensorSpec>& tensors) {
-  for (const LinearSpec& linear : linears) {
-    if (linear.bias) tensors.push_back({linear.name + ".bias", {linear.rows}});
-  }
-}
-
-void apply_linear(Backend& backend, const WeightSet& weights, const std::string& name,
-                  ConstTensorView x, TensorView y) {
-  backend.linear(x, weights[name + ".weight"], weights.optional(name + ".bias"), y);
-}
-
-void add_linear(Backend& backend, const WeightSet& weights, const std::string& name,
-                ConstTensorView x, TensorView residual) {
-  backend.linear_add(x, weights[name + ".weight"], weights.optional(name + ".bias"), residual);
-}
-
-index_t Decoder::tap_width(int tap) const {
-  if (tap == 1) return query_width();
-  return tap == 3 ? config_.intermediate : config_.hidden;
-}
-
-TensorSpec Decoder::head() const {
-  if (config_.tied_head) return embedding();
-  return {head_name, {config_.vocabulary, config_.embedding_dim}};
-}
-
-index_t Decoder::scratch_width(int stage) const {
-  return stage == 1 ? query_width() + 2 * key_width() : 0;
-}
-
-Decoder::Heads Decoder::project(const std::string& at, Backend& backend, const WeightSet& weights,
-                                ConstTensorView input) const {
-  const index_t length = input.rows;
-  Heads heads{backend.allocate(length, query_width()), backend.allocate(length, key_width()),
-              backend.allocate(length, key_width())};
-  apply_linear(backend, weights, at + "q_proj", input, heads.q.view());
-  apply_linear(backend, weights, at + "k_proj", input, heads.k.view());
-  apply_linear(backend, weights, at + "v_proj", input, heads.v.view());
-  return heads;
-}
-
-void Decoder::attention(index_t block, Backend& backend, const Heads& heads,
-                        TensorView output) const {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
-  const AttentionShape shape{.heads = config_.heads,
-                             .kv_heads = config_.kv_heads,
-                             .head_dim = config_.head_dim,
-                             .scale = static_cast<float>(scale),
-                             .window = config_.window(block)};
-  backend.attention(heads.q.cview(), heads.k.cview(), heads.v.cview(), shape, output);
+TensorSpec head_of(const ModelConfig& config, const TensorSpec& embedding) {
+  if (config.tied_head) return embedding;
+  return {head_name, {config.vocabulary, config.embedding_dim}};
 }
 
 }  // namespace quip

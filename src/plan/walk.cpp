@@ -143,7 +143,7 @@ void Walk::embed(Ledger& ledger) const {
   ledger.vote();
   for (const TensorSpec& tensor : family.end_tensors()) load_tensor(ledger, tensor.name);
   ledger.vote();
-  const TensorSpec table = family.embedding();
+  const TensorSpec& table = family.embedding();
   ledger.add_read(samples_of(ledger) * job_.length * table.shape[1] *
                   size_of(job_.model.source->info(table.name).dtype));
 }
@@ -180,13 +180,12 @@ void Walk::load_block(Ledger& ledger, index_t b) const {
 
 /// `layers`: the costs of its layers once their inputs are captured.
 void Walk::quantize_block(Ledger& ledger, index_t b, const Ledger& layers) const {
-  const Family& family = *job_.model.family;
+  const BlockPlan& plan = job_.model.family->block(b);
   ledger.enter("capture");
   ledger.vote();  // room for the captured inputs
-  for (int tap = 0; tap < family.taps(); ++tap) {
+  for (int tap = 0; tap < static_cast<int>(plan.taps.size()); ++tap) {
     ledger.vote();
-    ledger.add_flops(static_cast<double>(samples_of(ledger)) *
-                     stage_flops(family, b, tap, job_.length));
+    ledger.add_flops(static_cast<double>(samples_of(ledger)) * stage_flops(plan, tap, job_.length));
   }
   ledger.add(layers);
 }
@@ -196,7 +195,8 @@ void Walk::forward(Ledger& ledger, index_t b) const {
   const Family& family = *job_.model.family;
   ledger.enter("forward");
   ledger.vote();
-  ledger.add_flops(static_cast<double>(samples_of(ledger)) * block_flops(family, b, job_.length));
+  ledger.add_flops(static_cast<double>(samples_of(ledger)) *
+                   block_flops(family.block(b), job_.length));
   if (!keeps_states_) return;
   ledger.enter("write");
   write_together(ledger, ".states_00001.h5.tmp.0000000", 1,

@@ -1,0 +1,233 @@
+#include "plan_builder.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "quip/core/error.hpp"
+
+namespace quip {
+namespace {
+
+/// Finds the lives of activations. Throws Error if one is read that was never written.
+std::vector<Range> lives_of(const BlockPlan& plan) {
+  std::vector<Range> lives(plan.activations.size(), Range{-1, -1});
+  lives[at(plan.input)] = {0, 0};
+  for (index_t i = 0; i < std::ssize(plan.operations); ++i) {
+    const Operands slots = operands(plan.operations[at(i)]);
+    for (const Slot slot : slots.read) {
+      if (lives[at(slot)].first < 0) {
+        fail("a plan reads activation {} before it is written", plan.activations[at(slot)].name);
+      }
+      lives[at(slot)].last = i;
+    }
+    for (const Slot slot : slots.written) {
+      Range& life = lives[at(slot)];
+      if (life.first < 0) life.first = i;
+      life.last = i;
+    }
+  }
+  return lives;
+}
+
+bool alive_at(const BlockPlan& plan, Slot slot, index_t operation) {
+  if (slot == plan.input || slot == plan.output) return false;
+  const Range life = plan.lives[at(slot)];
+  return life.first < operation && operation <= life.last;
+}
+
+/// Gives every activation that is alive at some tap its columns: the first that are free at all of
+/// these.
+void place_carried(BlockPlan& plan) {
+  const auto slots = static_cast<Slot>(plan.activations.size());
+  plan.columns.assign(at(slots), 0);
+  for (Tap& tap : plan.taps) {
+    for (Slot slot = 0; slot < slots; ++slot) {
+      if (alive_at(plan, slot, tap.operation)) tap.carried.push_back(slot);
+    }
+  }
+  std::vector<Slot> placed;
+  const auto meet = [&](Slot a, Slot b) {
+    return std::ranges::any_of(plan.taps, [&](const Tap& tap) {
+      return alive_at(plan, a, tap.operation) && alive_at(plan, b, tap.operation);
+    });
+  };
+  for (const Tap& tap : plan.taps) {
+    for (const Slot slot : tap.carried) {
+      if (std::ranges::find(placed, slot) != placed.end()) continue;
+      index_t& column = plan.columns[at(slot)];
+      const auto clash = [&](Slot other) {
+        const index_t first = plan.columns[at(other)];
+        return meet(slot, other) && first < column + plan.width(slot) &&
+               column < first + plan.width(other);
+      };
+      for (auto found = std::ranges::find_if(placed, clash); found != placed.end();
+           found = std::ranges::find_if(placed, clash)) {
+        column = plan.columns[at(*found)] + plan.width(*found);
+      }
+      placed.push_back(slot);
+      plan.carried_width = std::max(plan.carried_width, column + plan.width(slot));
+    }
+  }
+}
+
+}  // namespace
+
+PlanBuilder::PlanBuilder(const ModelConfig& config, std::string prefix)
+    : config_(config), prefix_(std::move(prefix)) {}
+
+Slot PlanBuilder::add_activation(std::string_view name, index_t width) {
+  plan_.activations.push_back({prefix_ + std::string(name), width});
+  return static_cast<Slot>(plan_.activations.size()) - 1;
+}
+
+Slot PlanBuilder::input(const char* name, index_t width) {
+  plan_.input = add_activation(name, width);
+  return plan_.input;
+}
+
+Slot PlanBuilder::rms_norm(const std::string& name, Slot from) {
+  const Slot to = add_activation(name, width(from));
+  const std::string gain = prefix_ + name + ".weight";
+  plan_.tensors.push_back({gain, {width(from)}});
+  plan_.operations.emplace_back(op::RmsNorm{gain, config_.norm_epsilon, from, to});
+  return to;
+}
+
+Slot PlanBuilder::layer_norm(const std::string& name, Slot from, bool affine) {
+  const Slot to = add_activation(name, width(from));
+  add_layer_norm(name, from, to, affine);
+  return to;
+}
+
+void PlanBuilder::layer_norm_in_place(const std::string& name, Slot x, bool affine) {
+  add_layer_norm(name, x, x, affine);
+}
+
+void PlanBuilder::add_layer_norm(const std::string& name, Slot from, Slot to, bool affine) {
+  op::LayerNorm norm{"", "", config_.norm_epsilon, from, to};
+  if (affine) {
+    norm.gain = prefix_ + name + ".weight";
+    norm.bias = prefix_ + name + ".bias";
+    plan_.tensors.push_back({norm.gain, {width(from)}});
+    plan_.tensors.push_back({norm.bias, {width(from)}});
+  }
+  plan_.operations.emplace_back(std::move(norm));
+}
+
+void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot to, bool bias,
+                                       bool adds) {
+  const std::string full = prefix_ + name;
+  const index_t rows = width(to);
+  const index_t cols = width(from);
+  auto tap = std::ranges::find(plan_.taps, from, &Tap::slot);
+  if (tap == plan_.taps.end()) {
+    plan_.taps.push_back({from, std::ssize(plan_.operations), {}});
+    tap = std::prev(plan_.taps.end());
+  }
+  const std::string type = full.substr(full.rfind('.') + 1);
+  plan_.linears.push_back(
+      {full, type, rows, cols, static_cast<int>(tap - plan_.taps.begin()), bias});
+  if (bias) plan_.tensors.push_back({full + ".bias", {rows}});
+  plan_.operations.emplace_back(op::Linear{full, rows, cols, bias, adds, from, to});
+}
+
+Slot PlanBuilder::linear(const std::string& name, Slot from, index_t rows, bool bias) {
+  const Slot to = add_activation(name, rows);
+  add_linear_operation(name, from, to, bias, false);
+  return to;
+}
+
+void PlanBuilder::add_linear(const std::string& name, Slot from, bool bias, Slot to) {
+  add_linear_operation(name, from, to, bias, true);
+}
+
+Slot PlanBuilder::fixed_linear(const std::string& name, Slot from, index_t rows) {
+  const Slot to = add_activation(name, rows);
+  const std::string full = prefix_ + name;
+  plan_.tensors.push_back({full + ".weight", {rows, width(from)}});
+  plan_.operations.emplace_back(op::Linear{full, rows, width(from), false, false, from, to});
+  return to;
+}
+
+Slot PlanBuilder::copy(Slot from, const char* name) {
+  const Slot to = add_activation(name, width(from));
+  plan_.operations.emplace_back(op::Copy{from, to});
+  return to;
+}
+
+void PlanBuilder::rope(Slot x, index_t heads, int table) {
+  plan_.operations.emplace_back(op::Rope{heads, width(x) / heads, table, x});
+}
+
+Slot PlanBuilder::attend(Slot q, Slot k, Slot v, const AttentionShape& shape) {
+  const Slot to = add_activation("attention", width(q));
+  plan_.operations.emplace_back(op::Attention{shape, q, k, v, to});
+  return to;
+}
+
+void PlanBuilder::activate(Slot x) {
+  plan_.operations.emplace_back(op::Activate{config_.activation, x});
+}
+
+void PlanBuilder::gate(Slot gate, Slot up) {
+  plan_.operations.emplace_back(op::Gate{config_.activation, gate, up});
+}
+
+void PlanBuilder::add_rows(const std::string& tensor, std::vector<index_t> shape, index_t first,
+                           Slot x) {
+  plan_.tensors.push_back({prefix_ + tensor, std::move(shape)});
+  plan_.operations.emplace_back(op::AddRows{prefix_ + tensor, first, x});
+}
+
+AttentionShape PlanBuilder::attention_shape(index_t block) const {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
+  return {.heads = config_.heads,
+          .kv_heads = config_.kv_heads,
+          .head_dim = config_.head_dim,
+          .scale = static_cast<float>(scale),
+          .window = config_.window(block)};
+}
+
+BlockPlan PlanBuilder::finish(Slot output) {
+  plan_.output = output;
+  plan_.lives = lives_of(plan_);
+  place_carried(plan_);
+  return std::move(plan_);
+}
+
+BlockBuilder::BlockBuilder(const ModelConfig& config, const std::string& layers, index_t block)
+    : PlanBuilder(config, fmt::format("{}{}.", layers, block)),
+      block_(block),
+      residual_(input("residual", config.hidden)) {}
+
+BlockBuilder::Heads BlockBuilder::project(const std::string& part, Slot from, bool bias) {
+  const index_t keys = config().kv_heads * config().head_dim;
+  const Slot q = linear(part + "q_proj", from, config().heads * config().head_dim, bias);
+  const Slot k = linear(part + "k_proj", from, keys, bias);
+  const Slot v = linear(part + "v_proj", from, keys, bias);
+  return {q, k, v};
+}
+
+Slot BlockBuilder::attend(const Heads& heads) {
+  return PlanBuilder::attend(heads.q, heads.k, heads.v, attention_shape(block_));
+}
+
+Slot BlockBuilder::attend_by_position(const Heads& heads) {
+  rope(heads.q, config().heads);
+  rope(heads.k, config().kv_heads);
+  return attend(heads);
+}
+
+Slot BlockBuilder::gated(const std::string& part, Slot from, bool bias) {
+  const Slot gates = linear(part + "gate_proj", from, config().intermediate, bias);
+  const Slot up = linear(part + "up_proj", from, config().intermediate, bias);
+  gate(gates, up);
+  return gates;
+}
+
+void BlockBuilder::add_to_residual(const std::string& name, Slot from, bool bias) {
+  add_linear(name, from, bias, residual_);
+}
+
+}  // namespace quip

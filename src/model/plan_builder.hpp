@@ -1,0 +1,86 @@
+// Writes plans down: operation by operation, with the parts that most decoders have in common.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "quip/model/block_plan.hpp"
+#include "quip/model/config.hpp"
+
+namespace quip {
+
+/// Appends operations. Names of tensors are completed by the prefix ("model.layers.0.").
+class PlanBuilder {
+ public:
+  PlanBuilder(const ModelConfig& config, std::string prefix);
+
+  /// Begins with an activation that the caller hands in.
+  Slot input(const char* name, index_t width);
+
+  /// Returns from / rms(from) · gain, with the gain in `name`.weight.
+  Slot rms_norm(const std::string& name, Slot from);
+  /// Returns (from − mean) / std; `affine`: times `name`.weight plus `name`.bias.
+  Slot layer_norm(const std::string& name, Slot from, bool affine);
+  void layer_norm_in_place(const std::string& name, Slot x, bool affine);
+  /// Returns a linear of `from` that gets quantized.
+  Slot linear(const std::string& name, Slot from, index_t rows, bool bias);
+  /// Adds one to `to`.
+  void add_linear(const std::string& name, Slot from, bool bias, Slot to);
+  /// Returns a linear that stays as it is.
+  Slot fixed_linear(const std::string& name, Slot from, index_t rows);
+  Slot copy(Slot from, const char* name);
+  void rope(Slot x, index_t heads, int table = 0);
+  Slot attend(Slot q, Slot k, Slot v, const AttentionShape& shape);
+  void activate(Slot x);
+  void gate(Slot gate, Slot up);
+  /// Adds rows of a tensor of this shape.
+  void add_rows(const std::string& tensor, std::vector<index_t> shape, index_t first, Slot x);
+
+  /// Returns the shape of attention in a block: heads and window are the configuration's.
+  [[nodiscard]] AttentionShape attention_shape(index_t block) const;
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] index_t width(Slot slot) const { return plan_.width(slot); }
+
+  /// Returns the plan, whose result is `output`. Throws Error if an operation reads what no earlier
+  /// one has written.
+  [[nodiscard]] BlockPlan finish(Slot output);
+
+ private:
+  [[nodiscard]] Slot add_activation(std::string_view name, index_t width);
+  void add_layer_norm(const std::string& name, Slot from, Slot to, bool affine);
+  void add_linear_operation(const std::string& name, Slot from, Slot to, bool bias, bool adds);
+
+  const ModelConfig& config_;
+  std::string prefix_;
+  BlockPlan plan_;
+};
+
+/// A block whose input and output is the residual [hidden].
+class BlockBuilder : public PlanBuilder {
+ public:
+  BlockBuilder(const ModelConfig& config, const std::string& layers, index_t block);
+
+  [[nodiscard]] Slot residual() const { return residual_; }
+  [[nodiscard]] BlockPlan finish() { return PlanBuilder::finish(residual_); }
+
+  /// Queries, keys and values: the linears `part`q_proj, k_proj and v_proj of `from`.
+  struct Heads {
+    Slot q;
+    Slot k;
+    Slot v;
+  };
+  Heads project(const std::string& part, Slot from, bool bias);
+  /// Rotates queries and keys, and attends.
+  Slot attend_by_position(const Heads& heads);
+  Slot attend(const Heads& heads);
+  /// Returns act(gate) · up, of the linears `part`gate_proj and up_proj.
+  Slot gated(const std::string& part, Slot from, bool bias);
+  /// Adds the linear `name` to the residual.
+  void add_to_residual(const std::string& name, Slot from, bool bias);
+
+ private:
+  index_t block_;
+  Slot residual_;
+};
+
+}  // namespace quip
