@@ -11,11 +11,12 @@
 namespace quip::cpu {
 
 // norm.cpp
-void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y);
+void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y);
 void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
                 TensorView y);
 
 // elementwise.cpp
+void scale(float factor, TensorView x);
 void add(ConstTensorView x, TensorView y);
 void copy(ConstTensorView x, TensorView y);
 /// Sets every row of y to bias, or adds bias to it.
@@ -34,7 +35,7 @@ void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v, const At
                TensorView out);
 
 // loss.cpp
-void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                        std::span<const std::int32_t> targets, std::span<double> running_max,
                        std::span<double> running_sum, std::span<double> target_logit);
 

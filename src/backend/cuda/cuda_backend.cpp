@@ -74,9 +74,9 @@ class CudaBackend final : public Backend {
     if (bias.size() != 0) add_rows(stream(), bias, written(y));
     multiply(x, w, true, written(y));
   }
-  void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) override {
+  void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) override {
     require_shape(y, x.rows, x.cols, "rms_norm: y");
-    require_shape(gain, 1, x.cols, "rms_norm: gain");
+    require_shape(gain.values, 1, x.cols, "rms_norm: gain");
     cuda::rms_norm(stream(), x, gain, epsilon, written(y));
   }
   void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
@@ -110,12 +110,13 @@ class CudaBackend final : public Backend {
     require_shape(up, gate.rows, gate.cols, "gated_activate: up");
     cuda::gated_activate(stream(), kind, written(gate), up);
   }
+  void scale(float factor, TensorView x) override { cuda::scale(stream(), factor, written(x)); }
   void add(ConstTensorView x, TensorView y) override {
     require_shape(x, y.rows, y.cols, "add: x");
     cuda::add(stream(), x, written(y));
   }
   void copy(ConstTensorView x, TensorView y) override;
-  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                          std::span<const std::int32_t> targets, std::span<double> running_max,
                          std::span<double> running_sum, std::span<double> target_logit) override;
   void channel_maximum(ConstTensorView x, std::span<float> maximum) override;
@@ -241,7 +242,7 @@ void CudaBackend::multiply(ConstTensorView x, ConstTensorView w, bool add, Tenso
 }
 
 void CudaBackend::log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
-                                    std::span<const std::int32_t> targets,
+                                    float soft_cap, std::span<const std::int32_t> targets,
                                     std::span<double> running_max, std::span<double> running_sum,
                                     std::span<double> target_logit) {
   check_log_sum_exp(x, w, targets, running_max, running_sum, target_logit);
@@ -254,6 +255,7 @@ void CudaBackend::log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_
   for (index_t first = 0; first < x.rows; first += chunk) {
     const TensorView part = logits.view(std::min(chunk, x.rows - first), w.rows);
     multiply(x.middle_rows(first, part.rows), w, false, part);
+    if (soft_cap > 0) cap_softly(lane.get(), soft_cap, part);
     sum_exponentials(lane.get(), part, wanted.data() + first, first_row, reduced.data() + first);
   }
   std::vector<RowExponentials> rows(targets.size());

@@ -14,10 +14,13 @@ namespace quip::cuda {
 /// y [rows × y.ld] = x, to the nearest; columns from x.cols to y.ld become zero.
 void to_bf16(cudaStream_t stream, ConstTensorView x, MatrixView<__nv_bfloat16> y);
 void add(cudaStream_t stream, ConstTensorView x, TensorView y);
+void scale(cudaStream_t stream, float factor, TensorView x);
+/// x = cap · tanh(x / cap).
+void cap_softly(cudaStream_t stream, float cap, TensorView x);
 /// Sets every row of y to bias, or adds bias to it.
 void set_rows(cudaStream_t stream, ConstTensorView bias, TensorView y);
 void add_rows(cudaStream_t stream, ConstTensorView bias, TensorView y);
-void rms_norm(cudaStream_t stream, ConstTensorView x, ConstTensorView gain, float epsilon,
+void rms_norm(cudaStream_t stream, ConstTensorView x, const Gain& gain, float epsilon,
               TensorView y);
 void layer_norm(cudaStream_t stream, ConstTensorView x, ConstTensorView gain, ConstTensorView bias,
                 float epsilon, TensorView y);
