@@ -17,6 +17,8 @@ struct OperandsOf {
   Operands operator()(const op::Activate& o) const { return {{o.x}, {o.x}}; }
   Operands operator()(const op::Gate& o) const { return {{o.gate, o.up}, {o.gate}}; }
   Operands operator()(const op::AddRows& o) const { return {{o.x}, {o.x}}; }
+  Operands operator()(const op::Scale& o) const { return {{o.x}, {o.x}}; }
+  Operands operator()(const op::Add& o) const { return {{o.from, o.to}, {o.to}}; }
   Operands operator()(const op::Copy& o) const { return {{o.from}, {o.to}}; }
 };
 

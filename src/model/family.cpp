@@ -1,5 +1,8 @@
 #include "quip/model/family.hpp"
 
+#include <set>
+#include <string>
+
 #include "family_common.hpp"
 
 #include "quip/core/error.hpp"
@@ -13,7 +16,7 @@ void for_each_tensor(const Family& family, const std::function<void(const Tensor
   for (const TensorSpec& tensor : family.end_tensors()) visit(tensor);
   for (index_t block = 0; block < family.config().blocks; ++block) {
     for (const LinearSpec& linear : family.linears(block)) {
-      visit({linear.name + ".weight", {linear.rows, linear.cols}});
+      visit(linear.tensor());
     }
     for (const TensorSpec& tensor : family.block_tensors(block)) visit(tensor);
   }
@@ -35,9 +38,16 @@ std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSourc
     family = make_unchecked_family(untied, source);
   }
   // Reads headers only, so a checkpoint that does not fit its config.json fails at once.
+  std::set<std::string> packed;  // tensors of which every row is elsewhere
+  std::set<std::string> needed;
+  for (index_t block = 0; block < config.blocks; ++block) {
+    for (const LinearSpec& linear : family->linears(block)) {
+      const bool is_packed = elsewhere && elsewhere(linear.name);
+      (is_packed ? packed : needed).insert(linear.stored.tensor);
+    }
+  }
   for_each_tensor(*family, [&](const TensorSpec& tensor) {
-    const auto stem = tensor.name.rfind(".weight");
-    if (elsewhere && elsewhere(tensor.name.substr(0, stem))) return;
+    if (packed.contains(tensor.name) && !needed.contains(tensor.name)) return;
     require_shape(source, tensor.name, tensor.shape);
   });
   return family;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "quip/io/json.hpp"
+
 namespace quip {
 namespace {
 
@@ -39,6 +41,53 @@ void parse_activation(const ConfigFields& fields, const std::string& name,
     fields.reject(
         name, "is \"{}\"; quip knows relu, gelu, gelu_new, gelu_pytorch_tanh, silu, swish", text);
   }
+}
+
+void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,
+                   ModelConfig& config) {
+  parse_sizes(fields, "intermediate_size", config);
+  const bool as_heads = defaults.kv_heads == 0 || fields.is_null("num_key_value_heads");
+  config.kv_heads =
+      fields.size_or("num_key_value_heads", as_heads ? config.heads : defaults.kv_heads);
+  if (config.heads % config.kv_heads != 0) {
+    fields.reject("num_key_value_heads", "is {}, which does not divide num_attention_heads = {}",
+                  config.kv_heads, config.heads);
+  }
+  const bool divided = !fields.has("head_dim") && defaults.head_dim == 0;
+  if (divided) require_equal_heads(fields, config);
+  config.head_dim =
+      divided ? config.hidden / config.heads : fields.size_or("head_dim", defaults.head_dim);
+  config.embedding_dim = config.hidden;
+  config.norm_epsilon =
+      static_cast<float>(fields.positive_or("rms_norm_eps", defaults.norm_epsilon));
+  config.tied_head = fields.flag_or("tie_word_embeddings", defaults.tied_head);
+  parse_activation(fields, defaults.activation_field, defaults.activation, config);
+  parse_rope(fields, defaults, config);
+}
+
+void parse_windows(const ConfigFields& fields, ModelConfig& config) {
+  if (fields.is_null("sliding_window")) return;
+  config.sliding_window = fields.size_or("sliding_window", 4096);
+  const nlohmann::json* types = fields.find("layer_types");
+  if (types == nullptr) return;
+  if (!types->is_array() || static_cast<index_t>(types->size()) != config.blocks) {
+    fields.reject("layer_types", "does not list one type for each of the {} blocks", config.blocks);
+  }
+  for (const nlohmann::json& type : *types) {
+    if (type != "full_attention" && type != "sliding_attention") {
+      fields.reject("layer_types", "has {}; quip knows full_attention, sliding_attention",
+                    shown(type));
+    }
+    config.windowed.push_back(type == "sliding_attention");
+  }
+}
+
+void parse_late_windows(const ConfigFields& fields, ModelConfig& config) {
+  if (!fields.flag_or("use_sliding_window", false)) return;
+  parse_windows(fields, config);
+  if (!config.windowed.empty()) return;
+  const index_t first = std::min(config.blocks, fields.count_or("max_window_layers", 28));
+  config.windowed.assign(at(first), false);
 }
 
 bool has_own_head(const ModelConfig& config, const TensorSource& source,

@@ -21,8 +21,12 @@ struct ModelRow {
 };
 
 /// Returns the rows, each in the file that has its parser and its plan.
+[[nodiscard]] std::span<const ModelRow> gemma_models();
 [[nodiscard]] std::span<const ModelRow> llama_models();
+[[nodiscard]] std::span<const ModelRow> olmo2_models();
 [[nodiscard]] std::span<const ModelRow> opt_models();
+[[nodiscard]] std::span<const ModelRow> phi3_models();
+[[nodiscard]] std::span<const ModelRow> qwen3_models();
 
 /// Returns the row of `model_type`, or nullptr.
 [[nodiscard]] const ModelRow* find_model(std::string_view model_type);
@@ -34,8 +38,28 @@ void require_equal_heads(const ConfigFields& fields, const ModelConfig& config);
 /// Reads a field; `fallback` is what transformers takes if it is absent.
 void parse_activation(const ConfigFields& fields, const std::string& name,
                       const std::string& fallback, ModelConfig& config);
+
+/// What transformers takes for fields that config.json leaves out, and what a family's plan can do.
+struct DecoderDefaults {
+  index_t kv_heads = 0;  ///< 0: as many as heads
+  index_t head_dim = 0;  ///< 0: hidden/heads
+  double norm_epsilon = 1e-6;
+  bool tied_head = false;
+  const char* activation_field = "hidden_act";
+  const char* activation = "silu";
+  double rope_theta = 10000.0;
+  bool partial_rotation = false;  ///< the plan can leave channels of a head as they are
+  bool local_rope = false;        ///< blocks with a window have a rope of their own
+};
+/// Reads the fields that all decoders with rotary positions have.
+void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,
+                   ModelConfig& config);
 /// Reads rope_theta and rope_scaling, or rope_parameters, for heads of config.head_dim channels.
-void parse_rope(const ConfigFields& fields, ModelConfig& config);
+void parse_rope(const ConfigFields& fields, const DecoderDefaults& defaults, ModelConfig& config);
+/// Reads the window's width and, where config.json lists the blocks' types, which have it.
+void parse_windows(const ConfigFields& fields, ModelConfig& config);
+/// Reads windows that have to be switched on, and then begin at some block.
+void parse_late_windows(const ConfigFields& fields, ModelConfig& config);
 
 /// True if the configuration ties the head to `embedding`, but `source` has another lm_head.weight.
 [[nodiscard]] bool has_own_head(const ModelConfig& config, const TensorSource& source,

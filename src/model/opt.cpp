@@ -24,7 +24,7 @@ void leave(BlockBuilder& block, const char* norm) {
 }
 
 BlockPlan block_of(const ModelConfig& c, const std::string& prefix, index_t number) {
-  BlockBuilder block(c, prefix + "layers.", number);
+  BlockBuilder block(c, number, prefix + "layers.");
   const Slot x = enter(block, "self_attn_layer_norm");
   const Slot attention = block.attend(block.project("self_attn.", x, c.bias));
   block.add_to_residual("self_attn.out_proj", attention, c.bias);

@@ -4,7 +4,10 @@
 #include <cmath>
 #include <utility>
 
+#include "family_common.hpp"
+
 #include "quip/core/error.hpp"
+#include "quip/model/rope.hpp"
 
 namespace quip {
 namespace {
@@ -90,8 +93,16 @@ Slot PlanBuilder::rms_norm(const std::string& name, Slot from) {
   const Slot to = add_activation(name, width(from));
   const std::string gain = prefix_ + name + ".weight";
   plan_.tensors.push_back({gain, {width(from)}});
-  plan_.operations.emplace_back(op::RmsNorm{gain, config_.norm_epsilon, from, to});
+  plan_.operations.emplace_back(
+      op::RmsNorm{gain, config_.gain_plus, config_.norm_epsilon, 1, from, to});
   return to;
+}
+
+void PlanBuilder::norm_by_head(const std::string& name, Slot x, index_t heads) {
+  const std::string gain = prefix_ + name + ".weight";
+  plan_.tensors.push_back({gain, {width(x) / heads}});
+  plan_.operations.emplace_back(
+      op::RmsNorm{gain, config_.gain_plus, config_.norm_epsilon, heads, x, x});
 }
 
 Slot PlanBuilder::layer_norm(const std::string& name, Slot from, bool affine) {
@@ -126,8 +137,14 @@ void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot 
     tap = std::prev(plan_.taps.end());
   }
   const std::string type = full.substr(full.rfind('.') + 1);
-  plan_.linears.push_back(
-      {full, type, rows, cols, static_cast<int>(tap - plan_.taps.begin()), bias});
+  WeightHandle stored{full + ".weight", 0, rows};
+  if (!shared_.tensor.empty()) {
+    stored = shared_;
+    shared_.first_row += rows;
+    if (shared_.first_row == shared_.rows) shared_ = {};
+  }
+  plan_.linears.push_back({full, type, rows, cols, static_cast<int>(tap - plan_.taps.begin()), bias,
+                           std::move(stored)});
   if (bias) plan_.tensors.push_back({full + ".bias", {rows}});
   plan_.operations.emplace_back(op::Linear{full, rows, cols, bias, adds, from, to});
 }
@@ -140,6 +157,10 @@ Slot PlanBuilder::linear(const std::string& name, Slot from, index_t rows, bool 
 
 void PlanBuilder::add_linear(const std::string& name, Slot from, bool bias, Slot to) {
   add_linear_operation(name, from, to, bias, true);
+}
+
+void PlanBuilder::share_tensor(const std::string& name, index_t rows) {
+  shared_ = {prefix_ + name + ".weight", 0, rows};
 }
 
 Slot PlanBuilder::fixed_linear(const std::string& name, Slot from, index_t rows) {
@@ -174,6 +195,12 @@ void PlanBuilder::gate(Slot gate, Slot up) {
   plan_.operations.emplace_back(op::Gate{config_.activation, gate, up});
 }
 
+void PlanBuilder::scale(Slot x, double factor) {
+  if (factor != 1) plan_.operations.emplace_back(op::Scale{static_cast<float>(factor), x});
+}
+
+void PlanBuilder::add(Slot from, Slot to) { plan_.operations.emplace_back(op::Add{from, to}); }
+
 void PlanBuilder::add_rows(const std::string& tensor, std::vector<index_t> shape, index_t first,
                            Slot x) {
   plan_.tensors.push_back({prefix_ + tensor, std::move(shape)});
@@ -181,12 +208,14 @@ void PlanBuilder::add_rows(const std::string& tensor, std::vector<index_t> shape
 }
 
 AttentionShape PlanBuilder::attention_shape(index_t block) const {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
+  const double scale =
+      config_.attention_scale.value_or(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
   return {.heads = config_.heads,
           .kv_heads = config_.kv_heads,
           .head_dim = config_.head_dim,
           .scale = static_cast<float>(scale),
-          .window = config_.window(block)};
+          .window = config_.window(block),
+          .soft_cap = config_.score_cap};
 }
 
 BlockPlan PlanBuilder::finish(Slot output) {
@@ -196,7 +225,7 @@ BlockPlan PlanBuilder::finish(Slot output) {
   return std::move(plan_);
 }
 
-BlockBuilder::BlockBuilder(const ModelConfig& config, const std::string& layers, index_t block)
+BlockBuilder::BlockBuilder(const ModelConfig& config, index_t block, const std::string& layers)
     : PlanBuilder(config, fmt::format("{}{}.", layers, block)),
       block_(block),
       residual_(input("residual", config.hidden)) {}
@@ -214,8 +243,9 @@ Slot BlockBuilder::attend(const Heads& heads) {
 }
 
 Slot BlockBuilder::attend_by_position(const Heads& heads) {
-  rope(heads.q, config().heads);
-  rope(heads.k, config().kv_heads);
+  const int table = config().local_rope && config().window(block_) ? 1 : 0;
+  rope(heads.q, config().heads, table);
+  rope(heads.k, config().kv_heads, table);
   return attend(heads);
 }
 
@@ -228,6 +258,36 @@ Slot BlockBuilder::gated(const std::string& part, Slot from, bool bias) {
 
 void BlockBuilder::add_to_residual(const std::string& name, Slot from, bool bias) {
   add_linear(name, from, bias, residual_);
+}
+
+void BlockBuilder::add_normed(const std::string& name, Slot from, bool bias,
+                              const std::string& norm) {
+  const Slot x = linear(name, from, config().hidden, bias);
+  norm_by_head(norm, x, 1);
+  add(x, residual_);
+}
+
+ModelPlan plan_decoder(const ModelConfig& c,
+                       BlockPlan (*block)(const ModelConfig& config, index_t number)) {
+  ModelPlan plan;
+  plan.embedding = {"model.embed_tokens.weight", {c.vocabulary, c.hidden}};
+  plan.head = head_of(c, plan.embedding);
+  const auto add_rope = [&](const RopeConfig& rope) {
+    plan.ropes.push_back(
+        {rope_frequencies(rope, c.head_dim), static_cast<float>(rope.scaling.attention_factor)});
+  };
+  add_rope(c.rope);
+  if (c.local_rope) add_rope(*c.local_rope);
+  PlanBuilder embed(c, "model.");
+  const Slot first = embed.copy(embed.input("embedding", c.hidden), "residual");
+  embed.scale(first, c.embedding_scale);
+  plan.embed = embed.finish(first);
+  for (index_t b = 0; b < c.blocks; ++b) plan.blocks.push_back(block(c, b));
+  PlanBuilder finish(c, "model.");
+  const Slot last = finish.rms_norm("norm", finish.input("residual", c.hidden));
+  finish.scale(last, c.head_scale);
+  plan.finish = finish.finish(last);
+  return plan;
 }
 
 }  // namespace quip

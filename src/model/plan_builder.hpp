@@ -6,6 +6,7 @@
 
 #include "quip/model/block_plan.hpp"
 #include "quip/model/config.hpp"
+#include "quip/model/family.hpp"
 
 namespace quip {
 
@@ -19,6 +20,8 @@ class PlanBuilder {
 
   /// Returns from / rms(from) · gain, with the gain in `name`.weight.
   Slot rms_norm(const std::string& name, Slot from);
+  /// Norms each head of x by itself; all with the gain in `name`.weight.
+  void norm_by_head(const std::string& name, Slot x, index_t heads);
   /// Returns (from − mean) / std; `affine`: times `name`.weight plus `name`.bias.
   Slot layer_norm(const std::string& name, Slot from, bool affine);
   void layer_norm_in_place(const std::string& name, Slot x, bool affine);
@@ -26,6 +29,9 @@ class PlanBuilder {
   Slot linear(const std::string& name, Slot from, index_t rows, bool bias);
   /// Adds one to `to`.
   void add_linear(const std::string& name, Slot from, bool bias, Slot to);
+  /// Has the linears that follow take their weights from rows of this tensor, one after the other,
+  /// until all its rows are taken.
+  void share_tensor(const std::string& name, index_t rows);
   /// Returns a linear that stays as it is.
   Slot fixed_linear(const std::string& name, Slot from, index_t rows);
   Slot copy(Slot from, const char* name);
@@ -33,10 +39,12 @@ class PlanBuilder {
   Slot attend(Slot q, Slot k, Slot v, const AttentionShape& shape);
   void activate(Slot x);
   void gate(Slot gate, Slot up);
+  void scale(Slot x, double factor);
+  void add(Slot from, Slot to);
   /// Adds rows of a tensor of this shape.
   void add_rows(const std::string& tensor, std::vector<index_t> shape, index_t first, Slot x);
 
-  /// Returns the shape of attention in a block: heads and window are the configuration's.
+  /// Returns the shape of attention in a block, as the configuration has it.
   [[nodiscard]] AttentionShape attention_shape(index_t block) const;
   [[nodiscard]] const ModelConfig& config() const { return config_; }
   [[nodiscard]] index_t width(Slot slot) const { return plan_.width(slot); }
@@ -52,13 +60,15 @@ class PlanBuilder {
 
   const ModelConfig& config_;
   std::string prefix_;
+  WeightHandle shared_;  ///< with the first row that is not taken
   BlockPlan plan_;
 };
 
 /// A block whose input and output is the residual [hidden].
 class BlockBuilder : public PlanBuilder {
  public:
-  BlockBuilder(const ModelConfig& config, const std::string& layers, index_t block);
+  BlockBuilder(const ModelConfig& config, index_t block,
+               const std::string& layers = "model.layers.");
 
   [[nodiscard]] Slot residual() const { return residual_; }
   [[nodiscard]] BlockPlan finish() { return PlanBuilder::finish(residual_); }
@@ -70,17 +80,24 @@ class BlockBuilder : public PlanBuilder {
     Slot v;
   };
   Heads project(const std::string& part, Slot from, bool bias);
-  /// Rotates queries and keys, and attends.
+  /// Rotates queries and keys by the angles of this block, and attends.
   Slot attend_by_position(const Heads& heads);
   Slot attend(const Heads& heads);
   /// Returns act(gate) · up, of the linears `part`gate_proj and up_proj.
   Slot gated(const std::string& part, Slot from, bool bias);
   /// Adds the linear `name` to the residual.
   void add_to_residual(const std::string& name, Slot from, bool bias);
+  /// Adds the linear `name`, normed with the gain `norm`.weight.
+  void add_normed(const std::string& name, Slot from, bool bias, const std::string& norm);
 
  private:
   index_t block_;
   Slot residual_;
 };
+
+/// Returns the plan of a model with rotary positions whose ends are model.embed_tokens, model.norm
+/// and lm_head. `block` makes the plan of each block.
+[[nodiscard]] ModelPlan plan_decoder(const ModelConfig& config,
+                                     BlockPlan (*block)(const ModelConfig& config, index_t number));
 
 }  // namespace quip

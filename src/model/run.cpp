@@ -32,6 +32,17 @@ void SampleState::make(Slot slot, Backend& backend) {
   place.view = place.owned.view();
 }
 
+namespace {
+
+/// Returns a matrix with a row for each head of each token.
+TensorView by_head(TensorView x, index_t heads) {
+  if (heads == 1) return x;
+  if (x.ld != x.cols) fail("heads of a matrix whose rows are {} apart and {} long", x.ld, x.cols);
+  return {x.data, x.rows * heads, x.cols / heads};
+}
+
+}  // namespace
+
 /// Does one operation after the other on the activations of a sample.
 class Runner {
  public:
@@ -39,7 +50,8 @@ class Runner {
       : family_(family), backend_(backend), weights_(weights), state_(state) {}
 
   void operator()(const op::RmsNorm& o) const {
-    backend_.rms_norm(state_[o.from], weights_[o.gain], o.epsilon, state_[o.to]);
+    backend_.rms_norm(by_head(state_[o.from], o.heads), {weights_[o.gain], o.plus}, o.epsilon,
+                      by_head(state_[o.to], o.heads));
   }
   void operator()(const op::LayerNorm& o) const {
     backend_.layer_norm(state_[o.from], weights_.optional(o.gain), weights_.optional(o.bias),
@@ -71,6 +83,8 @@ class Runner {
     const TensorView x = state_[o.x];
     backend_.add(weights_[o.tensor].middle_rows(o.first, x.rows), x);
   }
+  void operator()(const op::Scale& o) const { backend_.scale(o.factor, state_[o.x]); }
+  void operator()(const op::Add& o) const { backend_.add(state_[o.from], state_[o.to]); }
   void operator()(const op::Copy& o) const { backend_.copy(state_[o.from], state_[o.to]); }
 
  private:
@@ -97,8 +111,8 @@ void Family::prepare(Backend& backend, index_t length) {
         length, config_.max_positions);
   }
   angles_.clear();
-  for (const std::vector<float>& frequencies : plan_.ropes) {
-    const RopeTables tables = rope_tables(frequencies, length);
+  for (const RopeAngles& rope : plan_.ropes) {
+    const RopeTables tables = rope_tables(rope.frequencies, length, rope.magnitude);
     Angles angles{backend.allocate(length, tables.cosine.cols()),
                   backend.allocate(length, tables.sine.cols())};
     backend.upload(tables.cosine.span(), angles.cosine.view());

@@ -76,7 +76,7 @@ std::vector<std::vector<TokenScore>> apply_head(Collectives& comm, Backend& back
         // The state at position t predicts the token at t + 1.
         const ConstTensorView states =
             shard.rows_of(finished, s).middle_rows(first_scored[s] - 1, count);
-        backend.log_sum_exp_slice(states, weights.cview(), first, 0.0F,
+        backend.log_sum_exp_slice(states, weights.cview(), first, model.family->config().logit_cap,
                                   shard.sample(s).subspan(first_scored[s]), r.maximum, r.sum,
                                   r.target);
       });

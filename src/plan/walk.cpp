@@ -149,17 +149,21 @@ void Walk::embed(Ledger& ledger) const {
 }
 
 void Walk::load_tensor(Ledger& ledger, const std::string& name) const {
+  load_elements(ledger, name, job_.model.source->info(name).elements());
+}
+
+void Walk::load_elements(Ledger& ledger, const std::string& name, index_t count) const {
   const TensorInfo& info = job_.model.source->info(name);
-  const index_t count = info.elements();
-  if (read_by_all(ledger, info.bytes())) {
-    ledger.add_read(info.bytes());
+  const index_t bytes = count * size_of(info.dtype);
+  if (read_by_all(ledger, bytes)) {
+    ledger.add_read(bytes);
     ledger.vote();
   } else {
     const NodePlace place = ledger.place();
     ledger.add_read(share_to_read(count, place).count() * size_of(info.dtype));
     allocate_on_node(ledger, count * float_bytes);
     if (place.nodes > 1) {
-      allocate_on_node(ledger, info.bytes());
+      allocate_on_node(ledger, bytes);
       ledger.vote();
       ledger.node_barrier();
       ledger.all_gather_over_nodes({}, share_offsets(count, place.nodes, size_of(info.dtype)));
@@ -175,7 +179,9 @@ void Walk::load_block(Ledger& ledger, index_t b) const {
   ledger.enter("load");
   const Family& family = *job_.model.family;
   for (const TensorSpec& tensor : family.block_tensors(b)) load_tensor(ledger, tensor.name);
-  for (const LinearSpec& linear : family.linears(b)) load_tensor(ledger, linear.name + ".weight");
+  for (const LinearSpec& linear : family.linears(b)) {
+    load_elements(ledger, linear.stored.tensor, linear.rows * linear.cols);
+  }
 }
 
 /// `layers`: the costs of its layers once their inputs are captured.

@@ -29,7 +29,7 @@ ModelConfig config_of_width_8() {
 /// read by a third: two activations are carried over the taps in between.
 TEST(BlockPlan, CarriesWhatLaterStagesNeed) {
   const ModelConfig config = config_of_width_8();
-  BlockBuilder builder(config, "layers.", 0);
+  BlockBuilder builder(config, 0, "layers.");
   const Slot x = builder.rms_norm("norm", builder.residual());
   const Slot a = builder.linear("a", x, 3, false);
   const Slot b = builder.linear("b", x, 5, false);
@@ -66,7 +66,7 @@ TEST(BlockPlan, CarriesWhatLaterStagesNeed) {
 
 TEST(BlockPlan, OfADecoderCarriesOneInputAtATime) {
   const ModelConfig config = config_of_width_8();
-  BlockBuilder builder(config, "layers.", 1);
+  BlockBuilder builder(config, 1, "layers.");
   const Slot x = builder.rms_norm("norm", builder.residual());
   builder.add_to_residual("o", builder.attend_by_position(builder.project("", x, false)), false);
   builder.add_to_residual("down", builder.gated("", builder.rms_norm("post", 0), false), false);
@@ -78,12 +78,12 @@ TEST(BlockPlan, OfADecoderCarriesOneInputAtATime) {
 
 TEST(BlockPlan, RefusesToReadWhatIsNotThere) {
   const ModelConfig config = config_of_width_8();
-  BlockBuilder builder(config, "layers.", 0);
+  BlockBuilder builder(config, 0, "layers.");
   const Slot x = builder.rms_norm("norm", builder.residual());
   builder.add_linear("a", builder.residual(), false, x);
   EXPECT_NO_THROW((void)builder.finish());
 
-  BlockBuilder other(config, "layers.", 0);
+  BlockBuilder other(config, 0, "layers.");
   const Slot late = other.input("late", 8);  // takes the residual's place as the input
   other.add_linear("a", late, false, other.residual());
   EXPECT_THROW((void)other.finish(), Error);

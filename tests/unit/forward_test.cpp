@@ -129,8 +129,8 @@ void expect_last_row(const ModelConfig& config, const std::vector<float>& expect
 TEST(Forward, LlamaWithGroupedHeadsBiasesAndStretchedRope) {
   ModelConfig config = llama_config();
   config.attention_bias = config.attention_output_bias = config.mlp_bias = true;
-  config.rope_theta = 50.0;
-  config.rope_scaling = {.kind = RopeScaling::Kind::llama3,
+  config.rope.theta = 50.0;
+  config.rope.scaling = {.kind = RopeScaling::Kind::llama3,
                          .factor = 8,
                          .low_freq_factor = 1,
                          .high_freq_factor = 4,

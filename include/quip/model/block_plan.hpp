@@ -11,20 +11,34 @@
 
 namespace quip {
 
-/// One linear layer of a block: these get quantized.
-struct LinearSpec {
-  std::string name;  ///< full tensor name without ".weight"
-  std::string type;  ///< last part of the name ("q_proj"): what reports group by
-  index_t rows = 0;  ///< outputs
-  index_t cols = 0;  ///< inputs
-  int tap = 0;       ///< number of the captured activation that is its input
-  bool bias = false;
+/// The place of a linear's weights in the checkpoint: rows of a tensor with as many columns as the
+/// linear has inputs. Several linears may share a tensor.
+struct WeightHandle {
+  std::string tensor;
+  index_t first_row = 0;  ///< the linear's first
+  index_t rows = 0;       ///< those of the whole tensor
 };
 
 /// A tensor of known shape that stays as it is (norms, biases, projections).
 struct TensorSpec {
   std::string name;
   std::vector<index_t> shape;
+};
+
+/// One linear layer of a block: these get quantized.
+struct LinearSpec {
+  std::string name;  ///< full, as that of a tensor without ".weight"
+  std::string type;  ///< last part of the name ("q_proj"): what reports group by
+  index_t rows = 0;  ///< outputs
+  index_t cols = 0;  ///< inputs
+  int tap = 0;       ///< number of the captured activation that is its input
+  bool bias = false;
+  WeightHandle stored = {};
+
+  /// Returns the tensor that holds its weights.
+  [[nodiscard]] TensorSpec tensor() const { return {stored.tensor, {stored.rows, cols}}; }
+  /// Returns the rows of that tensor that are its own.
+  [[nodiscard]] Range stored_rows() const { return {stored.first_row, stored.first_row + rows}; }
 };
 
 /// The number of an activation in its plan.
@@ -38,10 +52,12 @@ struct ActivationSpec {
 /// The operations. Tensors are named in full; an empty name is a tensor that is not there.
 namespace op {
 
-/// to = from / rms(from) · gain, row by row.
+/// to = from / rms(from) · (gain + plus), row by row, or each head of a row by itself.
 struct RmsNorm {
   std::string gain;
+  float plus = 0;
   float epsilon = 0;
+  index_t heads = 1;
   Slot from = 0;
   Slot to = 0;
 };
@@ -94,6 +110,16 @@ struct AddRows {
   index_t first = 0;
   Slot x = 0;
 };
+/// x = factor · x.
+struct Scale {
+  float factor = 1;
+  Slot x = 0;
+};
+/// to += from.
+struct Add {
+  Slot from = 0;
+  Slot to = 0;
+};
 struct Copy {
   Slot from = 0;
   Slot to = 0;
@@ -102,7 +128,7 @@ struct Copy {
 }  // namespace op
 
 using Operation = std::variant<op::RmsNorm, op::LayerNorm, op::Linear, op::Rope, op::Attention,
-                               op::Activate, op::Gate, op::AddRows, op::Copy>;
+                               op::Activate, op::Gate, op::AddRows, op::Scale, op::Add, op::Copy>;
 
 /// The activations that an operation reads, and those that it writes; both for one in place.
 struct Operands {

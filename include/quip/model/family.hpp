@@ -28,11 +28,17 @@ class WeightSet {
   std::map<std::string, Tensor> tensors_;
 };
 
+/// A table of rotary angles.
+struct RopeAngles {
+  std::vector<float> frequencies;  ///< radians per position of each pair
+  float magnitude = 1.0F;          ///< multiplies cosine and sine
+};
+
 /// A decoder-only transformer, from the rows of its embedding to what its head multiplies.
 struct ModelPlan {
   TensorSpec embedding;  ///< [vocabulary × embedding width]
   TensorSpec head;       ///< [vocabulary × embedding width]; the embedding itself when tied
-  std::vector<std::vector<float>> ropes;  ///< frequencies of each table of angles
+  std::vector<RopeAngles> ropes;
   BlockPlan embed;                ///< from rows of the embedding to the first block's residual
   std::vector<BlockPlan> blocks;  ///< each turns the residual [hidden] into the next block's
   BlockPlan finish;               ///< from the last residual to the head's input
