@@ -22,6 +22,7 @@ struct ModelRow {
 
 /// Returns the rows, each in the file that has its parser and its plan.
 [[nodiscard]] std::span<const ModelRow> gemma_models();
+[[nodiscard]] std::span<const ModelRow> granite_models();
 [[nodiscard]] std::span<const ModelRow> llama_models();
 [[nodiscard]] std::span<const ModelRow> olmo2_models();
 [[nodiscard]] std::span<const ModelRow> opt_models();

@@ -281,7 +281,7 @@ TEST(Config, Gemma3InTheOldAndTheNewSpelling) {
   }
 }
 
-TEST(Config, DefaultsOfPhi3AndOlmo2AreThoseOfTransformers) {
+TEST(Config, DefaultsOfPhi3Olmo2AndGraniteAreThoseOfTransformers) {
   const ModelConfig phi = parse(llama_like("phi3"));
   EXPECT_EQ(phi.kv_heads, 4);
   EXPECT_EQ(phi.norm_epsilon, 1e-5F);
@@ -294,6 +294,22 @@ TEST(Config, DefaultsOfPhi3AndOlmo2AreThoseOfTransformers) {
   const ModelConfig olmo = parse(llama_like("olmo2"));
   EXPECT_EQ(olmo.norm_epsilon, 1e-5F);
   EXPECT_FALSE(olmo.attention_bias || olmo.tied_head);
+
+  const ModelConfig plain = parse(llama_like("granite"));
+  EXPECT_EQ(plain.embedding_scale, 1.0);
+  EXPECT_EQ(plain.attention_scale, 1.0);
+  EXPECT_EQ(plain.residual_scale, 1.0);
+  EXPECT_EQ(plain.head_scale, 1.0);
+  const ModelConfig scaled = parse(with(llama_like("granite"), {{"embedding_multiplier", 6},
+                                                                {"attention_multiplier", 0.2},
+                                                                {"residual_multiplier", 0.4},
+                                                                {"logits_scaling", 4},
+                                                                {"mlp_bias", true}}));
+  EXPECT_EQ(scaled.embedding_scale, 6.0);
+  EXPECT_EQ(scaled.attention_scale, 0.2);
+  EXPECT_EQ(scaled.residual_scale, 0.4);
+  EXPECT_EQ(scaled.head_scale, 0.25);
+  EXPECT_TRUE(scaled.mlp_bias);
 }
 
 /// As transformers 5 decides it; 4.46 knows the old spelling only.
@@ -357,6 +373,7 @@ TEST(Config, EveryFaultNamesTheFieldAndTheFile) {
        "attn_logit_softcapping is -1"},
       {with(llama_like("gemma3_text"), {{"rope_parameters", {{"rope_theta", 5.0}}}}),
        "rope_parameters.rope_theta is there; expected full_attention"},
+      {with(llama_like("granite"), {{"residual_multiplier", "half"}}), "residual_multiplier is"},
       {llama_like("qwen3_next"), "model_type is \"qwen3_next\"; quip knows llama"},
       {rope({{"type", "dynamic"}, {"factor", 2}}), "rope_scaling.type is \"dynamic\""},
       {rope({{"type", "linear"}}), "rope_scaling.factor is missing"},
