@@ -39,6 +39,21 @@ void check_attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
   require_shape(out, q.rows, shape.heads * shape.head_dim, "attention: out");
 }
 
+void check_route(ConstTensorView logits, const RouterShape& shape, ConstTensorView routes) {
+  if (shape.chosen < 1 || shape.chosen > shape.experts) {
+    fail("route: {} of {} experts", shape.chosen, shape.experts);
+  }
+  require_shape(logits, logits.rows, shape.experts, "route: logits");
+  require_shape(routes, logits.rows, 2 * shape.chosen, "route: routes");
+}
+
+void check_rows(ConstTensorView some, std::span<const index_t> rows, ConstTensorView all) {
+  require_shape(some, static_cast<index_t>(rows.size()), all.cols, "rows of a matrix");
+  for (const index_t row : rows) {
+    if (row < 0 || row >= all.rows) fail("row {} of a matrix of {} rows", row, all.rows);
+  }
+}
+
 void check_log_sum_exp(ConstTensorView x, ConstTensorView w, std::span<const std::int32_t> targets,
                        std::span<const double> running_max, std::span<const double> running_sum,
                        std::span<const double> target_logit) {

@@ -19,6 +19,9 @@ struct OperandsOf {
   Operands operator()(const op::AddRows& o) const { return {{o.x}, {o.x}}; }
   Operands operator()(const op::Scale& o) const { return {{o.x}, {o.x}}; }
   Operands operator()(const op::Add& o) const { return {{o.from, o.to}, {o.to}}; }
+  Operands operator()(const op::Route& o) const { return {{o.logits}, {o.routes}}; }
+  Operands operator()(const op::Gather& o) const { return {{o.from, o.routes}, {o.to}}; }
+  Operands operator()(const op::Scatter& o) const { return {{o.from, o.routes, o.to}, {o.to}}; }
   Operands operator()(const op::Copy& o) const { return {{o.from}, {o.to}}; }
 };
 
@@ -30,6 +33,11 @@ Range BlockPlan::stage(int number) const {
   const index_t first = number == 0 ? 0 : taps[at(number - 1)].operation;
   const bool last = number == static_cast<int>(taps.size());
   return {first, last ? std::ssize(operations) : taps[at(number)].operation};
+}
+
+bool has_experts(const BlockPlan& plan) {
+  return std::ranges::any_of(plan.activations,
+                             [](const ActivationSpec& spec) { return spec.rows.has_value(); });
 }
 
 std::vector<index_t> live_widths(const BlockPlan& plan) {

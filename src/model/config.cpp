@@ -20,8 +20,8 @@ namespace fs = std::filesystem;
 
 /// The table of models, family by family.
 auto model_table() {
-  return std::array{llama_models(), qwen3_models(),   gemma_models(), phi3_models(),
-                    olmo2_models(), granite_models(), opt_models()};
+  return std::array{llama_models(), qwen3_models(),   gemma_models(),   phi3_models(),
+                    olmo2_models(), granite_models(), mixtral_models(), opt_models()};
 }
 
 std::string known(std::string_view ModelRow::*member) {

@@ -82,6 +82,17 @@ void parse_windows(const ConfigFields& fields, ModelConfig& config) {
   }
 }
 
+void parse_router(const ConfigFields& fields, const RouterShape& fallback, ModelConfig& config) {
+  const char* name = fields.has("num_experts") ? "num_experts" : "num_local_experts";
+  config.router = fallback;
+  config.router.experts = fields.size_or(name, fallback.experts);
+  config.router.chosen = fields.size_or("num_experts_per_tok", fallback.chosen);
+  if (config.router.chosen > config.router.experts) {
+    fields.reject("num_experts_per_tok", "is {}, and there are {} experts", config.router.chosen,
+                  config.router.experts);
+  }
+}
+
 void parse_late_windows(const ConfigFields& fields, ModelConfig& config) {
   if (!fields.flag_or("use_sliding_window", false)) return;
   parse_windows(fields, config);

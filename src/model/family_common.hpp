@@ -24,6 +24,7 @@ struct ModelRow {
 [[nodiscard]] std::span<const ModelRow> gemma_models();
 [[nodiscard]] std::span<const ModelRow> granite_models();
 [[nodiscard]] std::span<const ModelRow> llama_models();
+[[nodiscard]] std::span<const ModelRow> mixtral_models();
 [[nodiscard]] std::span<const ModelRow> olmo2_models();
 [[nodiscard]] std::span<const ModelRow> opt_models();
 [[nodiscard]] std::span<const ModelRow> phi3_models();
@@ -59,6 +60,9 @@ void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,
 void parse_rope(const ConfigFields& fields, const DecoderDefaults& defaults, ModelConfig& config);
 /// Reads the window's width and, where config.json lists the blocks' types, which have it.
 void parse_windows(const ConfigFields& fields, ModelConfig& config);
+/// Reads the number of experts, and how many of them a token has. Absent fields have the values of
+/// `fallback`.
+void parse_router(const ConfigFields& fields, const RouterShape& fallback, ModelConfig& config);
 /// Reads windows that have to be switched on, and then begin at some block.
 void parse_late_windows(const ConfigFields& fields, ModelConfig& config);
 

@@ -33,42 +33,42 @@ std::vector<Range> lives_of(const BlockPlan& plan) {
   return lives;
 }
 
-bool alive_at(const BlockPlan& plan, Slot slot, index_t operation) {
-  if (slot == plan.input || slot == plan.output) return false;
+/// Returns the taps at which an activation is needed that was made before.
+Range taps_of(const BlockPlan& plan, Slot slot) {
+  if (slot == plan.input || slot == plan.output) return {};
   const Range life = plan.lives[at(slot)];
-  return life.first < operation && operation <= life.last;
+  const auto first = std::ranges::upper_bound(plan.taps, life.first, {}, &Tap::operation);
+  const auto last = std::ranges::upper_bound(plan.taps, life.last, {}, &Tap::operation);
+  return {first - plan.taps.begin(), last - plan.taps.begin()};
 }
 
-/// Gives every activation that is alive at some tap its columns: the first that are free at all of
+/// Gives every activation that is carried over taps its columns: the first that are free at all of
 /// these.
 void place_carried(BlockPlan& plan) {
   const auto slots = static_cast<Slot>(plan.activations.size());
   plan.columns.assign(at(slots), 0);
-  for (Tap& tap : plan.taps) {
-    for (Slot slot = 0; slot < slots; ++slot) {
-      if (alive_at(plan, slot, tap.operation)) tap.carried.push_back(slot);
+  std::vector<Range> carried(at(slots));
+  for (Slot slot = 0; slot < slots; ++slot) {
+    carried[at(slot)] = taps_of(plan, slot);
+    for (index_t tap = carried[at(slot)].first; tap < carried[at(slot)].last; ++tap) {
+      plan.taps[at(tap)].carried.push_back(slot);
     }
   }
-  std::vector<Slot> placed;
-  const auto meet = [&](Slot a, Slot b) {
-    return std::ranges::any_of(plan.taps, [&](const Tap& tap) {
-      return alive_at(plan, a, tap.operation) && alive_at(plan, b, tap.operation);
-    });
-  };
-  for (const Tap& tap : plan.taps) {
-    for (const Slot slot : tap.carried) {
-      if (std::ranges::find(placed, slot) != placed.end()) continue;
+  for (index_t t = 0; t < std::ssize(plan.taps); ++t) {
+    for (const Slot slot : plan.taps[at(t)].carried) {
+      if (carried[at(slot)].first != t) continue;  // has its place already
+      // Those that are there by now and at this tap are all that can be in the way.
       index_t& column = plan.columns[at(slot)];
       const auto clash = [&](Slot other) {
         const index_t first = plan.columns[at(other)];
-        return meet(slot, other) && first < column + plan.width(slot) &&
-               column < first + plan.width(other);
+        const bool placed = carried[at(other)].first < t || other < slot;
+        return placed && first < column + plan.width(slot) && column < first + plan.width(other);
       };
-      for (auto found = std::ranges::find_if(placed, clash); found != placed.end();
-           found = std::ranges::find_if(placed, clash)) {
+      const std::vector<Slot>& here = plan.taps[at(t)].carried;
+      for (auto found = std::ranges::find_if(here, clash); found != here.end();
+           found = std::ranges::find_if(here, clash)) {
         column = plan.columns[at(*found)] + plan.width(*found);
       }
-      placed.push_back(slot);
       plan.carried_width = std::max(plan.carried_width, column + plan.width(slot));
     }
   }
@@ -79,8 +79,9 @@ void place_carried(BlockPlan& plan) {
 PlanBuilder::PlanBuilder(const ModelConfig& config, std::string prefix)
     : config_(config), prefix_(std::move(prefix)) {}
 
-Slot PlanBuilder::add_activation(std::string_view name, index_t width) {
-  plan_.activations.push_back({prefix_ + std::string(name), width});
+Slot PlanBuilder::add_activation(std::string_view name, index_t width, std::optional<Slot> like) {
+  const auto rows = like ? plan_.activations[at(*like)].rows : std::nullopt;
+  plan_.activations.push_back({prefix_ + std::string(name), width, rows});
   return static_cast<Slot>(plan_.activations.size()) - 1;
 }
 
@@ -150,7 +151,7 @@ void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot 
 }
 
 Slot PlanBuilder::linear(const std::string& name, Slot from, index_t rows, bool bias) {
-  const Slot to = add_activation(name, rows);
+  const Slot to = add_activation(name, rows, from);
   add_linear_operation(name, from, to, bias, false);
   return to;
 }
@@ -207,6 +208,24 @@ void PlanBuilder::add_rows(const std::string& tensor, std::vector<index_t> shape
   plan_.operations.emplace_back(op::AddRows{prefix_ + tensor, first, x});
 }
 
+Slot PlanBuilder::route(Slot logits, const RouterShape& shape) {
+  const Slot routes = add_activation("routes", 2 * shape.chosen);
+  plan_.operations.emplace_back(op::Route{shape, logits, routes});
+  return routes;
+}
+
+Slot PlanBuilder::gather(Slot x, Slot routes, index_t expert, const RouterShape& shape) {
+  const Slot to = add_activation(fmt::format("expert_{}", expert), width(x));
+  plan_.activations[at(to)].rows = {
+      routes, expert, static_cast<double>(shape.chosen) / static_cast<double>(shape.experts)};
+  plan_.operations.emplace_back(op::Gather{x, routes, to});
+  return to;
+}
+
+void PlanBuilder::scatter(Slot from, Slot routes, Slot to) {
+  plan_.operations.emplace_back(op::Scatter{from, routes, to});
+}
+
 AttentionShape PlanBuilder::attention_shape(index_t block) const {
   const double scale =
       config_.attention_scale.value_or(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
@@ -254,6 +273,19 @@ Slot BlockBuilder::gated(const std::string& part, Slot from, bool bias) {
   const Slot up = linear(part + "up_proj", from, config().intermediate, bias);
   gate(gates, up);
   return gates;
+}
+
+void BlockBuilder::add_experts(const ExpertNames& names, Slot x) {
+  const ModelConfig& c = config();
+  const RouterShape& shape = c.router;
+  const Slot routes = route(fixed_linear(names.router, x, shape.experts), shape);
+  for (index_t e = 0; e < shape.experts; ++e) {
+    const std::string expert = fmt::format("{}{}.", names.experts, e);
+    const Slot rows = gather(x, routes, e, shape);
+    const Slot gates = linear(expert + names.gate, rows, c.expert_intermediate, false);
+    gate(gates, linear(expert + names.up, rows, c.expert_intermediate, false));
+    scatter(linear(expert + names.down, gates, c.hidden, false), routes, residual_);
+  }
 }
 
 void BlockBuilder::add_to_residual(const std::string& name, Slot from, bool bias) {

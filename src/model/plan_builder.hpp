@@ -1,6 +1,7 @@
 // Writes plans down: operation by operation, with the parts that most decoders have in common.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -44,6 +45,13 @@ class PlanBuilder {
   /// Adds rows of a tensor of this shape.
   void add_rows(const std::string& tensor, std::vector<index_t> shape, index_t first, Slot x);
 
+  /// Returns the experts of each token, and their weights.
+  Slot route(Slot logits, const RouterShape& shape);
+  /// Returns the rows of x that are routed to an expert.
+  Slot gather(Slot x, Slot routes, index_t expert, const RouterShape& shape);
+  /// Adds an expert's rows to those of `to` that they came from, times their weights.
+  void scatter(Slot from, Slot routes, Slot to);
+
   /// Returns the shape of attention in a block, as the configuration has it.
   [[nodiscard]] AttentionShape attention_shape(index_t block) const;
   [[nodiscard]] const ModelConfig& config() const { return config_; }
@@ -54,7 +62,9 @@ class PlanBuilder {
   [[nodiscard]] BlockPlan finish(Slot output);
 
  private:
-  [[nodiscard]] Slot add_activation(std::string_view name, index_t width);
+  /// `like`: the activation whose rows it has; none: a row for every token.
+  [[nodiscard]] Slot add_activation(std::string_view name, index_t width,
+                                    std::optional<Slot> like = {});
   void add_layer_norm(const std::string& name, Slot from, Slot to, bool affine);
   void add_linear_operation(const std::string& name, Slot from, Slot to, bool bias, bool adds);
 
@@ -85,6 +95,16 @@ class BlockBuilder : public PlanBuilder {
   Slot attend(const Heads& heads);
   /// Returns act(gate) · up, of the linears `part`gate_proj and up_proj.
   Slot gated(const std::string& part, Slot from, bool bias);
+  /// The names of the linears of a mixture of experts.
+  struct ExpertNames {
+    const char* router;
+    const char* experts;  ///< before an expert's number
+    const char* gate;
+    const char* up;
+    const char* down;
+  };
+  /// Adds a mixture of gated MLPs of x to the residual, with the configuration's experts.
+  void add_experts(const ExpertNames& names, Slot x);
   /// Adds the linear `name` to the residual.
   void add_to_residual(const std::string& name, Slot from, bool bias);
   /// Adds the linear `name`, normed with the gain `norm`.weight.

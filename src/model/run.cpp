@@ -1,4 +1,5 @@
 // Runs plans: the one place where operations meet the backend.
+#include <algorithm>
 #include <utility>
 
 #include "quip/core/error.hpp"
@@ -27,9 +28,29 @@ TensorView SampleState::operator[](Slot slot) const {
 
 void SampleState::make(Slot slot, Backend& backend) {
   if (holds(slot)) return;
-  Place& place = places_[at(slot)];
-  place.owned = backend.allocate(length_, plan_.width(slot));
-  place.view = place.owned.view();
+  const bool has_all = !plan_.activations[at(slot)].rows;
+  const index_t rows = has_all ? length_ : std::ssize(routed(slot, backend).tokens);
+  Tensor owned = backend.allocate(rows, plan_.width(slot));
+  const TensorView view = owned.view();
+  places_[at(slot)] = {view, std::move(owned), true};
+}
+
+const SampleState::Routed& SampleState::routed(Slot slot, Backend& backend) {
+  const RoutedRows& rows = plan_.activations[at(slot)].rows.value();
+  const auto [known, fresh] = experts_.try_emplace(rows.routes);
+  if (fresh) {
+    Matrix<float> room;
+    const ConstTensorView routes = backend.on_host((*this)[rows.routes], room);
+    const index_t chosen = routes.cols / 2;
+    for (index_t t = 0; t < routes.rows; ++t) {
+      for (index_t i = 0; i < chosen; ++i) {
+        Routed& expert = known->second[static_cast<index_t>(routes(t, i))];
+        expert.tokens.push_back(t);
+        expert.weights.push_back(routes(t, chosen + i));
+      }
+    }
+  }
+  return known->second[rows.expert];
 }
 
 namespace {
@@ -85,6 +106,16 @@ class Runner {
   }
   void operator()(const op::Scale& o) const { backend_.scale(o.factor, state_[o.x]); }
   void operator()(const op::Add& o) const { backend_.add(state_[o.from], state_[o.to]); }
+  void operator()(const op::Route& o) const {
+    backend_.route(state_[o.logits], o.shape, state_[o.routes]);
+  }
+  void operator()(const op::Gather& o) const {
+    backend_.gather_rows(state_[o.from], state_.routed(o.to, backend_).tokens, state_[o.to]);
+  }
+  void operator()(const op::Scatter& o) const {
+    const SampleState::Routed& rows = state_.routed(o.from, backend_);
+    backend_.scatter_add_rows(state_[o.from], rows.tokens, rows.weights, state_[o.to]);
+  }
   void operator()(const op::Copy& o) const { backend_.copy(state_[o.from], state_[o.to]); }
 
  private:
@@ -128,7 +159,9 @@ void Family::run(const BlockPlan& plan, Range operations, Backend& backend,
     const Operation& operation = plan.operations[at(i)];
     const Operands slots = operands(operation);
     for (const Slot slot : slots.written) state.make(slot, backend);
-    std::visit(runner, operation);
+    // An expert may have no token.
+    const bool idle = std::ranges::any_of(slots.read, [&](Slot s) { return state[s].rows == 0; });
+    if (!idle) std::visit(runner, operation);
     for (const std::vector<Slot>& used : {slots.read, slots.written}) {
       for (const Slot slot : used) {
         if (plan.lives[at(slot)].last == i) state.drop(slot);

@@ -5,10 +5,12 @@
 namespace quip {
 namespace {
 
-double flops_of(const Operation& operation, index_t length) {
+/// Experts count by their average share of the tokens: their sum is that of any shares.
+double flops_of(const BlockPlan& plan, const Operation& operation, index_t length) {
   if (const auto* linear = std::get_if<op::Linear>(&operation)) {
+    const std::optional<RoutedRows>& routed = plan.activations[at(linear->from)].rows;
     return 2.0 * static_cast<double>(length) * static_cast<double>(linear->rows) *
-           static_cast<double>(linear->cols);
+           static_cast<double>(linear->cols) * (routed ? routed->share : 1.0);
   }
   const auto* attention = std::get_if<op::Attention>(&operation);
   return attention != nullptr ? attention_flops(attention->shape, length) : 0.0;
@@ -17,7 +19,7 @@ double flops_of(const Operation& operation, index_t length) {
 double flops_of(const BlockPlan& plan, Range operations, index_t length) {
   double flops = 0;
   for (index_t i = operations.first; i < operations.last; ++i) {
-    flops += flops_of(plan.operations[at(i)], length);
+    flops += flops_of(plan, plan.operations[at(i)], length);
   }
   return flops;
 }

@@ -63,6 +63,10 @@ LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, 
   const Range blocks{0, family.config().blocks};
   const auto selected = options.selected(family, blocks);
   for (index_t b = 0; b < blocks.last; ++b) {
+    if (has_experts(family.block(b))) {
+      fail("{} has mixtures of experts: quip evaluates them, and quantizes dense models only",
+           family.config().architecture);
+    }
     all += family.linears(b).size();
     for (const LinearSpec& linear : selected[at(b)]) {
       names.push_back(linear.name);

@@ -84,6 +84,37 @@ TEST_F(CudaTest, ScaleIsTheCpus) {
   expect_near(on_host(dx.cview()), x, 0.0);
 }
 
+TEST_F(CudaTest, RoutesAreTheCpus) {
+  auto logits = random_matrix(300, 7, 1, 3.0F);
+  logits(4, 2) = logits(4, 5) = 5.0F;
+  const Tensor dlogits = on_device(logits);
+  const Tensor droutes = cuda_->allocate(300, 6);
+  Matrix<float> routes(300, 6);
+  for (const bool renormalised : {false, true}) {
+    const RouterShape shape{.experts = 7, .chosen = 3, .renormalised = renormalised};
+    cpu_->route(logits.cview(), shape, routes.view());
+    cuda_->route(dlogits.cview(), shape, droutes.view());
+    expect_near(on_host(droutes.cview()), routes, 1e-6);
+  }
+}
+
+TEST_F(CudaTest, RowsOfExpertsAreTheCpus) {
+  const auto x = random_matrix(6, 37, 1);
+  auto y = random_matrix(6, 37, 2);
+  const Tensor dx = on_device(x);
+  const Tensor dy = on_device(y);
+  const std::vector<index_t> rows{4, 0, 5};
+  const std::vector<float> weights{0.5F, 2.0F, 0.25F};
+  const Tensor dsome = cuda_->allocate(3, 37);
+  Matrix<float> some(3, 37);
+  cpu_->gather_rows(x.cview(), rows, some.view());
+  cuda_->gather_rows(dx.cview(), rows, dsome.view());
+  expect_near(on_host(dsome.cview()), some, 0.0);
+  cpu_->scatter_add_rows(some.cview(), rows, weights, y.view());
+  cuda_->scatter_add_rows(dsome.cview(), rows, weights, dy.view());
+  expect_near(on_host(dy.cview()), y, 1e-6);
+}
+
 TEST_F(CudaTest, ActivationsAreTheCpus) {
   for (const Activation kind :
        {Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu}) {

@@ -312,6 +312,33 @@ TEST(Config, DefaultsOfPhi3Olmo2AndGraniteAreThoseOfTransformers) {
   EXPECT_TRUE(scaled.mlp_bias);
 }
 
+TEST(Config, ExpertsOfMixtralAndQwen3) {
+  const json groups = {{"num_key_value_heads", 2}};
+  const ModelConfig mixtral = parse(with(llama_like("mixtral"), groups));
+  EXPECT_EQ(mixtral.router.experts, 8);
+  EXPECT_EQ(mixtral.router.chosen, 2);
+  EXPECT_TRUE(mixtral.router.renormalised);
+  EXPECT_EQ(mixtral.expert_intermediate, 96);
+  EXPECT_EQ(mixtral.rope.theta, 1e6);
+  EXPECT_EQ(mixtral.sliding_window, std::nullopt);
+
+  const ModelConfig qwen = parse(llama_like("qwen3_moe"));
+  EXPECT_EQ(qwen.router.experts, 128);
+  EXPECT_EQ(qwen.router.chosen, 8);
+  EXPECT_FALSE(qwen.router.renormalised);
+  EXPECT_EQ(qwen.expert_intermediate, 768);
+  EXPECT_EQ(qwen.head_dim, 16);
+  EXPECT_EQ(qwen.dense, (std::vector{false, false, false}));
+  const ModelConfig some = parse(with(llama_like("qwen3_moe"), {{"num_local_experts", 4},
+                                                                {"num_experts_per_tok", 4},
+                                                                {"norm_topk_prob", true},
+                                                                {"decoder_sparse_step", 2},
+                                                                {"mlp_only_layers", {1, 7}}}));
+  EXPECT_EQ(some.router.experts, 4);
+  EXPECT_TRUE(some.router.renormalised);
+  EXPECT_EQ(some.dense, (std::vector{true, true, true}));
+}
+
 /// As transformers 5 decides it; 4.46 knows the old spelling only.
 TEST(Config, AnOldRopeThatIsNotEmptyCountsAlone) {
   const json recent = {{"rope_type", "default"}, {"rope_theta", 500.0}};
@@ -374,6 +401,9 @@ TEST(Config, EveryFaultNamesTheFieldAndTheFile) {
       {with(llama_like("gemma3_text"), {{"rope_parameters", {{"rope_theta", 5.0}}}}),
        "rope_parameters.rope_theta is there; expected full_attention"},
       {with(llama_like("granite"), {{"residual_multiplier", "half"}}), "residual_multiplier is"},
+      {with(llama_like("qwen3_moe"), {{"num_experts", 4}, {"num_experts_per_tok", 5}}),
+       "num_experts_per_tok is 5, and there are 4 experts"},
+      {with(llama_like("qwen3_moe"), {{"mlp_only_layers", {-1}}}), "mlp_only_layers has -1"},
       {llama_like("qwen3_next"), "model_type is \"qwen3_next\"; quip knows llama"},
       {rope({{"type", "dynamic"}, {"factor", 2}}), "rope_scaling.type is \"dynamic\""},
       {rope({{"type", "linear"}}), "rope_scaling.factor is missing"},

@@ -266,6 +266,56 @@ TEST_F(CpuBackendTest, Activations) {
   }
 }
 
+TEST_F(CpuBackendTest, RoutesToTheLikeliestExperts) {
+  for (const bool renormalised : {false, true}) {
+    auto logits = random_matrix(9, 7, 1, 3.0F);
+    logits(4, 2) = logits(4, 5) = 5.0F;  // equal: the lower number first
+    Matrix<float> routes(9, 6);
+    backend_->route(logits.cview(), {.experts = 7, .chosen = 3, .renormalised = renormalised},
+                    routes.view());
+    EXPECT_EQ(routes(4, 0), 2.0F);
+    EXPECT_EQ(routes(4, 1), 5.0F);
+    for (index_t t = 0; t < 9; ++t) {
+      double all = 0;
+      double chosen = 0;
+      for (index_t e = 0; e < 7; ++e) all += std::exp(static_cast<double>(logits(t, e)));
+      for (index_t i = 0; i < 3; ++i) {
+        const auto expert = static_cast<index_t>(routes(t, i));
+        index_t better = 0;
+        for (index_t e = 0; e < 7; ++e) better += logits(t, e) > logits(t, expert) ? 1 : 0;
+        EXPECT_EQ(better, t == 4 && i == 1 ? 0 : i);
+        chosen += std::exp(static_cast<double>(logits(t, expert)));
+      }
+      for (index_t i = 0; i < 3; ++i) {
+        const auto expert = static_cast<index_t>(routes(t, i));
+        const double weight = std::exp(static_cast<double>(logits(t, expert)));
+        EXPECT_NEAR(routes(t, 3 + i), weight / (renormalised ? chosen : all), 1e-6);
+      }
+    }
+  }
+  const Matrix<float> few(1, 2, 0.0F);
+  Matrix<float> routes(1, 6);
+  EXPECT_THROW(backend_->route(few.cview(), {.experts = 2, .chosen = 3}, routes.view()), Error);
+}
+
+TEST_F(CpuBackendTest, GathersRowsAndAddsThemBack) {
+  const auto x = random_matrix(6, 5, 1);
+  const std::vector<index_t> rows{4, 0, 5};
+  const std::vector<float> weights{0.5F, 2.0F, 0.25F};
+  Matrix<float> some(3, 5);
+  backend_->gather_rows(x.cview(), rows, some.view());
+  auto y = random_matrix(6, 5, 2);
+  const auto before = copy_of(y);
+  backend_->scatter_add_rows(some.cview(), rows, weights, y.view());
+  for (index_t t = 0; t < 6; ++t) {
+    const auto found = std::find(rows.begin(), rows.end(), t) - rows.begin();
+    const float weight = found < 3 ? weights[at(found)] : 0.0F;
+    for (index_t j = 0; j < 5; ++j) EXPECT_NEAR(y(t, j), before(t, j) + weight * x(t, j), 1e-6);
+  }
+  const std::vector<index_t> beyond{4, 0, 6};
+  EXPECT_THROW(backend_->gather_rows(x.cview(), beyond, some.view()), Error);
+}
+
 TEST_F(CpuBackendTest, LogSumExpOverSlices) {
   for (const index_t tokens : {1, 7, 129}) {
     const float cap = tokens == 7 ? 4.0F : 0.0F;

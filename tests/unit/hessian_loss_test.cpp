@@ -74,6 +74,16 @@ class UnroundedHessians final : public Backend {
   void scale(float factor, TensorView x) override { base_.scale(factor, x); }
   void add(ConstTensorView x, TensorView y) override { base_.add(x, y); }
   void copy(ConstTensorView x, TensorView y) override { base_.copy(x, y); }
+  void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) override {
+    base_.route(logits, shape, routes);
+  }
+  void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) override {
+    base_.gather_rows(x, rows, y);
+  }
+  void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                        std::span<const float> weights, TensorView y) override {
+    base_.scatter_add_rows(x, rows, weights, y);
+  }
   void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                          std::span<const std::int32_t> targets, std::span<double> running_max,
                          std::span<double> running_sum, std::span<double> target_logit) override {

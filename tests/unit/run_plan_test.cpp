@@ -1,5 +1,7 @@
 // Operations as a plan runs them, against plain loops over the elements.
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,7 +34,7 @@ class RunPlan : public CpuBackendTest {
  protected:
   /// Loads random weights [rows × cols] and returns a copy.
   Matrix<float> load(const std::string& name, index_t rows, index_t cols) {
-    auto values = random_matrix(rows, cols, static_cast<unsigned>(name.size() + 1));
+    auto values = random_matrix(rows, cols, static_cast<unsigned>(std::hash<std::string>{}(name)));
     Tensor tensor = backend_->allocate(rows, cols);
     backend_->upload(values.span(), tensor.view());
     weights_.insert(name, std::move(tensor));
@@ -117,6 +119,65 @@ TEST_F(RunPlan, ScalesWhatItAdds) {
   run(block.finish(), x);
   for (index_t i = 0; i < x.size(); ++i) {
     EXPECT_NEAR(x.data()[i], 1.375 * before.data()[i], 1e-6);
+  }
+}
+
+// Five experts of which two are chosen, and the last never is; against every expert of every token.
+TEST_F(RunPlan, AddsTheChosenExperts) {
+  ModelConfig config = config_of_width_12();
+  config.router = {.experts = 5, .chosen = 2, .renormalised = true};
+  config.expert_intermediate = 6;
+  BlockBuilder block(config, 0, "");
+  block.add_experts({.router = "r", .experts = "e.", .gate = "gate", .up = "up", .down = "down"},
+                    block.copy(block.residual(), "x"));
+  const BlockPlan plan = block.finish();
+  const auto router = load("0.r.weight", 5, 12);
+  std::vector<Matrix<float>> gates;
+  std::vector<Matrix<float>> ups;
+  std::vector<Matrix<float>> downs;
+  for (const LinearSpec& linear : plan.linears) {
+    auto& of_kind = linear.type == "gate" ? gates : linear.type == "up" ? ups : downs;
+    of_kind.push_back(load(linear.name + ".weight", linear.rows, linear.cols));
+  }
+  auto before = random_matrix(tokens, 12, 1);
+  for (float& value : before.span()) value = std::abs(value);
+  for (index_t j = 0; j < 12; ++j) router(4, j) = -9.0F;
+  weights_.insert("0.r.weight", [&] {
+    Tensor tensor = backend_->allocate(5, 12);
+    backend_->upload(router.span(), tensor.view());
+    return tensor;
+  }());
+  const auto x = copy_of(before);
+  run(plan, x);
+
+  const auto product = [](const Matrix<float>& w, const std::vector<double>& of) {
+    std::vector<double> out(at(w.rows()), 0.0);
+    for (index_t i = 0; i < w.rows(); ++i) {
+      for (index_t j = 0; j < w.cols(); ++j) out[at(i)] += w(i, j) * of[at(j)];
+    }
+    return out;
+  };
+  for (index_t t = 0; t < tokens; ++t) {
+    const std::vector<double> in(before.row(t), before.row(t) + 12);
+    const std::vector<double> logits = product(router, in);
+    std::vector<double> expected = in;
+    double sum = 0;
+    const auto chosen = [&](std::size_t e) {
+      return std::count_if(logits.begin(), logits.end(),
+                           [&](double other) { return other > logits[e]; }) < 2;
+    };
+    for (std::size_t e = 0; e < 5; ++e) sum += chosen(e) ? std::exp(logits[e]) : 0.0;
+    for (std::size_t e = 0; e < 5; ++e) {
+      if (!chosen(e)) continue;
+      std::vector<double> inner = product(gates[e], in);
+      const std::vector<double> up = product(ups[e], in);
+      for (std::size_t i = 0; i < inner.size(); ++i) {
+        inner[i] *= up[i] / (1 + std::exp(-inner[i]));
+      }
+      const std::vector<double> out = product(downs[e], inner);
+      for (std::size_t j = 0; j < 12; ++j) expected[j] += std::exp(logits[e]) / sum * out[j];
+    }
+    for (index_t j = 0; j < 12; ++j) EXPECT_NEAR(x(t, j), expected[at(j)], 2e-5);
   }
 }
 

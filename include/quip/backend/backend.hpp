@@ -62,6 +62,13 @@ struct AttentionShape {
   float soft_cap = 0.0F;               ///< c: scores s become c·tanh(s/c); 0: they stay
 };
 
+/// The choice of experts for each token: those with the largest softmax of the router's logits.
+struct RouterShape {
+  index_t experts = 0;
+  index_t chosen = 0;         ///< experts a token
+  bool renormalised = false;  ///< the weights of a token's experts are divided by their sum
+};
+
 /// The memory of a backend that has its own, in bytes, as far as it is this rank's to use.
 struct BackendMemory {
   std::string where;  ///< "GPU 0: …"
@@ -142,6 +149,16 @@ class Backend {
   /// y += x.
   virtual void add(ConstTensorView x, TensorView y) = 0;
   virtual void copy(ConstTensorView x, TensorView y) = 0;
+
+  /// Chooses experts by logits [T × experts]. A row of `routes` [T × 2·chosen] gets the numbers of
+  /// a token's experts, the likeliest first (of equals that of the lower number), and then their
+  /// weights.
+  virtual void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) = 0;
+  /// Row i of y = row rows[i] of x.
+  virtual void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) = 0;
+  /// Row rows[i] of y += weights[i] · row i of x; no row of y twice.
+  virtual void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                                std::span<const float> weights, TensorView y) = 0;
 
   /// Adds one slice of the vocabulary to an online log-sum-exp: logits = x Wᵀ with w [slice ×
   /// features], each c·tanh(logit/c) with c = `soft_cap` unless that is 0; updates per row the

@@ -2,6 +2,7 @@
 // its linears, loading, flops and memory all walk the same list.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -44,9 +45,17 @@ struct LinearSpec {
 /// The number of an activation in its plan.
 using Slot = int;
 
+/// The rows of an activation that are an expert's: those of the tokens that were routed to it.
+struct RoutedRows {
+  Slot routes = 0;
+  index_t expert = 0;
+  double share = 0;  ///< of all tokens, if experts were equally busy
+};
+
 struct ActivationSpec {
-  std::string name;   ///< for messages
-  index_t width = 0;  ///< elements a token
+  std::string name;                ///< for messages
+  index_t width = 0;               ///< elements a token
+  std::optional<RoutedRows> rows;  ///< none: a row for every token
 };
 
 /// The operations. Tensors are named in full; an empty name is a tensor that is not there.
@@ -120,6 +129,24 @@ struct Add {
   Slot from = 0;
   Slot to = 0;
 };
+/// Chooses experts for each token (Backend::route).
+struct Route {
+  RouterShape shape;
+  Slot logits = 0;
+  Slot routes = 0;
+};
+/// to = the rows of `from` that are routed to an expert.
+struct Gather {
+  Slot from = 0;
+  Slot routes = 0;
+  Slot to = 0;
+};
+/// Adds the rows of an expert to those that they were gathered from, times their weights.
+struct Scatter {
+  Slot from = 0;
+  Slot routes = 0;
+  Slot to = 0;
+};
 struct Copy {
   Slot from = 0;
   Slot to = 0;
@@ -128,7 +155,8 @@ struct Copy {
 }  // namespace op
 
 using Operation = std::variant<op::RmsNorm, op::LayerNorm, op::Linear, op::Rope, op::Attention,
-                               op::Activate, op::Gate, op::AddRows, op::Scale, op::Add, op::Copy>;
+                               op::Activate, op::Gate, op::AddRows, op::Scale, op::Add, op::Route,
+                               op::Gather, op::Scatter, op::Copy>;
 
 /// The activations that an operation reads, and those that it writes; both for one in place.
 struct Operands {
@@ -162,6 +190,9 @@ struct BlockPlan {
   [[nodiscard]] index_t width(Slot slot) const { return activations[at(slot)].width; }
   [[nodiscard]] index_t tap_width(int tap) const { return width(taps[at(tap)].slot); }
 };
+
+/// True if some activations are those of experts.
+[[nodiscard]] bool has_experts(const BlockPlan& plan);
 
 /// Returns, for each operation, the elements a token of the activations that are there while it
 /// runs; input and output of the plan are not counted.

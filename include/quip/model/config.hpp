@@ -62,6 +62,11 @@ struct ModelConfig {
   bool head_norms = false;     ///< every head's queries and keys are normed
   float gain_plus = 0.0F;      ///< added to the gains of all norms
 
+  // Mixtures of experts
+  RouterShape router;               ///< without experts in a dense model
+  index_t expert_intermediate = 0;  ///< width of an expert's MLP
+  std::vector<bool> dense;          ///< by block: has one MLP; later ones have experts
+
   // Multipliers and soft caps (0: none)
   double embedding_scale = 1.0;
   std::optional<double> attention_scale;  ///< of scores; none: 1/√head_dim

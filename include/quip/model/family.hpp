@@ -50,22 +50,32 @@ class SampleState {
   SampleState(const BlockPlan& plan, index_t length);
 
   /// Has `slot` live in memory of the caller's, [length × width].
-  void bind(Slot slot, TensorView view) { places_[at(slot)].view = view; }
-  [[nodiscard]] bool holds(Slot slot) const { return places_[at(slot)].view.data != nullptr; }
+  void bind(Slot slot, TensorView view) { places_[at(slot)] = {view, {}, true}; }
+  [[nodiscard]] bool holds(Slot slot) const { return places_[at(slot)].there; }
   /// Throws Error if nothing has been written there, or all that needs it is done.
   [[nodiscard]] TensorView operator[](Slot slot) const;
   /// Allocates a slot unless it has its place.
   void make(Slot slot, Backend& backend);
   void drop(Slot slot) { places_[at(slot)] = {}; }
 
+  /// The tokens of an expert, and their weights.
+  struct Routed {
+    std::vector<index_t> tokens;
+    std::vector<float> weights;
+  };
+  /// Returns those of the expert whose activation `slot` is.
+  const Routed& routed(Slot slot, Backend& backend);
+
  private:
   struct Place {
     TensorView view;
     Tensor owned;  ///< empty if it is the caller's
+    bool there = false;
   };
   const BlockPlan& plan_;
   index_t length_;
   std::vector<Place> places_;
+  std::map<Slot, std::map<index_t, Routed>> experts_;  ///< by routes, then by expert
 };
 
 class Family {

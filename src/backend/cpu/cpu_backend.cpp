@@ -76,6 +76,16 @@ class CpuBackend final : public Backend {
   void scale(float factor, TensorView x) override { cpu::scale(factor, x); }
   void add(ConstTensorView x, TensorView y) override { cpu::add(x, y); }
   void copy(ConstTensorView x, TensorView y) override { cpu::copy(x, y); }
+  void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) override {
+    cpu::route(logits, shape, routes);
+  }
+  void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) override {
+    cpu::gather_rows(x, rows, y);
+  }
+  void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                        std::span<const float> weights, TensorView y) override {
+    cpu::scatter_add_rows(x, rows, weights, y);
+  }
   void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                          std::span<const std::int32_t> targets, std::span<double> running_max,
                          std::span<double> running_sum, std::span<double> target_logit) override {

@@ -34,6 +34,12 @@ void gated_activate(Activation kind, TensorView gate, ConstTensorView up);
 void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v, const AttentionShape& shape,
                TensorView out);
 
+// route.cpp
+void route(ConstTensorView logits, const RouterShape& shape, TensorView routes);
+void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y);
+void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                      std::span<const float> weights, TensorView y);
+
 // loss.cpp
 void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                        std::span<const std::int32_t> targets, std::span<double> running_max,

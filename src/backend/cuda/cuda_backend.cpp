@@ -10,6 +10,7 @@
 
 #include "backend/checks.hpp"
 #include "backend/cuda/kernels/kernels.hpp"
+#include "backend/cuda/kernels/quant_kernels.hpp"
 #include "context.hpp"
 #include "copies.hpp"
 #include "dequantize.hpp"
@@ -116,6 +117,13 @@ class CudaBackend final : public Backend {
     cuda::add(stream(), x, written(y));
   }
   void copy(ConstTensorView x, TensorView y) override;
+  void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) override {
+    check_route(logits, shape, routes);
+    cuda::route(stream(), logits, shape, written(routes));
+  }
+  void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) override;
+  void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                        std::span<const float> weights, TensorView y) override;
   void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                          std::span<const std::int32_t> targets, std::span<double> running_max,
                          std::span<double> running_sum, std::span<double> target_logit) override;
@@ -229,6 +237,22 @@ void CudaBackend::copy(ConstTensorView x, TensorView y) {
   QUIP_CUDA(cudaMemcpy2DAsync(y.data, at(y.ld) * sizeof(float), x.data, at(x.ld) * sizeof(float),
                               at(y.cols) * sizeof(float), at(y.rows), cudaMemcpyDeviceToDevice,
                               stream()));
+}
+
+void CudaBackend::gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) {
+  check_rows(y, rows, x);
+  if (rows.empty()) return;
+  const auto order = to_device(context(), rows, "rows of an expert");
+  cuda::gather_rows(stream(), x, order.data(), written(y));
+}
+
+void CudaBackend::scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                                   std::span<const float> weights, TensorView y) {
+  check_rows(x, rows, y);
+  if (rows.empty()) return;
+  const auto order = to_device(context(), rows, "rows of an expert");
+  const auto factors = to_device(context(), weights, "weights of an expert");
+  cuda::scatter_add_rows(stream(), x, order.data(), factors.data(), written(y));
 }
 
 void CudaBackend::multiply(ConstTensorView x, ConstTensorView w, bool add, TensorView y) const {

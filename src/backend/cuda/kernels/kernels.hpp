@@ -28,6 +28,12 @@ void rope(cudaStream_t stream, TensorView x, index_t heads, index_t head_dim,
           ConstTensorView cosine, ConstTensorView sine);
 void activate(cudaStream_t stream, Activation kind, TensorView x);
 void gated_activate(cudaStream_t stream, Activation kind, TensorView gate, ConstTensorView up);
+/// Chooses experts, as Backend::route.
+void route(cudaStream_t stream, ConstTensorView logits, const RouterShape& shape,
+           TensorView routes);
+/// Row rows[i] of y += weights[i] · row i of x; no row of y twice.
+void scatter_add_rows(cudaStream_t stream, ConstTensorView x, const index_t* rows,
+                      const float* weights, TensorView y);
 /// True if heads of this many channels fit in the shared memory that a block can have.
 [[nodiscard]] bool attention_fits(std::size_t shared_memory, index_t head_dim);
 void attention(cudaStream_t stream, std::size_t shared_memory, ConstTensorView q, ConstTensorView k,
