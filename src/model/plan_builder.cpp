@@ -164,11 +164,12 @@ void PlanBuilder::share_tensor(const std::string& name, index_t rows) {
   shared_ = {prefix_ + name + ".weight", 0, rows};
 }
 
-Slot PlanBuilder::fixed_linear(const std::string& name, Slot from, index_t rows) {
+Slot PlanBuilder::fixed_linear(const std::string& name, Slot from, index_t rows, bool in_fp32) {
   const Slot to = add_activation(name, rows);
   const std::string full = prefix_ + name;
   plan_.tensors.push_back({full + ".weight", {rows, width(from)}});
-  plan_.operations.emplace_back(op::Linear{full, rows, width(from), false, false, from, to});
+  plan_.operations.emplace_back(
+      op::Linear{full, rows, width(from), false, false, from, to, in_fp32});
   return to;
 }
 
@@ -278,7 +279,7 @@ Slot BlockBuilder::gated(const std::string& part, Slot from, bool bias) {
 void BlockBuilder::add_experts(const ExpertNames& names, Slot x) {
   const ModelConfig& c = config();
   const RouterShape& shape = c.router;
-  const Slot routes = route(fixed_linear(names.router, x, shape.experts), shape);
+  const Slot routes = route(fixed_linear(names.router, x, shape.experts, true), shape);
   for (index_t e = 0; e < shape.experts; ++e) {
     const std::string expert = fmt::format("{}{}.", names.experts, e);
     const Slot rows = gather(x, routes, e, shape);

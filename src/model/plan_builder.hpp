@@ -34,7 +34,7 @@ class PlanBuilder {
   /// until all its rows are taken.
   void share_tensor(const std::string& name, index_t rows);
   /// Returns a linear that stays as it is.
-  Slot fixed_linear(const std::string& name, Slot from, index_t rows);
+  Slot fixed_linear(const std::string& name, Slot from, index_t rows, bool in_fp32 = false);
   Slot copy(Slot from, const char* name);
   void rope(Slot x, index_t heads, int table = 0);
   Slot attend(Slot q, Slot k, Slot v, const AttentionShape& shape);

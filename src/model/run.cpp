@@ -81,7 +81,9 @@ class Runner {
   void operator()(const op::Linear& o) const {
     const ConstTensorView weight = weights_[o.name + ".weight"];
     const ConstTensorView bias = o.bias ? weights_[o.name + ".bias"] : ConstTensorView{};
-    if (o.adds) {
+    if (o.in_fp32) {
+      backend_.linear_in_fp32(state_[o.from], weight, bias, state_[o.to]);
+    } else if (o.adds) {
       backend_.linear_add(state_[o.from], weight, bias, state_[o.to]);
     } else {
       backend_.linear(state_[o.from], weight, bias, state_[o.to]);

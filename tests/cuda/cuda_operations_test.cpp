@@ -84,6 +84,22 @@ TEST_F(CudaTest, ScaleIsTheCpus) {
   expect_near(on_host(dx.cview()), x, 0.0);
 }
 
+TEST_F(CudaTest, LinearInFp32IsTheCpus) {
+  const auto x = random_matrix(9, 77, 1, 3.0F);
+  const auto w = random_matrix(5, 77, 2, 3.0F);
+  const auto bias = random_matrix(1, 5, 3);
+  const Tensor dx = on_device(x);
+  const Tensor dw = on_device(w);
+  const Tensor dbias = on_device(bias);
+  Matrix<float> y(9, 5);
+  const Tensor dy = cuda_->allocate(9, 5);
+  for (const bool biased : {false, true}) {
+    cpu_->linear_in_fp32(x.cview(), w.cview(), biased ? bias.cview() : none_left, y.view());
+    cuda_->linear_in_fp32(dx.cview(), dw.cview(), biased ? dbias.cview() : none_left, dy.view());
+    expect_near(on_host(dy.cview()), y, 5e-5);  // sums of 77 products of up to 9
+  }
+}
+
 TEST_F(CudaTest, RoutesAreTheCpus) {
   auto logits = random_matrix(300, 7, 1, 3.0F);
   logits(4, 2) = logits(4, 5) = 5.0F;

@@ -127,6 +127,12 @@ class Backend {
   /// y += x Wᵀ (+ bias): the residual connection in one pass.
   virtual void linear_add(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
                           TensorView y) = 0;
+  /// The same as `linear`, with operands in fp32 on every backend: for few outputs on which choices
+  /// depend.
+  virtual void linear_in_fp32(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+                              TensorView y) {
+    linear(x, w, bias, y);
+  }
   /// y = x / rms(x) · gain, row by row. y may be x.
   virtual void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) = 0;
   /// y = (x − mean) / std · gain + bias; gain and bias [1 × features] or empty. y may be x.

@@ -87,6 +87,7 @@ struct Linear {
   bool adds = false;  ///< to what `to` holds
   Slot from = 0;
   Slot to = 0;
+  bool in_fp32 = false;  ///< on every backend: a router's
 };
 /// Rotates the heads of x by position.
 struct Rope {

@@ -75,6 +75,12 @@ class CudaBackend final : public Backend {
     if (bias.size() != 0) add_rows(stream(), bias, written(y));
     multiply(x, w, true, written(y));
   }
+  void linear_in_fp32(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+                      TensorView y) override {
+    check_linear(x, w, bias, y);
+    cuda::linear_in_fp32(stream(), x, w, written(y));
+    if (bias.size() != 0) add_rows(stream(), bias, y);
+  }
   void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) override {
     require_shape(y, x.rows, x.cols, "rms_norm: y");
     require_shape(gain.values, 1, x.cols, "rms_norm: gain");

@@ -28,6 +28,8 @@ void rope(cudaStream_t stream, TensorView x, index_t heads, index_t head_dim,
           ConstTensorView cosine, ConstTensorView sine);
 void activate(cudaStream_t stream, Activation kind, TensorView x);
 void gated_activate(cudaStream_t stream, Activation kind, TensorView gate, ConstTensorView up);
+/// y = x Wᵀ with operands in fp32.
+void linear_in_fp32(cudaStream_t stream, ConstTensorView x, ConstTensorView w, TensorView y);
 /// Chooses experts, as Backend::route.
 void route(cudaStream_t stream, ConstTensorView logits, const RouterShape& shape,
            TensorView routes);
