@@ -112,7 +112,7 @@ class Family {
   void run(const BlockPlan& plan, Range operations, Backend& backend, const WeightSet& weights,
            SampleState& state) const;
   /// Runs a whole block, in place.
-  void forward(index_t block, Backend& backend, const WeightSet& weights,
+  void forward(index_t number, Backend& backend, const WeightSet& weights,
                TensorView residual) const;
   /// Makes what the head multiplies [length × embedding width] in `result`.
   void finish(Backend& backend, const WeightSet& ends, TensorView residual,
