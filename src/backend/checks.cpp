@@ -18,10 +18,11 @@ void check_copy(index_t host, ConstTensorView device) {
 
 void check_rope(ConstTensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
                 ConstTensorView sine) {
-  const index_t half = head_dim / 2;
   require_shape(x, x.rows, heads * head_dim, "rope: x");
-  require_shape(sine, cosine.rows, half, "rope: sine");
-  require_shape(cosine, cosine.rows, half, "rope: cosine");
+  require_shape(sine, cosine.rows, cosine.cols, "rope: sine");
+  if (2 * cosine.cols > head_dim) {
+    fail("rope: {} pairs of channels in the table, heads of {}", cosine.cols, head_dim);
+  }
   if (cosine.rows < x.rows) fail("rope: {} positions in the table, {} tokens", cosine.rows, x.rows);
 }
 
@@ -30,11 +31,27 @@ void check_attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
   if (shape.heads < 1 || shape.kv_heads < 1 || shape.heads % shape.kv_heads != 0) {
     fail("attention: {} heads cannot share {} key/value heads", shape.heads, shape.kv_heads);
   }
+  if (!(shape.soft_cap >= 0)) fail("attention: scores capped at {}", shape.soft_cap);
   if (shape.window && *shape.window < 1) fail("attention: a window of {} keys", *shape.window);
   require_shape(q, q.rows, shape.heads * shape.head_dim, "attention: q");
   require_shape(k, q.rows, shape.kv_heads * shape.head_dim, "attention: k");
   require_shape(v, q.rows, shape.kv_heads * shape.head_dim, "attention: v");
   require_shape(out, q.rows, shape.heads * shape.head_dim, "attention: out");
+}
+
+void check_route(ConstTensorView logits, const RouterShape& shape, ConstTensorView routes) {
+  if (shape.chosen < 1 || shape.chosen > shape.experts) {
+    fail("route: {} of {} experts", shape.chosen, shape.experts);
+  }
+  require_shape(logits, logits.rows, shape.experts, "route: logits");
+  require_shape(routes, logits.rows, 2 * shape.chosen, "route: routes");
+}
+
+void check_rows(ConstTensorView some, std::span<const index_t> rows, ConstTensorView all) {
+  require_shape(some, static_cast<index_t>(rows.size()), all.cols, "rows of a matrix");
+  for (const index_t row : rows) {
+    if (row < 0 || row >= all.rows) fail("row {} of a matrix of {} rows", row, all.rows);
+  }
 }
 
 void check_log_sum_exp(ConstTensorView x, ConstTensorView w, std::span<const std::int32_t> targets,

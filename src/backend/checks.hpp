@@ -17,6 +17,9 @@ void check_rope(ConstTensorView x, index_t heads, index_t head_dim, ConstTensorV
                 ConstTensorView sine);
 void check_attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
                      const AttentionShape& shape, ConstTensorView out);
+void check_route(ConstTensorView logits, const RouterShape& shape, ConstTensorView routes);
+/// Requires one of `rows`, which are rows of `all`, for each row of `some`.
+void check_rows(ConstTensorView some, std::span<const index_t> rows, ConstTensorView all);
 void check_log_sum_exp(ConstTensorView x, ConstTensorView w, std::span<const std::int32_t> targets,
                        std::span<const double> running_max, std::span<const double> running_sum,
                        std::span<const double> target_logit);

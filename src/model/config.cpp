@@ -19,7 +19,10 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 /// The table of models, family by family.
-std::array<std::span<const ModelRow>, 2> model_table() { return {llama_models(), opt_models()}; }
+auto model_table() {
+  return std::array{llama_models(), qwen3_models(),   gemma_models(),   phi3_models(),
+                    olmo2_models(), granite_models(), mixtral_models(), opt_models()};
+}
 
 std::string known(std::string_view ModelRow::*member) {
   std::string names;

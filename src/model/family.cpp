@@ -1,5 +1,8 @@
 #include "quip/model/family.hpp"
 
+#include <set>
+#include <string>
+
 #include "family_common.hpp"
 
 #include "quip/core/error.hpp"
@@ -7,35 +10,13 @@
 
 namespace quip {
 
-ConstTensorView WeightSet::operator[](const std::string& name) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) fail("tensor {} was not loaded", name);
-  return found->second.cview();
-}
-
-ConstTensorView WeightSet::optional(const std::string& name) const {
-  const auto found = tensors_.find(name);
-  return found == tensors_.end() ? ConstTensorView{} : found->second.cview();
-}
-
-void forward_block(const Family& family, index_t block, Backend& backend, const WeightSet& weights,
-                   TensorView residual) {
-  Tensor input;
-  for (int stage = 0; stage <= family.taps(); ++stage) {
-    Tensor output;
-    if (stage < family.taps()) output = backend.allocate(residual.rows, family.tap_width(stage));
-    family.advance(stage, block, backend, weights, residual, input.cview(), output.view());
-    input = std::move(output);
-  }
-}
-
 void for_each_tensor(const Family& family, const std::function<void(const TensorSpec&)>& visit) {
   visit(family.embedding());
   visit(family.head());
   for (const TensorSpec& tensor : family.end_tensors()) visit(tensor);
   for (index_t block = 0; block < family.config().blocks; ++block) {
     for (const LinearSpec& linear : family.linears(block)) {
-      visit({linear.name + ".weight", {linear.rows, linear.cols}});
+      visit(linear.tensor());
     }
     for (const TensorSpec& tensor : family.block_tensors(block)) visit(tensor);
   }
@@ -45,7 +26,7 @@ std::unique_ptr<Family> make_unchecked_family(const ModelConfig& config,
                                               const TensorSource& source) {
   const ModelRow* model = find_model(config.model_type);
   if (model == nullptr) fail("no family is called {}", config.model_type);
-  return model->make(config, source);
+  return std::make_unique<Family>(config, model->plan(config, source));
 }
 
 std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSource& source,
@@ -57,9 +38,16 @@ std::unique_ptr<Family> make_family(const ModelConfig& config, const TensorSourc
     family = make_unchecked_family(untied, source);
   }
   // Reads headers only, so a checkpoint that does not fit its config.json fails at once.
+  std::set<std::string> packed;  // tensors of which every row is elsewhere
+  std::set<std::string> needed;
+  for (index_t block = 0; block < config.blocks; ++block) {
+    for (const LinearSpec& linear : family->linears(block)) {
+      const bool is_packed = elsewhere && elsewhere(linear.name);
+      (is_packed ? packed : needed).insert(linear.stored.tensor);
+    }
+  }
   for_each_tensor(*family, [&](const TensorSpec& tensor) {
-    const auto stem = tensor.name.rfind(".weight");
-    if (elsewhere && elsewhere(tensor.name.substr(0, stem))) return;
+    if (packed.contains(tensor.name) && !needed.contains(tensor.name)) return;
     require_shape(source, tensor.name, tensor.shape);
   });
   return family;

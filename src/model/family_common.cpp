@@ -1,9 +1,8 @@
 #include "family_common.hpp"
 
 #include <algorithm>
-#include <cmath>
 
-#include "quip/core/error.hpp"
+#include "quip/io/json.hpp"
 
 namespace quip {
 namespace {
@@ -44,6 +43,64 @@ void parse_activation(const ConfigFields& fields, const std::string& name,
   }
 }
 
+void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,
+                   ModelConfig& config) {
+  parse_sizes(fields, "intermediate_size", config);
+  const bool as_heads = defaults.kv_heads == 0 || fields.is_null("num_key_value_heads");
+  config.kv_heads =
+      fields.size_or("num_key_value_heads", as_heads ? config.heads : defaults.kv_heads);
+  if (config.heads % config.kv_heads != 0) {
+    fields.reject("num_key_value_heads", "is {}, which does not divide num_attention_heads = {}",
+                  config.kv_heads, config.heads);
+  }
+  const bool divided = !fields.has("head_dim") && defaults.head_dim == 0;
+  if (divided) require_equal_heads(fields, config);
+  config.head_dim =
+      divided ? config.hidden / config.heads : fields.size_or("head_dim", defaults.head_dim);
+  config.embedding_dim = config.hidden;
+  config.norm_epsilon =
+      static_cast<float>(fields.positive_or("rms_norm_eps", defaults.norm_epsilon));
+  config.tied_head = fields.flag_or("tie_word_embeddings", defaults.tied_head);
+  parse_activation(fields, defaults.activation_field, defaults.activation, config);
+  parse_rope(fields, defaults, config);
+}
+
+void parse_windows(const ConfigFields& fields, ModelConfig& config) {
+  if (fields.is_null("sliding_window")) return;
+  config.sliding_window = fields.size_or("sliding_window", 4096);
+  const nlohmann::json* types = fields.find("layer_types");
+  if (types == nullptr) return;
+  if (!types->is_array() || static_cast<index_t>(types->size()) != config.blocks) {
+    fields.reject("layer_types", "does not list one type for each of the {} blocks", config.blocks);
+  }
+  for (const nlohmann::json& type : *types) {
+    if (type != "full_attention" && type != "sliding_attention") {
+      fields.reject("layer_types", "has {}; quip knows full_attention, sliding_attention",
+                    shown(type));
+    }
+    config.windowed.push_back(type == "sliding_attention");
+  }
+}
+
+void parse_router(const ConfigFields& fields, const RouterShape& fallback, ModelConfig& config) {
+  const char* name = fields.has("num_experts") ? "num_experts" : "num_local_experts";
+  config.router = fallback;
+  config.router.experts = fields.size_or(name, fallback.experts);
+  config.router.chosen = fields.size_or("num_experts_per_tok", fallback.chosen);
+  if (config.router.chosen > config.router.experts) {
+    fields.reject("num_experts_per_tok", "is {}, and there are {} experts", config.router.chosen,
+                  config.router.experts);
+  }
+}
+
+void parse_late_windows(const ConfigFields& fields, ModelConfig& config) {
+  if (!fields.flag_or("use_sliding_window", false)) return;
+  parse_windows(fields, config);
+  if (!config.windowed.empty()) return;
+  const index_t first = std::min(config.blocks, fields.count_or("max_window_layers", 28));
+  config.windowed.assign(at(first), false);
+}
+
 bool has_own_head(const ModelConfig& config, const TensorSource& source,
                   const std::string& embedding) {
   constexpr index_t piece = index_t{1} << 20;
@@ -62,64 +119,9 @@ bool has_own_head(const ModelConfig& config, const TensorSource& source,
   return false;
 }
 
-void require_length(const ModelConfig& config, index_t length) {
-  if (length <= config.max_positions) return;
-  fail(
-      "sequences of {} tokens are too long: config.json has max_position_embeddings = {}; make "
-      "a token set of shorter sequences",
-      length, config.max_positions);
-}
-
-void append_biases(const std::vector<LinearSpec>& linears, std::vector<TensorSpec>& tensors) {
-  for (const LinearSpec& linear : linears) {
-    if (linear.bias) tensors.push_back({linear.name + ".bias", {linear.rows}});
-  }
-}
-
-void apply_linear(Backend& backend, const WeightSet& weights, const std::string& name,
-                  ConstTensorView x, TensorView y) {
-  backend.linear(x, weights[name + ".weight"], weights.optional(name + ".bias"), y);
-}
-
-void add_linear(Backend& backend, const WeightSet& weights, const std::string& name,
-                ConstTensorView x, TensorView residual) {
-  backend.linear_add(x, weights[name + ".weight"], weights.optional(name + ".bias"), residual);
-}
-
-index_t Decoder::tap_width(int tap) const {
-  if (tap == 1) return query_width();
-  return tap == 3 ? config_.intermediate : config_.hidden;
-}
-
-TensorSpec Decoder::head() const {
-  if (config_.tied_head) return embedding();
-  return {head_name, {config_.vocabulary, config_.embedding_dim}};
-}
-
-index_t Decoder::scratch_width(int stage) const {
-  return stage == 1 ? query_width() + 2 * key_width() : 0;
-}
-
-Decoder::Heads Decoder::project(const std::string& at, Backend& backend, const WeightSet& weights,
-                                ConstTensorView input) const {
-  const index_t length = input.rows;
-  Heads heads{backend.allocate(length, query_width()), backend.allocate(length, key_width()),
-              backend.allocate(length, key_width())};
-  apply_linear(backend, weights, at + "q_proj", input, heads.q.view());
-  apply_linear(backend, weights, at + "k_proj", input, heads.k.view());
-  apply_linear(backend, weights, at + "v_proj", input, heads.v.view());
-  return heads;
-}
-
-void Decoder::attention(index_t block, Backend& backend, const Heads& heads,
-                        TensorView output) const {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
-  const AttentionShape shape{.heads = config_.heads,
-                             .kv_heads = config_.kv_heads,
-                             .head_dim = config_.head_dim,
-                             .scale = static_cast<float>(scale),
-                             .window = config_.window(block)};
-  backend.attention(heads.q.cview(), heads.k.cview(), heads.v.cview(), shape, output);
+TensorSpec head_of(const ModelConfig& config, const TensorSpec& embedding) {
+  if (config.tied_head) return embedding;
+  return {head_name, {config.vocabulary, config.embedding_dim}};
 }
 
 }  // namespace quip

@@ -1,12 +1,9 @@
 // The parts that families have in common.
 #pragma once
 
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
-#include <vector>
 
 #include "config_fields.hpp"
 
@@ -14,17 +11,24 @@
 
 namespace quip {
 
-/// A row of the table of models: names as in config.json, and the functions that read and make it.
+/// A row of the table of models: names as in config.json, and the functions that read it
+/// and write down its plan.
 struct ModelRow {
   std::string_view model_type;
   std::string_view architecture;
   void (*parse)(const ConfigFields& fields, ModelConfig& config);
-  std::unique_ptr<Family> (*make)(const ModelConfig& config, const TensorSource& source);
+  ModelPlan (*plan)(const ModelConfig& config, const TensorSource& source);
 };
 
-/// Returns the rows, each in the file that has its parser and its forward pass.
+/// Returns the rows, each in the file that has its parser and its plan.
+[[nodiscard]] std::span<const ModelRow> gemma_models();
+[[nodiscard]] std::span<const ModelRow> granite_models();
 [[nodiscard]] std::span<const ModelRow> llama_models();
+[[nodiscard]] std::span<const ModelRow> mixtral_models();
+[[nodiscard]] std::span<const ModelRow> olmo2_models();
 [[nodiscard]] std::span<const ModelRow> opt_models();
+[[nodiscard]] std::span<const ModelRow> phi3_models();
+[[nodiscard]] std::span<const ModelRow> qwen3_models();
 
 /// Returns the row of `model_type`, or nullptr.
 [[nodiscard]] const ModelRow* find_model(std::string_view model_type);
@@ -36,56 +40,37 @@ void require_equal_heads(const ConfigFields& fields, const ModelConfig& config);
 /// Reads a field; `fallback` is what transformers takes if it is absent.
 void parse_activation(const ConfigFields& fields, const std::string& name,
                       const std::string& fallback, ModelConfig& config);
+
+/// What transformers takes for fields that config.json leaves out, and what a family's plan can do.
+struct DecoderDefaults {
+  index_t kv_heads = 0;  ///< 0: as many as heads
+  index_t head_dim = 0;  ///< 0: hidden/heads
+  double norm_epsilon = 1e-6;
+  bool tied_head = false;
+  const char* activation_field = "hidden_act";
+  const char* activation = "silu";
+  double rope_theta = 10000.0;
+  bool partial_rotation = false;  ///< the plan can leave channels of a head as they are
+  bool local_rope = false;        ///< blocks with a window have a rope of their own
+};
+/// Reads the fields that all decoders with rotary positions have.
+void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,
+                   ModelConfig& config);
 /// Reads rope_theta and rope_scaling, or rope_parameters, for heads of config.head_dim channels.
-void parse_rope(const ConfigFields& fields, ModelConfig& config);
+void parse_rope(const ConfigFields& fields, const DecoderDefaults& defaults, ModelConfig& config);
+/// Reads the window's width and, where config.json lists the blocks' types, which have it.
+void parse_windows(const ConfigFields& fields, ModelConfig& config);
+/// Reads the number of experts, and how many of them a token has. Absent fields have the values of
+/// `fallback`.
+void parse_router(const ConfigFields& fields, const RouterShape& fallback, ModelConfig& config);
+/// Reads windows that have to be switched on, and then begin at some block.
+void parse_late_windows(const ConfigFields& fields, ModelConfig& config);
 
 /// True if the configuration ties the head to `embedding`, but `source` has another lm_head.weight.
 [[nodiscard]] bool has_own_head(const ModelConfig& config, const TensorSource& source,
                                 const std::string& embedding);
 
-/// Throws Error unless the model can take sequences of `length` tokens.
-void require_length(const ModelConfig& config, index_t length);
-
-/// Appends the bias tensors of those linears that have one, as [rows].
-void append_biases(const std::vector<LinearSpec>& linears, std::vector<TensorSpec>& tensors);
-
-/// Computes y = linear(x): tensors `name`.weight and, if it was loaded, `name`.bias.
-void apply_linear(Backend& backend, const WeightSet& weights, const std::string& name,
-                  ConstTensorView x, TensorView y);
-/// Adds linear(x) to the residual, the same way.
-void add_linear(Backend& backend, const WeightSet& weights, const std::string& name,
-                ConstTensorView x, TensorView residual);
-
-/// A block of attention and an MLP. Its taps are the inputs of 0: q, k, v; 1: the output
-/// projection; 2: the MLP's first linears; 3: its last.
-class Decoder : public Family {
- public:
-  [[nodiscard]] const ModelConfig& config() const final { return config_; }
-  [[nodiscard]] int taps() const final { return 4; }
-  [[nodiscard]] index_t tap_width(int tap) const final;
-  [[nodiscard]] TensorSpec head() const final;
-  [[nodiscard]] index_t max_length() const final { return config_.max_positions; }
-  [[nodiscard]] index_t scratch_width(int stage) const override;
-
- protected:
-  explicit Decoder(ModelConfig config) : config_(std::move(config)) {}
-
-  [[nodiscard]] index_t query_width() const { return config_.heads * config_.head_dim; }
-  [[nodiscard]] index_t key_width() const { return config_.kv_heads * config_.head_dim; }
-
-  /// The inputs of attention.
-  struct Heads {
-    Tensor q;
-    Tensor k;
-    Tensor v;
-  };
-  /// Applies the linears q_proj, k_proj and v_proj, whose names begin with `at`.
-  [[nodiscard]] Heads project(const std::string& at, Backend& backend, const WeightSet& weights,
-                              ConstTensorView input) const;
-  void attention(index_t block, Backend& backend, const Heads& heads, TensorView output) const;
-
- private:
-  ModelConfig config_;
-};
+/// Returns the head [vocabulary × embedding width]: `embedding` where it is tied.
+[[nodiscard]] TensorSpec head_of(const ModelConfig& config, const TensorSpec& embedding);
 
 }  // namespace quip

@@ -1,9 +1,8 @@
 // OPT: learned positions, biases, and layer norms before (most sizes) or after (350m) each part.
-#include <utility>
+#include <string>
 
 #include "family_common.hpp"
-
-#include "quip/core/error.hpp"
+#include "plan_builder.hpp"
 
 namespace quip {
 namespace {
@@ -11,139 +10,64 @@ namespace {
 // The embedding of position p is stored in row p + 2.
 constexpr index_t position_offset = 2;
 
-class Opt final : public Decoder {
- public:
-  Opt(ModelConfig config, std::string prefix)
-      : Decoder(std::move(config)), prefix_(std::move(prefix)) {}
+/// Makes the input of a sub-layer: the norm comes here if it comes before.
+Slot enter(BlockBuilder& block, const char* norm) {
+  const ModelConfig& c = block.config();
+  return c.norm_before ? block.layer_norm(norm, block.residual(), c.norm_affine)
+                       : block.copy(block.residual(), norm);
+}
 
-  [[nodiscard]] std::vector<LinearSpec> linears(index_t block) const override {
-    const index_t hidden = config().hidden;
-    const auto spec = [&](const char* part, const char* type, index_t rows, index_t cols, int tap) {
-      return LinearSpec{layer(block) + part + type, type, rows, cols, tap, config().bias};
-    };
-    return {spec("self_attn.", "q_proj", hidden, hidden, 0),
-            spec("self_attn.", "k_proj", hidden, hidden, 0),
-            spec("self_attn.", "v_proj", hidden, hidden, 0),
-            spec("self_attn.", "out_proj", hidden, hidden, 1),
-            spec("", "fc1", config().intermediate, hidden, 2),
-            spec("", "fc2", hidden, config().intermediate, 3)};
-  }
+/// Ends a sub-layer, after its residual connection: the norm comes here if it comes after.
+void leave(BlockBuilder& block, const char* norm) {
+  const ModelConfig& c = block.config();
+  if (!c.norm_before) block.layer_norm_in_place(norm, block.residual(), c.norm_affine);
+}
 
-  [[nodiscard]] std::vector<TensorSpec> block_tensors(index_t block) const override {
-    std::vector<TensorSpec> tensors;
-    append_norm(layer(block) + "self_attn_layer_norm", tensors);
-    append_norm(layer(block) + "final_layer_norm", tensors);
-    append_biases(linears(block), tensors);
-    return tensors;
-  }
+BlockPlan block_of(const ModelConfig& c, const std::string& prefix, index_t number) {
+  BlockBuilder block(c, number, prefix + "layers.");
+  const Slot x = enter(block, "self_attn_layer_norm");
+  const Slot attention = block.attend(block.project("self_attn.", x, c.bias));
+  block.add_to_residual("self_attn.out_proj", attention, c.bias);
+  leave(block, "self_attn_layer_norm");
+  const Slot y = block.linear("fc1", enter(block, "final_layer_norm"), c.intermediate, c.bias);
+  block.activate(y);
+  block.add_to_residual("fc2", y, c.bias);
+  leave(block, "final_layer_norm");
+  return block.finish();
+}
 
-  [[nodiscard]] std::vector<TensorSpec> end_tensors() const override {
-    const index_t hidden = config().hidden;
-    std::vector<TensorSpec> tensors = {
-        {positions(), {config().max_positions + position_offset, hidden}}};
-    if (projected()) {
-      tensors.push_back({prefix_ + "project_in.weight", {hidden, config().embedding_dim}});
-      tensors.push_back({prefix_ + "project_out.weight", {config().embedding_dim, hidden}});
-    }
-    if (final_norm()) append_norm(prefix_ + "final_layer_norm", tensors);
-    return tensors;
-  }
-  [[nodiscard]] TensorSpec embedding() const override {
-    return {prefix_ + "embed_tokens.weight", {config().vocabulary, config().embedding_dim}};
-  }
+BlockPlan embed_of(const ModelConfig& c, const std::string& prefix) {
+  PlanBuilder embed(c, prefix);
+  const Slot rows = embed.input("embedding", c.embedding_dim);
+  const Slot residual = c.embedding_dim == c.hidden
+                            ? embed.copy(rows, "residual")
+                            : embed.fixed_linear("project_in", rows, c.hidden);
+  embed.add_rows("embed_positions.weight", {c.max_positions + position_offset, c.hidden},
+                 position_offset, residual);
+  return embed.finish(residual);
+}
 
-  void prepare(Backend& /*backend*/, index_t length) override { require_length(config(), length); }
+BlockPlan finish_of(const ModelConfig& c, const std::string& prefix) {
+  PlanBuilder finish(c, prefix);
+  const Slot residual = finish.input("residual", c.hidden);
+  const Slot out = c.norm_before && c.final_norm
+                       ? finish.layer_norm("final_layer_norm", residual, c.norm_affine)
+                       : finish.copy(residual, "normed");
+  if (c.embedding_dim == c.hidden) return finish.finish(out);
+  return finish.finish(finish.fixed_linear("project_out", out, c.embedding_dim));
+}
 
-  void embed(Backend& backend, const WeightSet& ends, ConstTensorView rows,
-             TensorView residual) const override {
-    if (projected()) {
-      apply_linear(backend, ends, prefix_ + "project_in", rows, residual);
-    } else {
-      backend.copy(rows, residual);
-    }
-    backend.add(ends[positions()].middle_rows(position_offset, residual.rows), residual);
-  }
-
-  void advance(int stage, index_t block, Backend& backend, const WeightSet& weights,
-               TensorView residual, ConstTensorView input, TensorView output) const override {
-    const std::string at = layer(block);
-    switch (stage) {
-      case 0:
-        enter(backend, weights, at + "self_attn_layer_norm", residual, output);
-        return;
-      case 1:
-        attention(block, backend, project(at + "self_attn.", backend, weights, input), output);
-        return;
-      case 2:
-        add_linear(backend, weights, at + "self_attn.out_proj", input, residual);
-        leave(backend, weights, at + "self_attn_layer_norm", residual);
-        enter(backend, weights, at + "final_layer_norm", residual, output);
-        return;
-      case 3:
-        apply_linear(backend, weights, at + "fc1", input, output);
-        backend.activate(config().activation, output);
-        return;
-      case 4:
-        add_linear(backend, weights, at + "fc2", input, residual);
-        leave(backend, weights, at + "final_layer_norm", residual);
-        return;
-      default:
-        fail("an OPT block has no stage {}", stage);
-    }
-  }
-
-  [[nodiscard]] Tensor finish(Backend& backend, const WeightSet& ends,
-                              ConstTensorView residual) const override {
-    Tensor normed = backend.allocate(residual.rows, residual.cols);
-    if (final_norm()) {
-      norm(backend, ends, prefix_ + "final_layer_norm", residual, normed.view());
-    } else {
-      backend.copy(residual, normed.view());
-    }
-    if (!projected()) return normed;
-    Tensor result = backend.allocate(residual.rows, config().embedding_dim);
-    apply_linear(backend, ends, prefix_ + "project_out", normed.cview(), result.view());
-    return result;
-  }
-
- private:
-  [[nodiscard]] std::string layer(index_t block) const {
-    return fmt::format("{}layers.{}.", prefix_, block);
-  }
-  [[nodiscard]] std::string positions() const { return prefix_ + "embed_positions.weight"; }
-  [[nodiscard]] bool projected() const { return config().embedding_dim != config().hidden; }
-  [[nodiscard]] bool final_norm() const { return config().norm_before && config().final_norm; }
-
-  void append_norm(const std::string& name, std::vector<TensorSpec>& tensors) const {
-    if (!config().norm_affine) return;
-    tensors.push_back({name + ".weight", {config().hidden}});
-    tensors.push_back({name + ".bias", {config().hidden}});
-  }
-
-  void norm(Backend& backend, const WeightSet& weights, const std::string& name, ConstTensorView x,
-            TensorView y) const {
-    backend.layer_norm(x, weights.optional(name + ".weight"), weights.optional(name + ".bias"),
-                       config().norm_epsilon, y);
-  }
-
-  /// Makes the input of a sub-layer: the norm comes here if it comes before.
-  void enter(Backend& backend, const WeightSet& weights, const std::string& name,
-             ConstTensorView residual, TensorView output) const {
-    if (config().norm_before) {
-      norm(backend, weights, name, residual, output);
-    } else {
-      backend.copy(residual, output);
-    }
-  }
-
-  /// Ends a sub-layer, after its residual connection: the norm comes here if it comes after.
-  void leave(Backend& backend, const WeightSet& weights, const std::string& name,
-             TensorView residual) const {
-    if (!config().norm_before) norm(backend, weights, name, residual, residual);
-  }
-
-  std::string prefix_;  ///< "model.decoder." or "decoder."
-};
+ModelPlan plan_opt(const ModelConfig& c, const TensorSource& source) {
+  const bool bare = source.contains("decoder.embed_tokens.weight");
+  const std::string prefix = bare ? "decoder." : "model.decoder.";
+  ModelPlan plan;
+  plan.embedding = {prefix + "embed_tokens.weight", {c.vocabulary, c.embedding_dim}};
+  plan.head = head_of(c, plan.embedding);
+  plan.embed = embed_of(c, prefix);
+  for (index_t b = 0; b < c.blocks; ++b) plan.blocks.push_back(block_of(c, prefix, b));
+  plan.finish = finish_of(c, prefix);
+  return plan;
+}
 
 void parse_opt(const ConfigFields& fields, ModelConfig& config) {
   parse_sizes(fields, "ffn_dim", config);
@@ -160,12 +84,7 @@ void parse_opt(const ConfigFields& fields, ModelConfig& config) {
   config.bias = fields.flag_or("enable_bias", true);
 }
 
-std::unique_ptr<Family> make_opt(const ModelConfig& config, const TensorSource& source) {
-  const bool bare = source.contains("decoder.embed_tokens.weight");
-  return std::make_unique<Opt>(config, bare ? "decoder." : "model.decoder.");
-}
-
-constexpr ModelRow model_text = {"opt", "OPTForCausalLM", parse_opt, make_opt};
+constexpr ModelRow model_text = {"opt", "OPTForCausalLM", parse_opt, plan_opt};
 
 }  // namespace
 

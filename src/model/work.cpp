@@ -3,30 +3,42 @@
 #include <algorithm>
 
 namespace quip {
+namespace {
 
-double attention_flops(const ModelConfig& config, index_t block, index_t length) {
-  const index_t window = std::min(length, config.window(block).value_or(length));
+/// Experts count by their average share of the tokens: their sum is that of any shares.
+double flops_of(const BlockPlan& plan, const Operation& operation, index_t length) {
+  if (const auto* linear = std::get_if<op::Linear>(&operation)) {
+    const std::optional<RoutedRows>& routed = plan.activations[at(linear->from)].rows;
+    return 2.0 * static_cast<double>(length) * static_cast<double>(linear->rows) *
+           static_cast<double>(linear->cols) * (routed ? routed->share : 1.0);
+  }
+  const auto* attention = std::get_if<op::Attention>(&operation);
+  return attention != nullptr ? attention_flops(attention->shape, length) : 0.0;
+}
+
+double flops_of(const BlockPlan& plan, Range operations, index_t length) {
+  double flops = 0;
+  for (index_t i = operations.first; i < operations.last; ++i) {
+    flops += flops_of(plan, plan.operations[at(i)], length);
+  }
+  return flops;
+}
+
+}  // namespace
+
+double attention_flops(const AttentionShape& shape, index_t length) {
+  const index_t window = std::min(length, shape.window.value_or(length));
   // 1 + 2 + … + window, then `window` keys for each later query.
   const index_t keys = window * (window + 1) / 2 + (length - window) * window;
-  return 4.0 * static_cast<double>(config.heads * config.head_dim) * static_cast<double>(keys);
+  return 4.0 * static_cast<double>(shape.heads * shape.head_dim) * static_cast<double>(keys);
 }
 
-double stage_flops(const Family& family, index_t block, int stage, index_t length) {
-  double flops = stage == 1 ? attention_flops(family.config(), block, length) : 0.0;
-  for (const LinearSpec& linear : family.linears(block)) {
-    if (linear.tap + 1 != stage) continue;
-    flops += 2.0 * static_cast<double>(length) * static_cast<double>(linear.rows) *
-             static_cast<double>(linear.cols);
-  }
-  return flops;
+double stage_flops(const BlockPlan& plan, int stage, index_t length) {
+  return flops_of(plan, plan.stage(stage), length);
 }
 
-double block_flops(const Family& family, index_t block, index_t length) {
-  double flops = 0;
-  for (int stage = 0; stage <= family.taps(); ++stage) {
-    flops += stage_flops(family, block, stage, length);
-  }
-  return flops;
+double block_flops(const BlockPlan& plan, index_t length) {
+  return flops_of(plan, {0, std::ssize(plan.operations)}, length);
 }
 
 }  // namespace quip

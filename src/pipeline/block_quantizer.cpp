@@ -252,7 +252,7 @@ std::vector<StoredLayer> BlockQuantizer::quantize(index_t block, WeightSet& weig
   if (linears.empty()) return stored;
   LayerList layers;
   for (const LinearSpec& linear : linears) layers.emplace_back(linear, options_.of(linear.name));
-  const std::size_t taps = at(family_.taps());
+  const std::size_t taps = family_.block(block).taps.size();
   std::vector<Matrix<double>> hessians(taps);
   LayerList narrow;
   std::vector<StoredLayer> rounded;  // wide layers: their weights stay until all is captured

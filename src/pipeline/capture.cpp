@@ -1,9 +1,11 @@
 #include "quip/pipeline/capture.hpp"
 
+#include <algorithm>
+#include <vector>
+
 #include "quip/calib/hessian.hpp"
 #include "quip/core/usage.hpp"
 #include "quip/model/work.hpp"
-#include "quip/pipeline/device_memory.hpp"
 
 namespace quip {
 
@@ -12,38 +14,45 @@ Capture::Capture(Collectives& comm, Backend& backend, const Family& family, inde
     : comm_(comm),
       backend_(backend),
       family_(family),
+      plan_(family.block(block)),
       shard_(shard),
-      phases_(phases),
-      block_(block) {
+      phases_(phases) {
   auto scope = phases_.measure("capture");
   agree(comm_, [&] {
     residual_ = backend_.allocate_samples(states.rows, states.cols);
     backend_.copy(states, residual_.view());
-    captured_ = backend_.allocate_samples(shard.tokens(), widest_tap(family));
+    carried_ = backend_.allocate_samples(shard.tokens(), plan_.carried_width);
   });
+}
+
+TensorView Capture::place_of(Slot slot) const {
+  return carried_.view().middle_cols(plan_.columns[at(slot)], plan_.width(slot));
 }
 
 void Capture::advance(const WeightSet& weights) {
   auto scope = phases_.measure("capture");
-  const index_t previous = tap_ < 0 ? 0 : family_.tap_width(tap_);
-  const index_t width = family_.tap_width(++tap_);
+  const Range operations = plan_.stage(tap_ + 1);
+  const std::vector<Slot> before = tap_ < 0 ? std::vector<Slot>{} : plan_.taps[at(tap_)].carried;
+  const std::vector<Slot>& after = plan_.taps[at(++tap_)].carried;
   agree(comm_, [&] {
     backend_.for_each_unit(shard_.samples.count(), [&](index_t s) {
-      const index_t row = s * shard_.length;
-      const TensorView slot = captured_.view().middle_rows(row, shard_.length);
-      Tensor next = backend_.allocate(shard_.length, width);
-      family_.advance(tap_, block_, backend_, weights,
-                      residual_.view().middle_rows(row, shard_.length),
-                      slot.middle_cols(0, previous), next.view());
-      backend_.copy(next.cview(), slot.middle_cols(0, width));
-      UsageMeter::current().add_flops(stage_flops(family_, block_, tap_, shard_.length));
+      const auto rows_of = [&](TensorView all) { return shard_.rows_of(all, s); };
+      SampleState state(plan_, shard_.length);
+      state.bind(plan_.input, rows_of(residual_.view()));
+      for (const Slot slot : before) state.bind(slot, rows_of(place_of(slot)));
+      family_.run(plan_, operations, backend_, weights, state);
+      // Only now: what is carried on may take the place of what was carried here.
+      for (const Slot slot : after) {
+        if (std::ranges::find(before, slot) != before.end()) continue;
+        backend_.copy(state[slot], rows_of(place_of(slot)));
+      }
+      UsageMeter::current().add_flops(stage_flops(plan_, tap_, shard_.length));
     });
   });
 }
 
 LayerInputs Capture::inputs() const {
-  return {captured_.cview().middle_cols(0, family_.tap_width(tap_)), shard_.samples.first,
-          shard_.length};
+  return {place_of(plan_.taps[at(tap_)].slot), shard_.samples.first, shard_.length};
 }
 
 Matrix<double> Capture::hessian(const std::string& layer) {

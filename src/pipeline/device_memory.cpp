@@ -29,16 +29,15 @@ index_t weight_bytes(const Family& family, index_t block) {
   return bytes;
 }
 
-/// Returns the bytes of the samples in hand at the widest stage of a block: its input, what lies in
-/// between, its output, and the input in bfloat16.
-index_t unit_bytes(const DeviceWork& work) {
-  const Family& family = work.family;
+/// Returns the bytes of the samples in hand where a block takes the most: activations, and the
+/// input of a linear in bfloat16.
+index_t unit_bytes(const DeviceWork& work, const BlockPlan& plan) {
+  const std::vector<index_t> live = live_widths(plan);
   index_t most = 0;
-  for (int stage = 0; stage <= family.taps(); ++stage) {
-    const index_t in = stage > 0 ? family.tap_width(stage - 1) : 0;
-    const index_t out = stage < family.taps() ? family.tap_width(stage) : 0;
-    const index_t floats = in + out + family.scratch_width(stage);
-    most = std::max(most, work.length * floats * float_bytes + bf16_bytes(work.length, in));
+  for (std::size_t i = 0; i < live.size(); ++i) {
+    const auto* linear = std::get_if<op::Linear>(&plan.operations[i]);
+    const index_t rounded = linear != nullptr ? bf16_bytes(work.length, linear->cols) : 0;
+    most = std::max(most, work.length * live[i] * float_bytes + rounded);
   }
   return most * std::min<index_t>(device_lanes(work.threads), work.samples);
 }
@@ -89,7 +88,8 @@ DeviceNeeds needs_of(const DeviceWork& work, const BlockKind& kind) {
   const index_t states = tokens * family.config().hidden * float_bytes;
   const index_t weights = weight_bytes(family, kind.blocks[0]);
   const index_t libraries = workspace_bytes(work.threads);
-  const index_t units = unit_bytes(work);
+  const BlockPlan& plan = family.block(kind.blocks[0]);
+  const index_t units = unit_bytes(work, plan);
   Footprint forward{"forward",
                     {{"weights of a block", weights},
                      {"workspaces of libraries", libraries},
@@ -105,8 +105,8 @@ DeviceNeeds needs_of(const DeviceWork& work, const BlockKind& kind) {
   // A wide layer takes the transformed inputs, too.
   const bool wide = std::ranges::any_of(
       kind.linears, [&](const auto& planned) { return work.wide.covers(planned.first.cols); });
-  const index_t captured = (wide ? 2 : 1) * tokens * widest_tap(family) * float_bytes;
-  const index_t tile = largest_pieces(widest_tap(family), tokens).bytes();
+  const index_t captured = (wide ? 2 : 1) * tokens * plan.carried_width * float_bytes;
+  const index_t tile = largest_pieces(widest_tap(plan), tokens).bytes();
   Footprint capture = forward;
   capture.moment = "capture, hessian";
   capture.items.insert(capture.items.begin() + 3,
@@ -129,9 +129,9 @@ DeviceNeeds needs_of(const DeviceWork& work, const BlockKind& kind) {
 
 }  // namespace
 
-index_t widest_tap(const Family& family) {
+index_t widest_tap(const BlockPlan& plan) {
   index_t widest = 0;
-  for (int tap = 0; tap < family.taps(); ++tap) widest = std::max(widest, family.tap_width(tap));
+  for (const Tap& tap : plan.taps) widest = std::max(widest, plan.width(tap.slot));
   return widest;
 }
 

@@ -182,9 +182,10 @@ void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::pa
       config.tied_head = false;
       original.config["tie_word_embeddings"] = false;
     }
+    const std::unique_ptr<Family> family = make_unchecked_family(config, model);
     writer = options.format == ExportFormat::exl3
-                 ? make_exl3_writer(model, config, options.head_bits)
-                 : make_bf16_writer(model);
+                 ? make_exl3_writer(model, *family, options.head_bits)
+                 : make_bf16_writer(model, *family);
     plan = plan_export(writer->tensors(), options.shard_bytes);
     if (comm.rank() == 0) make_empty_directory(out);
   });

@@ -131,14 +131,29 @@ std::vector<std::uint8_t> by_inputs(const QuantizedLinear& layer) {
   return codes;
 }
 
+/// Throws Error naming a tensor of which some rows are codes and others are not: the format has
+/// layers, and no rows of a tensor.
+void require_whole_tensors(const PackedModel& model, const Family& family) {
+  for (index_t b = 0; b < family.config().blocks; ++b) {
+    for (const LinearSpec& linear : family.linears(b)) {
+      if (!model.is_quantized(linear.name) || !model.contains(linear.stored.tensor)) continue;
+      fail(
+          "{}: EXL3 cannot hold {}, of which only a part is quantized; quantize without the --skip "
+          "that leaves the rest",
+          model.describe(), linear.stored.tensor);
+    }
+  }
+}
+
 class Exl3Writer final : public FormatWriter {
  public:
-  Exl3Writer(const PackedModel& model, const ModelConfig& config, int head_bits)
+  Exl3Writer(const PackedModel& model, const Family& family, int head_bits)
       : model_(model), layers_(outline_layers(model)), head_bits_(head_bits) {
     if (!layers_.empty()) codebook_ = layers_.begin()->second.trellis;
     mean_bits_ = mean_bits(layers_);
+    require_whole_tensors(model, family);
     if (head_bits == 0) return;
-    head_source_ = make_unchecked_family(config, model)->head().name;
+    head_source_ = family.head().name;
     const TensorInfo& head = model.info(head_source_);
     layers_[head_key] =
         described(trellis_options(head_bits, codebook_), head.shape.at(0), head.shape.at(1));
@@ -297,9 +312,9 @@ class Exl3Writer final : public FormatWriter {
 
 }  // namespace
 
-std::unique_ptr<FormatWriter> make_exl3_writer(const PackedModel& model, const ModelConfig& config,
+std::unique_ptr<FormatWriter> make_exl3_writer(const PackedModel& model, const Family& family,
                                                int head_bits) {
-  return std::make_unique<Exl3Writer>(model, config, head_bits);
+  return std::make_unique<Exl3Writer>(model, family, head_bits);
 }
 
 }  // namespace quip

@@ -11,7 +11,7 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/io/json.hpp"
 #include "quip/io/tensor_source.hpp"
-#include "quip/model/config.hpp"
+#include "quip/model/family.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {
@@ -41,13 +41,15 @@ class FormatWriter {
                          const std::filesystem::path& out) const = 0;
 };
 
-/// Writes dequantized weights in bfloat16. `model` has to outlive the writer.
-[[nodiscard]] std::unique_ptr<FormatWriter> make_bf16_writer(const PackedModel& model);
+/// Writes dequantized weights in bfloat16, in the tensors that `family` has them in. `model` has to
+/// outlive the writer.
+[[nodiscard]] std::unique_ptr<FormatWriter> make_bf16_writer(const PackedModel& model,
+                                                             const Family& family);
 
 /// Writes trellis codes in the EXL3 format. `head_bits`: 0 leaves the head as it is. Throws Error
-/// naming the layers without trellis codes. `model` has to outlive the writer.
+/// naming the layers without trellis codes, or a tensor of which only a part has been quantized.
+/// `model` has to outlive the writer.
 [[nodiscard]] std::unique_ptr<FormatWriter> make_exl3_writer(const PackedModel& model,
-                                                             const ModelConfig& config,
-                                                             int head_bits);
+                                                             const Family& family, int head_bits);
 
 }  // namespace quip

@@ -31,7 +31,7 @@ SampleShard shard_tokens(Collectives& comm, const TokenSet& tokens, index_t samp
 
 Tensor embed_shard(Collectives& comm, Backend& backend, const Family& family,
                    const TensorSource& source, const WeightSet& ends, const SampleShard& shard) {
-  const TensorSpec table = family.embedding();
+  const TensorSpec& table = family.embedding();
   const index_t width = table.shape[1];
   Tensor states;
   agree(comm, [&] {
@@ -55,8 +55,8 @@ void forward_shard(Collectives& comm, Backend& backend, const Family& family, in
                    const WeightSet& weights, const SampleShard& shard, TensorView states) {
   agree(comm, [&] {
     backend.for_each_unit(shard.samples.count(), [&](index_t s) {
-      forward_block(family, block, backend, weights, shard.rows_of(states, s));
-      UsageMeter::current().add_flops(block_flops(family, block, shard.length_of(s)));
+      family.forward(block, backend, weights, shard.rows_of(states, s));
+      UsageMeter::current().add_flops(block_flops(family.block(block), shard.length_of(s)));
     });
   });
 }

@@ -12,7 +12,7 @@ namespace {
 
 void look_at(const LinearSpec& linear, const LayerOptions& layer, const WideOptions& wide,
              int ranks, LayerSurvey& survey) {
-  survey.quantized.insert(linear.name + ".weight");
+  survey.quantized.insert(linear.stored.tensor);
   survey.widest = std::max(survey.widest, linear.cols);
   if (!wide.covers(linear.cols)) return;
   wide.check(linear.name, linear.cols, layer, ranks);
@@ -55,12 +55,24 @@ LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, 
   std::vector<std::string> names;
   std::size_t all = 0;
   const Range blocks{0, family.config().blocks};
-  for (index_t b = 0; b < blocks.last; ++b) all += family.linears(b).size();
-  for (const std::vector<LinearSpec>& linears : options.selected(family, blocks)) {
-    for (const LinearSpec& linear : linears) {
+  const auto selected = options.selected(family, blocks);
+  for (index_t b = 0; b < blocks.last; ++b) {
+    if (has_experts(family.block(b))) {
+      fail("{} has mixtures of experts: quip evaluates them, and quantizes dense models only",
+           family.config().architecture);
+    }
+    all += family.linears(b).size();
+    for (const LinearSpec& linear : selected[at(b)]) {
       names.push_back(linear.name);
       look_at(linear, layers.emplace_back(linear, options.of(linear.name)).second, options.wide,
               ranks, survey);
+    }
+    // A tensor stays as a whole where one of the linears that share it does.
+    for (const LinearSpec& linear : family.linears(b)) {
+      if (std::ranges::find(selected[at(b)], linear.name, &LinearSpec::name) ==
+          selected[at(b)].end()) {
+        survey.quantized.erase(linear.stored.tensor);
+      }
     }
   }
   if (names.empty()) fail("--skip '{}' leaves nothing to quantize", options.skip);

@@ -99,7 +99,8 @@ WeightSet load_block(Collectives& comm, Backend& backend, const TensorSource& so
   for (const LinearSpec& linear : family.linears(block)) {
     const std::string name = linear.name + ".weight";
     if (packed == nullptr || !packed->is_quantized(linear.name)) {
-      weights.insert(name, load_tensor(comm, backend, source, name));
+      weights.insert(name,
+                     load_rows(comm, backend, source, linear.stored.tensor, linear.stored_rows()));
       continue;
     }
     QuantizedLinear layer;

@@ -23,19 +23,21 @@ struct Piece {
 /// Returns the pieces that `load_block` makes this rank read.
 std::vector<Piece> pieces_of(const Collectives& comm, const TensorSource& source,
                              const Family& family, index_t block) {
-  std::vector<std::string> names;
-  for (const TensorSpec& tensor : family.block_tensors(block)) names.push_back(tensor.name);
-  for (const LinearSpec& linear : family.linears(block)) names.push_back(linear.name + ".weight");
   std::vector<Piece> pieces;
-  for (const std::string& name : names) {
-    const TensorInfo& info = source.info(name);
-    const Range mine = read_by_all(comm, info.bytes())
-                           ? Range{0, info.elements()}
-                           : share_to_read(info.elements(), comm.place());
-    const index_t element = size_of(info.dtype);
-    for (index_t at = mine.first * element; at < mine.last * element; at += bytes_at_once) {
-      pieces.push_back({name, at, std::min(bytes_at_once, mine.last * element - at)});
+  const auto add = [&](const std::string& name, index_t first, index_t count) {
+    const index_t element = size_of(source.info(name).dtype);
+    const Range mine =
+        read_by_all(comm, count * element) ? Range{0, count} : share_to_read(count, comm.place());
+    const index_t end = (first + mine.last) * element;
+    for (index_t at = (first + mine.first) * element; at < end; at += bytes_at_once) {
+      pieces.push_back({name, at, std::min(bytes_at_once, end - at)});
     }
+  };
+  for (const TensorSpec& tensor : family.block_tensors(block)) {
+    add(tensor.name, 0, source.info(tensor.name).elements());
+  }
+  for (const LinearSpec& linear : family.linears(block)) {
+    add(linear.stored.tensor, linear.stored.first_row * linear.cols, linear.rows * linear.cols);
   }
   return pieces;
 }

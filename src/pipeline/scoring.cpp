@@ -26,7 +26,8 @@ Tensor finish_shard(Collectives& comm, Backend& backend, const Family& family,
     if (!in_place) other = backend.allocate_samples(shard.tokens(), width);
     const TensorView finished = in_place ? states.view() : other.view();
     backend.for_each_unit(shard.samples.count(), [&](index_t s) {
-      const Tensor out = family.finish(backend, ends, shard.rows_of(states.cview(), s));
+      const Tensor out = backend.allocate(shard.length_of(s), width);
+      family.finish(backend, ends, shard.rows_of(states.view(), s), out.view());
       backend.copy(out.cview(), shard.rows_of(finished, s));
     });
   });
@@ -75,7 +76,7 @@ std::vector<std::vector<TokenScore>> apply_head(Collectives& comm, Backend& back
         // The state at position t predicts the token at t + 1.
         const ConstTensorView states =
             shard.rows_of(finished, s).middle_rows(first_scored[s] - 1, count);
-        backend.log_sum_exp_slice(states, weights.cview(), first,
+        backend.log_sum_exp_slice(states, weights.cview(), first, model.family->config().logit_cap,
                                   shard.sample(s).subspan(first_scored[s]), r.maximum, r.sum,
                                   r.target);
       });

@@ -167,7 +167,7 @@ Rates calibrate(Collectives& comm, Backend& backend, const PlannedJob& job, cons
     auto& measured = on_device ? rates.device : rates.host;
     measured[phase] = flops / (on_device ? layout.gpus_of_rank() : layout.cores_of_rank());
   }
-  const index_t widest = widest_tap(family);
+  const index_t widest = widest_tap(family.block(kind.blocks[0]));
   measure_links(comm, job.options.wide.covers(widest) ? family.config().hidden : widest, rates,
                 patience);
   measure_files(comm, job, scratch, rates, patience);

@@ -46,6 +46,7 @@ struct Sizes {
     units = std::min<index_t>(layout.threads, samples);
   }
 
+  [[nodiscard]] const BlockPlan& plan() const { return family.block(kind.blocks[0]); }
   [[nodiscard]] index_t block_elements() const {
     index_t elements = 0;
     for (const TensorSpec& tensor : family.block_tensors(kind.blocks[0])) {
@@ -55,20 +56,11 @@ struct Sizes {
       elements += linear.rows * linear.cols;
     return elements;
   }
-  /// Returns the bytes of one sample on its way through the block's widest stage: what goes in and
-  /// what comes out.
-  [[nodiscard]] index_t stage_bytes() const {
-    index_t widest = 0;
-    for (int stage = 1; stage <= family.taps(); ++stage) {
-      index_t outputs = family.tap_width(stage - 1);
-      if (stage < family.taps()) outputs += family.tap_width(stage);
-      for (const LinearSpec& linear : family.linears(kind.blocks[0])) {
-        if (linear.tap + 1 == stage && stage < family.taps()) outputs += linear.rows;
-      }
-      widest = std::max(widest, outputs);
-    }
+  /// Returns the bytes of one sample where the block takes the most, with the scores of attention.
+  [[nodiscard]] index_t unit_bytes() const {
+    const std::vector<index_t> live = live_widths(plan());
     const index_t scores = std::min<index_t>(128, length) * length;
-    return (length * widest + scores) * float_bytes;
+    return (length * *std::max_element(live.begin(), live.end()) + scores) * float_bytes;
   }
   /// Returns the bytes of the checkpoint that stay mapped: what was read in small pieces, and on
   /// rank 0 those that the fingerprint touched.
@@ -149,15 +141,14 @@ index_t wide_work(const Sizes& sizes, const LinearSpec& linear) {
   return spread + std::max(transformed + panels, tiles + passing);
 }
 
-index_t hessian_bytes(const Family& family, const std::set<int>& taps) {
+index_t hessian_bytes(const BlockPlan& plan, const std::set<int>& taps) {
   index_t bytes = 0;
-  for (const int tap : taps) bytes += family.tap_width(tap) * family.tap_width(tap) * double_bytes;
+  for (const int tap : taps) bytes += plan.tap_width(tap) * plan.tap_width(tap) * double_bytes;
   return bytes;
 }
 
 Footprint capturing(const Sizes& sizes) {
   const index_t width = sizes.family.config().hidden;
-  const index_t n = widest_tap(sizes.family);
   const index_t tokens = sizes.tokens;
   index_t wide = 0;
   index_t summing = 0;
@@ -173,10 +164,10 @@ Footprint capturing(const Sizes& sizes) {
   Footprint footprint{"capture, hessian",
                       {{"hidden states", tokens * width * float_bytes},
                        {"running residual", tokens * width * float_bytes},
-                       {"captured inputs", tokens * n * float_bytes},
-                       {"Hessians", hessian_bytes(sizes.family, whole)},
+                       {"captured inputs", tokens * sizes.plan().carried_width * float_bytes},
+                       {"Hessians", hessian_bytes(sizes.plan(), whole)},
                        // Both, although one follows the other: the allocator keeps small pieces.
-                       {"work", summing + sizes.units * sizes.stage_bytes()}}};
+                       {"work", summing + sizes.units * sizes.unit_bytes()}}};
   if (wide > 0) footprint.items.emplace_back("wide layer", wide);
   return footprint;
 }
@@ -208,7 +199,7 @@ Footprint rounding(const Sizes& sizes) {
   const index_t states = sizes.tokens * sizes.family.config().hidden * float_bytes;
   return {"factor, round",
           {{"hidden states", states},
-           {"Hessians", hessian_bytes(sizes.family, needed)},
+           {"Hessians", hessian_bytes(sizes.plan(), needed)},
            {"factors", std::max(prepared, visitor)},
            {"work", work}}};
 }

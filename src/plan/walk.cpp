@@ -143,23 +143,27 @@ void Walk::embed(Ledger& ledger) const {
   ledger.vote();
   for (const TensorSpec& tensor : family.end_tensors()) load_tensor(ledger, tensor.name);
   ledger.vote();
-  const TensorSpec table = family.embedding();
+  const TensorSpec& table = family.embedding();
   ledger.add_read(samples_of(ledger) * job_.length * table.shape[1] *
                   size_of(job_.model.source->info(table.name).dtype));
 }
 
 void Walk::load_tensor(Ledger& ledger, const std::string& name) const {
+  load_elements(ledger, name, job_.model.source->info(name).elements());
+}
+
+void Walk::load_elements(Ledger& ledger, const std::string& name, index_t count) const {
   const TensorInfo& info = job_.model.source->info(name);
-  const index_t count = info.elements();
-  if (read_by_all(ledger, info.bytes())) {
-    ledger.add_read(info.bytes());
+  const index_t bytes = count * size_of(info.dtype);
+  if (read_by_all(ledger, bytes)) {
+    ledger.add_read(bytes);
     ledger.vote();
   } else {
     const NodePlace place = ledger.place();
     ledger.add_read(share_to_read(count, place).count() * size_of(info.dtype));
     allocate_on_node(ledger, count * float_bytes);
     if (place.nodes > 1) {
-      allocate_on_node(ledger, info.bytes());
+      allocate_on_node(ledger, bytes);
       ledger.vote();
       ledger.node_barrier();
       ledger.all_gather_over_nodes({}, share_offsets(count, place.nodes, size_of(info.dtype)));
@@ -175,18 +179,19 @@ void Walk::load_block(Ledger& ledger, index_t b) const {
   ledger.enter("load");
   const Family& family = *job_.model.family;
   for (const TensorSpec& tensor : family.block_tensors(b)) load_tensor(ledger, tensor.name);
-  for (const LinearSpec& linear : family.linears(b)) load_tensor(ledger, linear.name + ".weight");
+  for (const LinearSpec& linear : family.linears(b)) {
+    load_elements(ledger, linear.stored.tensor, linear.rows * linear.cols);
+  }
 }
 
 /// `layers`: the costs of its layers once their inputs are captured.
 void Walk::quantize_block(Ledger& ledger, index_t b, const Ledger& layers) const {
-  const Family& family = *job_.model.family;
+  const BlockPlan& plan = job_.model.family->block(b);
   ledger.enter("capture");
   ledger.vote();  // room for the captured inputs
-  for (int tap = 0; tap < family.taps(); ++tap) {
+  for (int tap = 0; tap < static_cast<int>(plan.taps.size()); ++tap) {
     ledger.vote();
-    ledger.add_flops(static_cast<double>(samples_of(ledger)) *
-                     stage_flops(family, b, tap, job_.length));
+    ledger.add_flops(static_cast<double>(samples_of(ledger)) * stage_flops(plan, tap, job_.length));
   }
   ledger.add(layers);
 }
@@ -196,7 +201,8 @@ void Walk::forward(Ledger& ledger, index_t b) const {
   const Family& family = *job_.model.family;
   ledger.enter("forward");
   ledger.vote();
-  ledger.add_flops(static_cast<double>(samples_of(ledger)) * block_flops(family, b, job_.length));
+  ledger.add_flops(static_cast<double>(samples_of(ledger)) *
+                   block_flops(family.block(b), job_.length));
   if (!keeps_states_) return;
   ledger.enter("write");
   write_together(ledger, ".states_00001.h5.tmp.0000000", 1,

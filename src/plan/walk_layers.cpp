@@ -256,7 +256,8 @@ class LayerWalk {
 
 void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
                  Ledger& ledger) {
-  LayerWalk(job, layout, ledger).block(kind.linears, job.model.family->taps());
+  LayerWalk(job, layout, ledger)
+      .block(kind.linears, static_cast<int>(job.model.family->block(kind.blocks[0]).taps.size()));
 }
 
 }  // namespace quip::plan

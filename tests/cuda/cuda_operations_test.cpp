@@ -33,6 +33,7 @@ TEST_F(CudaTest, CopiesOfMoreThanOneStagingPiece) {
 TEST_F(CudaTest, NormsAreTheCpus) {
   in_every_order([&] {
     for (const index_t width : {1, 7, 255, 1025}) {
+      const float plus = width == 7 ? 1.0F : 0.0F;
       const auto x = random_matrix(7, width, 1, 3.0F);
       const auto gain = random_matrix(1, width, 2);
       const auto bias = random_matrix(1, width, 3);
@@ -41,11 +42,11 @@ TEST_F(CudaTest, NormsAreTheCpus) {
       const Tensor dbias = on_device(bias);
       const Tensor dy = cuda_->allocate(7, width);
       Matrix<float> y(7, width);
-      cpu_->rms_norm(x.cview(), gain.cview(), 1e-5F, y.view());
-      cuda_->rms_norm(dx.cview(), dgain.cview(), 1e-5F, dy.view());
+      cpu_->rms_norm(x.cview(), {gain.cview(), plus}, 1e-5F, y.view());
+      cuda_->rms_norm(dx.cview(), {dgain.cview(), plus}, 1e-5F, dy.view());
       expect_near(on_host(dy.cview()), y, 4e-6);
       cuda_->copy(dx.cview(), dy.view());  // in place
-      cuda_->rms_norm(dy.cview(), dgain.cview(), 1e-5F, dy.view());
+      cuda_->rms_norm(dy.cview(), {dgain.cview(), plus}, 1e-5F, dy.view());
       expect_near(on_host(dy.cview()), y, 4e-6);
       for (const bool affine : {false, true}) {
         cpu_->layer_norm(x.cview(), affine ? gain.cview() : none_left,
@@ -61,16 +62,73 @@ TEST_F(CudaTest, NormsAreTheCpus) {
 
 TEST_F(CudaTest, RopeIsTheCpus) {
   const index_t heads = 3;
-  const index_t half = 5;
-  auto x = random_matrix(7, heads * 2 * half, 1);
-  const auto cosine = random_matrix(9, half, 2);
-  const auto sine = random_matrix(9, half, 3);
+  const index_t pairs = 5;
+  for (const index_t dim : {10, 13}) {  // whole heads, and heads with channels that stay
+    auto x = random_matrix(7, heads * dim, 1);
+    const auto cosine = random_matrix(9, pairs, 2);
+    const auto sine = random_matrix(9, pairs, 3);
+    const Tensor dx = on_device(x);
+    const Tensor dcosine = on_device(cosine);
+    const Tensor dsine = on_device(sine);
+    cpu_->rope(x.view(), heads, dim, cosine.cview(), sine.cview());
+    cuda_->rope(dx.view(), heads, dim, dcosine.cview(), dsine.cview());
+    expect_near(on_host(dx.cview()), x, 1e-6);
+  }
+}
+
+TEST_F(CudaTest, ScaleIsTheCpus) {
+  auto x = random_matrix(5, 77, 1, 9.0F);
   const Tensor dx = on_device(x);
-  const Tensor dcosine = on_device(cosine);
-  const Tensor dsine = on_device(sine);
-  cpu_->rope(x.view(), heads, 2 * half, cosine.cview(), sine.cview());
-  cuda_->rope(dx.view(), heads, 2 * half, dcosine.cview(), dsine.cview());
-  expect_near(on_host(dx.cview()), x, 1e-6);
+  cpu_->scale(0.3F, x.view().middle_cols(0, 70));
+  cuda_->scale(0.3F, dx.view().middle_cols(0, 70));
+  expect_near(on_host(dx.cview()), x, 0.0);
+}
+
+TEST_F(CudaTest, LinearInFp32IsTheCpus) {
+  const auto x = random_matrix(9, 77, 1, 3.0F);
+  const auto w = random_matrix(5, 77, 2, 3.0F);
+  const auto bias = random_matrix(1, 5, 3);
+  const Tensor dx = on_device(x);
+  const Tensor dw = on_device(w);
+  const Tensor dbias = on_device(bias);
+  Matrix<float> y(9, 5);
+  const Tensor dy = cuda_->allocate(9, 5);
+  for (const bool biased : {false, true}) {
+    cpu_->linear_in_fp32(x.cview(), w.cview(), biased ? bias.cview() : none_left, y.view());
+    cuda_->linear_in_fp32(dx.cview(), dw.cview(), biased ? dbias.cview() : none_left, dy.view());
+    expect_near(on_host(dy.cview()), y, 5e-5);  // sums of 77 products of up to 9
+  }
+}
+
+TEST_F(CudaTest, RoutesAreTheCpus) {
+  auto logits = random_matrix(300, 7, 1, 3.0F);
+  logits(4, 2) = logits(4, 5) = 5.0F;
+  const Tensor dlogits = on_device(logits);
+  const Tensor droutes = cuda_->allocate(300, 6);
+  Matrix<float> routes(300, 6);
+  for (const bool renormalised : {false, true}) {
+    const RouterShape shape{.experts = 7, .chosen = 3, .renormalised = renormalised};
+    cpu_->route(logits.cview(), shape, routes.view());
+    cuda_->route(dlogits.cview(), shape, droutes.view());
+    expect_near(on_host(droutes.cview()), routes, 1e-6);
+  }
+}
+
+TEST_F(CudaTest, RowsOfExpertsAreTheCpus) {
+  const auto x = random_matrix(6, 37, 1);
+  auto y = random_matrix(6, 37, 2);
+  const Tensor dx = on_device(x);
+  const Tensor dy = on_device(y);
+  const std::vector<index_t> rows{4, 0, 5};
+  const std::vector<float> weights{0.5F, 2.0F, 0.25F};
+  const Tensor dsome = cuda_->allocate(3, 37);
+  Matrix<float> some(3, 37);
+  cpu_->gather_rows(x.cview(), rows, some.view());
+  cuda_->gather_rows(dx.cview(), rows, dsome.view());
+  expect_near(on_host(dsome.cview()), some, 0.0);
+  cpu_->scatter_add_rows(some.cview(), rows, weights, y.view());
+  cuda_->scatter_add_rows(dsome.cview(), rows, weights, dy.view());
+  expect_near(on_host(dy.cview()), y, 1e-6);
 }
 
 TEST_F(CudaTest, ActivationsAreTheCpus) {
@@ -177,23 +235,27 @@ TEST_F(CudaTest, LogSumExpOfSlices) {
   const auto x = random_matrix(6, 20, 1, 2.0F);
   const auto w = random_matrix(vocabulary, 20, 2);
   const std::vector<std::int32_t> targets{0, 99, 100, 101, 300, 250};
-  const auto logits = linear_by_definition(x, w, {}, {});
-  std::vector<double> maximum(6, -INFINITY);
-  std::vector<double> sum(6, 0.0);
-  std::vector<double> target(6, -1.0);
-  const Tensor dx = on_device(x);
-  for (const auto& [first, count] : {std::pair<index_t, index_t>{0, 100}, {100, 1}, {101, 200}}) {
-    Matrix<float> slice(count, 20);
-    std::copy_n(w.row(first), count * 20, slice.data());
-    const Tensor dslice = on_device(slice);
-    cuda_->log_sum_exp_slice(dx.cview(), dslice.cview(), first, targets, maximum, sum, target);
-  }
-  for (std::size_t t = 0; t < 6; ++t) {
-    const auto row = static_cast<index_t>(t);
-    double expected = 0;
-    for (index_t i = 0; i < vocabulary; ++i) expected += std::exp(logits(row, i));
-    EXPECT_NEAR(maximum[t] + std::log(sum[t]), std::log(expected), 2e-6);
-    EXPECT_NEAR(target[t], logits(row, targets[t]), 2e-5);
+  for (const float cap : {0.0F, 3.0F}) {
+    auto logits = linear_by_definition(x, w, {}, {});
+    for (float& logit : logits.span()) logit = cap > 0 ? cap * std::tanh(logit / cap) : logit;
+    std::vector<double> maximum(6, -INFINITY);
+    std::vector<double> sum(6, 0.0);
+    std::vector<double> target(6, -1.0);
+    const Tensor dx = on_device(x);
+    for (const auto& [first, count] : {std::pair<index_t, index_t>{0, 100}, {100, 1}, {101, 200}}) {
+      Matrix<float> slice(count, 20);
+      std::copy_n(w.row(first), count * 20, slice.data());
+      const Tensor dslice = on_device(slice);
+      cuda_->log_sum_exp_slice(dx.cview(), dslice.cview(), first, cap, targets, maximum, sum,
+                               target);
+    }
+    for (std::size_t t = 0; t < 6; ++t) {
+      const auto row = static_cast<index_t>(t);
+      double expected = 0;
+      for (index_t i = 0; i < vocabulary; ++i) expected += std::exp(logits(row, i));
+      EXPECT_NEAR(maximum[t] + std::log(sum[t]), std::log(expected), 2e-6);
+      EXPECT_NEAR(target[t], logits(row, targets[t]), 2e-5);
+    }
   }
 }
 

@@ -9,6 +9,7 @@ import hf_models
 
 ON_HOST = cli.QUIP.with_name("quip_cuda_on_host")
 OPTIONS = ("--bits", 2, "--samples", 2)
+FAMILIES = sorted(folder.name for folder in (cli.DATA / "families").iterdir())
 
 pytestmark = pytest.mark.skipif(not ON_HOST.exists(), reason="built with QUIP_CUDA: no emulation")
 at_night = pytest.mark.skipif(not cli.THOROUGH, reason="minutes: at night (tests/nightly.sh)")
@@ -48,6 +49,20 @@ def evaluate(*options, **how):
         timeout=280,
         **how,
     )
+
+
+def evaluate_family(folder):
+    run = ("eval", "--model", folder, "--tokens", folder / "tokens.h5", "--json")
+    return json.loads(cli.run(*run, "--backend", "cuda").stdout)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_agree_with_transformers(name, on_host):
+    """Products of bf16 operands move the third digit."""
+    folder = cli.DATA / "families" / name
+    expected = json.loads((folder / "expected.json").read_text())["mean_loss"]
+    report = evaluate_family(folder)
+    assert report["mean_loss"] == pytest.approx(expected, rel=1e-3)
 
 
 @at_night

@@ -40,6 +40,20 @@ def test_mean_loss_of_a_family_equals_transformers(name):
     assert report["mean_loss"] == pytest.approx(expected["mean_loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("name_of_type", ["rope_type", "type"])
+def test_yarn_in_its_older_spellings(name_of_type, tmp_path):
+    folder = cli.DATA / "families" / "llama-yarn"
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    rope[name_of_type] = rope.pop("rope_type")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": rope}))
+    assert cli.evaluate(tmp_path, folder / "tokens.h5") == cli.evaluate(
+        folder, folder / "tokens.h5"
+    )
+
+
 def test_sharded_case_has_several_shards(tmp_path):
     hf_models.make("llama-sharded", tmp_path)
     assert (tmp_path / "model.safetensors.index.json").exists()

@@ -58,7 +58,8 @@ def check_complete(checkpoint, exported):
     assert shapes(exported) == shapes(checkpoint)
     before = json.loads((checkpoint / "config.json").read_text())
     after = json.loads((exported / "config.json").read_text())
-    assert {**before, "torch_dtype": None} == {**after, "torch_dtype": None}
+    types = {"torch_dtype": "bfloat16"} | ({"dtype": "bfloat16"} if "dtype" in before else {})
+    assert before | types == after
 
 
 def shapes(directory):

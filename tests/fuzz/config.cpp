@@ -64,7 +64,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   fuzz::succeeds([&] {
     const ModelConfig config = parse_config(fuzz::text_of(data, size), "config.json");
     const auto family = make_family(config, checkpoint());
-    const auto frequencies = rope_frequencies(config);  // as many as the embedding allows
+    const auto frequencies = rope_frequencies(config.rope, config.head_dim);
     fuzz::require(std::ssize(frequencies) == config.head_dim / 2);
   });
   return 0;

@@ -1,5 +1,6 @@
 #include "quip/model/config.hpp"
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -60,8 +61,8 @@ TEST(Config, LlamaDefaultsAreThoseOfTransformers) {
   EXPECT_FALSE(c.tied_head);
   EXPECT_EQ(c.activation, Activation::silu);
   EXPECT_EQ(c.norm_epsilon, 1e-6F);
-  EXPECT_EQ(c.rope_theta, 10000.0);
-  EXPECT_EQ(c.rope_scaling.kind, RopeScaling::Kind::none);
+  EXPECT_EQ(c.rope.theta, 10000.0);
+  EXPECT_EQ(c.rope.scaling.kind, RopeScaling::Kind::none);
   EXPECT_FALSE(c.attention_bias || c.attention_output_bias || c.mlp_bias);
   EXPECT_FALSE(c.sliding_window.has_value());
 }
@@ -79,7 +80,7 @@ TEST(Config, LlamaOptions) {
   EXPECT_EQ(c.head_dim, 32);
   EXPECT_TRUE(c.tied_head && c.attention_bias && c.attention_output_bias && c.mlp_bias);
   EXPECT_EQ(c.norm_epsilon, 1e-5F);
-  EXPECT_EQ(c.rope_theta, 500000.0);
+  EXPECT_EQ(c.rope.theta, 500000.0);
   EXPECT_EQ(c.activation, Activation::gelu_tanh);
 }
 
@@ -170,18 +171,172 @@ TEST(Config, RopeInTheOldAndTheNewSpelling) {
   const json recent = {{"rope_parameters", with(llama3, {{"rope_theta", 500000.0}})}};
   for (const json& spelling : {old, recent}) {
     const ModelConfig c = parse(with(llama_like("llama"), spelling));
-    EXPECT_EQ(c.rope_theta, 500000.0);
-    EXPECT_EQ(c.rope_scaling.kind, RopeScaling::Kind::llama3);
-    EXPECT_EQ(c.rope_scaling.factor, 8.0);
-    EXPECT_EQ(c.rope_scaling.low_freq_factor, 1.0);
-    EXPECT_EQ(c.rope_scaling.high_freq_factor, 4.0);
-    EXPECT_EQ(c.rope_scaling.original_max_position, 512.0);
+    EXPECT_EQ(c.rope.theta, 500000.0);
+    EXPECT_EQ(c.rope.scaling.kind, RopeScaling::Kind::llama3);
+    EXPECT_EQ(c.rope.scaling.factor, 8.0);
+    EXPECT_EQ(c.rope.scaling.low_freq_factor, 1.0);
+    EXPECT_EQ(c.rope.scaling.high_freq_factor, 4.0);
+    EXPECT_EQ(c.rope.scaling.original_max_position, 512.0);
   }
   const json linear = {{"rope_scaling", {{"type", "linear"}, {"factor", 4}}}};
-  EXPECT_EQ(parse(with(llama_like("llama"), linear)).rope_scaling.kind, RopeScaling::Kind::linear);
+  EXPECT_EQ(parse(with(llama_like("llama"), linear)).rope.scaling.kind, RopeScaling::Kind::linear);
   const json plain = {{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 7.0}}}};
-  EXPECT_EQ(parse(with(llama_like("qwen2"), with(plain, {{"num_key_value_heads", 1}}))).rope_theta,
+  EXPECT_EQ(parse(with(llama_like("qwen2"), with(plain, {{"num_key_value_heads", 1}}))).rope.theta,
             7.0);
+}
+
+TEST(Config, YarnInThreeSpellings) {
+  const json yarn = {{"factor", 4.0}, {"original_max_position_embeddings", 16}};
+  const std::vector<json> spellings = {
+      {{"rope_parameters", with(yarn, {{"rope_type", "yarn"}, {"rope_theta", 50.0}})}},
+      {{"rope_theta", 50.0}, {"rope_scaling", with(yarn, {{"rope_type", "yarn"}})}},
+      {{"rope_theta", 50.0}, {"rope_scaling", with(yarn, {{"type", "yarn"}})}}};
+  for (const json& spelling : spellings) {
+    const ModelConfig c = parse(with(llama_like("llama"), spelling));
+    EXPECT_EQ(c.rope.theta, 50.0);
+    EXPECT_EQ(c.rope.scaling.kind, RopeScaling::Kind::yarn);
+    EXPECT_EQ(c.rope.scaling.factor, 4.0);
+    EXPECT_EQ(c.rope.scaling.original_max_position, 16.0);
+    EXPECT_EQ(c.rope.scaling.beta_fast, 32.0);
+    EXPECT_EQ(c.rope.scaling.beta_slow, 1.0);
+    EXPECT_TRUE(c.rope.scaling.truncate);
+    EXPECT_NEAR(c.rope.scaling.attention_factor, 0.1 * std::log(4.0) + 1, 1e-15);
+  }
+  const auto magnitude = [&](const json& changes) {
+    const json rope = with(with(yarn, {{"type", "yarn"}}), changes);
+    return parse(with(llama_like("llama"), {{"rope_scaling", rope}})).rope.scaling.attention_factor;
+  };
+  EXPECT_EQ(magnitude({{"attention_factor", 1.5}}), 1.5);
+  EXPECT_NEAR(magnitude({{"mscale", 2.0}, {"mscale_all_dim", 0.5}}),
+              (0.2 * std::log(4.0) + 1) / (0.05 * std::log(4.0) + 1), 1e-15);
+  EXPECT_EQ(magnitude({{"mscale", 1.0}, {"mscale_all_dim", 1.0}}), 1.0);
+  // A context beside the rope counts before the one in it, and max_position_embeddings last.
+  const json outer = {{"original_max_position_embeddings", 8},
+                      {"rope_scaling", with(yarn, {{"type", "yarn"}})}};
+  EXPECT_EQ(parse(with(llama_like("llama"), outer)).rope.scaling.original_max_position, 8.0);
+  const json bare = {{"rope_scaling", {{"type", "yarn"}, {"factor", 2}}}};
+  EXPECT_EQ(parse(with(llama_like("llama"), bare)).rope.scaling.original_max_position, 32.0);
+}
+
+TEST(Config, Qwen3DefaultsAreThoseOfTransformers) {
+  const ModelConfig c = parse(with(llama_like("qwen3"), {{"num_key_value_heads", 2}}));
+  EXPECT_EQ(c.head_dim, 128);
+  EXPECT_EQ(c.norm_epsilon, 1e-6F);
+  EXPECT_FALSE(c.attention_bias || c.tied_head || c.sliding_window);
+  const json late = {
+      {"num_key_value_heads", 2}, {"use_sliding_window", true}, {"max_window_layers", 1}};
+  const ModelConfig w = parse(with(llama_like("qwen3"), late));
+  EXPECT_EQ(w.window(0), std::nullopt);
+  EXPECT_EQ(w.window(1), 4096);
+}
+
+TEST(Config, Gemma2DefaultsAreThoseOfTransformers) {
+  const ModelConfig c = parse(llama_like("gemma2"));
+  EXPECT_EQ(c.head_dim, 256);
+  EXPECT_EQ(c.kv_heads, 4);
+  EXPECT_EQ(c.activation, Activation::gelu_tanh);
+  EXPECT_EQ(c.gain_plus, 1.0F);
+  EXPECT_EQ(c.embedding_scale, 8.0);  // √64
+  EXPECT_EQ(c.attention_scale, 1.0 / 16);
+  EXPECT_EQ(c.score_cap, 50.0F);
+  EXPECT_EQ(c.logit_cap, 30.0F);
+  EXPECT_EQ(c.sliding_window, 4096);
+  EXPECT_EQ(c.windowed, (std::vector{true, false, true}));
+  EXPECT_TRUE(c.tied_head);
+  EXPECT_FALSE(c.head_norms || c.local_rope);
+  const ModelConfig none =
+      parse(with(llama_like("gemma2"),
+                 {{"attn_logit_softcapping", nullptr}, {"final_logit_softcapping", nullptr}}));
+  EXPECT_EQ(none.score_cap, 0.0F);
+  EXPECT_EQ(none.logit_cap, 0.0F);
+}
+
+TEST(Config, Gemma3InTheOldAndTheNewSpelling) {
+  const json many = with(llama_like("gemma3_text"), {{"num_hidden_layers", 7}});
+  const ModelConfig c = parse(many);
+  EXPECT_TRUE(c.head_norms);
+  EXPECT_EQ(c.score_cap, 0.0F);
+  EXPECT_EQ(c.logit_cap, 0.0F);
+  EXPECT_EQ(c.rope.theta, 1e6);
+  EXPECT_EQ(c.local_rope->theta, 10000.0);
+  EXPECT_EQ(c.windowed, (std::vector{true, true, true, true, true, false, true}));
+
+  const json old = {{"rope_theta", 5e5},
+                    {"rope_local_base_freq", 2e4},
+                    {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8}}},
+                    {"sliding_window_pattern", 2}};
+  const json recent = {
+      {"rope_parameters",
+       {{"full_attention", {{"rope_type", "linear"}, {"factor", 8}, {"rope_theta", 5e5}}},
+        {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 2e4}}}}},
+      {"sliding_window_pattern", 2}};
+  for (const json& spelling : {old, recent}) {
+    const ModelConfig m = parse(with(many, spelling));
+    EXPECT_EQ(m.rope.theta, 5e5);
+    EXPECT_EQ(m.rope.scaling.kind, RopeScaling::Kind::linear);
+    EXPECT_EQ(m.rope.scaling.factor, 8.0);
+    EXPECT_EQ(m.local_rope->theta, 2e4);
+    EXPECT_EQ(m.local_rope->scaling.kind, RopeScaling::Kind::none);
+    EXPECT_EQ(m.windowed, (std::vector{true, false, true, false, true, false, true}));
+  }
+}
+
+TEST(Config, DefaultsOfPhi3Olmo2AndGraniteAreThoseOfTransformers) {
+  const ModelConfig phi = parse(llama_like("phi3"));
+  EXPECT_EQ(phi.kv_heads, 4);
+  EXPECT_EQ(phi.norm_epsilon, 1e-5F);
+  EXPECT_EQ(phi.rope.partial, 1.0);
+  EXPECT_FALSE(phi.sliding_window || phi.tied_head);
+  const json part = {{"rope_parameters", {{"partial_rotary_factor", 0.75}}}};
+  EXPECT_EQ(parse(with(llama_like("phi3"), part)).rope.partial, 0.75);
+  EXPECT_EQ(parse(with(llama_like("phi3"), {{"sliding_window", 7}})).window(2), 7);
+
+  const ModelConfig olmo = parse(llama_like("olmo2"));
+  EXPECT_EQ(olmo.norm_epsilon, 1e-5F);
+  EXPECT_FALSE(olmo.attention_bias || olmo.tied_head);
+
+  const ModelConfig plain = parse(llama_like("granite"));
+  EXPECT_EQ(plain.embedding_scale, 1.0);
+  EXPECT_EQ(plain.attention_scale, 1.0);
+  EXPECT_EQ(plain.residual_scale, 1.0);
+  EXPECT_EQ(plain.head_scale, 1.0);
+  const ModelConfig scaled = parse(with(llama_like("granite"), {{"embedding_multiplier", 6},
+                                                                {"attention_multiplier", 0.2},
+                                                                {"residual_multiplier", 0.4},
+                                                                {"logits_scaling", 4},
+                                                                {"mlp_bias", true}}));
+  EXPECT_EQ(scaled.embedding_scale, 6.0);
+  EXPECT_EQ(scaled.attention_scale, 0.2);
+  EXPECT_EQ(scaled.residual_scale, 0.4);
+  EXPECT_EQ(scaled.head_scale, 0.25);
+  EXPECT_TRUE(scaled.mlp_bias);
+}
+
+TEST(Config, ExpertsOfMixtralAndQwen3) {
+  const json groups = {{"num_key_value_heads", 2}};
+  const ModelConfig mixtral = parse(with(llama_like("mixtral"), groups));
+  EXPECT_EQ(mixtral.router.experts, 8);
+  EXPECT_EQ(mixtral.router.chosen, 2);
+  EXPECT_TRUE(mixtral.router.renormalised);
+  EXPECT_EQ(mixtral.expert_intermediate, 96);
+  EXPECT_EQ(mixtral.rope.theta, 1e6);
+  EXPECT_EQ(mixtral.sliding_window, std::nullopt);
+
+  const ModelConfig qwen = parse(llama_like("qwen3_moe"));
+  EXPECT_EQ(qwen.router.experts, 128);
+  EXPECT_EQ(qwen.router.chosen, 8);
+  EXPECT_FALSE(qwen.router.renormalised);
+  EXPECT_EQ(qwen.expert_intermediate, 768);
+  EXPECT_EQ(qwen.head_dim, 16);
+  EXPECT_EQ(qwen.dense, (std::vector{false, false, false}));
+  const ModelConfig some = parse(with(llama_like("qwen3_moe"), {{"num_local_experts", 4},
+                                                                {"num_experts_per_tok", 4},
+                                                                {"norm_topk_prob", true},
+                                                                {"decoder_sparse_step", 2},
+                                                                {"mlp_only_layers", {1, 7}}}));
+  EXPECT_EQ(some.router.experts, 4);
+  EXPECT_TRUE(some.router.renormalised);
+  EXPECT_EQ(some.dense, (std::vector{true, true, true}));
 }
 
 /// As transformers 5 decides it; 4.46 knows the old spelling only.
@@ -191,11 +346,11 @@ TEST(Config, AnOldRopeThatIsNotEmptyCountsAlone) {
     return parse(with(llama_like("llama"), {{"rope_scaling", old}, {"rope_parameters", recent}}));
   };
   const ModelConfig linear = both({{"rope_type", "linear"}, {"factor", 4.0}});
-  EXPECT_EQ(linear.rope_scaling.kind, RopeScaling::Kind::linear);
-  EXPECT_EQ(linear.rope_theta, 10000.0);
-  EXPECT_EQ(both({{"rope_type", "default"}, {"rope_theta", 7.0}}).rope_theta, 7.0);
-  EXPECT_EQ(both(json::object()).rope_theta, 500.0);
-  EXPECT_EQ(both(nullptr).rope_theta, 500.0);
+  EXPECT_EQ(linear.rope.scaling.kind, RopeScaling::Kind::linear);
+  EXPECT_EQ(linear.rope.theta, 10000.0);
+  EXPECT_EQ(both({{"rope_type", "default"}, {"rope_theta", 7.0}}).rope.theta, 7.0);
+  EXPECT_EQ(both(json::object()).rope.theta, 500.0);
+  EXPECT_EQ(both(nullptr).rope.theta, 500.0);
 }
 
 TEST(Config, EveryFaultNamesTheFieldAndTheFile) {
@@ -233,7 +388,23 @@ TEST(Config, EveryFaultNamesTheFieldAndTheFile) {
       {with(llama, {{"hidden_act", "relu6"}}), "hidden_act is \"relu6\"; quip knows relu"},
       {with(llama, {{"partial_rotary_factor", 0.5}}), "partial_rotary_factor is not 1"},
       {with(llama, {{"rope_scaling", "linear"}}), "rope_scaling is \"linear\", not an object"},
-      {rope({{"rope_type", "yarn"}}), "rope_scaling.rope_type is \"yarn\"; quip knows default"},
+      {rope({{"rope_type", "longrope"}}), "rope_scaling.rope_type is \"longrope\"; quip knows"},
+      {rope({{"rope_type", "yarn"}, {"factor", -1}}), "rope_scaling.factor is -1"},
+      {rope({{"rope_type", "yarn"}, {"truncate", 0}}), "rope_scaling.truncate is 0, not true"},
+      {with(llama_like("phi3"), {{"partial_rotary_factor", 0.2}}),
+       "partial_rotary_factor is 0.2, which turns 3 channels"},
+      {with(llama_like("phi3"), {{"partial_rotary_factor", 2}}), "partial_rotary_factor is 2,"},
+      {with(llama_like("gemma2"), {{"use_bidirectional_attention", true}}),
+       "use_bidirectional_attention is true"},
+      {with(llama_like("gemma2"), {{"attn_logit_softcapping", -1}}),
+       "attn_logit_softcapping is -1"},
+      {with(llama_like("gemma3_text"), {{"rope_parameters", {{"rope_theta", 5.0}}}}),
+       "rope_parameters.rope_theta is there; expected full_attention"},
+      {with(llama_like("granite"), {{"residual_multiplier", "half"}}), "residual_multiplier is"},
+      {with(llama_like("qwen3_moe"), {{"num_experts", 4}, {"num_experts_per_tok", 5}}),
+       "num_experts_per_tok is 5, and there are 4 experts"},
+      {with(llama_like("qwen3_moe"), {{"mlp_only_layers", {-1}}}), "mlp_only_layers has -1"},
+      {llama_like("qwen3_next"), "model_type is \"qwen3_next\"; quip knows llama"},
       {rope({{"type", "dynamic"}, {"factor", 2}}), "rope_scaling.type is \"dynamic\""},
       {rope({{"type", "linear"}}), "rope_scaling.factor is missing"},
       {rope({{"factor", 4}}), "rope_scaling.factor is there, but no rope_type"},

@@ -42,20 +42,22 @@ TEST(VectorMath, ExponentialAtTheEdges) {
 }
 
 TEST_F(CpuBackendTest, RmsNormAlsoInPlace) {
-  for (const index_t width : {1, 7, 129}) {
-    const auto x = random_matrix(7, width, 1, 3.0F);
-    const auto gain = random_matrix(1, width, 2);
-    Matrix<float> y(7, width);
-    backend_->rms_norm(x.cview(), gain.cview(), 1e-5F, y.view());
-    auto in_place = copy_of(x);
-    backend_->rms_norm(in_place.cview(), gain.cview(), 1e-5F, in_place.view());
-    for (index_t t = 0; t < 7; ++t) {
-      double square = 0;
-      for (index_t j = 0; j < width; ++j) square += static_cast<double>(x(t, j)) * x(t, j);
-      const double rms = std::sqrt(square / static_cast<double>(width) + 1e-5);
-      for (index_t j = 0; j < width; ++j) {
-        EXPECT_NEAR(y(t, j), x(t, j) / rms * gain(0, j), 2e-6);
-        EXPECT_EQ(in_place(t, j), y(t, j));
+  for (const float plus : {0.0F, 1.0F}) {
+    for (const index_t width : {1, 7, 129}) {
+      const auto x = random_matrix(7, width, 1, 3.0F);
+      const auto gain = random_matrix(1, width, 2);
+      Matrix<float> y(7, width);
+      backend_->rms_norm(x.cview(), {gain.cview(), plus}, 1e-5F, y.view());
+      auto in_place = copy_of(x);
+      backend_->rms_norm(in_place.cview(), {gain.cview(), plus}, 1e-5F, in_place.view());
+      for (index_t t = 0; t < 7; ++t) {
+        double square = 0;
+        for (index_t j = 0; j < width; ++j) square += static_cast<double>(x(t, j)) * x(t, j);
+        const double rms = std::sqrt(square / static_cast<double>(width) + 1e-5);
+        for (index_t j = 0; j < width; ++j) {
+          EXPECT_NEAR(y(t, j), x(t, j) / rms * (plus + gain(0, j)), 2e-6);
+          EXPECT_EQ(in_place(t, j), y(t, j));
+        }
       }
     }
   }
@@ -119,6 +121,43 @@ TEST_F(CpuBackendTest, RopeRotatesEachPairByItsAngle) {
   EXPECT_THROW(backend_->rope(longer.view(), heads, 2 * half, cosine.cview(), sine.cview()), Error);
 }
 
+// Heads of 11 channels, of which the first 6 turn.
+TEST_F(CpuBackendTest, RopeLeavesChannelsBeyondItsPairs) {
+  const index_t heads = 2;
+  const index_t dim = 11;
+  const auto cosine = random_matrix(5, 3, 2);
+  const auto sine = random_matrix(5, 3, 3);
+  const auto before = random_matrix(4, heads * dim, 1);
+  auto x = copy_of(before);
+  backend_->rope(x.view(), heads, dim, cosine.cview(), sine.cview());
+  for (index_t t = 0; t < 4; ++t) {
+    for (index_t h = 0; h < heads; ++h) {
+      const index_t head = h * dim;
+      for (index_t i = 0; i < 3; ++i) {
+        const float a = before(t, head + i);
+        const float b = before(t, head + 3 + i);
+        EXPECT_NEAR(x(t, head + i), a * cosine(t, i) - b * sine(t, i), 1e-6);
+        EXPECT_NEAR(x(t, head + 3 + i), a * sine(t, i) + b * cosine(t, i), 1e-6);
+      }
+      for (index_t i = 6; i < dim; ++i) EXPECT_EQ(x(t, head + i), before(t, head + i));
+    }
+  }
+  EXPECT_THROW(backend_->rope(x.view(), 2 * dim, 1, cosine.cview(), sine.cview()), Error);
+}
+
+TEST_F(CpuBackendTest, ScaleMultipliesEveryElement) {
+  const auto before = random_matrix(5, 77, 1, 3.0F);
+  auto x = copy_of(before);
+  backend_->scale(0.375F, x.view().middle_cols(0, 70));
+  for (index_t t = 0; t < 5; ++t) {
+    for (index_t j = 0; j < 77; ++j) {
+      EXPECT_EQ(x(t, j), j < 70 ? 0.375F * before(t, j) : before(t, j));
+    }
+  }
+}
+
+double capped(double x, float cap) { return cap > 0 ? cap * std::tanh(x / cap) : x; }
+
 /// The definition, with every score formed.
 double attention_element(const Matrix<float>& q, const Matrix<float>& k, const Matrix<float>& v,
                          const AttentionShape& shape, index_t t, index_t head, index_t d) {
@@ -131,7 +170,7 @@ double attention_element(const Matrix<float>& q, const Matrix<float>& k, const M
     for (index_t i = 0; i < shape.head_dim; ++i) {
       score += static_cast<double>(q(t, head * shape.head_dim + i)) * k(j, kv * shape.head_dim + i);
     }
-    const double weight = std::exp(score * shape.scale);
+    const double weight = std::exp(capped(score * shape.scale, shape.soft_cap));
     sum += weight;
     value += weight * v(j, kv * shape.head_dim + d);
   }
@@ -145,6 +184,7 @@ TEST_F(CpuBackendTest, Attention) {
         AttentionShape shape{
             .heads = 6, .kv_heads = 2, .head_dim = dim, .scale = 0.7F, .window = {}};
         if (window > 0) shape.window = window;
+        if (window == 5 || tokens == 7) shape.soft_cap = 1.5F;  // scores go up to 9
         const auto q = random_matrix(tokens, 6 * dim, 1);
         const auto k = random_matrix(tokens, 2 * dim, 2);
         const auto v = random_matrix(tokens, 2 * dim, 3);
@@ -226,8 +266,59 @@ TEST_F(CpuBackendTest, Activations) {
   }
 }
 
+TEST_F(CpuBackendTest, RoutesToTheLikeliestExperts) {
+  for (const bool renormalised : {false, true}) {
+    auto logits = random_matrix(9, 7, 1, 3.0F);
+    logits(4, 2) = logits(4, 5) = 5.0F;  // equal: the lower number first
+    Matrix<float> routes(9, 6);
+    backend_->route(logits.cview(), {.experts = 7, .chosen = 3, .renormalised = renormalised},
+                    routes.view());
+    EXPECT_EQ(routes(4, 0), 2.0F);
+    EXPECT_EQ(routes(4, 1), 5.0F);
+    for (index_t t = 0; t < 9; ++t) {
+      double all = 0;
+      double chosen = 0;
+      for (index_t e = 0; e < 7; ++e) all += std::exp(static_cast<double>(logits(t, e)));
+      for (index_t i = 0; i < 3; ++i) {
+        const auto expert = static_cast<index_t>(routes(t, i));
+        index_t better = 0;
+        for (index_t e = 0; e < 7; ++e) better += logits(t, e) > logits(t, expert) ? 1 : 0;
+        EXPECT_EQ(better, t == 4 && i == 1 ? 0 : i);
+        chosen += std::exp(static_cast<double>(logits(t, expert)));
+      }
+      for (index_t i = 0; i < 3; ++i) {
+        const auto expert = static_cast<index_t>(routes(t, i));
+        const double weight = std::exp(static_cast<double>(logits(t, expert)));
+        EXPECT_NEAR(routes(t, 3 + i), weight / (renormalised ? chosen : all), 1e-6);
+      }
+    }
+  }
+  const Matrix<float> few(1, 2, 0.0F);
+  Matrix<float> routes(1, 6);
+  EXPECT_THROW(backend_->route(few.cview(), {.experts = 2, .chosen = 3}, routes.view()), Error);
+}
+
+TEST_F(CpuBackendTest, GathersRowsAndAddsThemBack) {
+  const auto x = random_matrix(6, 5, 1);
+  const std::vector<index_t> rows{4, 0, 5};
+  const std::vector<float> weights{0.5F, 2.0F, 0.25F};
+  Matrix<float> some(3, 5);
+  backend_->gather_rows(x.cview(), rows, some.view());
+  auto y = random_matrix(6, 5, 2);
+  const auto before = copy_of(y);
+  backend_->scatter_add_rows(some.cview(), rows, weights, y.view());
+  for (index_t t = 0; t < 6; ++t) {
+    const auto found = std::find(rows.begin(), rows.end(), t) - rows.begin();
+    const float weight = found < 3 ? weights[at(found)] : 0.0F;
+    for (index_t j = 0; j < 5; ++j) EXPECT_NEAR(y(t, j), before(t, j) + weight * x(t, j), 1e-6);
+  }
+  const std::vector<index_t> beyond{4, 0, 6};
+  EXPECT_THROW(backend_->gather_rows(x.cview(), beyond, some.view()), Error);
+}
+
 TEST_F(CpuBackendTest, LogSumExpOverSlices) {
   for (const index_t tokens : {1, 7, 129}) {
+    const float cap = tokens == 7 ? 4.0F : 0.0F;
     const index_t vocabulary = 10007;  // more logits than one chunk of rows holds
     const index_t width = 16;
     const auto x = random_matrix(tokens, width, 1, 4.0F);
@@ -241,8 +332,8 @@ TEST_F(CpuBackendTest, LogSumExpOverSlices) {
     std::vector<double> target(tokens, std::nan(""));
     for (index_t first = 0; first < vocabulary; first += 4000) {
       const index_t rows = std::min<index_t>(4000, vocabulary - first);
-      backend_->log_sum_exp_slice(x.cview(), w.cview().middle_rows(first, rows), first, targets,
-                                  maximum, sum, target);
+      backend_->log_sum_exp_slice(x.cview(), w.cview().middle_rows(first, rows), first, cap,
+                                  targets, maximum, sum, target);
     }
     for (index_t t = 0; t < tokens; ++t) {
       double total = 0;
@@ -250,6 +341,7 @@ TEST_F(CpuBackendTest, LogSumExpOverSlices) {
       for (index_t r = 0; r < vocabulary; ++r) {
         double logit = 0;
         for (index_t j = 0; j < width; ++j) logit += static_cast<double>(x(t, j)) * w(r, j);
+        logit = capped(logit, cap);
         total += std::exp(logit);
         if (r == targets[t]) expected_target = logit;
       }
@@ -283,8 +375,8 @@ TEST_F(CpuBackendTest, TargetLogitIsTheMaximumForTheArgmaxOnly) {
     std::vector<double> target(tokens, std::nan(""));
     for (index_t first = 0; first < vocabulary; first += 100) {
       const index_t rows = std::min<index_t>(100, vocabulary - first);
-      backend_->log_sum_exp_slice(x.cview(), w.cview().middle_rows(first, rows), first, targets,
-                                  maximum, sum, target);
+      backend_->log_sum_exp_slice(x.cview(), w.cview().middle_rows(first, rows), first, 0.0F,
+                                  targets, maximum, sum, target);
     }
     for (index_t t = 0; t < tokens; ++t) EXPECT_EQ(target[t] == maximum[t], second_best == 0) << t;
   }

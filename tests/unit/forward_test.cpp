@@ -52,7 +52,7 @@ std::vector<TensorSpec> all_tensors(const Family& family) {
   std::vector<TensorSpec> tensors = family.end_tensors();
   tensors.push_back(family.embedding());
   for (index_t block = 0; block < family.config().blocks; ++block) {
-    for (TensorSpec& tensor : family.block_tensors(block)) tensors.push_back(std::move(tensor));
+    for (const TensorSpec& tensor : family.block_tensors(block)) tensors.push_back(tensor);
     for (const LinearSpec& linear : family.linears(block)) {
       tensors.push_back({linear.name + ".weight", {linear.rows, linear.cols}});
     }
@@ -85,7 +85,7 @@ class FormulaModel {
       backend_->copy(table.middle_rows(token, 1), rows.view().middle_rows(t, 1));
     }
     Tensor residual = backend_->allocate(sample_length, family_->config().hidden);
-    family_->embed(*backend_, weights_, rows.cview(), residual.view());
+    family_->embed(*backend_, weights_, rows.view(), residual.view());
     return residual;
   }
 
@@ -93,9 +93,10 @@ class FormulaModel {
   [[nodiscard]] std::vector<float> last_row() {
     const Tensor residual = start();
     for (index_t block = 0; block < family_->config().blocks; ++block) {
-      forward_block(*family_, block, *backend_, weights_, residual.view());
+      family_->forward(block, *backend_, weights_, residual.view());
     }
-    const Tensor out = family_->finish(*backend_, weights_, residual.cview());
+    const Tensor out = backend_->allocate(sample_length, family_->head().shape[1]);
+    family_->finish(*backend_, weights_, residual.view(), out.view());
     std::vector<float> host(static_cast<std::size_t>(out.cols()));
     backend_->download(out.cview().middle_rows(sample_length - 1, 1), host);
     return host;
@@ -128,8 +129,8 @@ void expect_last_row(const ModelConfig& config, const std::vector<float>& expect
 TEST(Forward, LlamaWithGroupedHeadsBiasesAndStretchedRope) {
   ModelConfig config = llama_config();
   config.attention_bias = config.attention_output_bias = config.mlp_bias = true;
-  config.rope_theta = 50.0;
-  config.rope_scaling = {.kind = RopeScaling::Kind::llama3,
+  config.rope.theta = 50.0;
+  config.rope.scaling = {.kind = RopeScaling::Kind::llama3,
                          .factor = 8,
                          .low_freq_factor = 1,
                          .high_freq_factor = 4,
@@ -175,12 +176,14 @@ TEST(Forward, StageZeroTapsTheNormedOrPlainResidual) {
     config.norm_before = norm_before;
     FormulaModel model(config);
     const Tensor residual = model.start();
-    const Tensor tap = model.backend().allocate(sample_length, config.hidden);
-    model.family().advance(0, 0, model.backend(), model.weights(), residual.view(), {}, tap.view());
+    const BlockPlan& plan = model.family().block(0);
+    SampleState state(plan, sample_length);
+    state.bind(plan.input, residual.view());
+    model.family().run(plan, plan.stage(0), model.backend(), model.weights(), state);
     std::vector<float> before(static_cast<std::size_t>(sample_length * config.hidden));
     std::vector<float> tapped(before.size());
     model.backend().download(residual.cview(), before);
-    model.backend().download(tap.cview(), tapped);
+    model.backend().download(state[plan.taps[0].slot], tapped);
     EXPECT_EQ(before == tapped, !norm_before);
   }
 }

@@ -52,7 +52,7 @@ class UnroundedHessians final : public Backend {
                   TensorView y) override {
     base_.linear_add(x, w, bias, y);
   }
-  void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) override {
+  void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) override {
     base_.rms_norm(x, gain, epsilon, y);
   }
   void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
@@ -71,12 +71,24 @@ class UnroundedHessians final : public Backend {
   void gated_activate(Activation kind, TensorView gate, ConstTensorView up) override {
     base_.gated_activate(kind, gate, up);
   }
+  void scale(float factor, TensorView x) override { base_.scale(factor, x); }
   void add(ConstTensorView x, TensorView y) override { base_.add(x, y); }
   void copy(ConstTensorView x, TensorView y) override { base_.copy(x, y); }
-  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+  void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) override {
+    base_.route(logits, shape, routes);
+  }
+  void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) override {
+    base_.gather_rows(x, rows, y);
+  }
+  void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                        std::span<const float> weights, TensorView y) override {
+    base_.scatter_add_rows(x, rows, weights, y);
+  }
+  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                          std::span<const std::int32_t> targets, std::span<double> running_max,
                          std::span<double> running_sum, std::span<double> target_logit) override {
-    base_.log_sum_exp_slice(x, w, first_row, targets, running_max, running_sum, target_logit);
+    base_.log_sum_exp_slice(x, w, first_row, soft_cap, targets, running_max, running_sum,
+                            target_logit);
   }
   void channel_maximum(ConstTensorView x, std::span<float> maximum) override {
     base_.channel_maximum(x, maximum);

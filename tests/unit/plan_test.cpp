@@ -93,12 +93,12 @@ TEST(ModelShapes, NamesTheFileThatIsMissing) {
 
 TEST(ModelShapes, AFamilyThatNobodyKnowsIsRefused) {
   const fs::path file = fs::path(testing::TempDir()) / "unknown.json";
-  std::ofstream(file) << R"({"model_type": "olmo2", "hidden_size": 64, "intermediate_size": 128,
+  std::ofstream(file) << R"({"model_type": "mamba", "hidden_size": 64, "intermediate_size": 128,
       "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128,
       "max_position_embeddings": 64})";
   EXPECT_NE(message_of_failure([&] {
               static_cast<void>(open_shapes(file));
-            }).find("unknown.json: model_type is \"olmo2\"; quip knows llama"),
+            }).find("unknown.json: model_type is \"mamba\"; quip knows llama"),
             std::string::npos);
 }
 

@@ -1,5 +1,6 @@
 #include "quip/model/rope.hpp"
 
+#include <cmath>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -9,17 +10,15 @@ namespace {
 
 // The expected numbers are those of transformers 4.46 on torch 1.13.
 
-ModelConfig rope_config(double theta, const RopeScaling& scaling) {
-  ModelConfig config;
-  config.head_dim = 16;
-  config.rope_theta = theta;
-  config.rope_scaling = scaling;
-  return config;
+constexpr index_t head_dim = 16;
+
+RopeConfig rope_config(double theta, const RopeScaling& scaling) {
+  return {.theta = theta, .scaling = scaling};
 }
 
 /// Equal up to one unit in the last place: torch's power function is not correctly rounded.
-void expect_frequencies(const ModelConfig& config, const std::vector<double>& expected) {
-  const std::vector<float> actual = rope_frequencies(config);
+void expect_frequencies(const RopeConfig& config, const std::vector<double>& expected) {
+  const std::vector<float> actual = rope_frequencies(config, head_dim);
   ASSERT_EQ(actual.size(), expected.size());
   for (std::size_t i = 0; i < actual.size(); ++i) {
     EXPECT_NEAR(actual[i], expected[i], 1.2e-7 * expected[i]) << i;
@@ -52,8 +51,60 @@ TEST(Rope, Llama3FrequenciesInAllThreeRegimes) {
        3.428102354519069e-05, 6.647869668086059e-06, 1.289173155782919e-06});
 }
 
+TEST(Rope, YarnFrequenciesInAllThreeRegimes) {
+  expect_frequencies(
+      rope_config(10000,
+                  {.kind = RopeScaling::Kind::yarn, .factor = 4, .original_max_position = 32}),
+      {1.0, 0.19764235615730286, 0.02500000037252903, 0.007905694656074047, 0.0024999999441206455,
+       0.0007905694656074047, 0.0002500000118743628, 7.905694656074047e-05});
+  expect_frequencies(
+      rope_config(500000, {.kind = RopeScaling::Kind::yarn,
+                           .factor = 8,
+                           .original_max_position = 512,
+                           .beta_fast = 16,
+                           .beta_slow = 2}),
+      {1.0, 0.13736194372177124, 0.01566917821764946, 0.0009115831344388425, 0.00017677668074611574,
+       3.428102354519069e-05, 6.647869668086059e-06, 1.289173155782919e-06});
+}
+
+// The ramp begins at pair 0, since no pair turns 32 times in 32 positions, and ends at the pair
+// that turns once: 1.41. Made whole it would end at 2.
+TEST(Rope, YarnWithARampBetweenRealNumbers) {
+  const RopeConfig rope = rope_config(10000, {.kind = RopeScaling::Kind::yarn,
+                                              .factor = 4,
+                                              .original_max_position = 32,
+                                              .truncate = false});
+  const double end = 16 * std::log(32 / (2 * 3.141592653589793)) / (2 * std::log(10000.0));
+  const double kept = 1 - 1 / end;
+  const double frequency = std::pow(10000.0, -1.0 / 8);
+  const std::vector<float> actual = rope_frequencies(rope, head_dim);
+  EXPECT_NEAR(actual[1], frequency / 4 * (1 - kept) + frequency * kept, 1e-7);
+  EXPECT_EQ(actual[0], 1.0F);
+  EXPECT_NEAR(actual[2], 0.025, 1e-8);
+}
+
+TEST(Rope, PartOfAHeadHasTheFrequenciesOfASmallerOne) {
+  RopeConfig rope = rope_config(10000, {});
+  const std::vector<float> smaller = rope_frequencies(rope, 8);
+  rope.partial = 0.5;
+  EXPECT_EQ(rope_frequencies(rope, 16), smaller);
+  EXPECT_EQ(smaller.size(), 4U);
+}
+
+TEST(Rope, TablesAreMultipliedByTheirMagnitude) {
+  const std::vector<float> frequencies = rope_frequencies(rope_config(10000, {}), head_dim);
+  const RopeTables plain = rope_tables(frequencies, 9);
+  const RopeTables larger = rope_tables(frequencies, 9, 1.25F);
+  for (index_t t = 0; t < 9; ++t) {
+    for (index_t i = 0; i < 8; ++i) {
+      EXPECT_EQ(larger.cosine(t, i), 1.25F * plain.cosine(t, i));
+      EXPECT_EQ(larger.sine(t, i), 1.25F * plain.sine(t, i));
+    }
+  }
+}
+
 TEST(Rope, TablesAtPosition99) {
-  const RopeTables tables = rope_tables(rope_frequencies(rope_config(10000, {})), 100);
+  const RopeTables tables = rope_tables(rope_frequencies(rope_config(10000, {}), head_dim), 100);
   ASSERT_EQ(tables.cosine.rows(), 100);
   ASSERT_EQ(tables.sine.cols(), 8);
   const std::vector<float> cosine = {

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "quip/core/phases.hpp"
+#include "quip/model/family.hpp"
 #include "quip/model/work.hpp"
 #include "quip/quant/factor/work.hpp"
 #include "quip/quant/transform/transform.hpp"
@@ -153,15 +154,13 @@ TEST(Work, CodingOneRow) {
 }
 
 TEST(Work, AttentionCountsVisibleKeys) {
-  ModelConfig config;
-  config.heads = 2;
-  config.head_dim = 8;
+  AttentionShape shape{};
+  shape.heads = 2;
+  shape.head_dim = 8;
   // Queries see 1, 2, 3, 4, 5 keys; scores and sums are a multiply-add per channel.
-  EXPECT_EQ(attention_flops(config, 0, 5), 2 * 2 * 16 * 15.0);
-  config.sliding_window = 2;  // 1, 2, 2, 2, 2
-  EXPECT_EQ(attention_flops(config, 0, 5), 2 * 2 * 16 * 9.0);
-  config.windowed = {false};
-  EXPECT_EQ(attention_flops(config, 0, 5), 2 * 2 * 16 * 15.0);
+  EXPECT_EQ(attention_flops(shape, 5), 2 * 2 * 16 * 15.0);
+  shape.window = 2;  // 1, 2, 2, 2, 2
+  EXPECT_EQ(attention_flops(shape, 5), 2 * 2 * 16 * 9.0);
 }
 
 TEST(Work, BlockOfLlama) {
@@ -169,15 +168,30 @@ TEST(Work, BlockOfLlama) {
   config.model_type = "llama";
   config.hidden = 8;
   config.intermediate = 20;
+  config.blocks = 1;
   config.heads = 4;
   config.kv_heads = 2;
   config.head_dim = 2;
   const auto family = make_unchecked_family(config, test::MemorySource());
   // q, k, v; attention of 8 channels over 1 + 2 + 3 keys
-  EXPECT_EQ(stage_flops(*family, 0, 1, 3), 2.0 * 3 * (64 + 32 + 32) + 4 * 8 * 6.0);
-  EXPECT_EQ(stage_flops(*family, 0, 0, 3), 0.0);
+  EXPECT_EQ(stage_flops(family->block(0), 1, 3), 2.0 * 3 * (64 + 32 + 32) + 4 * 8 * 6.0);
+  EXPECT_EQ(stage_flops(family->block(0), 0, 3), 0.0);
   const double linears = 2.0 * 3 * (64 + 32 + 32 + 64 + 3 * 160);
-  EXPECT_EQ(block_flops(*family, 0, 3), linears + 4 * 8 * 6.0);
+  EXPECT_EQ(block_flops(family->block(0), 3), linears + 4 * 8 * 6.0);
+}
+
+TEST(Work, BlocksDifferByTheirWindows) {
+  ModelConfig config;
+  config.model_type = "llama";
+  config.hidden = config.intermediate = 8;
+  config.blocks = 2;
+  config.heads = config.kv_heads = 2;
+  config.head_dim = 8;
+  config.sliding_window = 2;
+  config.windowed = {false, true};
+  const auto family = make_unchecked_family(config, test::MemorySource());
+  // Queries see 1 + 2 + 3 + 4 + 5 keys, or 1 + 2 + 2 + 2 + 2.
+  EXPECT_EQ(block_flops(family->block(0), 5) - block_flops(family->block(1), 5), 2 * 2 * 16 * 6.0);
 }
 
 TEST(Phases, ChartTheirStretchesWhereAsked) {

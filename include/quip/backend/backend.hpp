@@ -43,13 +43,30 @@ class Tensor {
 
 enum class Activation { relu, gelu, gelu_tanh, silu };
 
+/// The factors of a norm, [1 × features], to each of which `plus` is added first.
+struct Gain {
+  ConstTensorView values;
+  float plus = 0.0F;
+  Gain(ConstTensorView of,
+       float added = 0.0F)  // NOLINT(google-explicit-constructor): the usual one
+      : values(of), plus(added) {}
+};
+
 /// Causal self-attention with grouped key/value heads.
 struct AttentionShape {
   index_t heads = 0;
   index_t kv_heads = 0;  ///< divides heads
   index_t head_dim = 0;
-  float scale = 1.0F;             ///< multiplies q·k
-  std::optional<index_t> window;  ///< keys i-window < j ≤ i only (sliding window)
+  float scale = 1.0F;                  ///< multiplies q·k
+  std::optional<index_t> window = {};  ///< keys i-window < j ≤ i only (sliding window)
+  float soft_cap = 0.0F;               ///< c: scores s become c·tanh(s/c); 0: they stay
+};
+
+/// The choice of experts for each token: those with the largest softmax of the router's logits.
+struct RouterShape {
+  index_t experts = 0;
+  index_t chosen = 0;         ///< experts a token
+  bool renormalised = false;  ///< the weights of a token's experts are divided by their sum
 };
 
 /// The memory of a backend that has its own, in bytes, as far as it is this rank's to use.
@@ -110,13 +127,19 @@ class Backend {
   /// y += x Wᵀ (+ bias): the residual connection in one pass.
   virtual void linear_add(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
                           TensorView y) = 0;
-  /// y = x / rms(x) · gain, row by row. gain [1 × features]. y may be x.
-  virtual void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) = 0;
+  /// The same as `linear`, with operands in fp32 on every backend: for few outputs on which choices
+  /// depend.
+  virtual void linear_in_fp32(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+                              TensorView y) {
+    linear(x, w, bias, y);
+  }
+  /// y = x / rms(x) · gain, row by row. y may be x.
+  virtual void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) = 0;
   /// y = (x − mean) / std · gain + bias; gain and bias [1 × features] or empty. y may be x.
   virtual void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias,
                           float epsilon, TensorView y) = 0;
-  /// Rotates, in place, each head's pairs (i, i + head_dim/2) by position:
-  /// row t uses row t of `cosine` and `sine` [length × head_dim/2].
+  /// Rotates, in place, each head's pairs (i, i + pairs) by position, i < pairs ≤ head_dim/2; the
+  /// channels beyond 2·pairs stay. Row t uses row t of `cosine` and `sine` [length × pairs].
   virtual void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
                     ConstTensorView sine) = 0;
   /// out = softmax(scale · q kᵀ + causal mask) v per head. q, out [T × heads·head_dim],
@@ -127,17 +150,29 @@ class Backend {
   virtual void activate(Activation kind, TensorView x) = 0;
   /// gate = f(gate) · up.
   virtual void gated_activate(Activation kind, TensorView gate, ConstTensorView up) = 0;
+  /// x = factor · x.
+  virtual void scale(float factor, TensorView x) = 0;
   /// y += x.
   virtual void add(ConstTensorView x, TensorView y) = 0;
   virtual void copy(ConstTensorView x, TensorView y) = 0;
 
+  /// Chooses experts by logits [T × experts]. A row of `routes` [T × 2·chosen] gets the numbers of
+  /// a token's experts, the likeliest first (of equals that of the lower number), and then their
+  /// weights.
+  virtual void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) = 0;
+  /// Row i of y = row rows[i] of x.
+  virtual void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) = 0;
+  /// Row rows[i] of y += weights[i] · row i of x; no row of y twice.
+  virtual void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                                std::span<const float> weights, TensorView y) = 0;
+
   /// Adds one slice of the vocabulary to an online log-sum-exp: logits = x Wᵀ with w [slice ×
-  /// features]; updates per row the running maximum and sum of exponentials (host, fp64), and
-  /// stores the logit of `targets[t] - first_row` where that lies in the slice. Maximum and target
-  /// come from the same logits: after the last slice they are equal exactly where no token beats
-  /// the target.
+  /// features], each c·tanh(logit/c) with c = `soft_cap` unless that is 0; updates per row the
+  /// running maximum and sum of exponentials (host, fp64), and stores the logit of `targets[t] -
+  /// first_row` where that lies in the slice. Maximum and target come from the same logits: after
+  /// the last slice they are equal exactly where no token beats the target.
   virtual void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
-                                 std::span<const std::int32_t> targets,
+                                 float soft_cap, std::span<const std::int32_t> targets,
                                  std::span<double> running_max, std::span<double> running_sum,
                                  std::span<double> target_logit) = 0;
 

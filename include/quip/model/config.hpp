@@ -13,17 +13,28 @@ namespace quip {
 
 /// The stretching of rotary frequencies for long contexts.
 struct RopeScaling {
-  enum class Kind { none, linear, llama3 };
+  enum class Kind { none, linear, llama3, yarn };
   Kind kind = Kind::none;
   double factor = 1.0;
   double low_freq_factor = 1.0;         // llama3
   double high_freq_factor = 4.0;        // llama3
-  double original_max_position = 8192;  // llama3
+  double original_max_position = 8192;  // llama3, yarn
+  double beta_fast = 32.0;              // yarn
+  double beta_slow = 1.0;               // yarn
+  bool truncate = true;                 // yarn: the ramp's ends are whole numbers of pairs
+  double attention_factor = 1.0;        // yarn: multiplies cosine and sine
+};
+
+/// The angles by which heads are turned.
+struct RopeConfig {
+  double theta = 10000.0;
+  RopeScaling scaling;
+  double partial = 1.0;  ///< the share of a head's channels that turn
 };
 
 /// The union of the known families' needs; a family reads its own part.
 struct ModelConfig {
-  std::string model_type;    ///< "llama", "mistral", "qwen2", "opt"
+  std::string model_type;    ///< "llama", "opt", …
   std::string architecture;  ///< e.g. "LlamaForCausalLM"
   std::string text;          ///< config.json as read: stored with a packed model
   bool custom_code = false;  ///< auto_map: it brings code of its own, which nothing runs
@@ -40,14 +51,29 @@ struct ModelConfig {
   Activation activation = Activation::silu;
   float norm_epsilon = 1e-5F;
 
-  // Llama family
-  double rope_theta = 10000.0;
-  RopeScaling rope_scaling;
-  bool attention_bias = false;         ///< q, k, v
-  bool attention_output_bias = false;  ///< o
+  // Decoders with rotary positions
+  RopeConfig rope;
+  std::optional<RopeConfig> local_rope;  ///< that of blocks with a window, where it differs
+  bool attention_bias = false;           ///< q, k, v
+  bool attention_output_bias = false;    ///< o
   bool mlp_bias = false;
   std::optional<index_t> sliding_window;
   std::vector<bool> windowed;  ///< by block: has that window; later ones have
+  bool head_norms = false;     ///< every head's queries and keys are normed
+  float gain_plus = 0.0F;      ///< added to the gains of all norms
+
+  // Mixtures of experts
+  RouterShape router;               ///< without experts in a dense model
+  index_t expert_intermediate = 0;  ///< width of an expert's MLP
+  std::vector<bool> dense;          ///< by block: has one MLP; later ones have experts
+
+  // Multipliers and soft caps (0: none)
+  double embedding_scale = 1.0;
+  std::optional<double> attention_scale;  ///< of scores; none: 1/√head_dim
+  double residual_scale = 1.0;            ///< of what attention and MLP add to the residual
+  double head_scale = 1.0;                ///< of logits
+  float score_cap = 0.0F;
+  float logit_cap = 0.0F;
 
   // OPT
   index_t embedding_dim = 0;  ///< ≠ hidden: project_in and project_out exist

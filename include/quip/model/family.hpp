@@ -1,4 +1,4 @@
-// A model family: its tensors as data, and the forward pass of one block.
+// A model as its family describes it: tensors and plans as data, and their run on one sample.
 #pragma once
 
 #include <functional>
@@ -9,25 +9,10 @@
 
 #include "quip/backend/backend.hpp"
 #include "quip/io/tensor_source.hpp"
+#include "quip/model/block_plan.hpp"
 #include "quip/model/config.hpp"
 
 namespace quip {
-
-/// One linear layer of a block: these get quantized.
-struct LinearSpec {
-  std::string name;  ///< full tensor name without ".weight"
-  std::string type;  ///< last part of the name ("q_proj"): what reports group by
-  index_t rows = 0;  ///< outputs
-  index_t cols = 0;  ///< inputs
-  int tap = 0;       ///< number of the captured activation that is its input
-  bool bias = false;
-};
-
-/// A tensor of known shape that stays as it is (norms, biases, projections).
-struct TensorSpec {
-  std::string name;
-  std::vector<index_t> shape;
-};
 
 /// The fp32 weights of one block, or of the model's ends, in backend memory, by full tensor name.
 /// Vectors are 1 × n.
@@ -36,63 +21,114 @@ class WeightSet {
   void insert(const std::string& name, Tensor tensor) { tensors_[name] = std::move(tensor); }
   /// Throws Error naming a tensor that was never loaded.
   [[nodiscard]] ConstTensorView operator[](const std::string& name) const;
-  /// Returns an empty view if the tensor is not there (an absent bias).
+  /// Returns an empty view if the name is.
   [[nodiscard]] ConstTensorView optional(const std::string& name) const;
 
  private:
   std::map<std::string, Tensor> tensors_;
 };
 
-/// A decoder-only transformer. A block is walked in taps()+1 stages; between two stages lies a
-/// *tap*: the activation that is the input of one or more linears. Capturing all inputs, and
-/// forwarding the block, are the same loop over stages.
-class Family {
- public:
-  Family() = default;
-  Family(const Family&) = delete;
-  Family& operator=(const Family&) = delete;
-  virtual ~Family() = default;
-
-  [[nodiscard]] virtual const ModelConfig& config() const = 0;
-
-  // --- its tensors ---
-  [[nodiscard]] virtual int taps() const = 0;
-  [[nodiscard]] virtual index_t tap_width(int tap) const = 0;
-  /// Returns the linears of a block, in the order in which they are reported and stored.
-  [[nodiscard]] virtual std::vector<LinearSpec> linears(index_t block) const = 0;
-  /// Returns the other tensors of a block (norms and biases).
-  [[nodiscard]] virtual std::vector<TensorSpec> block_tensors(index_t block) const = 0;
-  /// Returns the tensors needed whole before the first and after the last block (norms,
-  /// projections, position embeddings); not the token embedding and not the head.
-  [[nodiscard]] virtual std::vector<TensorSpec> end_tensors() const = 0;
-  /// Returns the token embedding [vocabulary × embedding width].
-  [[nodiscard]] virtual TensorSpec embedding() const = 0;
-  /// Returns the head [vocabulary × embedding width]; the embedding itself when tied.
-  [[nodiscard]] virtual TensorSpec head() const = 0;
-  /// Returns the length of the longest sequence that the model can take.
-  [[nodiscard]] virtual index_t max_length() const = 0;
-
-  // --- its computations on one sample of `length` tokens, `residual` [length × hidden] ---
-  /// Builds tables (rotary angles) for sequences of this length. Call once, before the rest.
-  virtual void prepare(Backend& backend, index_t length) = 0;
-  /// Makes the first block's residual of embedding rows [length × embedding width].
-  virtual void embed(Backend& backend, const WeightSet& ends, ConstTensorView rows,
-                     TensorView residual) const = 0;
-  /// Does one stage, 0 ≤ stage ≤ taps(): consumes tap `stage-1` in `input` (empty for stage 0) and
-  /// writes tap `stage` to `output` (empty for the last stage). `residual` is the block's input
-  /// before stage 0 and its output after the last.
-  virtual void advance(int stage, index_t block, Backend& backend, const WeightSet& weights,
-                       TensorView residual, ConstTensorView input, TensorView output) const = 0;
-  /// Returns the floats a token that `advance` allocates in between.
-  [[nodiscard]] virtual index_t scratch_width(int stage) const = 0;
-  /// Returns what the head multiplies [length × embedding width]: final norm and projection.
-  [[nodiscard]] virtual Tensor finish(Backend& backend, const WeightSet& ends,
-                                      ConstTensorView residual) const = 0;
+/// A table of rotary angles.
+struct RopeAngles {
+  std::vector<float> frequencies;  ///< radians per position of each pair
+  float magnitude = 1.0F;          ///< multiplies cosine and sine
 };
 
-/// Forwards one sample through a whole block: all stages in order, in place.
-void forward_block(const Family& family, index_t block, Backend& backend, const WeightSet& weights,
-                   TensorView residual);
+/// A decoder-only transformer, from the rows of its embedding to what its head multiplies.
+struct ModelPlan {
+  TensorSpec embedding;  ///< [vocabulary × embedding width]
+  TensorSpec head;       ///< [vocabulary × embedding width]; the embedding itself when tied
+  std::vector<RopeAngles> ropes;
+  BlockPlan embed;                ///< from rows of the embedding to the first block's residual
+  std::vector<BlockPlan> blocks;  ///< each turns the residual [hidden] into the next block's
+  BlockPlan finish;               ///< from the last residual to the head's input
+};
+
+/// The activations of one sample on its way through a plan.
+class SampleState {
+ public:
+  SampleState(const BlockPlan& plan, index_t length);
+
+  /// Has `slot` live in memory of the caller's, [length × width].
+  void bind(Slot slot, TensorView view) { places_[at(slot)] = {view, {}, true}; }
+  [[nodiscard]] bool holds(Slot slot) const { return places_[at(slot)].there; }
+  /// Throws Error if nothing has been written there, or all that needs it is done.
+  [[nodiscard]] TensorView operator[](Slot slot) const;
+  /// Allocates a slot unless it has its place.
+  void make(Slot slot, Backend& backend);
+  void drop(Slot slot) { places_[at(slot)] = {}; }
+
+  /// The tokens of an expert, and their weights.
+  struct Routed {
+    std::vector<index_t> tokens;
+    std::vector<float> weights;
+  };
+  /// Returns those of the expert whose activation `slot` is.
+  const Routed& routed(Slot slot, Backend& backend);
+
+ private:
+  struct Place {
+    TensorView view;
+    Tensor owned;  ///< empty if it is the caller's
+    bool there = false;
+  };
+  const BlockPlan& plan_;
+  index_t length_;
+  std::vector<Place> places_;
+  std::map<Slot, std::map<index_t, Routed>> experts_;  ///< by routes, then by expert
+};
+
+class Family {
+ public:
+  Family(ModelConfig config, ModelPlan plan);
+
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+
+  // --- its tensors ---
+  [[nodiscard]] const BlockPlan& block(index_t number) const { return plan_.blocks[at(number)]; }
+  /// Returns the linears of a block, in the order in which they are reported and stored.
+  [[nodiscard]] const std::vector<LinearSpec>& linears(index_t number) const {
+    return block(number).linears;
+  }
+  /// Returns the other tensors of a block (norms and biases).
+  [[nodiscard]] const std::vector<TensorSpec>& block_tensors(index_t number) const {
+    return block(number).tensors;
+  }
+  /// Returns the tensors needed whole before the first and after the last block (norms,
+  /// projections, position embeddings); not the token embedding and not the head.
+  [[nodiscard]] std::vector<TensorSpec> end_tensors() const;
+  [[nodiscard]] const TensorSpec& embedding() const { return plan_.embedding; }
+  [[nodiscard]] const TensorSpec& head() const { return plan_.head; }
+  /// Returns the length of the longest sequence that the model can take.
+  [[nodiscard]] index_t max_length() const { return config_.max_positions; }
+
+  // --- its computations on one sample of `length` tokens, `residual` [length × hidden] ---
+  /// Makes tables of rotary angles for sequences of up to this length. Call once, before the rest.
+  void prepare(Backend& backend, index_t length);
+  /// Makes the first block's residual of embedding rows [length × embedding width].
+  void embed(Backend& backend, const WeightSet& ends, TensorView rows, TensorView residual) const;
+  /// Runs some operations of a plan of this model. Activations are allocated when they are first
+  /// written, and dropped after the last operation of the plan that needs them.
+  void run(const BlockPlan& plan, Range operations, Backend& backend, const WeightSet& weights,
+           SampleState& state) const;
+  /// Runs a whole block, in place.
+  void forward(index_t number, Backend& backend, const WeightSet& weights,
+               TensorView residual) const;
+  /// Makes what the head multiplies [length × embedding width] in `result`.
+  void finish(Backend& backend, const WeightSet& ends, TensorView residual,
+              TensorView result) const;
+
+ private:
+  struct Angles {
+    Tensor cosine;  ///< [prepared length × pairs]
+    Tensor sine;
+  };
+  friend class Runner;
+
+  ModelConfig config_;
+  ModelPlan plan_;
+  std::vector<Angles> angles_;
+};
 
 /// Makes the family for a configuration. `source` settles naming (some OPT files lack the "model."
 /// prefix). Throws Error if a tensor is missing or has the wrong shape; the weights of linears for

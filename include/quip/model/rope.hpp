@@ -9,16 +9,17 @@
 
 namespace quip {
 
-/// Returns the radians per position of each channel pair, [head_dim/2], stretched as
-/// `rope_scaling` says. Every step is rounded to fp32 as transformers rounds it: at position p an
-/// ulp here is p ulps in the angle.
-[[nodiscard]] std::vector<float> rope_frequencies(const ModelConfig& config);
+/// Returns the radians per position of each pair of channels that turns in a head of `head_dim`,
+/// stretched as `rope` says. Every step is rounded to fp32 as transformers rounds it: at position p
+/// an ulp here is p ulps in the angle.
+[[nodiscard]] std::vector<float> rope_frequencies(const RopeConfig& rope, index_t head_dim);
 
-/// Cosine and sine of position × frequency, each [length × head_dim/2].
+/// `magnitude` times cosine and sine of position × frequency, each [length × pairs].
 struct RopeTables {
   Matrix<float> cosine;
   Matrix<float> sine;
 };
-[[nodiscard]] RopeTables rope_tables(std::span<const float> frequencies, index_t length);
+[[nodiscard]] RopeTables rope_tables(std::span<const float> frequencies, index_t length,
+                                     float magnitude = 1.0F);
 
 }  // namespace quip

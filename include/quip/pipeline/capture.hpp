@@ -9,7 +9,8 @@
 
 namespace quip {
 
-/// Holds the running residual and one buffer for the captured input of every tap in turn.
+/// Holds the running residual and one buffer for what every tap in turn carries on: the captured
+/// input, and activations that are needed later.
 class Capture {
  public:
   /// Begins before the first tap; `states`, the block's input, is only read (collective).
@@ -24,15 +25,18 @@ class Capture {
   [[nodiscard]] LayerInputs inputs() const;
 
  private:
+  /// Returns the columns of `carried_` that are an activation's.
+  [[nodiscard]] TensorView place_of(Slot slot) const;
+
   Collectives& comm_;
   Backend& backend_;
   const Family& family_;
+  const BlockPlan& plan_;
   const SampleShard& shard_;
   Phases& phases_;
-  index_t block_;
   int tap_ = -1;
   Tensor residual_;
-  Tensor captured_;  ///< row pitch is the widest tap's
+  Tensor carried_;  ///< [tokens × plan_.carried_width]
 };
 
 }  // namespace quip

@@ -24,7 +24,7 @@ struct BlockKind {
                                                      const QuantizeOptions& options);
 
 /// Returns the elements a token of the widest input that is captured.
-[[nodiscard]] index_t widest_tap(const Family& family);
+[[nodiscard]] index_t widest_tap(const BlockPlan& plan);
 
 /// A rank's part of a job.
 struct DeviceWork {

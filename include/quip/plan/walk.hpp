@@ -39,6 +39,8 @@ class Walk {
   void embed(Ledger& ledger) const;
   void load_block(Ledger& ledger, index_t b) const;
   void load_tensor(Ledger& ledger, const std::string& name) const;
+  /// Loads this many of a tensor's elements.
+  void load_elements(Ledger& ledger, const std::string& name, index_t count) const;
   void quantize_block(Ledger& ledger, index_t b, const Ledger& layers) const;
   void write_block(Ledger& ledger, index_t b) const;
   void forward(Ledger& ledger, index_t b) const;

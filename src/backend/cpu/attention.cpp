@@ -33,6 +33,7 @@ void attend(ConstTensorView q, ConstTensorView k, ConstTensorView v, index_t fir
     float* row = weights.row(i);
     const index_t begin = first_visible(first_row + i, shape) - first_key;
     const index_t end = first_row + i + 1 - first_key;
+    if (shape.soft_cap > 0) cap_softly(row + begin, shape.soft_cap, end - begin);
     std::fill(row, row + begin, 0.0F);
     inverse_sum[i] =
         1.0F / exponentiate(row + begin, row_maximum(row + begin, end - begin), end - begin);

@@ -54,7 +54,7 @@ class CpuBackend final : public Backend {
     if (bias.size() != 0) cpu::add_rows(bias, y);
     gemm(Transpose::no, Transpose::yes, 1.0F, x, w, 1.0F, y);
   }
-  void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) override {
+  void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) override {
     cpu::rms_norm(x, gain, epsilon, y);
   }
   void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
@@ -73,12 +73,24 @@ class CpuBackend final : public Backend {
   void gated_activate(Activation kind, TensorView gate, ConstTensorView up) override {
     cpu::gated_activate(kind, gate, up);
   }
+  void scale(float factor, TensorView x) override { cpu::scale(factor, x); }
   void add(ConstTensorView x, TensorView y) override { cpu::add(x, y); }
   void copy(ConstTensorView x, TensorView y) override { cpu::copy(x, y); }
-  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+  void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) override {
+    cpu::route(logits, shape, routes);
+  }
+  void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) override {
+    cpu::gather_rows(x, rows, y);
+  }
+  void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                        std::span<const float> weights, TensorView y) override {
+    cpu::scatter_add_rows(x, rows, weights, y);
+  }
+  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                          std::span<const std::int32_t> targets, std::span<double> running_max,
                          std::span<double> running_sum, std::span<double> target_logit) override {
-    cpu::log_sum_exp_slice(x, w, first_row, targets, running_max, running_sum, target_logit);
+    cpu::log_sum_exp_slice(x, w, first_row, soft_cap, targets, running_max, running_sum,
+                           target_logit);
   }
   void channel_maximum(ConstTensorView x, std::span<float> maximum) override {
     cpu::channel_maximum(x, maximum);

@@ -14,6 +14,11 @@ QUIP_SIMD void add_row(const float* x, index_t n, float* y) {
   for (index_t j = 0; j < n; ++j) y[j] += x[j];
 }
 
+QUIP_SIMD void multiply_row(float factor, index_t n, float* x) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) x[j] *= factor;
+}
+
 /// (low, high) ← (low·cos − high·sin, high·cos + low·sin).
 QUIP_SIMD void rotate(const float* cosine, const float* sine, index_t n, float* low, float* high) {
 #pragma omp simd
@@ -37,6 +42,10 @@ QUIP_SIMD void raise_maximum(const float* x, index_t n, float* maximum) {
 
 }  // namespace
 
+void scale(float factor, TensorView x) {
+  for (index_t t = 0; t < x.rows; ++t) multiply_row(factor, x.cols, x.row(t));
+}
+
 void add(ConstTensorView x, TensorView y) {
   require_shape(x, y.rows, y.cols, "add: x");
   for (index_t t = 0; t < x.rows; ++t) add_row(x.row(t), x.cols, y.row(t));
@@ -59,12 +68,12 @@ void add_rows(ConstTensorView bias, TensorView y) {
 
 void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
           ConstTensorView sine) {
-  const index_t half = head_dim / 2;
   check_rope(x, heads, head_dim, cosine, sine);
+  const index_t pairs = cosine.cols;
   for (index_t t = 0; t < x.rows; ++t) {
     for (index_t h = 0; h < heads; ++h) {
       float* head = x.row(t) + h * head_dim;
-      rotate(cosine.row(t), sine.row(t), half, head, head + half);
+      rotate(cosine.row(t), sine.row(t), pairs, head, head + pairs);
     }
   }
 }

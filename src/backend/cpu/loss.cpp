@@ -14,7 +14,7 @@ constexpr index_t logits_at_once = index_t{1} << 20;  // 4 MiB
 
 }  // namespace
 
-void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                        std::span<const std::int32_t> targets, std::span<double> running_max,
                        std::span<double> running_sum, std::span<double> target_logit) {
   check_log_sum_exp(x, w, targets, running_max, running_sum, target_logit);
@@ -28,6 +28,7 @@ void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
     for (index_t i = 0; i < rows; ++i) {
       const index_t t = first + i;
       float* row = logits.row(i);
+      if (soft_cap > 0) cap_softly(row, soft_cap, w.rows);
       const index_t target = targets[t] - first_row;
       if (target >= 0 && target < w.rows) target_logit[t] = row[target];
       // Σ exp(l − m) over both parts, with m the larger maximum

@@ -28,21 +28,21 @@ QUIP_SIMD void standardise(const float* x, float centre, float factor, index_t n
   for (index_t j = 0; j < n; ++j) y[j] = (x[j] - centre) * factor;
 }
 
-QUIP_SIMD void multiply(const float* gain, index_t n, float* y) {
+QUIP_SIMD void multiply(const float* gain, float plus, index_t n, float* y) {
 #pragma omp simd
-  for (index_t j = 0; j < n; ++j) y[j] *= gain[j];
+  for (index_t j = 0; j < n; ++j) y[j] *= plus + gain[j];
 }
 
 }  // namespace
 
-void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) {
+void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) {
   require_shape(y, x.rows, x.cols, "rms_norm: y");
-  require_shape(gain, 1, x.cols, "rms_norm: gain");
+  require_shape(gain.values, 1, x.cols, "rms_norm: gain");
   const auto width = static_cast<float>(x.cols);
   for (index_t t = 0; t < x.rows; ++t) {
     const float mean_square = sum_of_squares(x.row(t), 0.0F, x.cols) / width;
     standardise(x.row(t), 0.0F, 1.0F / std::sqrt(mean_square + epsilon), x.cols, y.row(t));
-    multiply(gain.data, x.cols, y.row(t));
+    multiply(gain.values.data, gain.plus, x.cols, y.row(t));
   }
 }
 
@@ -55,7 +55,7 @@ void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, f
     const float mean = sum(x.row(t), x.cols) / width;
     const float variance = sum_of_squares(x.row(t), mean, x.cols) / width;
     standardise(x.row(t), mean, 1.0F / std::sqrt(variance + epsilon), x.cols, y.row(t));
-    if (gain.size() != 0) multiply(gain.data, x.cols, y.row(t));
+    if (gain.size() != 0) multiply(gain.data, 0.0F, x.cols, y.row(t));
   }
   if (bias.size() != 0) add_rows(bias, y);
 }

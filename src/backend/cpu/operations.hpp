@@ -11,11 +11,12 @@
 namespace quip::cpu {
 
 // norm.cpp
-void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y);
+void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y);
 void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
                 TensorView y);
 
 // elementwise.cpp
+void scale(float factor, TensorView x);
 void add(ConstTensorView x, TensorView y);
 void copy(ConstTensorView x, TensorView y);
 /// Sets every row of y to bias, or adds bias to it.
@@ -33,8 +34,14 @@ void gated_activate(Activation kind, TensorView gate, ConstTensorView up);
 void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v, const AttentionShape& shape,
                TensorView out);
 
+// route.cpp
+void route(ConstTensorView logits, const RouterShape& shape, TensorView routes);
+void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y);
+void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                      std::span<const float> weights, TensorView y);
+
 // loss.cpp
-void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                        std::span<const std::int32_t> targets, std::span<double> running_max,
                        std::span<double> running_sum, std::span<double> target_logit);
 

@@ -34,4 +34,11 @@ QUIP_SIMD float exponentiate(float* x, float shift, index_t n) {
   return total;
 }
 
+QUIP_SIMD void cap_softly(float* x, float cap, index_t n) {
+  // tanh u = 1 − 2/(e²ᵘ + 1)
+  const float twice = 2.0F / cap;
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) x[j] = cap - 2.0F * cap / (exponential(twice * x[j]) + 1.0F);
+}
+
 }  // namespace quip::cpu

@@ -1,4 +1,4 @@
-// The two passes of a softmax over one row.
+// The passes of a softmax over one row.
 #pragma once
 
 #include "quip/core/matrix.hpp"
@@ -9,5 +9,7 @@ namespace quip::cpu {
 [[nodiscard]] float row_maximum(const float* x, index_t n);
 /// x = exp(x − shift), in place; returns the sum. A NaN in x makes it NaN.
 [[nodiscard]] float exponentiate(float* x, float shift, index_t n);
+/// x = cap · tanh(x / cap), in place, to 2⁻²² of the cap.
+void cap_softly(float* x, float cap, index_t n);
 
 }  // namespace quip::cpu

@@ -10,6 +10,7 @@
 
 #include "backend/checks.hpp"
 #include "backend/cuda/kernels/kernels.hpp"
+#include "backend/cuda/kernels/quant_kernels.hpp"
 #include "context.hpp"
 #include "copies.hpp"
 #include "dequantize.hpp"
@@ -74,9 +75,15 @@ class CudaBackend final : public Backend {
     if (bias.size() != 0) add_rows(stream(), bias, written(y));
     multiply(x, w, true, written(y));
   }
-  void rms_norm(ConstTensorView x, ConstTensorView gain, float epsilon, TensorView y) override {
+  void linear_in_fp32(ConstTensorView x, ConstTensorView w, ConstTensorView bias,
+                      TensorView y) override {
+    check_linear(x, w, bias, y);
+    cuda::linear_in_fp32(stream(), x, w, written(y));
+    if (bias.size() != 0) add_rows(stream(), bias, y);
+  }
+  void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) override {
     require_shape(y, x.rows, x.cols, "rms_norm: y");
-    require_shape(gain, 1, x.cols, "rms_norm: gain");
+    require_shape(gain.values, 1, x.cols, "rms_norm: gain");
     cuda::rms_norm(stream(), x, gain, epsilon, written(y));
   }
   void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
@@ -110,12 +117,20 @@ class CudaBackend final : public Backend {
     require_shape(up, gate.rows, gate.cols, "gated_activate: up");
     cuda::gated_activate(stream(), kind, written(gate), up);
   }
+  void scale(float factor, TensorView x) override { cuda::scale(stream(), factor, written(x)); }
   void add(ConstTensorView x, TensorView y) override {
     require_shape(x, y.rows, y.cols, "add: x");
     cuda::add(stream(), x, written(y));
   }
   void copy(ConstTensorView x, TensorView y) override;
-  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
+  void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) override {
+    check_route(logits, shape, routes);
+    cuda::route(stream(), logits, shape, written(routes));
+  }
+  void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) override;
+  void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                        std::span<const float> weights, TensorView y) override;
+  void log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row, float soft_cap,
                          std::span<const std::int32_t> targets, std::span<double> running_max,
                          std::span<double> running_sum, std::span<double> target_logit) override;
   void channel_maximum(ConstTensorView x, std::span<float> maximum) override;
@@ -227,6 +242,22 @@ void CudaBackend::copy(ConstTensorView x, TensorView y) {
                               stream()));
 }
 
+void CudaBackend::gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) {
+  check_rows(y, rows, x);
+  if (rows.empty()) return;
+  const auto order = to_device(context(), rows, "rows of an expert");
+  cuda::gather_rows(stream(), x, order.data(), written(y));
+}
+
+void CudaBackend::scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
+                                   std::span<const float> weights, TensorView y) {
+  check_rows(x, rows, y);
+  if (rows.empty()) return;
+  const auto order = to_device(context(), rows, "rows of an expert");
+  const auto factors = to_device(context(), weights, "weights of an expert");
+  cuda::scatter_add_rows(stream(), x, order.data(), factors.data(), written(y));
+}
+
 void CudaBackend::multiply(ConstTensorView x, ConstTensorView w, bool add, TensorView y) const {
   if (y.size() == 0) return;
   const MatrixView<const __nv_bfloat16> weights = shared_->copies.of(w);
@@ -238,7 +269,7 @@ void CudaBackend::multiply(ConstTensorView x, ConstTensorView w, bool add, Tenso
 }
 
 void CudaBackend::log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_t first_row,
-                                    std::span<const std::int32_t> targets,
+                                    float soft_cap, std::span<const std::int32_t> targets,
                                     std::span<double> running_max, std::span<double> running_sum,
                                     std::span<double> target_logit) {
   check_log_sum_exp(x, w, targets, running_max, running_sum, target_logit);
@@ -251,6 +282,7 @@ void CudaBackend::log_sum_exp_slice(ConstTensorView x, ConstTensorView w, index_
   for (index_t first = 0; first < x.rows; first += chunk) {
     const TensorView part = logits.view(std::min(chunk, x.rows - first), w.rows);
     multiply(x.middle_rows(first, part.rows), w, false, part);
+    if (soft_cap > 0) cap_softly(lane.get(), soft_cap, part);
     sum_exponentials(lane.get(), part, wanted.data() + first, first_row, reduced.data() + first);
   }
   std::vector<RowExponentials> rows(targets.size());

@@ -105,14 +105,24 @@ struct Running {
   float sum = 0.0F;
 };
 
+/// How a product of query and key becomes a score.
+struct Scores {
+  float scale;
+  float soft_cap;
+  __device__ float operator()(float product) const {
+    const float score = product * scale;
+    return soft_cap > 0.0F ? soft_cap * tanhf(score / soft_cap) : score;
+  }
+};
+
 /// Masks and exponentiates a query's scores into `weights`, and rescales its row of O. The lane
 /// takes every second element. `visible`: keys [first, last) of the tile.
-__device__ void soften(const Plan& plan, float scale, int first, int last, const float* scores,
-                       bf16* weights, float* out, Running& running) {
+__device__ void soften(const Plan& plan, Scores score_of, int first, int last,
+                       const float* products, bf16* weights, float* out, Running& running) {
   const int half = static_cast<int>(threadIdx.x % 2);
   float maximum = running.maximum;
   for (int j = half; j < plan.keys; j += 2) {
-    if (j >= first && j < last) maximum = fmaxf(maximum, scores[j] * scale);
+    if (j >= first && j < last) maximum = fmaxf(maximum, score_of(products[j]));
   }
   maximum = fmaxf(maximum, __shfl_xor_sync(every_lane, maximum, 1));
   const float shift = maximum == -INFINITY ? 0.0F : maximum;  // no key so far
@@ -120,7 +130,7 @@ __device__ void soften(const Plan& plan, float scale, int first, int last, const
   float sum = 0.0F;
   for (int j = half; j < plan.keys; j += 2) {
     float weight = 0.0F;
-    if (j >= first && j < last) weight = expf(scores[j] * scale - shift);
+    if (j >= first && j < last) weight = expf(score_of(products[j]) - shift);
     sum += weight;
     weights[j] = __float2bfloat16_rn(weight);
   }
@@ -133,7 +143,7 @@ __device__ void soften(const Plan& plan, float scale, int first, int last, const
 /// Runs on a grid [tiles of queries × heads].
 __global__ void __launch_bounds__(threads)
     attend(DeviceView<const float> q, DeviceView<const float> k, DeviceView<const float> v,
-           int head_dim, int heads_of_key, float scale, index_t window, int keys_of_tile,
+           int head_dim, int heads_of_key, Scores score_of, index_t window, int keys_of_tile,
            DeviceView<float> out) {
   const Plan plan(head_dim, keys_of_tile);
   auto* memory = shared_memory<unsigned char>();
@@ -169,7 +179,7 @@ __global__ void __launch_bounds__(threads)
     __syncwarp();
     const index_t first = first_visible - key;
     const index_t last = query + 1 - key;
-    soften(plan, scale, static_cast<int>(first < plan.keys ? first : plan.keys),
+    soften(plan, score_of, static_cast<int>(first < plan.keys ? first : plan.keys),
            static_cast<int>(last < plan.keys ? last : plan.keys), score_tile + row * plan.score_ld,
            weight_tile + row * plan.weight_ld, out_tile + row * plan.out_ld, running);
     __syncwarp();
@@ -210,7 +220,8 @@ void attention(cudaStream_t stream, std::size_t shared_memory, ConstTensorView q
   const dim3 grid(blocks_for(q.rows, queries), static_cast<unsigned>(shape.heads));
   const index_t window = shape.window.value_or(q.rows);
   launch("attention", attend, grid, threads, at(Plan(dim, keys).bytes()), stream, q, k, v, dim,
-         static_cast<int>(shape.heads / shape.kv_heads), shape.scale, window, keys, out);
+         static_cast<int>(shape.heads / shape.kv_heads), Scores{shape.scale, shape.soft_cap},
+         window, keys, out);
 }
 
 }  // namespace quip::cuda

@@ -14,10 +14,13 @@ namespace quip::cuda {
 /// y [rows × y.ld] = x, to the nearest; columns from x.cols to y.ld become zero.
 void to_bf16(cudaStream_t stream, ConstTensorView x, MatrixView<__nv_bfloat16> y);
 void add(cudaStream_t stream, ConstTensorView x, TensorView y);
+void scale(cudaStream_t stream, float factor, TensorView x);
+/// x = cap · tanh(x / cap).
+void cap_softly(cudaStream_t stream, float cap, TensorView x);
 /// Sets every row of y to bias, or adds bias to it.
 void set_rows(cudaStream_t stream, ConstTensorView bias, TensorView y);
 void add_rows(cudaStream_t stream, ConstTensorView bias, TensorView y);
-void rms_norm(cudaStream_t stream, ConstTensorView x, ConstTensorView gain, float epsilon,
+void rms_norm(cudaStream_t stream, ConstTensorView x, const Gain& gain, float epsilon,
               TensorView y);
 void layer_norm(cudaStream_t stream, ConstTensorView x, ConstTensorView gain, ConstTensorView bias,
                 float epsilon, TensorView y);
@@ -25,6 +28,14 @@ void rope(cudaStream_t stream, TensorView x, index_t heads, index_t head_dim,
           ConstTensorView cosine, ConstTensorView sine);
 void activate(cudaStream_t stream, Activation kind, TensorView x);
 void gated_activate(cudaStream_t stream, Activation kind, TensorView gate, ConstTensorView up);
+/// y = x Wᵀ with operands in fp32.
+void linear_in_fp32(cudaStream_t stream, ConstTensorView x, ConstTensorView w, TensorView y);
+/// Chooses experts, as Backend::route.
+void route(cudaStream_t stream, ConstTensorView logits, const RouterShape& shape,
+           TensorView routes);
+/// Row rows[i] of y += weights[i] · row i of x; no row of y twice.
+void scatter_add_rows(cudaStream_t stream, ConstTensorView x, const index_t* rows,
+                      const float* weights, TensorView y);
 /// True if heads of this many channels fit in the shared memory that a block can have.
 [[nodiscard]] bool attention_fits(std::size_t shared_memory, index_t head_dim);
 void attention(cudaStream_t stream, std::size_t shared_memory, ConstTensorView q, ConstTensorView k,

@@ -5,13 +5,13 @@
 namespace quip::cuda {
 namespace {
 
-__global__ void rotate(DeviceView<float> x, index_t heads, index_t half,
+__global__ void rotate(DeviceView<float> x, index_t heads, index_t head_dim, index_t pairs,
                        DeviceView<const float> cosine, DeviceView<const float> sine) {
-  for_elements(x.rows, heads * half, [&](index_t t, index_t i) {
-    const index_t pair = i % half;
-    const index_t head = i / half;
-    float& low = x(t, 2 * half * head + pair);
-    float& high = x(t, 2 * half * head + half + pair);
+  for_elements(x.rows, heads * pairs, [&](index_t t, index_t i) {
+    const index_t pair = i % pairs;
+    const index_t head = i / pairs;
+    float& low = x(t, head_dim * head + pair);
+    float& high = x(t, head_dim * head + pairs + pair);
     const float c = cosine(t, pair);
     const float s = sine(t, pair);
     const float a = low;
@@ -25,8 +25,9 @@ __global__ void rotate(DeviceView<float> x, index_t heads, index_t half,
 
 void rope(cudaStream_t stream, TensorView x, index_t heads, index_t head_dim,
           ConstTensorView cosine, ConstTensorView sine) {
-  const index_t half = head_dim / 2;
-  launch_elementwise("rope", rotate, x.rows * heads * half, stream, x, heads, half, cosine, sine);
+  const index_t pairs = cosine.cols;
+  launch_elementwise("rope", rotate, x.rows * heads * pairs, stream, x, heads, head_dim, pairs,
+                     cosine, sine);
 }
 
 }  // namespace quip::cuda

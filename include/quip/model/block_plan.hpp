@@ -1,0 +1,202 @@
+// A part of a model as data: operations over named activations. Running it, capturing the inputs of
+// its linears, loading, flops and memory all walk the same list.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "quip/backend/backend.hpp"
+#include "quip/core/range.hpp"
+
+namespace quip {
+
+/// The place of a linear's weights in the checkpoint: rows of a tensor with as many columns as the
+/// linear has inputs. Several linears may share a tensor.
+struct WeightHandle {
+  std::string tensor;
+  index_t first_row = 0;  ///< the linear's first
+  index_t rows = 0;       ///< those of the whole tensor
+};
+
+/// A tensor of known shape that stays as it is (norms, biases, projections).
+struct TensorSpec {
+  std::string name;
+  std::vector<index_t> shape;
+};
+
+/// One linear layer of a block: these get quantized.
+struct LinearSpec {
+  std::string name;  ///< full, as that of a tensor without ".weight"
+  std::string type;  ///< last part of the name ("q_proj"): what reports group by
+  index_t rows = 0;  ///< outputs
+  index_t cols = 0;  ///< inputs
+  int tap = 0;       ///< number of the captured activation that is its input
+  bool bias = false;
+  WeightHandle stored = {};
+
+  /// Returns the tensor that holds its weights.
+  [[nodiscard]] TensorSpec tensor() const { return {stored.tensor, {stored.rows, cols}}; }
+  /// Returns the rows of that tensor that are its own.
+  [[nodiscard]] Range stored_rows() const { return {stored.first_row, stored.first_row + rows}; }
+};
+
+/// The number of an activation in its plan.
+using Slot = int;
+
+/// The rows of an activation that are an expert's: those of the tokens that were routed to it.
+struct RoutedRows {
+  Slot routes = 0;
+  index_t expert = 0;
+  double share = 0;  ///< of all tokens, if experts were equally busy
+};
+
+struct ActivationSpec {
+  std::string name;                ///< for messages
+  index_t width = 0;               ///< elements a token
+  std::optional<RoutedRows> rows;  ///< none: a row for every token
+};
+
+/// The operations. Tensors are named in full; an empty name is a tensor that is not there.
+namespace op {
+
+/// to = from / rms(from) · (gain + plus), row by row, or each head of a row by itself.
+struct RmsNorm {
+  std::string gain;
+  float plus = 0;
+  float epsilon = 0;
+  index_t heads = 1;
+  Slot from = 0;
+  Slot to = 0;
+};
+/// to = (from − mean) / std · gain + bias, row by row.
+struct LayerNorm {
+  std::string gain;
+  std::string bias;
+  float epsilon = 0;
+  Slot from = 0;
+  Slot to = 0;
+};
+/// to = from · Wᵀ + bias, with the tensors `name`.weight and `name`.bias.
+struct Linear {
+  std::string name;
+  index_t rows = 0;
+  index_t cols = 0;
+  bool bias = false;
+  bool adds = false;  ///< to what `to` holds
+  Slot from = 0;
+  Slot to = 0;
+  bool in_fp32 = false;  ///< on every backend: a router's
+};
+/// Rotates the heads of x by position.
+struct Rope {
+  index_t heads = 0;
+  index_t head_dim = 0;
+  int table = 0;  ///< number of the angles (ModelPlan::ropes)
+  Slot x = 0;
+};
+struct Attention {
+  AttentionShape shape;
+  Slot q = 0;
+  Slot k = 0;
+  Slot v = 0;
+  Slot to = 0;
+};
+/// x = f(x).
+struct Activate {
+  Activation kind = Activation::relu;
+  Slot x = 0;
+};
+/// gate = f(gate) · up.
+struct Gate {
+  Activation kind = Activation::silu;
+  Slot gate = 0;
+  Slot up = 0;
+};
+/// x += rows [first, first + length) of a tensor: learned positions.
+struct AddRows {
+  std::string tensor;
+  index_t first = 0;
+  Slot x = 0;
+};
+/// x = factor · x.
+struct Scale {
+  float factor = 1;
+  Slot x = 0;
+};
+/// to += from.
+struct Add {
+  Slot from = 0;
+  Slot to = 0;
+};
+/// Chooses experts for each token (Backend::route).
+struct Route {
+  RouterShape shape;
+  Slot logits = 0;
+  Slot routes = 0;
+};
+/// to = the rows of `from` that are routed to an expert.
+struct Gather {
+  Slot from = 0;
+  Slot routes = 0;
+  Slot to = 0;
+};
+/// Adds the rows of an expert to those that they were gathered from, times their weights.
+struct Scatter {
+  Slot from = 0;
+  Slot routes = 0;
+  Slot to = 0;
+};
+struct Copy {
+  Slot from = 0;
+  Slot to = 0;
+};
+
+}  // namespace op
+
+using Operation = std::variant<op::RmsNorm, op::LayerNorm, op::Linear, op::Rope, op::Attention,
+                               op::Activate, op::Gate, op::AddRows, op::Scale, op::Add, op::Route,
+                               op::Gather, op::Scatter, op::Copy>;
+
+/// The activations that an operation reads, and those that it writes; both for one in place.
+struct Operands {
+  std::vector<Slot> read;
+  std::vector<Slot> written;
+};
+[[nodiscard]] Operands operands(const Operation& operation);
+
+/// An activation that is the input of linears which get quantized.
+struct Tap {
+  Slot slot = 0;
+  index_t operation = 0;      ///< number of the first that reads it so
+  std::vector<Slot> carried;  ///< activations needed from there on: this one, and others
+};
+
+/// Operations in order. Made by a PlanBuilder, which derives all but the first three lists.
+struct BlockPlan {
+  std::vector<ActivationSpec> activations;
+  std::vector<Operation> operations;
+  std::vector<TensorSpec> tensors;  ///< those that operations read and that stay as they are
+  Slot input = 0;
+  Slot output = 0;                  ///< the residual of a block is both
+  std::vector<LinearSpec> linears;  ///< in the order of their operations
+  std::vector<Tap> taps;            ///< in the order in which they are reached
+  std::vector<Range> lives;  ///< of each activation: its first and its last operation, inclusive
+  std::vector<index_t> columns;  ///< of each carried activation: its first in their common buffer
+  index_t carried_width = 0;     ///< of that buffer
+
+  /// Returns the operations of a stage, 0 ≤ stage ≤ number of taps: those between two taps.
+  [[nodiscard]] Range stage(int number) const;
+  [[nodiscard]] index_t width(Slot slot) const { return activations[at(slot)].width; }
+  [[nodiscard]] index_t tap_width(int tap) const { return width(taps[at(tap)].slot); }
+};
+
+/// True if some activations are those of experts.
+[[nodiscard]] bool has_experts(const BlockPlan& plan);
+
+/// Returns, for each operation, the elements a token of the activations that are there while it
+/// runs; input and output of the plan are not counted.
+[[nodiscard]] std::vector<index_t> live_widths(const BlockPlan& plan);
+
+}  // namespace quip

@@ -1,0 +1,53 @@
+#include "quip/model/block_plan.hpp"
+
+#include <algorithm>
+
+namespace quip {
+namespace {
+
+struct OperandsOf {
+  Operands operator()(const op::RmsNorm& o) const { return {{o.from}, {o.to}}; }
+  Operands operator()(const op::LayerNorm& o) const { return {{o.from}, {o.to}}; }
+  Operands operator()(const op::Linear& o) const {
+    if (o.adds) return {{o.from, o.to}, {o.to}};
+    return {{o.from}, {o.to}};
+  }
+  Operands operator()(const op::Rope& o) const { return {{o.x}, {o.x}}; }
+  Operands operator()(const op::Attention& o) const { return {{o.q, o.k, o.v}, {o.to}}; }
+  Operands operator()(const op::Activate& o) const { return {{o.x}, {o.x}}; }
+  Operands operator()(const op::Gate& o) const { return {{o.gate, o.up}, {o.gate}}; }
+  Operands operator()(const op::AddRows& o) const { return {{o.x}, {o.x}}; }
+  Operands operator()(const op::Scale& o) const { return {{o.x}, {o.x}}; }
+  Operands operator()(const op::Add& o) const { return {{o.from, o.to}, {o.to}}; }
+  Operands operator()(const op::Route& o) const { return {{o.logits}, {o.routes}}; }
+  Operands operator()(const op::Gather& o) const { return {{o.from, o.routes}, {o.to}}; }
+  Operands operator()(const op::Scatter& o) const { return {{o.from, o.routes, o.to}, {o.to}}; }
+  Operands operator()(const op::Copy& o) const { return {{o.from}, {o.to}}; }
+};
+
+}  // namespace
+
+Operands operands(const Operation& operation) { return std::visit(OperandsOf(), operation); }
+
+Range BlockPlan::stage(int number) const {
+  const index_t first = number == 0 ? 0 : taps[at(number - 1)].operation;
+  const bool last = number == static_cast<int>(taps.size());
+  return {first, last ? std::ssize(operations) : taps[at(number)].operation};
+}
+
+bool has_experts(const BlockPlan& plan) {
+  return std::ranges::any_of(plan.activations,
+                             [](const ActivationSpec& spec) { return spec.rows.has_value(); });
+}
+
+std::vector<index_t> live_widths(const BlockPlan& plan) {
+  std::vector<index_t> widths(plan.operations.size(), 0);
+  for (Slot slot = 0; slot < static_cast<Slot>(plan.activations.size()); ++slot) {
+    if (slot == plan.input || slot == plan.output) continue;
+    const Range life = plan.lives[at(slot)];
+    for (index_t i = life.first; i <= life.last; ++i) widths[at(i)] += plan.width(slot);
+  }
+  return widths;
+}
+
+}  // namespace quip

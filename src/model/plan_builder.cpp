@@ -1,0 +1,326 @@
+#include "plan_builder.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "family_common.hpp"
+
+#include "quip/core/error.hpp"
+#include "quip/model/rope.hpp"
+
+namespace quip {
+namespace {
+
+/// Finds the lives of activations. Throws Error if one is read that was never written.
+std::vector<Range> lives_of(const BlockPlan& plan) {
+  std::vector<Range> lives(plan.activations.size(), Range{-1, -1});
+  lives[at(plan.input)] = {0, 0};
+  for (index_t i = 0; i < std::ssize(plan.operations); ++i) {
+    const Operands slots = operands(plan.operations[at(i)]);
+    for (const Slot slot : slots.read) {
+      if (lives[at(slot)].first < 0) {
+        fail("a plan reads activation {} before it is written", plan.activations[at(slot)].name);
+      }
+      lives[at(slot)].last = i;
+    }
+    for (const Slot slot : slots.written) {
+      Range& life = lives[at(slot)];
+      if (life.first < 0) life.first = i;
+      life.last = i;
+    }
+  }
+  return lives;
+}
+
+/// Returns the taps at which an activation is needed that was made before.
+Range taps_of(const BlockPlan& plan, Slot slot) {
+  if (slot == plan.input || slot == plan.output) return {};
+  const Range life = plan.lives[at(slot)];
+  const auto first = std::ranges::upper_bound(plan.taps, life.first, {}, &Tap::operation);
+  const auto last = std::ranges::upper_bound(plan.taps, life.last, {}, &Tap::operation);
+  return {first - plan.taps.begin(), last - plan.taps.begin()};
+}
+
+/// Gives every activation that is carried over taps its columns: the first that are free at all of
+/// these.
+void place_carried(BlockPlan& plan) {
+  const auto slots = static_cast<Slot>(plan.activations.size());
+  plan.columns.assign(at(slots), 0);
+  std::vector<Range> carried(at(slots));
+  for (Slot slot = 0; slot < slots; ++slot) {
+    carried[at(slot)] = taps_of(plan, slot);
+    for (index_t tap = carried[at(slot)].first; tap < carried[at(slot)].last; ++tap) {
+      plan.taps[at(tap)].carried.push_back(slot);
+    }
+  }
+  for (index_t t = 0; t < std::ssize(plan.taps); ++t) {
+    for (const Slot slot : plan.taps[at(t)].carried) {
+      if (carried[at(slot)].first != t) continue;  // has its place already
+      // Those that are there by now and at this tap are all that can be in the way.
+      index_t& column = plan.columns[at(slot)];
+      const auto clash = [&](Slot other) {
+        const index_t first = plan.columns[at(other)];
+        const bool placed = carried[at(other)].first < t || other < slot;
+        return placed && first < column + plan.width(slot) && column < first + plan.width(other);
+      };
+      const std::vector<Slot>& here = plan.taps[at(t)].carried;
+      for (auto found = std::ranges::find_if(here, clash); found != here.end();
+           found = std::ranges::find_if(here, clash)) {
+        column = plan.columns[at(*found)] + plan.width(*found);
+      }
+      plan.carried_width = std::max(plan.carried_width, column + plan.width(slot));
+    }
+  }
+}
+
+}  // namespace
+
+PlanBuilder::PlanBuilder(const ModelConfig& config, std::string prefix)
+    : config_(config), prefix_(std::move(prefix)) {}
+
+Slot PlanBuilder::add_activation(std::string_view name, index_t width, std::optional<Slot> like) {
+  const auto rows = like ? plan_.activations[at(*like)].rows : std::nullopt;
+  plan_.activations.push_back({prefix_ + std::string(name), width, rows});
+  return static_cast<Slot>(plan_.activations.size()) - 1;
+}
+
+Slot PlanBuilder::input(const char* name, index_t width) {
+  plan_.input = add_activation(name, width);
+  return plan_.input;
+}
+
+Slot PlanBuilder::rms_norm(const std::string& name, Slot from) {
+  const Slot to = add_activation(name, width(from));
+  const std::string gain = prefix_ + name + ".weight";
+  plan_.tensors.push_back({gain, {width(from)}});
+  plan_.operations.emplace_back(
+      op::RmsNorm{gain, config_.gain_plus, config_.norm_epsilon, 1, from, to});
+  return to;
+}
+
+void PlanBuilder::norm_by_head(const std::string& name, Slot x, index_t heads) {
+  const std::string gain = prefix_ + name + ".weight";
+  plan_.tensors.push_back({gain, {width(x) / heads}});
+  plan_.operations.emplace_back(
+      op::RmsNorm{gain, config_.gain_plus, config_.norm_epsilon, heads, x, x});
+}
+
+Slot PlanBuilder::layer_norm(const std::string& name, Slot from, bool affine) {
+  const Slot to = add_activation(name, width(from));
+  add_layer_norm(name, from, to, affine);
+  return to;
+}
+
+void PlanBuilder::layer_norm_in_place(const std::string& name, Slot x, bool affine) {
+  add_layer_norm(name, x, x, affine);
+}
+
+void PlanBuilder::add_layer_norm(const std::string& name, Slot from, Slot to, bool affine) {
+  op::LayerNorm norm{"", "", config_.norm_epsilon, from, to};
+  if (affine) {
+    norm.gain = prefix_ + name + ".weight";
+    norm.bias = prefix_ + name + ".bias";
+    plan_.tensors.push_back({norm.gain, {width(from)}});
+    plan_.tensors.push_back({norm.bias, {width(from)}});
+  }
+  plan_.operations.emplace_back(std::move(norm));
+}
+
+void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot to, bool bias,
+                                       bool adds) {
+  const std::string full = prefix_ + name;
+  const index_t rows = width(to);
+  const index_t cols = width(from);
+  auto tap = std::ranges::find(plan_.taps, from, &Tap::slot);
+  if (tap == plan_.taps.end()) {
+    plan_.taps.push_back({from, std::ssize(plan_.operations), {}});
+    tap = std::prev(plan_.taps.end());
+  }
+  const std::string type = full.substr(full.rfind('.') + 1);
+  WeightHandle stored{full + ".weight", 0, rows};
+  if (!shared_.tensor.empty()) {
+    stored = shared_;
+    shared_.first_row += rows;
+    if (shared_.first_row == shared_.rows) shared_ = {};
+  }
+  plan_.linears.push_back({full, type, rows, cols, static_cast<int>(tap - plan_.taps.begin()), bias,
+                           std::move(stored)});
+  if (bias) plan_.tensors.push_back({full + ".bias", {rows}});
+  plan_.operations.emplace_back(op::Linear{full, rows, cols, bias, adds, from, to});
+}
+
+Slot PlanBuilder::linear(const std::string& name, Slot from, index_t rows, bool bias) {
+  const Slot to = add_activation(name, rows, from);
+  add_linear_operation(name, from, to, bias, false);
+  return to;
+}
+
+void PlanBuilder::add_linear(const std::string& name, Slot from, bool bias, Slot to) {
+  add_linear_operation(name, from, to, bias, true);
+}
+
+void PlanBuilder::share_tensor(const std::string& name, index_t rows) {
+  shared_ = {prefix_ + name + ".weight", 0, rows};
+}
+
+Slot PlanBuilder::fixed_linear(const std::string& name, Slot from, index_t rows, bool in_fp32) {
+  const Slot to = add_activation(name, rows);
+  const std::string full = prefix_ + name;
+  plan_.tensors.push_back({full + ".weight", {rows, width(from)}});
+  plan_.operations.emplace_back(
+      op::Linear{full, rows, width(from), false, false, from, to, in_fp32});
+  return to;
+}
+
+Slot PlanBuilder::copy(Slot from, const char* name) {
+  const Slot to = add_activation(name, width(from));
+  plan_.operations.emplace_back(op::Copy{from, to});
+  return to;
+}
+
+void PlanBuilder::rope(Slot x, index_t heads, int table) {
+  plan_.operations.emplace_back(op::Rope{heads, width(x) / heads, table, x});
+}
+
+Slot PlanBuilder::attend(Slot q, Slot k, Slot v, const AttentionShape& shape) {
+  const Slot to = add_activation("attention", width(q));
+  plan_.operations.emplace_back(op::Attention{shape, q, k, v, to});
+  return to;
+}
+
+void PlanBuilder::activate(Slot x) {
+  plan_.operations.emplace_back(op::Activate{config_.activation, x});
+}
+
+void PlanBuilder::gate(Slot gate, Slot up) {
+  plan_.operations.emplace_back(op::Gate{config_.activation, gate, up});
+}
+
+void PlanBuilder::scale(Slot x, double factor) {
+  if (factor != 1) plan_.operations.emplace_back(op::Scale{static_cast<float>(factor), x});
+}
+
+void PlanBuilder::add(Slot from, Slot to) { plan_.operations.emplace_back(op::Add{from, to}); }
+
+void PlanBuilder::add_rows(const std::string& tensor, std::vector<index_t> shape, index_t first,
+                           Slot x) {
+  plan_.tensors.push_back({prefix_ + tensor, std::move(shape)});
+  plan_.operations.emplace_back(op::AddRows{prefix_ + tensor, first, x});
+}
+
+Slot PlanBuilder::route(Slot logits, const RouterShape& shape) {
+  const Slot routes = add_activation("routes", 2 * shape.chosen);
+  plan_.operations.emplace_back(op::Route{shape, logits, routes});
+  return routes;
+}
+
+Slot PlanBuilder::gather(Slot x, Slot routes, index_t expert, const RouterShape& shape) {
+  const Slot to = add_activation(fmt::format("expert_{}", expert), width(x));
+  plan_.activations[at(to)].rows = {
+      routes, expert, static_cast<double>(shape.chosen) / static_cast<double>(shape.experts)};
+  plan_.operations.emplace_back(op::Gather{x, routes, to});
+  return to;
+}
+
+void PlanBuilder::scatter(Slot from, Slot routes, Slot to) {
+  plan_.operations.emplace_back(op::Scatter{from, routes, to});
+}
+
+AttentionShape PlanBuilder::attention_shape(index_t block) const {
+  const double scale =
+      config_.attention_scale.value_or(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+  return {.heads = config_.heads,
+          .kv_heads = config_.kv_heads,
+          .head_dim = config_.head_dim,
+          .scale = static_cast<float>(scale),
+          .window = config_.window(block),
+          .soft_cap = config_.score_cap};
+}
+
+BlockPlan PlanBuilder::finish(Slot output) {
+  plan_.output = output;
+  plan_.lives = lives_of(plan_);
+  place_carried(plan_);
+  return std::move(plan_);
+}
+
+BlockBuilder::BlockBuilder(const ModelConfig& config, index_t block, const std::string& layers)
+    : PlanBuilder(config, fmt::format("{}{}.", layers, block)),
+      block_(block),
+      residual_(input("residual", config.hidden)) {}
+
+BlockBuilder::Heads BlockBuilder::project(const std::string& part, Slot from, bool bias) {
+  const index_t keys = config().kv_heads * config().head_dim;
+  const Slot q = linear(part + "q_proj", from, config().heads * config().head_dim, bias);
+  const Slot k = linear(part + "k_proj", from, keys, bias);
+  const Slot v = linear(part + "v_proj", from, keys, bias);
+  return {q, k, v};
+}
+
+Slot BlockBuilder::attend(const Heads& heads) {
+  return PlanBuilder::attend(heads.q, heads.k, heads.v, attention_shape(block_));
+}
+
+Slot BlockBuilder::attend_by_position(const Heads& heads) {
+  const int table = config().local_rope && config().window(block_) ? 1 : 0;
+  rope(heads.q, config().heads, table);
+  rope(heads.k, config().kv_heads, table);
+  return attend(heads);
+}
+
+Slot BlockBuilder::gated(const std::string& part, Slot from, bool bias) {
+  const Slot gates = linear(part + "gate_proj", from, config().intermediate, bias);
+  const Slot up = linear(part + "up_proj", from, config().intermediate, bias);
+  gate(gates, up);
+  return gates;
+}
+
+void BlockBuilder::add_experts(const ExpertNames& names, Slot x) {
+  const ModelConfig& c = config();
+  const RouterShape& shape = c.router;
+  const Slot routes = route(fixed_linear(names.router, x, shape.experts, true), shape);
+  for (index_t e = 0; e < shape.experts; ++e) {
+    const std::string expert = fmt::format("{}{}.", names.experts, e);
+    const Slot rows = gather(x, routes, e, shape);
+    const Slot gates = linear(expert + names.gate, rows, c.expert_intermediate, false);
+    gate(gates, linear(expert + names.up, rows, c.expert_intermediate, false));
+    scatter(linear(expert + names.down, gates, c.hidden, false), routes, residual_);
+  }
+}
+
+void BlockBuilder::add_to_residual(const std::string& name, Slot from, bool bias) {
+  add_linear(name, from, bias, residual_);
+}
+
+void BlockBuilder::add_normed(const std::string& name, Slot from, bool bias,
+                              const std::string& norm) {
+  const Slot x = linear(name, from, config().hidden, bias);
+  norm_by_head(norm, x, 1);
+  add(x, residual_);
+}
+
+ModelPlan plan_decoder(const ModelConfig& c,
+                       BlockPlan (*block)(const ModelConfig& config, index_t number)) {
+  ModelPlan plan;
+  plan.embedding = {"model.embed_tokens.weight", {c.vocabulary, c.hidden}};
+  plan.head = head_of(c, plan.embedding);
+  const auto add_rope = [&](const RopeConfig& rope) {
+    plan.ropes.push_back(
+        {rope_frequencies(rope, c.head_dim), static_cast<float>(rope.scaling.attention_factor)});
+  };
+  add_rope(c.rope);
+  if (c.local_rope) add_rope(*c.local_rope);
+  PlanBuilder embed(c, "model.");
+  const Slot first = embed.copy(embed.input("embedding", c.hidden), "residual");
+  embed.scale(first, c.embedding_scale);
+  plan.embed = embed.finish(first);
+  for (index_t b = 0; b < c.blocks; ++b) plan.blocks.push_back(block(c, b));
+  PlanBuilder finish(c, "model.");
+  const Slot last = finish.rms_norm("norm", finish.input("residual", c.hidden));
+  finish.scale(last, c.head_scale);
+  plan.finish = finish.finish(last);
+  return plan;
+}
+
+}  // namespace quip

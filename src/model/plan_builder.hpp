@@ -1,0 +1,123 @@
+// Writes plans down: operation by operation, with the parts that most decoders have in common.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "quip/model/block_plan.hpp"
+#include "quip/model/config.hpp"
+#include "quip/model/family.hpp"
+
+namespace quip {
+
+/// Appends operations. Names of tensors are completed by the prefix ("model.layers.0.").
+class PlanBuilder {
+ public:
+  PlanBuilder(const ModelConfig& config, std::string prefix);
+
+  /// Begins with an activation that the caller hands in.
+  Slot input(const char* name, index_t width);
+
+  /// Returns from / rms(from) · gain, with the gain in `name`.weight.
+  Slot rms_norm(const std::string& name, Slot from);
+  /// Norms each head of x by itself; all with the gain in `name`.weight.
+  void norm_by_head(const std::string& name, Slot x, index_t heads);
+  /// Returns (from − mean) / std; `affine`: times `name`.weight plus `name`.bias.
+  Slot layer_norm(const std::string& name, Slot from, bool affine);
+  void layer_norm_in_place(const std::string& name, Slot x, bool affine);
+  /// Returns a linear of `from` that gets quantized.
+  Slot linear(const std::string& name, Slot from, index_t rows, bool bias);
+  /// Adds one to `to`.
+  void add_linear(const std::string& name, Slot from, bool bias, Slot to);
+  /// Has the linears that follow take their weights from rows of this tensor, one after the other,
+  /// until all its rows are taken.
+  void share_tensor(const std::string& name, index_t rows);
+  /// Returns a linear that stays as it is.
+  Slot fixed_linear(const std::string& name, Slot from, index_t rows, bool in_fp32 = false);
+  Slot copy(Slot from, const char* name);
+  void rope(Slot x, index_t heads, int table = 0);
+  Slot attend(Slot q, Slot k, Slot v, const AttentionShape& shape);
+  void activate(Slot x);
+  void gate(Slot gate, Slot up);
+  void scale(Slot x, double factor);
+  void add(Slot from, Slot to);
+  /// Adds rows of a tensor of this shape.
+  void add_rows(const std::string& tensor, std::vector<index_t> shape, index_t first, Slot x);
+
+  /// Returns the experts of each token, and their weights.
+  Slot route(Slot logits, const RouterShape& shape);
+  /// Returns the rows of x that are routed to an expert.
+  Slot gather(Slot x, Slot routes, index_t expert, const RouterShape& shape);
+  /// Adds an expert's rows to those of `to` that they came from, times their weights.
+  void scatter(Slot from, Slot routes, Slot to);
+
+  /// Returns the shape of attention in a block, as the configuration has it.
+  [[nodiscard]] AttentionShape attention_shape(index_t block) const;
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+  [[nodiscard]] index_t width(Slot slot) const { return plan_.width(slot); }
+
+  /// Returns the plan, whose result is `output`. Throws Error if an operation reads what no earlier
+  /// one has written.
+  [[nodiscard]] BlockPlan finish(Slot output);
+
+ private:
+  /// `like`: the activation whose rows it has; none: a row for every token.
+  [[nodiscard]] Slot add_activation(std::string_view name, index_t width,
+                                    std::optional<Slot> like = {});
+  void add_layer_norm(const std::string& name, Slot from, Slot to, bool affine);
+  void add_linear_operation(const std::string& name, Slot from, Slot to, bool bias, bool adds);
+
+  const ModelConfig& config_;
+  std::string prefix_;
+  WeightHandle shared_;  ///< with the first row that is not taken
+  BlockPlan plan_;
+};
+
+/// A block whose input and output is the residual [hidden].
+class BlockBuilder : public PlanBuilder {
+ public:
+  BlockBuilder(const ModelConfig& config, index_t block,
+               const std::string& layers = "model.layers.");
+
+  [[nodiscard]] Slot residual() const { return residual_; }
+  [[nodiscard]] BlockPlan finish() { return PlanBuilder::finish(residual_); }
+
+  /// Queries, keys and values: the linears `part`q_proj, k_proj and v_proj of `from`.
+  struct Heads {
+    Slot q;
+    Slot k;
+    Slot v;
+  };
+  Heads project(const std::string& part, Slot from, bool bias);
+  /// Rotates queries and keys by the angles of this block, and attends.
+  Slot attend_by_position(const Heads& heads);
+  Slot attend(const Heads& heads);
+  /// Returns act(gate) · up, of the linears `part`gate_proj and up_proj.
+  Slot gated(const std::string& part, Slot from, bool bias);
+  /// The names of the linears of a mixture of experts.
+  struct ExpertNames {
+    const char* router;
+    const char* experts;  ///< before an expert's number
+    const char* gate;
+    const char* up;
+    const char* down;
+  };
+  /// Adds a mixture of gated MLPs of x to the residual, with the configuration's experts.
+  void add_experts(const ExpertNames& names, Slot x);
+  /// Adds the linear `name` to the residual.
+  void add_to_residual(const std::string& name, Slot from, bool bias);
+  /// Adds the linear `name`, normed with the gain `norm`.weight.
+  void add_normed(const std::string& name, Slot from, bool bias, const std::string& norm);
+
+ private:
+  index_t block_;
+  Slot residual_;
+};
+
+/// Returns the plan of a model with rotary positions whose ends are model.embed_tokens, model.norm
+/// and lm_head. `block` makes the plan of each block.
+[[nodiscard]] ModelPlan plan_decoder(const ModelConfig& config,
+                                     BlockPlan (*block)(const ModelConfig& config, index_t number));
+
+}  // namespace quip
