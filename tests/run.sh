@@ -46,12 +46,13 @@ finish() {
 }
 
 step "dependencies" bash jobs/install-deps.sh --tests || finish
-step "configure" cmake --preset release || finish
-step "build" cmake --build --preset release || finish
-suite "unit tests" build/release unit
-suite "mpi tests" build/release mpi
-suite "end-to-end tests" build/release e2e
-suite "lint" build/release lint
+step "configure" cmake --preset check || finish
+step "build" cmake --build --preset check || finish
+suite "unit tests" build/check unit
+suite "mpi tests" build/check mpi
+suite "end-to-end tests" build/check e2e
+# Checks each source by itself.
+step "configure for lint" cmake --preset release && suite "lint" build/release lint
 # MPI, HDF5 and BLAS themselves are not built with sanitizers.
 if step "configure with sanitizers" cmake --preset asan; then
   step "build with sanitizers" cmake --build --preset asan --target unit_tests

@@ -10,7 +10,7 @@
 namespace quip {
 namespace {
 
-BlockPlan block_of(const ModelConfig& c, index_t number) {
+BlockPlan gemma_block(const ModelConfig& c, index_t number) {
   BlockBuilder block(c, number);
   const Slot x = block.rms_norm("input_layernorm", block.residual());
   const auto heads = block.project("self_attn.", x, c.attention_bias);
@@ -77,15 +77,16 @@ void parse_gemma3(const ConfigFields& fields, ModelConfig& config) {
 }
 
 ModelPlan plan_gemma(const ModelConfig& c, const TensorSource& /*source*/) {
-  return plan_decoder(c, block_of);
+  return plan_decoder(c, gemma_block);
 }
-
-constexpr std::array<ModelRow, 2> rows = {
-    {{"gemma2", "Gemma2ForCausalLM", parse_gemma2, plan_gemma},
-     {"gemma3_text", "Gemma3ForCausalLM", parse_gemma3, plan_gemma}}};
 
 }  // namespace
 
-std::span<const ModelRow> gemma_models() { return rows; }
+std::span<const ModelRow> gemma_models() {
+  static constexpr std::array<ModelRow, 2> rows = {
+      {{"gemma2", "Gemma2ForCausalLM", parse_gemma2, plan_gemma},
+       {"gemma3_text", "Gemma3ForCausalLM", parse_gemma3, plan_gemma}}};
+  return rows;
+}
 
 }  // namespace quip

@@ -11,7 +11,7 @@ void add_scaled(BlockBuilder& block, const char* name, Slot from, bool bias) {
   block.add(x, block.residual());
 }
 
-BlockPlan block_of(const ModelConfig& c, index_t number) {
+BlockPlan granite_block(const ModelConfig& c, index_t number) {
   BlockBuilder block(c, number);
   const Slot x = block.rms_norm("input_layernorm", block.residual());
   const auto heads = block.project("self_attn.", x, c.attention_bias);
@@ -32,13 +32,14 @@ void parse_granite(const ConfigFields& fields, ModelConfig& config) {
 }
 
 ModelPlan plan_granite(const ModelConfig& c, const TensorSource& /*source*/) {
-  return plan_decoder(c, block_of);
+  return plan_decoder(c, granite_block);
 }
-
-constexpr ModelRow row = {"granite", "GraniteForCausalLM", parse_granite, plan_granite};
 
 }  // namespace
 
-std::span<const ModelRow> granite_models() { return {&row, 1}; }
+std::span<const ModelRow> granite_models() {
+  static constexpr ModelRow row = {"granite", "GraniteForCausalLM", parse_granite, plan_granite};
+  return {&row, 1};
+}
 
 }  // namespace quip

@@ -7,7 +7,7 @@
 namespace quip {
 namespace {
 
-BlockPlan block_of(const ModelConfig& c, index_t number) {
+BlockPlan llama_block(const ModelConfig& c, index_t number) {
   BlockBuilder block(c, number);
   const Slot x = block.rms_norm("input_layernorm", block.residual());
   const auto heads = block.project("self_attn.", x, c.attention_bias);
@@ -37,16 +37,17 @@ void parse_qwen2(const ConfigFields& fields, ModelConfig& config) {
 }
 
 ModelPlan plan_llama(const ModelConfig& c, const TensorSource& /*source*/) {
-  return plan_decoder(c, block_of);
+  return plan_decoder(c, llama_block);
 }
-
-constexpr std::array<ModelRow, 3> rows = {
-    {{"llama", "LlamaForCausalLM", parse_llama, plan_llama},
-     {"mistral", "MistralForCausalLM", parse_mistral, plan_llama},
-     {"qwen2", "Qwen2ForCausalLM", parse_qwen2, plan_llama}}};
 
 }  // namespace
 
-std::span<const ModelRow> llama_models() { return rows; }
+std::span<const ModelRow> llama_models() {
+  static constexpr std::array<ModelRow, 3> rows = {
+      {{"llama", "LlamaForCausalLM", parse_llama, plan_llama},
+       {"mistral", "MistralForCausalLM", parse_mistral, plan_llama},
+       {"qwen2", "Qwen2ForCausalLM", parse_qwen2, plan_llama}}};
+  return rows;
+}
 
 }  // namespace quip

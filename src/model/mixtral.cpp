@@ -5,7 +5,7 @@
 namespace quip {
 namespace {
 
-BlockPlan block_of(const ModelConfig& c, index_t number) {
+BlockPlan mixtral_block(const ModelConfig& c, index_t number) {
   BlockBuilder block(c, number);
   const Slot x = block.rms_norm("input_layernorm", block.residual());
   const Slot attention = block.attend_by_position(block.project("self_attn.", x, false));
@@ -28,13 +28,14 @@ void parse_mixtral(const ConfigFields& fields, ModelConfig& config) {
 }
 
 ModelPlan plan_mixtral(const ModelConfig& c, const TensorSource& /*source*/) {
-  return plan_decoder(c, block_of);
+  return plan_decoder(c, mixtral_block);
 }
-
-constexpr ModelRow row = {"mixtral", "MixtralForCausalLM", parse_mixtral, plan_mixtral};
 
 }  // namespace
 
-std::span<const ModelRow> mixtral_models() { return {&row, 1}; }
+std::span<const ModelRow> mixtral_models() {
+  static constexpr ModelRow row = {"mixtral", "MixtralForCausalLM", parse_mixtral, plan_mixtral};
+  return {&row, 1};
+}
 
 }  // namespace quip

@@ -5,7 +5,7 @@
 namespace quip {
 namespace {
 
-BlockPlan block_of(const ModelConfig& c, index_t number) {
+BlockPlan olmo2_block(const ModelConfig& c, index_t number) {
   BlockBuilder block(c, number);
   const Slot x = block.copy(block.residual(), "attention_input");
   const auto heads = block.project("self_attn.", x, c.attention_bias);
@@ -24,13 +24,14 @@ void parse_olmo2(const ConfigFields& fields, ModelConfig& config) {
 }
 
 ModelPlan plan_olmo2(const ModelConfig& c, const TensorSource& /*source*/) {
-  return plan_decoder(c, block_of);
+  return plan_decoder(c, olmo2_block);
 }
-
-constexpr ModelRow row = {"olmo2", "Olmo2ForCausalLM", parse_olmo2, plan_olmo2};
 
 }  // namespace
 
-std::span<const ModelRow> olmo2_models() { return {&row, 1}; }
+std::span<const ModelRow> olmo2_models() {
+  static constexpr ModelRow row = {"olmo2", "Olmo2ForCausalLM", parse_olmo2, plan_olmo2};
+  return {&row, 1};
+}
 
 }  // namespace quip

@@ -5,7 +5,7 @@
 namespace quip {
 namespace {
 
-BlockPlan block_of(const ModelConfig& c, index_t number) {
+BlockPlan phi3_block(const ModelConfig& c, index_t number) {
   BlockBuilder block(c, number);
   const Slot x = block.rms_norm("input_layernorm", block.residual());
   block.share_tensor("self_attn.qkv_proj", (c.heads + 2 * c.kv_heads) * c.head_dim);
@@ -23,13 +23,14 @@ void parse_phi3(const ConfigFields& fields, ModelConfig& config) {
 }
 
 ModelPlan plan_phi3(const ModelConfig& c, const TensorSource& /*source*/) {
-  return plan_decoder(c, block_of);
+  return plan_decoder(c, phi3_block);
 }
-
-constexpr ModelRow row = {"phi3", "Phi3ForCausalLM", parse_phi3, plan_phi3};
 
 }  // namespace
 
-std::span<const ModelRow> phi3_models() { return {&row, 1}; }
+std::span<const ModelRow> phi3_models() {
+  static constexpr ModelRow row = {"phi3", "Phi3ForCausalLM", parse_phi3, plan_phi3};
+  return {&row, 1};
+}
 
 }  // namespace quip

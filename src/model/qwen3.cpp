@@ -14,7 +14,7 @@ bool has_experts(const ModelConfig& c, index_t block) {
   return c.router.experts > 0 && (block >= std::ssize(c.dense) || !c.dense[at(block)]);
 }
 
-BlockPlan block_of(const ModelConfig& c, index_t number) {
+BlockPlan qwen3_block(const ModelConfig& c, index_t number) {
   BlockBuilder block(c, number);
   const Slot x = block.rms_norm("input_layernorm", block.residual());
   const auto heads = block.project("self_attn.", x, c.attention_bias);
@@ -67,15 +67,16 @@ void parse_qwen3_moe(const ConfigFields& fields, ModelConfig& config) {
 }
 
 ModelPlan plan_qwen3(const ModelConfig& c, const TensorSource& /*source*/) {
-  return plan_decoder(c, block_of);
+  return plan_decoder(c, qwen3_block);
 }
-
-constexpr std::array<ModelRow, 2> rows = {
-    {{"qwen3", "Qwen3ForCausalLM", parse_qwen3, plan_qwen3},
-     {"qwen3_moe", "Qwen3MoeForCausalLM", parse_qwen3_moe, plan_qwen3}}};
 
 }  // namespace
 
-std::span<const ModelRow> qwen3_models() { return rows; }
+std::span<const ModelRow> qwen3_models() {
+  static constexpr std::array<ModelRow, 2> rows = {
+      {{"qwen3", "Qwen3ForCausalLM", parse_qwen3, plan_qwen3},
+       {"qwen3_moe", "Qwen3MoeForCausalLM", parse_qwen3_moe, plan_qwen3}}};
+  return rows;
+}
 
 }  // namespace quip

@@ -3,7 +3,6 @@
 # src/backend/cuda are compiled as C++ against tests/cuda_on_host, which runs kernels on the host
 # (label "unit").
 
-add_custom_target(cuda_tests)
 if(QUIP_SANITIZE)
   return() # the sanitizers do not follow a thread from one stack to another
 endif()
@@ -17,6 +16,8 @@ else()
   set(kernels ${QUIP_CUDA_SOURCES})
   list(FILTER kernels INCLUDE REGEX "\\.cu$")
   set_source_files_properties(${kernels} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
+  # Has members of types that no other source may know, which gcc warns of where sources are joined.
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/backend/cuda/matmul.cpp PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   target_compile_definitions(cuda_under_test PUBLIC QUIP_CUDA_ON_HOST)
   target_include_directories(cuda_under_test SYSTEM PUBLIC ${CMAKE_SOURCE_DIR}/tests/cuda_on_host/include)
   target_include_directories(cuda_under_test PUBLIC ${CMAKE_SOURCE_DIR}/src)
@@ -26,22 +27,19 @@ else()
   add_executable(quip_cuda_on_host ${CMAKE_SOURCE_DIR}/src/cli/main.cpp)
   target_link_libraries(quip_cuda_on_host PRIVATE cuda_under_test quip_cli)
 endif()
-target_link_libraries(nccl_collectives_mpi_test PRIVATE cuda_under_test)
-target_link_libraries(nccl_grid_cholesky_mpi_test PRIVATE cuda_under_test)
+
+file(GLOB nccl_test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/mpi/nccl_*_test.cpp)
+quip_add_mpi_tests(nccl_mpi_tests SOURCES ${nccl_test_sources})
+target_link_libraries(nccl_mpi_tests PRIVATE cuda_under_test)
+add_dependencies(mpi_tests nccl_mpi_tests)
 
 file(GLOB cuda_test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/cuda/*_test.cpp)
-foreach(source IN LISTS cuda_test_sources)
-  get_filename_component(name ${source} NAME_WE)
-  add_executable(${name} ${source})
-  target_link_libraries(${name} PRIVATE cuda_under_test quip_lib quip_test_flags GTest::gtest_main
-                                        OpenMP::OpenMP_CXX)
-  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/tests)
-  add_dependencies(cuda_tests ${name})
-  add_dependencies(unit_tests ${name})
-  add_test(NAME ${QUIP_CUDA_TEST_LABEL}.${name} COMMAND ${name})
-  set_tests_properties(${QUIP_CUDA_TEST_LABEL}.${name} PROPERTIES LABELS ${QUIP_CUDA_TEST_LABEL} TIMEOUT 300
-                                                                  ENVIRONMENT "${QUIP_UNIT_TEST_ENVIRONMENT}")
-  if(QUIP_CUDA) # or a run without a GPU would look like one that has passed
-    set_tests_properties(${QUIP_CUDA_TEST_LABEL}.${name} PROPERTIES SKIP_REGULAR_EXPRESSION "no GPU here")
-  endif()
-endforeach()
+quip_add_serial_tests(cuda_tests LABEL ${QUIP_CUDA_TEST_LABEL} SOURCES ${cuda_test_sources})
+target_link_libraries(cuda_tests PRIVATE cuda_under_test)
+add_dependencies(unit_tests cuda_tests)
+if(QUIP_CUDA) # or a run without a GPU would look like one that has passed
+  foreach(source IN LISTS cuda_test_sources)
+    get_filename_component(name ${source} NAME_WE)
+    set_tests_properties(gpu.${name} PROPERTIES SKIP_REGULAR_EXPRESSION "no GPU here")
+  endforeach()
+endif()

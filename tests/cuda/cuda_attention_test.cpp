@@ -5,7 +5,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::cuda_attention_test {
 namespace {
 
 /// Computes with operands in bfloat16, as the tensor cores see them.
@@ -106,4 +106,4 @@ TEST_F(CudaTest, AttentionOfLargeScores) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cuda_attention_test

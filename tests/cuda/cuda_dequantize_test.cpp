@@ -13,7 +13,7 @@
 #include "quip/core/rng.hpp"
 #include "quip/quant/code/dequantize.hpp"
 
-namespace quip {
+namespace quip::cuda_dequantize_test {
 namespace {
 
 struct Grid {
@@ -190,4 +190,4 @@ TEST_P(CudaDequantize, TakesTheMemoryThatItNames) {
 #endif
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cuda_dequantize_test

@@ -13,7 +13,7 @@
 #include "quip/backend/quantizer.hpp"
 #include "quip/pipeline/round_layer.hpp"
 
-namespace quip {
+namespace quip::cuda_held_factor_test {
 namespace {
 
 constexpr index_t n = 300;  // three panels, the last of 44 columns
@@ -135,4 +135,4 @@ TEST_F(CudaTest, WithoutRoomForAFactorTheHostRoundsTheSame) {
 #endif
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cuda_held_factor_test

@@ -8,7 +8,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::cuda_hessian_test {
 namespace {
 
 /// Activations of very different channels, and scales that use 16 bits.
@@ -171,4 +171,4 @@ TEST_F(CudaTest, NoMemoryIsSaidWithWhatAndHowMuch) {
 #endif
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cuda_hessian_test

@@ -7,7 +7,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::cuda_operations_test {
 namespace {
 
 TEST_F(CudaTest, UploadAndDownloadKeepEveryRowOfAView) {
@@ -299,4 +299,4 @@ TEST_F(CudaTest, UnitsShareWeightsAndWriteTheirOwnRows) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cuda_operations_test

@@ -8,7 +8,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip::cuda {
+namespace quip::cuda::cuda_passes_test {
 namespace {
 
 /// Whatever steps a test thinks of.
@@ -116,4 +116,4 @@ TEST_F(CudaPasses, RefusesTwoScalesInARow) {
 }
 
 }  // namespace
-}  // namespace quip::cuda
+}  // namespace quip::cuda::cuda_passes_test

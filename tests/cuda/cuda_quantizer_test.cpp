@@ -12,7 +12,7 @@
 #include "quip/backend/quantizer.hpp"
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::cuda_quantizer_test {
 namespace {
 
 struct Case {
@@ -257,4 +257,4 @@ TEST_F(CudaTest, RoundingInPartsHasTheSameBits) {
 #endif
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cuda_quantizer_test

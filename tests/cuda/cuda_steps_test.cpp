@@ -6,7 +6,7 @@
 #include "cuda/plain_transform.hpp"
 #include <fmt/format.h>
 
-namespace quip::cuda {
+namespace quip::cuda::cuda_steps_test {
 namespace {
 
 /// All that may stand on the sides of a kernel.
@@ -155,4 +155,4 @@ TEST_F(CudaKernels, ProductsOfSmallMatrices) {
 }
 
 }  // namespace
-}  // namespace quip::cuda
+}  // namespace quip::cuda::cuda_steps_test

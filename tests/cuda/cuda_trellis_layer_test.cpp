@@ -14,7 +14,7 @@
 #include "quip/core/rng.hpp"
 #include "quip/quant/trellis/codebook.hpp"
 
-namespace quip {
+namespace quip::cuda_trellis_layer_test {
 namespace {
 
 using trellis::Codebook;
@@ -117,4 +117,4 @@ TEST_F(CudaTest, DecodingATrellisTakesTheMemoryThatItNames) {
 #endif
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cuda_trellis_layer_test

@@ -13,7 +13,7 @@
 #include "quip/quant/trellis/codebook.hpp"
 #include "quip/quant/trellis/tile.hpp"
 
-namespace quip {
+namespace quip::cuda_trellis_test {
 namespace {
 
 using trellis::Codebook;
@@ -153,4 +153,4 @@ TEST_F(CudaTest, StatesDoNotDependOnTheOrderOfThreads) {
 #endif
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cuda_trellis_test

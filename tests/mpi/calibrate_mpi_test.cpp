@@ -11,7 +11,7 @@
 #include "quip/plan/calibrate.hpp"
 #include "quip/plan/prediction.hpp"
 
-namespace quip::plan {
+namespace quip::plan::calibrate_mpi_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -91,4 +91,4 @@ TEST_F(CalibrateMpi, RefusesAJobThatCannotBePlannedBeforeItMeasures) {
 }
 
 }  // namespace
-}  // namespace quip::plan
+}  // namespace quip::plan::calibrate_mpi_test

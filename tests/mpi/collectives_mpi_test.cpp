@@ -12,7 +12,7 @@
 #include "quip/core/error.hpp"
 #include "quip/core/usage.hpp"
 
-namespace quip {
+namespace quip::collectives_mpi_test {
 namespace {
 
 class CollectivesMpiTest : public testing::Test {
@@ -197,4 +197,4 @@ TEST(ShareOf, IsContiguousBalancedAndComplete) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::collectives_mpi_test

@@ -6,7 +6,7 @@
 
 #include "quip/comm/mpi_collectives.hpp"
 
-namespace quip {
+namespace quip::distributed_ldl_mpi_test {
 namespace {
 
 using namespace test;
@@ -68,4 +68,4 @@ TEST_F(DistributedLdlMpi, DiagonalsComeAndGo) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::distributed_ldl_mpi_test

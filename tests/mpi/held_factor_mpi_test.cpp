@@ -15,7 +15,7 @@
 #include "quip/pipeline/round_layer.hpp"
 #include "quip/pipeline/wide_layer.hpp"
 
-namespace quip {
+namespace quip::held_factor_mpi_test {
 namespace {
 
 constexpr index_t n = 300;  // three panels
@@ -181,4 +181,4 @@ TEST_F(HeldFactorMpi, HoldsTheFactorThatRanksMadeTogether) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::held_factor_mpi_test

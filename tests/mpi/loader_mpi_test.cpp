@@ -16,7 +16,7 @@
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/round_layer.hpp"
 
-namespace quip {
+namespace quip::loader_mpi_test {
 namespace {
 
 /// Parameter: ranks per node; 0: as MPI finds them.
@@ -128,4 +128,4 @@ TEST_P(LoaderMpiTest, DequantizesToTheBitsOfOneRank) {
 INSTANTIATE_TEST_SUITE_P(RanksPerNode, LoaderMpiTest, testing::Values(0, 1, 2));
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::loader_mpi_test

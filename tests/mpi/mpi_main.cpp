@@ -1,7 +1,9 @@
-// One readable report from all ranks: rank 0 prints as usual, the others only their failures.
+// Runs the tests of the files named on the command line, or all, with one readable report from all
+// ranks: rank 0 prints as usual, the others only their failures.
 #include <cstdio>
 #include <memory>
 
+#include "support/of_sources.hpp"
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -27,6 +29,7 @@ class FailurePrinter final : public testing::EmptyTestEventListener {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
+  quip::test::select_tests_of_sources(argc, argv);
   const quip::MpiEnvironment environment(&argc, &argv);
   quip::MpiCollectives comm;
   if (comm.rank() != 0) {

@@ -17,7 +17,7 @@
 #include <nccl.h>
 #endif
 
-namespace quip::cuda {
+namespace quip::cuda::nccl_collectives_mpi_test {
 namespace {
 
 class NcclMpiTest : public testing::Test {
@@ -169,4 +169,4 @@ TEST_F(NcclMpiTest, AnErrorOfAnotherRankIsAbortedAndSaid) {
 #endif
 
 }  // namespace
-}  // namespace quip::cuda
+}  // namespace quip::cuda::nccl_collectives_mpi_test

@@ -12,7 +12,7 @@
 
 #include "quip/comm/mpi_collectives.hpp"
 
-namespace quip::cuda {
+namespace quip::cuda::nccl_grid_cholesky_mpi_test {
 namespace {
 
 using namespace test;
@@ -107,4 +107,4 @@ TEST_F(GridCholeskyMpi, DeclinesWhereRanksShareAGpu) {
 #endif
 
 }  // namespace
-}  // namespace quip::cuda
+}  // namespace quip::cuda::nccl_grid_cholesky_mpi_test

@@ -4,7 +4,7 @@
 #include "quip/comm/mpi_collectives.hpp"
 #include "quip/store/packed_model.hpp"
 
-namespace quip {
+namespace quip::packed_model_mpi_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -121,4 +121,4 @@ TEST_F(PackedModelMpiTest, RefusesANonEmptyDirectoryOnAllRanks) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::packed_model_mpi_test

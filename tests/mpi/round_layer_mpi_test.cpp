@@ -13,7 +13,7 @@
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/round_layer.hpp"
 
-namespace quip {
+namespace quip::round_layer_mpi_test {
 namespace {
 
 Matrix<float> random_matrix(index_t rows, index_t cols, std::uint64_t key) {
@@ -103,4 +103,4 @@ TEST(AssignOwners, GivesTheLargestToTheLeastLoaded) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::round_layer_mpi_test

@@ -18,7 +18,7 @@
 #include "quip/pipeline/round_layer.hpp"
 #include "quip/pipeline/wide_layer.hpp"
 
-namespace quip {
+namespace quip::wide_layer_mpi_test {
 namespace {
 
 constexpr index_t length = 8;
@@ -278,4 +278,4 @@ TEST_F(WideLayerMpi, HoldsItsShareOfTheHessianAndPanels) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::wide_layer_mpi_test

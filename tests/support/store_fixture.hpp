@@ -4,17 +4,16 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <map>
 #include <random>
 #include <set>
 #include <string>
 #include <unistd.h>
 #include <vector>
 
+#include "support/memory_source.hpp"
 #include <fmt/format.h>
 
 #include "quip/core/error.hpp"
-#include "quip/io/tensor_source.hpp"
 #include "quip/quant/transform/transform_kind.hpp"
 #include "quip/store/packed_model.hpp"
 #include "quip/store/packed_writer.hpp"
@@ -39,52 +38,6 @@ class TemporaryFolder {
 
  private:
   std::filesystem::path path_;
-};
-
-/// Tensors in memory, as a checkpoint would serve them.
-class MemorySource final : public TensorSource {
- public:
-  void add(const std::string& name, DType dtype, std::vector<index_t> shape, unsigned seed) {
-    TensorInfo info{name, dtype, std::move(shape)};
-    std::vector<std::byte> bytes(static_cast<std::size_t>(info.bytes()));
-    std::mt19937 random(seed);
-    // Below 0x78 the top byte of no float type makes a NaN or an infinity.
-    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() % 0x78);
-    tensors_[name] = {std::move(info), std::move(bytes)};
-  }
-  /// Adds 16-bit elements, as they are stored.
-  void add_half(const std::string& name, DType dtype, const std::vector<std::uint16_t>& elements) {
-    const auto bytes = std::as_bytes(std::span(elements));
-    tensors_[name] = {{name, dtype, {std::ssize(elements)}}, {bytes.begin(), bytes.end()}};
-  }
-  void add_float(const std::string& name, const std::vector<float>& elements) {
-    const auto bytes = std::as_bytes(std::span(elements));
-    tensors_[name] = {{name, DType::f32, {std::ssize(elements)}}, {bytes.begin(), bytes.end()}};
-  }
-  [[nodiscard]] const std::vector<std::byte>& bytes(const std::string& name) const {
-    return tensors_.at(name).second;
-  }
-
-  [[nodiscard]] std::vector<std::string> names() const override {
-    std::vector<std::string> names;
-    for (const auto& [name, tensor] : tensors_) names.push_back(name);
-    return names;
-  }
-  [[nodiscard]] bool contains(const std::string& name) const override {
-    return tensors_.contains(name);
-  }
-  [[nodiscard]] const TensorInfo& info(const std::string& name) const override {
-    if (!contains(name)) fail("memory: no tensor {}", name);
-    return tensors_.at(name).first;
-  }
-  void read(const std::string& name, index_t offset, std::span<std::byte> out) const override {
-    const auto first = bytes(name).begin() + offset;
-    std::copy(first, first + std::ssize(out), out.begin());
-  }
-  [[nodiscard]] std::string describe() const override { return "memory"; }
-
- private:
-  std::map<std::string, std::pair<TensorInfo, std::vector<std::byte>>> tensors_;
 };
 
 /// Returns a layer of valid random codes, scales and seeds.
@@ -175,13 +128,13 @@ inline std::set<std::string> files_below(const std::filesystem::path& directory)
 }
 
 /// Returns the layers of block 0 or 1.
-inline std::vector<StoredLayer> random_block(index_t block) {
-  const auto seed = static_cast<unsigned>(10 * block);
-  const std::string prefix = fmt::format("model.layers.{}.", block);
+inline std::vector<StoredLayer> random_block(index_t number) {
+  const auto seed = static_cast<unsigned>(10 * number);
+  const std::string prefix = fmt::format("model.layers.{}.", number);
   std::vector<StoredLayer> layers{
       random_layer(prefix + "self_attn.q_proj", 24, 40, 3, GridKind::incoherent, true, seed),
       random_layer(prefix + "mlp.up_proj", 17, 33, 2, GridKind::minmax, false, seed + 1)};
-  if (block == 1) {
+  if (number == 1) {
     layers.push_back(random_trellis_layer(prefix + "mlp.down_proj", 100, 130, 1, seed + 2));
   }
   return layers;
@@ -203,7 +156,7 @@ inline void write_model(Collectives& comm, const std::filesystem::path& director
   fill(source, large);
   PackedWriter writer(comm, directory, {{"options", {{"bits", 3}}}, {"seed", 7}}, Start::fresh,
                       KeepStates::all);
-  for (index_t block = 0; block < 2; ++block) writer.write_block(block, random_block(block));
+  for (index_t number = 0; number < 2; ++number) writer.write_block(number, random_block(number));
   writer.write_rest(source, source.names());
   const StateShape shape{5, 4, 6};
   writer.write_states(1, shape, share_of(shape.samples, comm.rank(), comm.size()),

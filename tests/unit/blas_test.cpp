@@ -5,7 +5,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::blas_test {
 namespace {
 
 /// Small integers: every product sum is exact in either precision.
@@ -99,4 +99,4 @@ TYPED_TEST(Blas, RefusesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::blas_test

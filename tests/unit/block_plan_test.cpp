@@ -10,7 +10,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip::test {
+namespace quip::test::block_plan_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -90,4 +90,4 @@ TEST(BlockPlan, RefusesToReadWhatIsNotThere) {
 }
 
 }  // namespace
-}  // namespace quip::test
+}  // namespace quip::test::block_plan_test

@@ -8,7 +8,7 @@
 
 #include "quip/io/safetensors.hpp"
 
-namespace quip::test {
+namespace quip::test::checkpoint_test {
 namespace {
 
 using ::testing::AllOf;
@@ -103,4 +103,4 @@ TEST_F(Checkpoint, ATruncatedShardIsNamed) {
 }
 
 }  // namespace
-}  // namespace quip::test
+}  // namespace quip::test::checkpoint_test

@@ -12,7 +12,7 @@
 
 #include "quip/quant/options/overrides.hpp"
 
-namespace quip {
+namespace quip::command_line_test {
 namespace {
 
 using Setting = std::pair<std::string, std::string>;  ///< "on" as value: a switch
@@ -300,4 +300,4 @@ TEST(CommandLine, WinsOverTheConfigurationFile) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::command_line_test

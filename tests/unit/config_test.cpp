@@ -10,7 +10,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::config_test {
 namespace {
 
 using nlohmann::json;
@@ -453,4 +453,4 @@ TEST(Config, ReadsTheModelsOfTheTestData) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::config_test

@@ -10,7 +10,7 @@
 #include "quip/backend/cuda_backend.hpp"
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::cpu_backend_test {
 namespace {
 
 TEST(MakeBackend, ChoosesOrExplains) {
@@ -150,4 +150,4 @@ TEST_F(CpuBackendTest, UnitsGiveTheSameBitsWhateverTheThreads) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cpu_backend_test

@@ -9,7 +9,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::cpu_operations_test {
 namespace {
 
 TEST(VectorMath, ExponentialIsWithinTwoUlpEverywhere) {
@@ -383,4 +383,4 @@ TEST_F(CpuBackendTest, TargetLogitIsTheMaximumForTheArgmaxOnly) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::cpu_operations_test

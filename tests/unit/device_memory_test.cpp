@@ -10,7 +10,7 @@
 #include "quip/plan/model_shapes.hpp"
 #include "quip/quant/options/option_table.hpp"
 
-namespace quip {
+namespace quip::device_memory_test {
 namespace {
 
 const std::string config =
@@ -164,4 +164,4 @@ TEST_F(PackedNeeds, FollowOverridesOfAnyBlock) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::device_memory_test

@@ -5,7 +5,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::device_work_test {
 namespace {
 
 constexpr index_t mib = index_t{1} << 20;
@@ -91,4 +91,4 @@ TEST(Bf16, RowsBeginAtSixteenBytes) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::device_work_test

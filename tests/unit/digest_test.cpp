@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-namespace quip {
+namespace quip::digest_test {
 namespace {
 
 std::string digest_of_text(const std::string& text) {
@@ -47,4 +47,4 @@ TEST(Digest, SeesEveryBit) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::digest_test

@@ -8,7 +8,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::distribution_test {
 namespace {
 
 TEST(CyclicAxis, DealsTenIndicesInBlocksOfThreeToTwo) {
@@ -80,4 +80,4 @@ TEST(GridShape, IsReadFromText) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::distribution_test

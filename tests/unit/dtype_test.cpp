@@ -12,7 +12,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::dtype_test {
 namespace {
 
 // IEEE 754 binary16 by its definition, in double arithmetic.
@@ -155,4 +155,4 @@ TEST(DType, DoesNotComputeWithTheOthers) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::dtype_test

@@ -9,7 +9,7 @@
 #include "quip/core/digest.hpp"
 #include "quip/io/safetensors.hpp"
 
-namespace quip {
+namespace quip::export_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -312,4 +312,4 @@ TEST_F(ExportTest, ADamagedTensorIsNamed) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::export_test

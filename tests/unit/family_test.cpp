@@ -10,7 +10,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip::test {
+namespace quip::test::family_test {
 namespace {
 
 using ::testing::AllOf;
@@ -313,4 +313,4 @@ TEST(WeightSet, NamesWhatWasNeverLoaded) {
 }
 
 }  // namespace
-}  // namespace quip::test
+}  // namespace quip::test::family_test

@@ -14,7 +14,7 @@
 #include "quip/core/error.hpp"
 #include "quip/model/family.hpp"
 
-namespace quip::test {
+namespace quip::test::forward_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -205,4 +205,4 @@ TEST(Forward, SequencesBeyondTheModelAreRefused) {
 }
 
 }  // namespace
-}  // namespace quip::test
+}  // namespace quip::test::forward_test

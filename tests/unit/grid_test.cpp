@@ -10,7 +10,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::grid_test {
 namespace {
 
 // LDLQ from its definition, column by column in fp64 with L in fp64: almost every code agrees
@@ -274,4 +274,4 @@ TEST(Digest, TellsGroupsAndSymmetryApart) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::grid_test

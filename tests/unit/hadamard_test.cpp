@@ -12,7 +12,7 @@
 #include "quip/quant/transform/random_orthogonal.hpp"
 #include "quip/quant/transform/transform.hpp"
 
-namespace quip {
+namespace quip::hadamard_test {
 namespace {
 
 TEST(PaleyHadamard, RowsAreOrthogonalSigns) {
@@ -155,4 +155,4 @@ TEST(Hadamard128, IsItsDefinition) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::hadamard_test

@@ -13,7 +13,7 @@
 #include "quip/pipeline/evaluate.hpp"
 #include "quip/pipeline/quantize.hpp"
 
-namespace quip {
+namespace quip::hessian_loss_test {
 namespace {
 
 /// Sums xᵀx in fp64 without rounding x to integers, and remembers how far the exact sums of the
@@ -177,4 +177,4 @@ INSTANTIATE_TEST_SUITE_P(Models, HessianLoss, testing::Values("llama-nano", "opt
                          });
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::hessian_loss_test

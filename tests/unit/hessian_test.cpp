@@ -12,7 +12,7 @@
 #include "quip/backend/cpu_backend.hpp"
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::hessian_test {
 namespace {
 
 constexpr double untouched = -12345.0;
@@ -213,4 +213,4 @@ TEST(Hessian, NoTokensAddNothing) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::hessian_test

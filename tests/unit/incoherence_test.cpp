@@ -6,7 +6,7 @@
 #include "quip/quant/round/tiles.hpp"
 #include "quip/quant/transform/transform.hpp"
 
-namespace quip {
+namespace quip::incoherence_test {
 namespace {
 
 /// √n·max|entry| of P₁ (O₁ ⊗ O₂) P₂, n = p·q, holds with probability 1 − 2δ: an entry of a Haar
@@ -67,4 +67,4 @@ TEST(Incoherence, TheTransformSpreadsASpikedWeight) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::incoherence_test

@@ -6,7 +6,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::json_test {
 namespace {
 
 using nlohmann::json;
@@ -72,4 +72,4 @@ TEST(Json, NaturalNumbersAreNotConverted) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::json_test

@@ -10,7 +10,7 @@
 
 #include "quip/core/rng.hpp"
 
-namespace quip {
+namespace quip::ldl_test {
 namespace {
 
 /// G Gᵀ/n + shift·I with Gaussian G [n × n].
@@ -90,4 +90,4 @@ TEST(LdlFailure, ANanIsNotPositiveDefinite) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::ldl_test

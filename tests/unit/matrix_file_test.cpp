@@ -6,7 +6,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::matrix_file_test {
 namespace {
 
 TEST(LayerProblem, ComesBackWholeWithBothTriangles) {
@@ -43,4 +43,4 @@ TEST(ReadMatrix, SaysHowToNameAMatrix) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::matrix_file_test

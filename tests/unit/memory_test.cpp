@@ -7,7 +7,7 @@
 
 #include "quip/core/matrix.hpp"
 
-namespace quip {
+namespace quip::memory_test {
 namespace {
 
 TEST(HeldMemory, FollowsMatricesThroughTheirLives) {
@@ -32,4 +32,4 @@ TEST(HeldMemory, FollowsMatricesThroughTheirLives) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::memory_test

@@ -11,7 +11,7 @@
 #include "quip/io/safetensors.hpp"
 #include "quip/model/checkpoint.hpp"
 
-namespace quip::test {
+namespace quip::test::model_directory_test {
 namespace {
 
 using ::testing::AllOf;
@@ -212,4 +212,4 @@ TEST_F(ModelDirectory, AnIndexMayNameTheSingleFile) {
 }
 
 }  // namespace
-}  // namespace quip::test
+}  // namespace quip::test::model_directory_test

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
-namespace quip {
+namespace quip::optq_test {
 namespace {
 
 constexpr index_t block = LowerPanels::block;
@@ -211,4 +211,4 @@ TEST(DynamicGroupsTest, LoseLessThanStaticOnes) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::optq_test

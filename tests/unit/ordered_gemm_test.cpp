@@ -9,7 +9,7 @@
 
 #include "quip/core/rng.hpp"
 
-namespace quip {
+namespace quip::ordered_gemm_test {
 namespace {
 
 template <typename T>
@@ -106,4 +106,4 @@ INSTANTIATE_TEST_SUITE_P(Shapes, OrderedGemm,
                                          Shape{28, 64, 28}, Shape{15, 96, 400}));
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::ordered_gemm_test

@@ -6,7 +6,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::overrides_test {
 namespace {
 
 std::string complaint(const std::string& rule) {
@@ -103,4 +103,4 @@ TEST(Overrides, CombinationsWithoutMeaningNameTheLayer) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::overrides_test

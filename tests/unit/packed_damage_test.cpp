@@ -9,7 +9,7 @@
 
 #include "quip/store/packed_model.hpp"
 
-namespace quip {
+namespace quip::packed_damage_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -261,4 +261,4 @@ TEST_F(PackedDamageTest, RefusesABlockOfAnotherModel) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::packed_damage_test

@@ -10,7 +10,7 @@
 #include "quip/core/digest.hpp"
 #include "quip/store/packed_model.hpp"
 
-namespace quip {
+namespace quip::packed_hostile_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -211,4 +211,4 @@ TEST_F(PackedHostileTest, CodesMustLieInTheFileInOnePiece) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::packed_hostile_test

@@ -9,7 +9,7 @@
 
 #include "quip/quant/options/options.hpp"
 
-namespace quip {
+namespace quip::packed_model_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -216,4 +216,4 @@ TEST_F(PackedModelTest, BlocksMayComeInAnyOrderButOnce) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::packed_model_test

@@ -6,7 +6,7 @@
 
 #include "quip/plan/prediction.hpp"
 
-namespace quip::plan {
+namespace quip::plan::plan_devices_test {
 namespace {
 
 constexpr index_t blocks = 126;    // of Llama 3.1 405B
@@ -78,4 +78,4 @@ TEST(PlanOnDevices, AFactorThatStaysHasItsPlaceThere) {
 }
 
 }  // namespace
-}  // namespace quip::plan
+}  // namespace quip::plan::plan_devices_test

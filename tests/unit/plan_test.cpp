@@ -10,7 +10,7 @@
 #include "quip/plan/prediction.hpp"
 #include "quip/plan/render.hpp"
 
-namespace quip::plan {
+namespace quip::plan::plan_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -391,4 +391,4 @@ TEST(BatchFile, HasTheLayoutAndTheArguments) {
 }
 
 }  // namespace
-}  // namespace quip::plan
+}  // namespace quip::plan::plan_test

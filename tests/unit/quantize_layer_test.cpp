@@ -11,7 +11,7 @@
 #include "quip/core/error.hpp"
 #include "quip/quant/code/grid.hpp"
 
-namespace quip {
+namespace quip::quantize_layer_test {
 namespace {
 
 struct Case {
@@ -296,4 +296,4 @@ TEST(PrepareLayer, ASingularHessianWithoutDampingIsDampedAndSaysSo) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::quantize_layer_test

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-namespace quip {
+namespace quip::rng_test {
 namespace {
 
 // The published known answer of Philox 4×32-10 for key 0, counter 0: 6627e8d5 e169c58d …
@@ -61,4 +61,4 @@ TEST(DeriveKey, SeparatesSeedLayerAndPurpose) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::rng_test

@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-namespace quip {
+namespace quip::rope_test {
 namespace {
 
 // The expected numbers are those of transformers 4.46 on torch 1.13.
@@ -123,4 +123,4 @@ TEST(Rope, TablesAtPosition99) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::rope_test

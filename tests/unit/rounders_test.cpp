@@ -8,7 +8,7 @@
 #include "quip/core/error.hpp"
 #include "quip/quant/layer.hpp"
 
-namespace quip {
+namespace quip::rounders_test {
 namespace {
 
 constexpr float top = 7.0F;
@@ -237,4 +237,4 @@ TEST(Optq, KernelsOfBothAgreeOnARealHessian) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::rounders_test

@@ -10,7 +10,7 @@
 #include "quip/core/error.hpp"
 #include "quip/quant/layer.hpp"
 
-namespace quip {
+namespace quip::rounding_conditions_test {
 namespace {
 
 LayerOptions plain(Method method) {
@@ -220,4 +220,4 @@ TEST_P(BadHessian, OneSampleIsEnoughWithDamping) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::rounding_conditions_test

@@ -13,7 +13,7 @@
 #include "quip/core/error.hpp"
 #include "quip/model/family.hpp"
 
-namespace quip::test {
+namespace quip::test::run_plan_test {
 namespace {
 
 constexpr index_t tokens = 5;
@@ -198,4 +198,4 @@ TEST_F(RunPlan, NamesAnActivationThatIsNotThere) {
 }
 
 }  // namespace
-}  // namespace quip::test
+}  // namespace quip::test::run_plan_test

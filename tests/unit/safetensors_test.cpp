@@ -13,7 +13,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace quip::test {
+namespace quip::test::safetensors_test {
 namespace {
 
 using ::testing::AllOf;
@@ -264,4 +264,4 @@ TEST_F(Safetensors, FetchesARangeAheadOfItsUse) {
 }
 
 }  // namespace
-}  // namespace quip::test
+}  // namespace quip::test::safetensors_test

@@ -8,7 +8,7 @@
 #include "quip/calib/hessian.hpp"
 #include "quip/comm/collectives.hpp"
 
-namespace quip {
+namespace quip::schedule_test {
 namespace {
 
 constexpr index_t mib = index_t{1} << 20;
@@ -91,4 +91,4 @@ TEST(Schedule, HessiansAreSummedInFewLargePieces) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::schedule_test

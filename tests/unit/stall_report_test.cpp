@@ -5,7 +5,7 @@
 #include "quip/core/activity.hpp"
 #include "quip/core/phases.hpp"
 
-namespace quip {
+namespace quip::stall_report_test {
 namespace {
 
 Stall waiting() {
@@ -77,4 +77,4 @@ TEST(Activity, FollowsPhasesInsideOneAnotherAndTellsOfEachChange) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::stall_report_test

@@ -8,7 +8,7 @@
 #include "quip/quant/round/rounder.hpp"
 #include "quip/quant/round/tiles.hpp"
 
-namespace quip {
+namespace quip::theory_test {
 namespace {
 
 // The integers without an end: levels reach to 255 and weights lie around 128, farther from both
@@ -239,4 +239,4 @@ TEST(FiniteGrid, TheFeedbackOfLdlAdmmKeepsItsBound) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::theory_test

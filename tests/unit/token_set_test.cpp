@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 #include <hdf5.h>
 
-namespace quip {
+namespace quip::token_set_test {
 namespace {
 
 using test::message_of;
@@ -162,4 +162,4 @@ TEST_F(TokenSetTest, DigestIsOfTheContentOnly) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::token_set_test

@@ -14,7 +14,7 @@
 #include "quip/core/rng.hpp"
 #include "quip/quant/transform/random_orthogonal.hpp"
 
-namespace quip {
+namespace quip::transform_test {
 namespace {
 
 constexpr TransformKind kinds[] = {TransformKind::none,
@@ -304,4 +304,4 @@ TEST(RandomOrthogonal, EntriesHaveTheVarianceOfTheHaarMeasure) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::transform_test

@@ -14,7 +14,7 @@
 #include "quip/core/rng.hpp"
 #include "quip/quant/trellis/feedback.hpp"
 
-namespace quip::trellis {
+namespace quip::trellis::trellis_feedback_test {
 namespace {
 
 constexpr int visits[] = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
@@ -271,4 +271,4 @@ TEST(TrellisFeedback, MoreBitsAreAnError) {
 }
 
 }  // namespace
-}  // namespace quip::trellis
+}  // namespace quip::trellis::trellis_feedback_test

@@ -16,7 +16,7 @@
 #include "quip/quant/trellis/decode.hpp"
 #include "quip/quant/trellis/tile.hpp"
 
-namespace quip::trellis {
+namespace quip::trellis::trellis_format_test {
 namespace {
 
 using Words = std::vector<std::uint16_t>;
@@ -158,4 +158,4 @@ TEST(TrellisFormat, StepsAndTilesAreEachOthersInverse) {
 }
 
 }  // namespace
-}  // namespace quip::trellis
+}  // namespace quip::trellis::trellis_format_test

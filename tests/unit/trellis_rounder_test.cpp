@@ -17,7 +17,7 @@
 #include "quip/quant/trellis/search.hpp"
 #include "quip/quant/trellis/tile.hpp"
 
-namespace quip {
+namespace quip::trellis_rounder_test {
 namespace {
 
 using trellis::tile_side;
@@ -332,4 +332,4 @@ TEST(Half, RoundsToTheNearestTiesToEven) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::trellis_rounder_test

@@ -15,7 +15,7 @@
 #include "quip/quant/trellis/search.hpp"
 #include "quip/quant/trellis/tile.hpp"
 
-namespace quip::trellis {
+namespace quip::trellis::trellis_search_test {
 namespace {
 
 constexpr Codebook codebooks[] = {Codebook::mul1, Codebook::mcg, Codebook::three_inst};
@@ -272,4 +272,4 @@ TEST(TrellisSearch, BitsBeyondTheFormatAreErrors) {
 }
 
 }  // namespace
-}  // namespace quip::trellis
+}  // namespace quip::trellis::trellis_search_test

@@ -12,7 +12,7 @@
 #include "quip/quant/factor/work.hpp"
 #include "quip/quant/transform/transform.hpp"
 
-namespace quip {
+namespace quip::usage_test {
 namespace {
 
 const Phase& named(Phases& phases, const std::string& name) {
@@ -214,4 +214,4 @@ TEST(Phases, ChartTheirStretchesWhereAsked) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::usage_test

@@ -9,7 +9,7 @@
 
 #include "quip/core/error.hpp"
 
-namespace quip {
+namespace quip::wide_options_test {
 namespace {
 
 std::string complaint(const WideOptions& wide, const LayerOptions& options, index_t cols,
@@ -97,4 +97,4 @@ TEST(WideOptions, SpreadOverTheRanksThereAre) {
 }
 
 }  // namespace
-}  // namespace quip
+}  // namespace quip::wide_options_test
