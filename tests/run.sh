@@ -62,7 +62,9 @@ fi
 # GPU from a build with -DQUIP_CUDA=ON.
 if command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
   export PATH=$PATH:/usr/local/cuda/bin
-  if step "configure with CUDA" cmake --preset cuda -DQUIP_BENCHMARKS=OFF; then
+  # For one architecture: what nvcc says of a kernel it says for each.
+  if step "configure with CUDA" cmake --preset cuda -DQUIP_BENCHMARKS=OFF -DCMAKE_UNITY_BUILD=ON \
+    -DCMAKE_CUDA_ARCHITECTURES=90-real; then
     step "build the CUDA code" cmake --build --preset cuda --target quip_kernels quip_cuda
   fi
 else

@@ -162,7 +162,7 @@ def test_unknown_architecture_lists_the_known(checkpoint, tmp_path):
         ("num_attention_heads", 3),
         ("num_key_value_heads", 3),
         ("hidden_act", "swish9"),
-        ("rope_scaling", {"rope_type": "yarn", "factor": 2.0}),
+        ("rope_scaling", {"rope_type": "longrope", "factor": 2.0}),
         ("intermediate_size", "many"),
     ],
 )

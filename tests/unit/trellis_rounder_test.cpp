@@ -226,8 +226,8 @@ TEST(OutputScales, ReportedLossIsThatOfTheStoredWeightsInAnyOrder) {
 }
 
 TEST(TrellisRounder, AnySplitOfRowsAndThreadsGivesTheSameBits) {
-  const Matrix<float> w = random_weights(128, 256, 5);
-  const Matrix<double> h = random_hessian(256, 300, 6);
+  const Matrix<float> w = random_weights(128, 128, 5);
+  const Matrix<double> h = random_hessian(128, 300, 6);
   const LayerOptions options = with_trellis(2);
   omp_set_num_threads(1);
   const Outcome whole = quantize(w, h, options);
