@@ -15,9 +15,9 @@ namespace {
 /// Returns the number of elements of the lower triangle above a row.
 index_t elements_before(index_t row) { return row * (row + 1) / 2; }
 
-/// Sums the lower triangle over ranks.
-void reduce_lower_triangle(Collectives& comm, MatrixView<double> h) {
-  if (comm.size() == 1) return;
+}  // namespace
+
+void sum_lower_triangle(MatrixView<double> h, const std::function<void(std::span<double>)>& sum) {
   const std::vector<index_t> pieces = triangle_pieces(h.rows);
   std::vector<double> piece;
   for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
@@ -27,7 +27,7 @@ void reduce_lower_triangle(Collectives& comm, MatrixView<double> h) {
     for (index_t i = rows.first; i < rows.last; ++i) {
       piece.insert(piece.end(), h.row(i), h.row(i) + i + 1);
     }
-    comm.all_reduce_sum(piece);
+    sum(piece);
     const double* from = piece.data();
     for (index_t i = rows.first; i < rows.last; ++i) {
       std::copy_n(from, i + 1, h.row(i));
@@ -35,8 +35,6 @@ void reduce_lower_triangle(Collectives& comm, MatrixView<double> h) {
     }
   }
 }
-
-}  // namespace
 
 std::vector<index_t> triangle_pieces(index_t n) {
   const index_t bytes = elements_before(n) * index_t{sizeof(double)};
@@ -61,12 +59,10 @@ Matrix<double> exact_hessian(Collectives& comm, Backend& backend, ConstTensorVie
     backend.accumulate_hessian(x, scales.scale, h.view());
     UsageMeter::current().add_flops(hessian_flops(n, x.rows));
   });
-  reduce_lower_triangle(comm, h.view());
-#pragma omp parallel for schedule(dynamic, 16)
-  for (index_t i = 0; i < n; ++i) {
-    const double unit = scales.row_unit(i);
-    for (index_t j = 0; j <= i; ++j) h(i, j) *= unit / scales.scale[at(j)];
+  if (comm.size() > 1) {
+    sum_lower_triangle(h.view(), [&](std::span<double> piece) { comm.all_reduce_sum(piece); });
   }
+  scales.apply(h.view());
   return h;
 }
 

@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <cmath>
 #include <functional>
+#include <iterator>
+#include <numeric>
 
 #include "command.hpp"
 #include <nlohmann/json.hpp>
@@ -84,16 +87,72 @@ class InspectCommand final : public Command {
     fmt::print("\n");
   }
 
+  /// The layers of the same kind of a block's experts.
+  struct ExpertLayers {
+    std::string name;  ///< with a star in place of the expert's number
+    nlohmann::json first;
+    std::vector<double> losses;
+    std::vector<double> tokens;
+  };
+
+  /// Returns "least to most (mean)" of what is not NaN.
+  static std::string spread(std::vector<double> values, int digits) {
+    std::erase_if(values, [](double value) { return std::isnan(value); });
+    if (values.empty()) return "-";
+    const auto [least, most] = std::ranges::minmax(values);
+    const double mean =
+        std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+    return fmt::format("{:.{}f} to {:.{}f} ({:.{}f})", least, digits, most, digits, mean, digits);
+  }
+
+  /// Prints a line for the layers of each kind of a block's experts.
+  static void print_experts(const nlohmann::json& layers) {
+    std::vector<ExpertLayers> kinds;
+    std::size_t width = std::string("layers of experts").size();
+    for (const auto& layer : layers) {
+      if (!layer.contains("tokens")) continue;
+      const std::string name = layer.at("name");
+      const std::size_t type = name.rfind('.');
+      const std::size_t number = name.rfind('.', type - 1);
+      const std::string kind = name.substr(0, number + 1) + "*" + name.substr(type);
+      auto found = std::ranges::find(kinds, kind, &ExpertLayers::name);
+      if (found == kinds.end()) {
+        kinds.push_back({kind, layer, {}, {}});
+        found = std::prev(kinds.end());
+      }
+      found->losses.push_back(number_or_nan(layer.at("relative_proxy_loss")));
+      found->tokens.push_back(layer.at("tokens").get<double>());
+      width = std::max(width, kind.size());
+    }
+    if (kinds.empty()) return;
+    fmt::print("{:<{}} {:>7} {:>13} {:>4} {:>34} {:>28}\n", "layers of experts", width, "experts",
+               "shape", "bits", "rel. loss", "tokens");
+    for (const ExpertLayers& kind : kinds) {
+      fmt::print("{:<{}} {:>7} {:>13} {:>4} {:>34} {:>28}\n", kind.name, width, kind.losses.size(),
+                 fmt::format("{}x{}", kind.first.at("rows").get<index_t>(),
+                             kind.first.at("cols").get<index_t>()),
+                 kind.first.at("bits").get<int>(), spread(kind.losses, 6), spread(kind.tokens, 0));
+    }
+    fmt::print("\n");
+  }
+
   static void print_layers(const nlohmann::json& layers) {
     const std::string header = fmt::format("{:>13} {:>4} {:>10} {:>8} {:>6}", "shape", "bits",
                                            "rel. loss", "trD/trH", "rho");
-    print_table(layers, header, [](const nlohmann::json& layer) {
-      return fmt::format(
-          "{:>13} {:>4} {:>10} {:>8.4f} {:>6.3f}",
-          fmt::format("{}x{}", layer.at("rows").get<index_t>(), layer.at("cols").get<index_t>()),
-          layer.at("bits").get<int>(), decimals(number_or_nan(layer.at("relative_proxy_loss")), 6),
-          layer.at("trace_ratio").get<double>(), layer.at("rho").get<double>());
-    });
+    nlohmann::json dense = nlohmann::json::array();
+    for (const auto& layer : layers) {
+      if (!layer.contains("tokens")) dense.push_back(layer);
+    }
+    if (!dense.empty())
+      print_table(dense, header, [](const nlohmann::json& layer) {
+        return fmt::format(
+            "{:>13} {:>4} {:>10} {:>8.4f} {:>6.3f}",
+            fmt::format("{}x{}", layer.at("rows").get<index_t>(), layer.at("cols").get<index_t>()),
+            layer.at("bits").get<int>(),
+            decimals(number_or_nan(layer.at("relative_proxy_loss")), 6),
+            layer.at("trace_ratio").get<double>(), layer.at("rho").get<double>());
+      });
+    print_experts(layers);
     fmt::print("{}", remarks_on(layers));
   }
 

@@ -68,6 +68,22 @@ void LayerArguments::declare_for_model(po::options_description& options, Quantiz
       "'down_proj:bits=4'; repeatable, a later rule wins");
   options.add_options()("true-sequential", po::bool_switch(&job.true_sequential),
                         "Hessians also see the quantized layers before them in their block");
+  const auto experts = [&job](const std::string& text) {
+    static constexpr Names<ExpertHessians, 2> names{
+        {{ExpertHessians::routed, "routed"}, {ExpertHessians::all, "all"}}};
+    job.experts = parse_name(text, names);
+  };
+  options.add_options()(
+      "experts", value_of("experts", "TOKENS", experts)->default_value("routed"),
+      "make the Hessians of an expert's layers from the tokens that are routed to "
+      "it (routed), or from all");
+  const auto prior = [&job](const std::string& text) {
+    job.expert_prior = parse_number(text, 0.0, 1e9);
+  };
+  options.add_options()(
+      "expert-prior",
+      value_of("expert-prior", "K", prior)->default_value(fmt::format("{}", job.expert_prior)),
+      "move the Hessians of an expert with T tokens by K/(T+K) towards what all tokens give");
   const auto wide = [&job](const std::string& text) {
     job.wide.inputs = parse_number<index_t>(text);
   };

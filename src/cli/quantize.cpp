@@ -117,15 +117,17 @@ class QuantizeCommand final : public Command {
     const auto layer = LayerArguments::settings(job_.layer);
     table.insert(table.end(), layer.begin(), layer.end());
     const std::string rules = fmt::format("{}", fmt::join(job_.overrides.rules(), " "));
-    table.insert(table.end(), {{"skip", job_.skip.empty() ? "-" : job_.skip},
-                               {"override", rules.empty() ? "-" : rules},
-                               {"wide", fmt::format("from {} inputs", job_.wide.inputs)},
-                               {"process grid",
-                                job_.wide.process_grid ? to_string(*job_.wide.process_grid) : "-"},
-                               {"sequential", job_.true_sequential ? "layers" : "blocks"},
-                               {"backend", backend.describe()},
-                               {"ranks", std::to_string(ranks)},
-                               {"threads", std::to_string(threads)}});
+    table.insert(
+        table.end(),
+        {{"skip", job_.skip.empty() ? "-" : job_.skip},
+         {"override", rules.empty() ? "-" : rules},
+         {"wide", fmt::format("from {} inputs", job_.wide.inputs)},
+         {"process grid", job_.wide.process_grid ? to_string(*job_.wide.process_grid) : "-"},
+         {"sequential", job_.true_sequential ? "layers" : "blocks"},
+         {"experts", fmt::format("{}, prior {}", to_string(job_.experts), job_.expert_prior)},
+         {"backend", backend.describe()},
+         {"ranks", std::to_string(ranks)},
+         {"threads", std::to_string(threads)}});
     return table;
   }
 

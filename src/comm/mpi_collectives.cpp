@@ -201,6 +201,60 @@ void MpiCollectives::all_gather_bytes(std::span<std::byte> buffer,
   UsageMeter::current().add_sent(sent_by_gather(offsets, rank_, size_));
 }
 
+void MpiCollectives::all_to_all_bytes(std::span<const std::byte> sent,
+                                      std::span<const index_t> send_offsets,
+                                      std::span<std::byte> received,
+                                      std::span<const index_t> receive_offsets) {
+  if (size_ == 1) {
+    std::copy(sent.begin(), sent.end(), received.begin());
+    return;
+  }
+  const UsageMeter::Communication time;
+  const auto piece_of = [](std::span<const index_t> offsets, int r, index_t begin, index_t step) {
+    const index_t count = offsets[at(r + 1)] - offsets[at(r)];
+    const index_t from = std::min(begin, count);
+    return Range{offsets[at(r)] + from, offsets[at(r)] + std::min(begin + step, count)};
+  };
+  // As many pieces on every rank as the longest message between any two asks for.
+  index_t longest = 0;
+  for (int r = 0; r < size_; ++r) {
+    longest = std::max(longest, send_offsets[at(r + 1)] - send_offsets[at(r)]);
+  }
+  complete("all-to-all", [&](MPI_Request* request) {
+    return MPI_Iallreduce(MPI_IN_PLACE, &longest, 1, MPI_INT64_T, MPI_MAX, comm_.get(), request);
+  });
+  // Messages are packed anew for each piece, so that displacements stay small.
+  const index_t step = shared_piece_bytes(size_) / size_;
+  std::vector<std::byte> outgoing;
+  std::vector<std::byte> incoming;
+  in_pieces(longest, step, [&](index_t begin, int /*length*/) {
+    Shares out;
+    Shares in;
+    outgoing.clear();
+    index_t arriving = 0;
+    for (int r = 0; r < size_; ++r) {
+      const Range mine = piece_of(send_offsets, r, begin, step);
+      out.add(mine.count(), std::ssize(outgoing));
+      outgoing.insert(outgoing.end(), sent.begin() + mine.first, sent.begin() + mine.last);
+      const index_t theirs = piece_of(receive_offsets, r, begin, step).count();
+      in.add(theirs, arriving);
+      arriving += theirs;
+    }
+    incoming.resize(at(arriving));
+    complete("all-to-all", [&](MPI_Request* request) {
+      return MPI_Ialltoallv(outgoing.data(), out.counts.data(), out.offsets.data(), MPI_BYTE,
+                            incoming.data(), in.counts.data(), in.offsets.data(), MPI_BYTE,
+                            comm_.get(), request);
+    });
+    for (int r = 0; r < size_; ++r) {
+      std::copy_n(incoming.begin() + in.offsets[at(r)], in.counts[at(r)],
+                  received.begin() + piece_of(receive_offsets, r, begin, step).first);
+    }
+  });
+  UsageMeter::current().add_sent(send_offsets[at(size_)] - send_offsets[at(rank_ + 1)] +
+                                 send_offsets[at(rank_)]);
+}
+
 MPI_Comm communicator_of(const Collectives& comm) {
   const auto* over_mpi = dynamic_cast<const MpiCollectives*>(&comm.host());
   return over_mpi != nullptr ? over_mpi->get() : MPI_COMM_SELF;

@@ -35,11 +35,6 @@ Range BlockPlan::stage(int number) const {
   return {first, last ? std::ssize(operations) : taps[at(number)].operation};
 }
 
-bool has_experts(const BlockPlan& plan) {
-  return std::ranges::any_of(plan.activations,
-                             [](const ActivationSpec& spec) { return spec.rows.has_value(); });
-}
-
 std::vector<index_t> live_widths(const BlockPlan& plan) {
   std::vector<index_t> widths(plan.operations.size(), 0);
   for (Slot slot = 0; slot < static_cast<Slot>(plan.activations.size()); ++slot) {

@@ -74,6 +74,48 @@ void place_carried(BlockPlan& plan) {
   }
 }
 
+/// Returns the experts, whose operations are each other's neighbours. Throws Error otherwise, and
+/// if linears that get quantized come after them.
+std::vector<ExpertPlan> experts_of(BlockPlan& plan) {
+  std::vector<ExpertPlan> experts;
+  for (index_t i = 0; i < std::ssize(plan.operations); ++i) {
+    const Operation& operation = plan.operations[at(i)];
+    if (const auto* gather = std::get_if<op::Gather>(&operation)) {
+      const index_t number = plan.activations[at(gather->to)].rows.value().expert;
+      if (!experts.empty() && experts.back().operations.last != i)
+        fail("a plan has operations between the experts {} and {}", experts.back().number, number);
+      experts.push_back({number, {i, i}, {}, {}});
+    } else if (std::holds_alternative<op::Scatter>(operation)) {
+      experts.back().operations.last = i + 1;
+    }
+  }
+  for (index_t i = 0; i < std::ssize(plan.linears); ++i) {
+    LinearSpec& linear = plan.linears[at(i)];
+    if (linear.expert < 0) {
+      if (!experts.empty() && experts.front().linears.count() > 0)
+        fail("a plan has {} after its experts", linear.name);
+      continue;
+    }
+    ExpertPlan& expert = *std::ranges::find(experts, linear.expert, &ExpertPlan::number);
+    if (expert.linears.count() == 0) expert.linears = {i, i};
+    expert.linears.last = i + 1;
+    const auto reads = std::ranges::find_if(plan.operations.begin() + expert.operations.first,
+                                            plan.operations.begin() + expert.operations.last,
+                                            [&](const Operation& operation) {
+                                              const auto* own = std::get_if<op::Linear>(&operation);
+                                              return own != nullptr && own->name == linear.name;
+                                            });
+    const Slot from = std::get<op::Linear>(*reads).from;
+    auto input = std::ranges::find(expert.inputs, from, &Tap::slot);
+    if (input == expert.inputs.end()) {
+      expert.inputs.push_back({from, reads - plan.operations.begin(), {}});
+      input = std::prev(expert.inputs.end());
+    }
+    linear.input = static_cast<int>(input - expert.inputs.begin());
+  }
+  return experts;
+}
+
 }  // namespace
 
 PlanBuilder::PlanBuilder(const ModelConfig& config, std::string prefix)
@@ -132,12 +174,13 @@ void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot 
   const std::string full = prefix_ + name;
   const index_t rows = width(to);
   const index_t cols = width(from);
-  auto tap = std::ranges::find(plan_.taps, from, &Tap::slot);
+  const auto& routed = plan_.activations[at(from)].rows;
+  auto tap = routed ? std::prev(plan_.taps.end()) : std::ranges::find(plan_.taps, from, &Tap::slot);
   if (tap == plan_.taps.end()) {
     plan_.taps.push_back({from, std::ssize(plan_.operations), {}});
     tap = std::prev(plan_.taps.end());
   }
-  const std::string type = full.substr(full.rfind('.') + 1);
+  const std::string type = (routed ? "experts." : "") + full.substr(full.rfind('.') + 1);
   WeightHandle stored{full + ".weight", 0, rows};
   if (!shared_.tensor.empty()) {
     stored = shared_;
@@ -145,7 +188,7 @@ void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot 
     if (shared_.first_row == shared_.rows) shared_ = {};
   }
   plan_.linears.push_back({full, type, rows, cols, static_cast<int>(tap - plan_.taps.begin()), bias,
-                           std::move(stored)});
+                           std::move(stored), routed ? routed->expert : -1});
   if (bias) plan_.tensors.push_back({full + ".bias", {rows}});
   plan_.operations.emplace_back(op::Linear{full, rows, cols, bias, adds, from, to});
 }
@@ -216,6 +259,9 @@ Slot PlanBuilder::route(Slot logits, const RouterShape& shape) {
 }
 
 Slot PlanBuilder::gather(Slot x, Slot routes, index_t expert, const RouterShape& shape) {
+  const auto first = [](const Operation& o) { return std::holds_alternative<op::Gather>(o); };
+  if (std::ranges::none_of(plan_.operations, first))
+    plan_.taps.push_back({x, std::ssize(plan_.operations), {}});
   const Slot to = add_activation(fmt::format("expert_{}", expert), width(x));
   plan_.activations[at(to)].rows = {
       routes, expert, static_cast<double>(shape.chosen) / static_cast<double>(shape.experts)};
@@ -241,6 +287,7 @@ AttentionShape PlanBuilder::attention_shape(index_t block) const {
 BlockPlan PlanBuilder::finish(Slot output) {
   plan_.output = output;
   plan_.lives = lives_of(plan_);
+  plan_.experts = experts_of(plan_);
   place_carried(plan_);
   return std::move(plan_);
 }

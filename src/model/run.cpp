@@ -35,22 +35,31 @@ void SampleState::make(Slot slot, Backend& backend) {
   places_[at(slot)] = {view, std::move(owned), true};
 }
 
-const SampleState::Routed& SampleState::routed(Slot slot, Backend& backend) {
-  const RoutedRows& rows = plan_.activations[at(slot)].rows.value();
-  const auto [known, fresh] = experts_.try_emplace(rows.routes);
-  if (fresh) {
-    Matrix<float> room;
-    const ConstTensorView routes = backend.on_host((*this)[rows.routes], room);
-    const index_t chosen = routes.cols / 2;
-    for (index_t t = 0; t < routes.rows; ++t) {
-      for (index_t i = 0; i < chosen; ++i) {
-        Routed& expert = known->second[static_cast<index_t>(routes(t, i))];
-        expert.tokens.push_back(t);
-        expert.weights.push_back(routes(t, chosen + i));
-      }
+Routing routing_of(ConstTensorView routes) {
+  Routing routing;
+  const index_t chosen = routes.cols / 2;
+  for (index_t t = 0; t < routes.rows; ++t) {
+    for (index_t i = 0; i < chosen; ++i) {
+      RoutedTokens& expert = routing[static_cast<index_t>(routes(t, i))];
+      expert.tokens.push_back(t);
+      expert.weights.push_back(routes(t, chosen + i));
     }
   }
-  return known->second[rows.expert];
+  return routing;
+}
+
+const RoutedTokens& SampleState::routed(Slot slot, Backend& backend) {
+  static const RoutedTokens none;
+  const RoutedRows& rows = plan_.activations[at(slot)].rows.value();
+  const Routing*& routing = routings_[rows.routes];
+  if (routing == nullptr) {
+    Matrix<float> room;
+    const auto made =
+        own_.emplace(rows.routes, routing_of(backend.on_host((*this)[rows.routes], room)));
+    routing = &made.first->second;
+  }
+  const auto found = routing->find(rows.expert);
+  return found == routing->end() ? none : found->second;
 }
 
 namespace {
@@ -115,7 +124,7 @@ class Runner {
     backend_.gather_rows(state_[o.from], state_.routed(o.to, backend_).tokens, state_[o.to]);
   }
   void operator()(const op::Scatter& o) const {
-    const SampleState::Routed& rows = state_.routed(o.from, backend_);
+    const RoutedTokens& rows = state_.routed(o.from, backend_);
     backend_.scatter_add_rows(state_[o.from], rows.tokens, rows.weights, state_[o.to]);
   }
   void operator()(const op::Copy& o) const { backend_.copy(state_[o.from], state_[o.to]); }

@@ -66,6 +66,8 @@ nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
                              {"skip", options.skip},
                              {"overrides", options.overrides.rules()},
                              {"true_sequential", options.true_sequential},
+                             {"experts", to_string(options.experts)},
+                             {"expert_prior", options.expert_prior},
                              {"wide", options.wide.inputs}};
   settings["process_grid"] =
       options.wide.process_grid ? to_string(*options.wide.process_grid) : "none";

@@ -14,7 +14,7 @@ void look_at(const LinearSpec& linear, const LayerOptions& layer, const WideOpti
              int ranks, LayerSurvey& survey) {
   survey.quantized.insert(linear.stored.tensor);
   survey.widest = std::max(survey.widest, linear.cols);
-  if (!wide.covers(linear.cols)) return;
+  if (linear.expert >= 0 || !wide.covers(linear.cols)) return;
   wide.check(linear.name, linear.cols, layer, ranks);
   survey.wide.insert(linear.cols);
 }
@@ -57,10 +57,6 @@ LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, 
   const Range blocks{0, family.config().blocks};
   const auto selected = options.selected(family, blocks);
   for (index_t b = 0; b < blocks.last; ++b) {
-    if (has_experts(family.block(b))) {
-      fail("{} has mixtures of experts: quip evaluates them, and quantizes dense models only",
-           family.config().architecture);
-    }
     all += family.linears(b).size();
     for (const LinearSpec& linear : selected[at(b)]) {
       names.push_back(linear.name);
@@ -93,7 +89,7 @@ void check_hessian_memory(const Collectives& comm, const Family& family,
   for (const auto& linears : options.selected(family, {0, family.config().blocks})) {
     std::map<int, index_t> narrow;  // by tap
     for (const LinearSpec& linear : linears) {
-      if (!options.wide.covers(linear.cols)) narrow[linear.tap] = linear.cols;
+      if (linear.expert < 0 && !options.wide.covers(linear.cols)) narrow[linear.tap] = linear.cols;
     }
     std::vector<index_t> orders;  // a block's Hessians, or with --true-sequential one at a time
     orders.reserve(narrow.size());

@@ -81,38 +81,6 @@ void read_on_many_nodes(Collectives& comm, const Slice& slice, float* values) {
   comm.node_barrier();
 }
 
-void broadcast_layer(Collectives& comm, QuantizedLinear& layer, int root) {
-  visit_attributes(
-      [&](const Attribute& /*attribute*/, auto& value) { comm.broadcast_value(value, root); },
-      layer);
-  visit_parts([&](const Part& /*part*/, auto& elements) { comm.broadcast(elements, root); }, layer);
-  layer.rescaled = !layer.rescale.empty();
-}
-
-/// Loads a block from `source`, but for the layers that `packed` (null: none) has as codes.
-WeightSet load_block(Collectives& comm, Backend& backend, const TensorSource& source,
-                     const PackedModel* packed, const Family& family, index_t block) {
-  WeightSet weights;
-  load_into(weights, comm, backend, source, family.block_tensors(block));
-  // One rank reads the block's file, all receive it: the file system sees each byte once.
-  const auto reader = static_cast<int>(block % comm.size());
-  for (const LinearSpec& linear : family.linears(block)) {
-    const std::string name = linear.name + ".weight";
-    if (packed == nullptr || !packed->is_quantized(linear.name)) {
-      weights.insert(name,
-                     load_rows(comm, backend, source, linear.stored.tensor, linear.stored_rows()));
-      continue;
-    }
-    QuantizedLinear layer;
-    agree(comm, [&] {
-      if (comm.rank() == reader) layer = packed->read_layer(linear.name).layer;
-    });
-    broadcast_layer(comm, layer, reader);
-    weights.insert(name, load_dequantized(comm, backend, layer));
-  }
-  return weights;
-}
-
 }  // namespace
 
 Range share_to_read(index_t count, const NodePlace& place) {
@@ -161,14 +129,56 @@ void load_into(WeightSet& weights, Collectives& comm, Backend& backend, const Te
   }
 }
 
-WeightSet load_block(Collectives& comm, Backend& backend, const TensorSource& source,
-                     const Family& family, index_t block) {
-  return load_block(comm, backend, source, nullptr, family, block);
+void broadcast_layer(Collectives& comm, QuantizedLinear& layer, int root) {
+  visit_attributes(
+      [&](const Attribute& /*attribute*/, auto& value) { comm.broadcast_value(value, root); },
+      layer);
+  visit_parts([&](const Part& /*part*/, auto& elements) { comm.broadcast(elements, root); }, layer);
+  layer.rescaled = !layer.rescale.empty();
 }
 
-WeightSet load_block(Collectives& comm, Backend& backend, const PackedModel& packed,
-                     const Family& family, index_t block) {
-  return load_block(comm, backend, packed, &packed, family, block);
+BlockLoader::BlockLoader(Collectives& comm, Backend& backend, const TensorSource& source,
+                         const PackedModel* packed, const Family& family, index_t block)
+    : comm_(comm),
+      backend_(backend),
+      source_(source),
+      packed_(packed),
+      family_(family),
+      block_(block) {}
+
+WeightSet BlockLoader::load() const {
+  WeightSet weights;
+  load_into(weights, comm_, backend_, source_, family_.block_tensors(block_));
+  const BlockPlan& plan = family_.block(block_);
+  const index_t dense =
+      plan.experts.empty() ? std::ssize(plan.linears) : plan.experts[0].linears.first;
+  load({0, dense}, weights);
+  return weights;
+}
+
+void BlockLoader::load(Range linears, WeightSet& weights) const {
+  // One rank reads the block's file, all receive it: the file system sees each byte once.
+  const auto reader = static_cast<int>(block_ % comm_.size());
+  for (index_t i = linears.first; i < linears.last; ++i) {
+    const LinearSpec& linear = family_.linears(block_)[at(i)];
+    const std::string name = linear.name + ".weight";
+    if (packed_ == nullptr || !packed_->is_quantized(linear.name)) {
+      weights.insert(
+          name, load_rows(comm_, backend_, source_, linear.stored.tensor, linear.stored_rows()));
+      continue;
+    }
+    QuantizedLinear layer;
+    agree(comm_, [&] {
+      if (comm_.rank() == reader) layer = packed_->read_layer(linear.name).layer;
+    });
+    broadcast_layer(comm_, layer, reader);
+    weights.insert(name, load_dequantized(comm_, backend_, layer));
+  }
+}
+
+void BlockLoader::drop(Range linears, WeightSet& weights) const {
+  for (index_t i = linears.first; i < linears.last; ++i)
+    weights.erase(family_.linears(block_)[at(i)].name + ".weight");
 }
 
 Tensor load_dequantized(Collectives& comm, Backend& backend, const QuantizedLinear& layer) {

@@ -7,7 +7,6 @@
 #include "quip/core/digest.hpp"
 #include "quip/core/error.hpp"
 #include "quip/model/checkpoint.hpp"
-#include "quip/pipeline/loader.hpp"
 #include "quip/quant/options/option_table.hpp"
 
 namespace quip {
@@ -80,11 +79,6 @@ QuantizeOptions OpenModel::stored_as() const {
     options.overrides.add(item.get<std::string>());
   }
   return options;
-}
-
-WeightSet OpenModel::block(Collectives& comm, Backend& backend, index_t number) const {
-  return packed ? load_block(comm, backend, *packed, *family, number)
-                : load_block(comm, backend, *checkpoint, *family, number);
 }
 
 }  // namespace quip

@@ -1,5 +1,7 @@
 #include "quip/pipeline/quantize.hpp"
 
+#include <algorithm>
+#include <iterator>
 #include <optional>
 #include <set>
 
@@ -10,6 +12,7 @@
 #include "quip/core/error.hpp"
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/device_memory.hpp"
+#include "quip/pipeline/expert_quantizer.hpp"
 #include "quip/pipeline/hidden_states.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/prefetch.hpp"
@@ -39,7 +42,8 @@ class Job {
         keep_(states_to_keep(options.keep_states, shape_, source_)),
         blocks_(family_.config().blocks),
         range_(options.blocks.value_or(Range{0, blocks_})),
-        quantizer_(comm, backend, family_, options, phases) {
+        quantizer_(comm, backend, family_, options, phases),
+        experts_(comm, backend, family_, options, phases) {
     agree(comm_, [&] {
       if (range_.last > blocks_) {
         fail("--blocks {}:{}: the model has {} blocks", range_.first, range_.last, blocks_);
@@ -188,14 +192,22 @@ class Job {
   void pass_finished(PackedWriter& writer, index_t target) {
     if (restore(writer, target)) return;
     progress_.update(position_, "forward, quantized earlier");
+    std::optional<PackedModel> packed;
     WeightSet weights;
     {
       auto scope = phases_.measure("load");
-      std::optional<PackedModel> packed;
       agree(comm_, [&] { packed.emplace(options_.out, Unfinished::allowed); });
-      weights = load_block(comm_, backend_, *packed, family_, position_);
     }
-    forward(weights, writer);
+    const BlockLoader loader(comm_, backend_, *packed, &*packed, family_, position_);
+    {
+      auto scope = phases_.measure("load");
+      weights = loader.load();
+    }
+    {
+      auto scope = phases_.measure("forward");
+      forward_block(comm_, backend_, family_, loader, weights, shard_, states_.view());
+    }
+    keep_states(writer);
     ++position_;
   }
 
@@ -203,31 +215,39 @@ class Job {
     const index_t b = position_;
     phases_.chart(blocks_made_++ < charted_blocks);
     quantizer_.on_step = [this, b](const std::string& what) { progress_.update(b, what); };
+    experts_.on_step = quantizer_.on_step;
+    const BlockLoader loader(comm_, backend_, source_, nullptr, family_, b);
     WeightSet weights;
     {
       auto scope = phases_.measure("load");
-      weights = load_block(comm_, backend_, source_, family_, b);
+      weights = loader.load();
     }
     prefetch_.reset();
     if (b + 1 < range_.last && !writer.has_block(b + 1)) {
       prefetch_.emplace(comm_, source_, family_, b + 1);
     }
-    const std::vector<StoredLayer> layers =
-        quantizer_.quantize(b, weights, shard_, states_.cview());
+    std::vector<StoredLayer> layers = quantizer_.quantize(b, weights, shard_, states_.cview());
+    const bool has_experts = !family_.block(b).experts.empty();
+    if (has_experts) {
+      auto those = experts_.quantize(loader, weights, shard_, states_.view());
+      std::ranges::move(those, std::back_inserter(layers));
+    }
     {
       auto scope = phases_.measure("write");
       writer.write_block(b, layers);
     }
-    if (output_needed(writer)) forward(weights, writer);
+    if (output_needed(writer)) {
+      if (!has_experts) {
+        auto scope = phases_.measure("forward");
+        forward_shard(comm_, backend_, family_, position_, weights, shard_, states_.view());
+      }
+      keep_states(writer);
+    }
     ++position_;
   }
 
-  /// Forwards the samples through the quantized block at the present position and keeps the states.
-  void forward(const WeightSet& weights, PackedWriter& writer) {
-    {
-      auto scope = phases_.measure("forward");
-      forward_shard(comm_, backend_, family_, position_, weights, shard_, states_.view());
-    }
+  /// Keeps the output of the block at the present position.
+  void keep_states(PackedWriter& writer) {
     auto scope = phases_.measure("write");
     progress_.update(position_ + 1, "keep hidden states");
     writer.write_states(position_ + 1, shape_, shard_.samples, [&](index_t i, auto out) {
@@ -255,6 +275,7 @@ class Job {
   index_t blocks_;
   Range range_;
   BlockQuantizer quantizer_;
+  ExpertQuantizer experts_;
   LayerSurvey layers_;
   Tensor states_;  ///< the input of block position_
   index_t position_ = 0;

@@ -93,6 +93,8 @@ void add_idle_seconds(std::vector<json>& ranks, const json& phases) {
 // With 64 samples the bundled models have 16 directions and more, and at most 18 times the median.
 constexpr double fewest_directions = 4;
 constexpr double largest_ratio_over_median = 20;
+// An expert with fewer tokens than this part of its inputs is worth a remark.
+constexpr double fewest_tokens_share = 8;
 constexpr std::size_t worst_named = 3;
 
 /// Layers with a number of each that belongs into a remark.
@@ -154,6 +156,16 @@ std::string remarks_on(const json& layers) {
     }
     losses.emplace_back(layer.at("relative_proxy_loss").get<double>(), name);
     ratios.emplace_back(layer.at("rate_distortion_ratio").get<double>(), name);
+    if (const auto tokens = layer.find("tokens"); tokens != layer.end()) {
+      const double routed = tokens->get<double>();
+      if (routed == 0) {
+        warnings["no token was routed to these experts, which all tokens stand in for:"]
+            .emplace_back(routed, name);
+      } else if (routed < inputs / fewest_tokens_share) {
+        warnings["few tokens were routed to these experts (more --samples help):"].emplace_back(
+            routed, name);
+      }
+    }
     if (dead > 0) warnings["dead inputs, zero on all calibration tokens:"].emplace_back(dead, name);
     if (directions < std::min(fewest_directions, inputs / 8)) {
       warnings["calibration tokens too much alike to judge losses by; directions they span:"]
@@ -233,20 +245,23 @@ std::string summary_table(const nlohmann::json& report) {
   std::map<std::string, Group> groups;
   for (const auto& layer : report.at("layers")) {
     const std::string name = layer.at("name");
-    const std::string type = name.substr(name.rfind('.') + 1);
+    const std::string type =
+        (layer.contains("tokens") ? "experts." : "") + name.substr(name.rfind('.') + 1);
     if (!groups.contains(type)) order.push_back(type);
     Group& group = groups[type];
     group.layers.push_back(layer);
     group.worst = std::fmax(group.worst, number_or_nan(layer.at("relative_proxy_loss")));
   }
-  std::string out = fmt::format("\n  {:<14} {:>7} {:>22} {:>10}\n", "layer type", "layers",
+  std::size_t width = 14;
+  for (const std::string& type : order) width = std::max(width, type.size());
+  std::string out = fmt::format("\n  {:<{}} {:>7} {:>22} {:>10}\n", "layer type", width, "layers",
                                 "relative proxy loss", "worst");
   for (const std::string& type : order) {
     const Group& group = groups[type];
-    out += fmt::format("  {:<14} {:>7} {:>22} {:>10}\n", type, group.layers.size(),
+    out += fmt::format("  {:<{}} {:>7} {:>22} {:>10}\n", type, width, group.layers.size(),
                        decimals(totals_of(group.layers).mean_loss, 5), decimals(group.worst, 5));
   }
-  out += fmt::format("  {:<14} {:>7} {:>22}\n\n", "all", report.at("layers").size(),
+  out += fmt::format("  {:<{}} {:>7} {:>22}\n\n", "all", width, report.at("layers").size(),
                      decimals(number_or_nan(report.at("mean_relative_proxy_loss")), 5));
   out += remarks_on(report.at("layers"));
   out += fmt::format("\n  {:<14} {:>9}\n", "phase", "seconds");

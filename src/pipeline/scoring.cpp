@@ -8,6 +8,7 @@
 #include <omp.h>
 
 #include "quip/pipeline/device_memory.hpp"
+#include "quip/pipeline/expert_pass.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/prefetch.hpp"
 
@@ -118,10 +119,11 @@ std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& ba
   progress.start(blocks, "block");
   for (index_t b = 0; b < blocks; ++b) {
     progress.update(b, "forward");
-    const WeightSet weights = model.block(comm, backend, b);
+    const BlockLoader loader = model.loader(comm, backend, b);
+    WeightSet weights = loader.load();
     std::optional<Prefetch> prefetch;
     if (!model.packed && b + 1 < blocks) prefetch.emplace(comm, model.source(), family, b + 1);
-    forward_shard(comm, backend, family, b, weights, shard, states.view());
+    forward_block(comm, backend, family, loader, weights, shard, states.view());
   }
   progress.update(blocks, "loss");
   const Tensor finished = finish_shard(comm, backend, family, ends, shard, std::move(states));

@@ -73,7 +73,8 @@ class BlockTrial {
     const Family& family = *job_.model.family;
     Phases phases;
     BlockQuantizer quantizer(comm_, backend_, family, job_.options, phases);
-    WeightSet weights = load_block(comm_, backend_, *job_.model.source, family, block_);
+    WeightSet weights =
+        BlockLoader(comm_, backend_, *job_.model.source, nullptr, family, block_).load();
     const SampleShard shard =
         shard_of(comm_.rank(), samples, job_.length, family.config().vocabulary);
     const Tensor states = embed_shard(comm_, backend_, family, *job_.model.source, ends_, shard);

@@ -71,6 +71,14 @@ void Ledger::all_gather_bytes(std::span<std::byte> /*buffer*/, std::span<const i
            static_cast<double>(offsets.back()));
 }
 
+void Ledger::all_to_all_bytes(std::span<const std::byte> /*sent*/,
+                              std::span<const index_t> send_offsets,
+                              std::span<std::byte> /*received*/,
+                              std::span<const index_t> /*receive_offsets*/) {
+  const index_t own = send_offsets[at(rank_ + 1)] - send_offsets[at(rank_)];
+  exchange(Exchange::gather, send_offsets.back() - own, static_cast<double>(send_offsets.back()));
+}
+
 void Ledger::node_broadcast(std::span<std::byte> bytes) {
   if (place_.size == 1) return;
   const auto sent = static_cast<index_t>(bytes.size()) * (place_.size - 1);

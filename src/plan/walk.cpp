@@ -55,6 +55,12 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
   if (job.length > family.max_length()) {
     fail("--length {}: the model takes at most {} tokens", job.length, family.max_length());
   }
+  for (index_t b = 0; b < family.config().blocks; ++b) {
+    if (!family.block(b).experts.empty()) {
+      fail("{} has mixtures of experts, whose runs quip plan cannot predict yet",
+           family.config().architecture);
+    }
+  }
   const LayerSurvey survey = survey_layers(family, job.options, layout.ranks());
   note_ = survey.note;
   kinds_ = kinds_of_blocks(family, job.options);

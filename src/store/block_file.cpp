@@ -117,6 +117,7 @@ class LayerReader {
   [[nodiscard]] LayerStatistics statistics() const {
     LayerStatistics statistics;
     if (has_attribute(group_.get(), "mu_h_before", where_)) statistics.spectra.emplace();
+    if (has_attribute(group_.get(), "tokens", where_)) statistics.tokens.emplace();
     visit_statistics([&](const char* name, auto& value) { read({name}, value); }, statistics);
     return statistics;
   }

@@ -10,8 +10,6 @@ from safetensors import safe_open
 import cli
 
 FAMILIES = sorted(folder.name for folder in (cli.DATA / "families").iterdir())
-MIXTURES = ("mixtral", "qwen3-moe")
-DENSE = [name for name in FAMILIES if name not in MIXTURES]
 CODEBOOKS = ("scalar", "trellis")
 FUSED = "model.layers.0.self_attn.qkv_proj.weight"
 
@@ -31,7 +29,7 @@ def test_three_ranks_agree_with_transformers(name):
 
 
 @pytest.mark.parametrize("codebook", CODEBOOKS)
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_quantized_and_exported(name, codebook, tmp_path):
     checkpoint, tokens = family(name)
     packed = tmp_path / "packed"
@@ -46,17 +44,6 @@ def test_quantized_and_exported(name, codebook, tmp_path):
     # Large random weights feel the rounding to bf16 more than those of real models.
     assert cli.evaluate(exported, tokens)["mean_loss"] == pytest.approx(expected, rel=3e-3)
     test_export.check_complete(checkpoint, exported)
-
-
-@pytest.mark.parametrize("name", MIXTURES)
-def test_mixtures_are_evaluated_only(name, tmp_path):
-    checkpoint, tokens = family(name)
-    out = tmp_path / "packed"
-    run = ("quantize", "--model", checkpoint, "--tokens", tokens, "--out", out)
-    refused = cli.run(*run, check=False)
-    assert refused.returncode == 1
-    assert "has mixtures of experts: quip evaluates them" in refused.stderr
-    assert not out.exists()
 
 
 def test_bits_do_not_depend_on_ranks_where_linears_share_tensors(tmp_path):

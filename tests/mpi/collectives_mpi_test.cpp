@@ -74,6 +74,37 @@ TEST_F(CollectivesMpiTest, ScattersSumsOverUnevenRanges) {
   }
 }
 
+TEST_F(CollectivesMpiTest, EveryRankSendsEveryOtherItsOwn) {
+  const int size = comm_.size();
+  const int rank = comm_.rank();
+  for (const index_t unit : {index_t{0}, index_t{1}, index_t{1000}, index_t{3'000'001}}) {
+    // Rank r sends rank q (r + 2 q) mod 3 units: none to some, and unequally many.
+    const auto count = [&](int from, int to) { return (from + 2 * to) % 3 * unit; };
+    const auto value = [&](int from, int to, index_t i) {
+      return static_cast<std::byte>((from * 7 + to * 31 + i) % 251);
+    };
+    std::vector<index_t> sends{0};
+    std::vector<index_t> receives{0};
+    for (int r = 0; r < size; ++r) {
+      sends.push_back(sends.back() + count(rank, r));
+      receives.push_back(receives.back() + count(r, rank));
+    }
+    std::vector<std::byte> sent(at(sends.back()));
+    for (int r = 0; r < size; ++r) {
+      for (index_t i = 0; i < count(rank, r); ++i) sent[at(sends[at(r)] + i)] = value(rank, r, i);
+    }
+    std::vector<std::byte> received(at(receives.back()));
+    const index_t before = UsageMeter::current().total().bytes_sent;
+    comm_.all_to_all_bytes(sent, sends, received, receives);
+    for (int r = 0; r < size; ++r) {
+      for (index_t i = 0; i < count(r, rank); ++i)
+        ASSERT_EQ(received[at(receives[at(r)] + i)], value(r, rank, i)) << r << ' ' << i;
+    }
+    EXPECT_EQ(UsageMeter::current().total().bytes_sent - before,
+              size == 1 ? 0 : sends.back() - count(rank, rank));
+  }
+}
+
 /// Lengths on both sides of every switch of algorithm, and several pieces with a remainder.
 constexpr std::array<std::size_t, 5> lengths{1, 32767, 32768, 200'003, 1'000'003};
 

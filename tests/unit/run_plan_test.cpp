@@ -136,7 +136,9 @@ TEST_F(RunPlan, AddsTheChosenExperts) {
   std::vector<Matrix<float>> ups;
   std::vector<Matrix<float>> downs;
   for (const LinearSpec& linear : plan.linears) {
-    auto& of_kind = linear.type == "gate" ? gates : linear.type == "up" ? ups : downs;
+    auto& of_kind = linear.type == "experts.gate" ? gates
+                    : linear.type == "experts.up" ? ups
+                                                  : downs;
     of_kind.push_back(load(linear.name + ".weight", linear.rows, linear.cols));
   }
   auto before = random_matrix(tokens, 12, 1);

@@ -9,6 +9,9 @@
 
 namespace quip {
 
+/// Returns the largest power of two s with round(maximum · s) ≤ 32767; 1 for a maximum of zero.
+[[nodiscard]] float channel_scale(float maximum);
+
 struct ChannelScales {
   std::vector<float> scale;  ///< [n]
   double tokens = 0;         ///< number on all ranks
@@ -20,7 +23,12 @@ struct ChannelScales {
     return 1.0 / (static_cast<double>(scale[at(i)]) * tokens);
   }
   [[nodiscard]] double unit(index_t i, index_t j) const { return row_unit(i) / scale[at(j)]; }
+  /// Makes H of the lower triangle of the integers' sum [n × n].
+  void apply(MatrixView<double> sum) const;
 };
+
+/// Throws Error for more tokens than can be summed exactly.
+void check_exact(double tokens);
 
 /// Finds them from the channels' largest magnitudes over all ranks (collective).
 /// `x` [this rank's tokens × n].

@@ -1,6 +1,8 @@
 // Exact sums of outer products of activations.
 #pragma once
 
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,9 @@ namespace quip {
 /// summed over ranks, and n. Pieces are equal, of whole rows, and take about staged_bytes
 /// (comm/schedule.hpp), or all of the triangle if that is less.
 [[nodiscard]] std::vector<index_t> triangle_pieces(index_t n);
+
+/// Has `sum` add up, over ranks, the lower triangle of `h`, piece by piece.
+void sum_lower_triangle(MatrixView<double> h, const std::function<void(std::span<double>)>& sum);
 
 /// Returns H = Σₜ xₜᵀxₜ / T over the activations of all ranks; `x` [this rank's tokens × n]. The
 /// lower triangle of the result is filled. Collective.

@@ -1,6 +1,7 @@
 // The communication that the pipeline needs, over MPI or within one process.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -57,6 +58,13 @@ class Collectives {
   /// Gathers in place: rank r contributes bytes [offsets[r], offsets[r+1]) of `buffer`; afterwards
   /// every rank holds all of it. `offsets` has size()+1 entries.
   virtual void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) = 0;
+  /// Sends rank r bytes [send_offsets[r], send_offsets[r+1]) of `sent`, and receives what it sends
+  /// to this rank in bytes [receive_offsets[r], receive_offsets[r+1]) of `received`. Both have
+  /// size()+1 entries.
+  virtual void all_to_all_bytes(std::span<const std::byte> sent,
+                                std::span<const index_t> send_offsets,
+                                std::span<std::byte> received,
+                                std::span<const index_t> receive_offsets) = 0;
 
   /// Returns a node of its own for every rank that is not known to share memory with others.
   [[nodiscard]] virtual NodePlace place() const noexcept { return {0, 1, rank(), size(), 0, 1}; }
@@ -107,6 +115,11 @@ class SelfCollectives final : public Collectives {
   void broadcast_bytes(std::span<std::byte> /*bytes*/, int /*root*/) override {}
   void all_gather_bytes(std::span<std::byte> /*buffer*/,
                         std::span<const index_t> /*offsets*/) override {}
+  void all_to_all_bytes(std::span<const std::byte> sent, std::span<const index_t> /*send_offsets*/,
+                        std::span<std::byte> received,
+                        std::span<const index_t> /*receive_offsets*/) override {
+    std::copy(sent.begin(), sent.end(), received.begin());
+  }
 };
 
 /// Returns the message of an error for the user, or the cure when memory has run out.

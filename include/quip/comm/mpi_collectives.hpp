@@ -31,6 +31,9 @@ class MpiCollectives final : public Collectives {
   void barrier() override;
   void all_reduce_sum(std::span<double> values) override;
   void reduce_scatter_sum(std::span<double> values, std::span<const index_t> offsets) override;
+  void all_to_all_bytes(std::span<const std::byte> sent, std::span<const index_t> send_offsets,
+                        std::span<std::byte> received,
+                        std::span<const index_t> receive_offsets) override;
   void all_reduce_max(std::span<float> values) override;
   void broadcast_bytes(std::span<std::byte> bytes, int root) override;
   void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) override;

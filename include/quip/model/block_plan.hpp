@@ -32,9 +32,11 @@ struct LinearSpec {
   std::string type;  ///< last part of the name ("q_proj"): what reports group by
   index_t rows = 0;  ///< outputs
   index_t cols = 0;  ///< inputs
-  int tap = 0;       ///< number of the captured activation that is its input
+  int tap = 0;       ///< number of the captured activation that its input is, or is made of
   bool bias = false;
   WeightHandle stored = {};
+  index_t expert = -1;  ///< number of the expert that it belongs to; -1: none
+  int input = 0;        ///< an expert's: number of its input among those of the expert
 
   /// Returns the tensor that holds its weights.
   [[nodiscard]] TensorSpec tensor() const { return {stored.tensor, {stored.rows, cols}}; }
@@ -166,11 +168,19 @@ struct Operands {
 };
 [[nodiscard]] Operands operands(const Operation& operation);
 
-/// An activation that is the input of linears which get quantized.
+/// An activation that is the input of linears which get quantized, or of experts.
 struct Tap {
   Slot slot = 0;
   index_t operation = 0;      ///< number of the first that reads it so
   std::vector<Slot> carried;  ///< activations needed from there on: this one, and others
+};
+
+/// One expert of a mixture.
+struct ExpertPlan {
+  index_t number = 0;
+  Range operations;         ///< from the gathering of its tokens to the scattering of its outputs
+  Range linears;            ///< those of the block that are its own
+  std::vector<Tap> inputs;  ///< of its linears, in the order in which they are reached
 };
 
 /// Operations in order. Made by a PlanBuilder, which derives all but the first three lists.
@@ -181,7 +191,8 @@ struct BlockPlan {
   Slot input = 0;
   Slot output = 0;                  ///< the residual of a block is both
   std::vector<LinearSpec> linears;  ///< in the order of their operations
-  std::vector<Tap> taps;            ///< in the order in which they are reached
+  std::vector<Tap> taps;  ///< in the order in which they are reached; the last is the experts'
+  std::vector<ExpertPlan> experts;  ///< in the order of their operations
   std::vector<Range> lives;  ///< of each activation: its first and its last operation, inclusive
   std::vector<index_t> columns;  ///< of each carried activation: its first in their common buffer
   index_t carried_width = 0;     ///< of that buffer
@@ -190,10 +201,17 @@ struct BlockPlan {
   [[nodiscard]] Range stage(int number) const;
   [[nodiscard]] index_t width(Slot slot) const { return activations[at(slot)].width; }
   [[nodiscard]] index_t tap_width(int tap) const { return width(taps[at(tap)].slot); }
+  /// Returns the number of taps that are inputs of linears themselves.
+  [[nodiscard]] int dense_taps() const {
+    return static_cast<int>(taps.size()) - (experts.empty() ? 0 : 1);
+  }
+  /// Returns the operations of all experts, one after the other.
+  [[nodiscard]] Range expert_operations() const {
+    return experts.empty()
+               ? Range{}
+               : Range{experts.front().operations.first, experts.back().operations.last};
+  }
 };
-
-/// True if some activations are those of experts.
-[[nodiscard]] bool has_experts(const BlockPlan& plan);
 
 /// Returns, for each operation, the elements a token of the activations that are there while it
 /// runs; input and output of the plan are not counted.

@@ -19,6 +19,7 @@ namespace quip {
 class WeightSet {
  public:
   void insert(const std::string& name, Tensor tensor) { tensors_[name] = std::move(tensor); }
+  void erase(const std::string& name) { tensors_.erase(name); }
   /// Throws Error naming a tensor that was never loaded.
   [[nodiscard]] ConstTensorView operator[](const std::string& name) const;
   /// Returns an empty view if the name is.
@@ -44,6 +45,16 @@ struct ModelPlan {
   BlockPlan finish;               ///< from the last residual to the head's input
 };
 
+/// The tokens of an expert, and their weights.
+struct RoutedTokens {
+  std::vector<index_t> tokens;
+  std::vector<float> weights;
+};
+/// The tokens of each expert that has any.
+using Routing = std::map<index_t, RoutedTokens>;
+/// Reads what op::Route has written for a sample [length × 2·chosen], on the host.
+[[nodiscard]] Routing routing_of(ConstTensorView routes);
+
 /// The activations of one sample on its way through a plan.
 class SampleState {
  public:
@@ -58,13 +69,10 @@ class SampleState {
   void make(Slot slot, Backend& backend);
   void drop(Slot slot) { places_[at(slot)] = {}; }
 
-  /// The tokens of an expert, and their weights.
-  struct Routed {
-    std::vector<index_t> tokens;
-    std::vector<float> weights;
-  };
+  /// Has experts take these tokens, which the caller keeps, whatever `routes` holds.
+  void bind(Slot routes, const Routing& routing) { routings_[routes] = &routing; }
   /// Returns those of the expert whose activation `slot` is.
-  const Routed& routed(Slot slot, Backend& backend);
+  const RoutedTokens& routed(Slot slot, Backend& backend);
 
  private:
   struct Place {
@@ -75,7 +83,8 @@ class SampleState {
   const BlockPlan& plan_;
   index_t length_;
   std::vector<Place> places_;
-  std::map<Slot, std::map<index_t, Routed>> experts_;  ///< by routes, then by expert
+  std::map<Slot, const Routing*> routings_;  ///< by routes
+  std::map<Slot, Routing> own_;              ///< those made here
 };
 
 class Family {

@@ -34,13 +34,32 @@ namespace quip {
 void load_into(WeightSet& weights, Collectives& comm, Backend& backend, const TensorSource& source,
                const std::vector<TensorSpec>& specs);
 
-/// Loads the weights of a block from a checkpoint (collective).
-[[nodiscard]] WeightSet load_block(Collectives& comm, Backend& backend, const TensorSource& source,
-                                   const Family& family, index_t block);
+/// Loads the weights of a block, from a checkpoint or from a packed model, whose quantized layers
+/// are dequantized. Collective.
+class BlockLoader {
+ public:
+  /// `packed`: the packed model that `source` is, or null.
+  BlockLoader(Collectives& comm, Backend& backend, const TensorSource& source,
+              const PackedModel* packed, const Family& family, index_t block);
 
-/// Loads the weights of a block from a packed model: quantized layers are dequantized (collective).
-[[nodiscard]] WeightSet load_block(Collectives& comm, Backend& backend, const PackedModel& packed,
-                                   const Family& family, index_t block);
+  [[nodiscard]] index_t block() const { return block_; }
+  /// Loads all but the linears of experts.
+  [[nodiscard]] WeightSet load() const;
+  /// Adds some linears of the block.
+  void load(Range linears, WeightSet& weights) const;
+  void drop(Range linears, WeightSet& weights) const;
+
+ private:
+  Collectives& comm_;
+  Backend& backend_;
+  const TensorSource& source_;
+  const PackedModel* packed_;
+  const Family& family_;
+  index_t block_;
+};
+
+/// Sends the parts and attributes of a layer from one rank to all.
+void broadcast_layer(Collectives& comm, QuantizedLinear& layer, int root);
 
 /// Makes Ŵ in backend memory, the ranks of each node together (collective).
 [[nodiscard]] Tensor load_dequantized(Collectives& comm, Backend& backend,

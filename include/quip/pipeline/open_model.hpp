@@ -8,6 +8,7 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/io/tensor_source.hpp"
 #include "quip/model/family.hpp"
+#include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/quantize.hpp"
 #include "quip/store/packed_model.hpp"
 
@@ -25,8 +26,9 @@ struct OpenModel {
   }
   /// Returns the options with which layers are stored; for a checkpoint, `skip` matches them all.
   [[nodiscard]] QuantizeOptions stored_as() const;
-  /// Returns the weights of a block, dequantized where they are packed (collective).
-  [[nodiscard]] WeightSet block(Collectives& comm, Backend& backend, index_t number) const;
+  [[nodiscard]] BlockLoader loader(Collectives& comm, Backend& backend, index_t block) const {
+    return {comm, backend, source(), packed.get(), *family, block};
+  }
 };
 
 /// Throws Error unless `packed` was made from the checkpoint in `model`, by their config.json.

@@ -20,6 +20,13 @@
 
 namespace quip {
 
+/// The tokens from which the Hessians of an expert's layers are made: those that are routed to it,
+/// or all.
+enum class ExpertHessians { routed, all };
+[[nodiscard]] inline std::string to_string(ExpertHessians experts) {
+  return experts == ExpertHessians::all ? "all" : "routed";
+}
+
 struct QuantizeOptions {
   std::filesystem::path model;
   std::filesystem::path tokens;
@@ -33,6 +40,9 @@ struct QuantizeOptions {
   /// Hessians see the quantized layers of their own block too, not only of the blocks before: one
   /// tap is rounded before the next is captured.
   bool true_sequential = false;
+  ExpertHessians experts = ExpertHessians::routed;
+  /// κ: an expert with T tokens has its Hessian moved by κ/(T + κ) towards what all tokens give.
+  double expert_prior = 64;
   WideOptions wide;  ///< layers that all ranks work on together
   LayerOptions layer;
   Overrides overrides;  ///< options of single layers

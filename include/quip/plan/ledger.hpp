@@ -59,6 +59,9 @@ class Ledger final : public Collectives {
     count_broadcast(std::ssize(bytes), root);
   }
   void all_gather_bytes(std::span<std::byte> buffer, std::span<const index_t> offsets) override;
+  void all_to_all_bytes(std::span<const std::byte> sent, std::span<const index_t> send_offsets,
+                        std::span<std::byte> received,
+                        std::span<const index_t> receive_offsets) override;
   void node_barrier() override {
     if (place_.size > 1) exchange(Exchange::reduce, 0, 0, 0);
   }

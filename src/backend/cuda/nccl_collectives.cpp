@@ -45,6 +45,11 @@ class NcclCollectives final : public Collectives {
   void reduce_scatter_sum(std::span<double> values, std::span<const index_t> offsets) override {
     host_.reduce_scatter_sum(values, offsets);
   }
+  void all_to_all_bytes(std::span<const std::byte> sent, std::span<const index_t> send_offsets,
+                        std::span<std::byte> received,
+                        std::span<const index_t> receive_offsets) override {
+    host_.all_to_all_bytes(sent, send_offsets, received, receive_offsets);
+  }
 
   void all_reduce_sum(std::span<double> values) override;
   void all_reduce_max(std::span<float> values) override;

@@ -1,0 +1,50 @@
+// The experts of a block: each has an owner, the rank that factorises and rounds it.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "quip/core/phases.hpp"
+#include "quip/pipeline/expert_pass.hpp"
+#include "quip/pipeline/loader.hpp"
+#include "quip/pipeline/narrow_layers.hpp"
+
+namespace quip {
+
+/// Returns the number of experts whose weights are in memory together: one for each rank.
+[[nodiscard]] index_t experts_at_once(const BlockPlan& plan, int ranks);
+
+/// Quantizes the experts of blocks, a group at a time. Collective throughout.
+class ExpertQuantizer {
+ public:
+  /// Refers to `options`.
+  ExpertQuantizer(Collectives& comm, Backend& backend, const Family& family,
+                  const QuantizeOptions& options, Phases& phases);
+
+  /// Is told the step being worked on.
+  std::function<void(const std::string&)> on_step = [](const std::string&) {};
+
+  /// Quantizes the experts of the loader's block. `weights` hold the rest of the block as the model
+  /// will have it; `states`, the block's input, becomes its output. Same result on every rank.
+  [[nodiscard]] std::vector<StoredLayer> quantize(const BlockLoader& loader, WeightSet& weights,
+                                                  const SampleShard& shard, TensorView states);
+
+ private:
+  struct Work;
+  struct Group;
+
+  void hessians(Work& work, Group& group, int input);
+  void round(Work& work, Group& group, int first_input, int last_input);
+
+  Collectives& comm_;
+  Backend& backend_;
+  const Family& family_;
+  const QuantizeOptions& options_;
+  Phases& phases_;
+  SelfCollectives self_;
+  NarrowLayers together_;
+  NarrowLayers alone_;
+};
+
+}  // namespace quip
