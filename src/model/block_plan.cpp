@@ -1,6 +1,8 @@
 #include "quip/model/block_plan.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 
 namespace quip {
 namespace {
@@ -25,7 +27,15 @@ struct OperandsOf {
   Operands operator()(const op::Copy& o) const { return {{o.from}, {o.to}}; }
 };
 
+index_t elements_of(const std::vector<index_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), index_t{1}, std::multiplies<>());
+}
+
 }  // namespace
+
+bool WeightHandle::is_whole(index_t elements) const { return elements_of(shape) == elements; }
+
+index_t TensorSpec::elements() const { return elements_of(shape); }
 
 Operands operands(const Operation& operation) { return std::visit(OperandsOf(), operation); }
 

@@ -138,11 +138,11 @@ void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot 
     tap = std::prev(plan_.taps.end());
   }
   const std::string type = full.substr(full.rfind('.') + 1);
-  WeightHandle stored{full + ".weight", 0, rows};
+  WeightHandle stored{full + ".weight", {rows, cols}, 0, cols};
   if (!shared_.tensor.empty()) {
     stored = shared_;
-    shared_.first_row += rows;
-    if (shared_.first_row == shared_.rows) shared_ = {};
+    shared_.offset += rows * cols;
+    if (shared_.is_whole(shared_.offset)) shared_ = {};
   }
   plan_.linears.push_back({full, type, rows, cols, static_cast<int>(tap - plan_.taps.begin()), bias,
                            std::move(stored)});
@@ -160,8 +160,8 @@ void PlanBuilder::add_linear(const std::string& name, Slot from, bool bias, Slot
   add_linear_operation(name, from, to, bias, true);
 }
 
-void PlanBuilder::share_tensor(const std::string& name, index_t rows) {
-  shared_ = {prefix_ + name + ".weight", 0, rows};
+void PlanBuilder::share_tensor(const std::string& name, index_t rows, index_t cols) {
+  shared_ = {prefix_ + name + ".weight", {rows, cols}, 0, cols};
 }
 
 Slot PlanBuilder::fixed_linear(const std::string& name, Slot from, index_t rows, bool in_fp32) {

@@ -30,9 +30,9 @@ class PlanBuilder {
   Slot linear(const std::string& name, Slot from, index_t rows, bool bias);
   /// Adds one to `to`.
   void add_linear(const std::string& name, Slot from, bool bias, Slot to);
-  /// Has the linears that follow take their weights from rows of this tensor, one after the other,
-  /// until all its rows are taken.
-  void share_tensor(const std::string& name, index_t rows);
+  /// Has the linears that follow take their weights from rows of the tensor `name`.weight
+  /// [rows × cols], one after the other, until all its rows are taken.
+  void share_tensor(const std::string& name, index_t rows, index_t cols);
   /// Returns a linear that stays as it is.
   Slot fixed_linear(const std::string& name, Slot from, index_t rows, bool in_fp32 = false);
   Slot copy(Slot from, const char* name);
@@ -70,7 +70,7 @@ class PlanBuilder {
 
   const ModelConfig& config_;
   std::string prefix_;
-  WeightHandle shared_;  ///< with the first row that is not taken
+  WeightHandle shared_;  ///< from the first row on that is not taken
   BlockPlan plan_;
 };
 

@@ -250,8 +250,9 @@ TEST(Phi3Family, LinearsAreRowsOfTensorsThatTheyShare) {
   std::vector<index_t> rows;
   for (const LinearSpec& linear : family->linears(1)) {
     names.push_back(linear.type);
-    rows.push_back(linear.stored_rows().first);
-    EXPECT_EQ(linear.stored_rows().count(), linear.rows);
+    rows.push_back(linear.stored.offset / linear.cols);
+    EXPECT_EQ(linear.stored.row_stride, linear.cols);
+    EXPECT_EQ(linear.stored.column_stride, 1);
     EXPECT_EQ(linear.tensor().shape, phi3_shapes().at(linear.stored.tensor));
   }
   EXPECT_THAT(names, testing::ElementsAre("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj",

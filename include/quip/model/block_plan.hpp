@@ -12,18 +12,26 @@
 
 namespace quip {
 
-/// The place of a linear's weights in the checkpoint: rows of a tensor with as many columns as the
-/// linear has inputs. Several linears may share a tensor.
+/// The place of a matrix in the checkpoint: its element (i, j) is number offset + i·row_stride +
+/// j·column_stride of a tensor. Several matrices may share a tensor.
 struct WeightHandle {
   std::string tensor;
-  index_t first_row = 0;  ///< the linear's first
-  index_t rows = 0;       ///< those of the whole tensor
+  std::vector<index_t> shape;  ///< of the whole tensor
+  index_t offset = 0;
+  index_t row_stride = 0;
+  index_t column_stride = 1;
+
+  /// True if a matrix of this many elements is the whole tensor.
+  [[nodiscard]] bool is_whole(index_t elements) const;
 };
 
 /// A tensor of known shape that stays as it is (norms, biases, projections).
 struct TensorSpec {
   std::string name;
   std::vector<index_t> shape;
+  std::optional<WeightHandle> stored = {};  ///< of a vector that is a part of another tensor
+
+  [[nodiscard]] index_t elements() const;
 };
 
 /// One linear layer of a block: these get quantized.
@@ -37,9 +45,9 @@ struct LinearSpec {
   WeightHandle stored = {};
 
   /// Returns the tensor that holds its weights.
-  [[nodiscard]] TensorSpec tensor() const { return {stored.tensor, {stored.rows, cols}}; }
-  /// Returns the rows of that tensor that are its own.
-  [[nodiscard]] Range stored_rows() const { return {stored.first_row, stored.first_row + rows}; }
+  [[nodiscard]] TensorSpec tensor() const { return {stored.tensor, stored.shape}; }
+  /// True if that tensor holds other weights as well.
+  [[nodiscard]] bool shares_tensor() const { return !stored.is_whole(rows * cols); }
 };
 
 /// The number of an activation in its plan.
