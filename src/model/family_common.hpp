@@ -21,9 +21,13 @@ struct ModelRow {
 };
 
 /// Returns the rows, each in the file that has its parser and its plan.
+[[nodiscard]] std::span<const ModelRow> deepseek_v3_models();
+[[nodiscard]] std::span<const ModelRow> ernie4_5_moe_models();
 [[nodiscard]] std::span<const ModelRow> gemma_models();
+[[nodiscard]] std::span<const ModelRow> glm4_moe_models();
 [[nodiscard]] std::span<const ModelRow> granite_models();
 [[nodiscard]] std::span<const ModelRow> llama_models();
+[[nodiscard]] std::span<const ModelRow> minimax_m2_models();
 [[nodiscard]] std::span<const ModelRow> mixtral_models();
 [[nodiscard]] std::span<const ModelRow> olmo2_models();
 [[nodiscard]] std::span<const ModelRow> opt_models();
@@ -63,6 +67,12 @@ void parse_windows(const ConfigFields& fields, ModelConfig& config);
 /// Reads the number of experts, and how many of them a token has. Absent fields have the values of
 /// `fallback`.
 void parse_router(const ConfigFields& fields, const RouterShape& fallback, ModelConfig& config);
+/// Reads DeepSeek's router: by groups, with corrected sigmoids. Experts begin at block
+/// first_k_dense_replace, or `first`.
+void parse_grouped_router(const ConfigFields& fields, RouterShape fallback, index_t first,
+                          ModelConfig& config);
+/// Throws Error for any type of block but full attention.
+void refuse_layer_types(const ConfigFields& fields);
 /// Reads windows that have to be switched on, and then begin at some block.
 void parse_late_windows(const ConfigFields& fields, ModelConfig& config);
 

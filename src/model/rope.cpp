@@ -37,6 +37,10 @@ RopeScaling parse_yarn_scaling(const ConfigFields& fields, const ConfigFields& r
   const auto magnitude = [&](double weight) {
     return scaling.factor <= 1 ? 1.0 : 0.1 * weight * std::log(scaling.factor) + 1.0;
   };
+  // DeepSeek writes 0 for none.
+  if (rope.has("mscale_all_dim") && *rope.find("mscale_all_dim") != 0) {
+    scaling.score_factor = magnitude(rope.positive("mscale_all_dim"));
+  }
   const bool of_two = rope.has("mscale") && rope.has("mscale_all_dim");
   scaling.attention_factor =
       rope.positive_or("attention_factor", of_two ? magnitude(rope.positive("mscale")) /

@@ -10,7 +10,15 @@ from safetensors import safe_open
 import cli
 
 FAMILIES = sorted(folder.name for folder in (cli.DATA / "families").iterdir())
-MIXTURES = ("mixtral", "qwen3-moe")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def has_experts(name):
+    config = json.loads((cli.DATA / "families" / name / "config.json").read_text())
+    return any(field in config for field in EXPERTS)
+
+
+MIXTURES = [name for name in FAMILIES if has_experts(name)]
 DENSE = [name for name in FAMILIES if name not in MIXTURES]
 CODEBOOKS = ("scalar", "trellis")
 FUSED = "model.layers.0.self_attn.qkv_proj.weight"

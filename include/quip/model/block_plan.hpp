@@ -69,7 +69,8 @@ struct ActivationSpec {
 /// The operations. Tensors are named in full; an empty name is a tensor that is not there.
 namespace op {
 
-/// to = from / rms(from) · (gain + plus), row by row, or each head of a row by itself.
+/// to = from / rms(from) · (gain + plus), row by row, or each head of a row by itself; without the
+/// factor if it has no gain.
 struct RmsNorm {
   std::string gain;
   float plus = 0;
@@ -99,13 +100,13 @@ struct Linear {
 };
 /// Rotates the heads of x by position.
 struct Rope {
-  index_t heads = 0;
-  index_t head_dim = 0;
+  RopeShape shape;
   int table = 0;  ///< number of the angles (ModelPlan::ropes)
   Slot x = 0;
 };
 struct Attention {
   AttentionShape shape;
+  std::string sinks;
   Slot q = 0;
   Slot k = 0;
   Slot v = 0;
@@ -119,6 +120,12 @@ struct Activate {
 /// gate = f(gate) · up.
 struct Gate {
   Activation kind = Activation::silu;
+  Slot gate = 0;
+  Slot up = 0;
+};
+/// gate = the activation of both.
+struct GateClamped {
+  ClampedSwiglu shape;
   Slot gate = 0;
   Slot up = 0;
 };
@@ -141,19 +148,34 @@ struct Add {
 /// Chooses experts for each token (Backend::route).
 struct Route {
   RouterShape shape;
+  std::string correction;
   Slot logits = 0;
   Slot routes = 0;
 };
-/// to = the rows of `from` that are routed to an expert.
+/// to = the rows of `from` that are routed to an expert, times their weights if `weighted`.
 struct Gather {
   Slot from = 0;
   Slot routes = 0;
   Slot to = 0;
+  bool weighted = false;
 };
-/// Adds the rows of an expert to those that they were gathered from, times their weights.
+/// Adds the rows of an expert to those that they were gathered from, times their weights if
+/// `weighted`.
 struct Scatter {
   Slot from = 0;
   Slot routes = 0;
+  Slot to = 0;
+  bool weighted = true;
+};
+/// Copies `count` channels of every head, from channel `from_first` on, to those from `to_first`
+/// on. `common`: `from` has one head, which goes to all.
+struct CopyChannels {
+  index_t heads = 1;
+  bool common = false;
+  index_t from_first = 0;
+  index_t to_first = 0;
+  index_t count = 0;
+  Slot from = 0;
   Slot to = 0;
 };
 struct Copy {
@@ -163,9 +185,10 @@ struct Copy {
 
 }  // namespace op
 
-using Operation = std::variant<op::RmsNorm, op::LayerNorm, op::Linear, op::Rope, op::Attention,
-                               op::Activate, op::Gate, op::AddRows, op::Scale, op::Add, op::Route,
-                               op::Gather, op::Scatter, op::Copy>;
+using Operation =
+    std::variant<op::RmsNorm, op::LayerNorm, op::Linear, op::Rope, op::Attention, op::Activate,
+                 op::Gate, op::GateClamped, op::AddRows, op::Scale, op::Add, op::Route, op::Gather,
+                 op::Scatter, op::Copy, op::CopyChannels>;
 
 /// The activations that an operation reads, and those that it writes; both for one in place.
 struct Operands {
