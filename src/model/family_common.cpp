@@ -66,9 +66,9 @@ void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,
   parse_rope(fields, defaults, config);
 }
 
-void parse_windows(const ConfigFields& fields, ModelConfig& config) {
+void parse_windows(const ConfigFields& fields, ModelConfig& config, index_t width) {
   if (fields.is_null("sliding_window")) return;
-  config.sliding_window = fields.size_or("sliding_window", 4096);
+  config.sliding_window = fields.size_or("sliding_window", width);
   const nlohmann::json* types = fields.find("layer_types");
   if (types == nullptr) return;
   if (!types->is_array() || static_cast<index_t>(types->size()) != config.blocks) {

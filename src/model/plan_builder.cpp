@@ -76,6 +76,19 @@ void place_carried(BlockPlan& plan) {
 
 }  // namespace
 
+WeightHandle StackedExperts::part(index_t expert, index_t first, index_t step) const {
+  const index_t begin = expert * inputs * outputs;
+  if (by_outputs) {
+    return {tensor, {experts, outputs, inputs}, begin + first * inputs, step * inputs, 1};
+  }
+  return {tensor, {experts, inputs, outputs}, begin + first, step, outputs};
+}
+
+WeightHandle StackedExperts::bias(const std::string& name, index_t expert, index_t first,
+                                  index_t step) const {
+  return {name, {experts, outputs}, expert * outputs + first, outputs, step};
+}
+
 PlanBuilder::PlanBuilder(const ModelConfig& config, std::string prefix)
     : config_(config), prefix_(std::move(prefix)) {}
 
@@ -276,7 +289,8 @@ AttentionShape PlanBuilder::attention_shape(index_t block) const {
           .head_dim = config_.head_dim,
           .scale = static_cast<float>(scale),
           .window = config_.window(block),
-          .soft_cap = config_.score_cap};
+          .soft_cap = config_.score_cap,
+          .chunk = config_.chunk(block)};
 }
 
 BlockPlan PlanBuilder::finish(Slot output) {

@@ -11,6 +11,22 @@
 
 namespace quip {
 
+/// The matrices of all experts, one after the other in a tensor [experts × inputs × outputs], or
+/// [experts × outputs × inputs]; their biases are vectors in one [experts × outputs].
+struct StackedExperts {
+  std::string tensor;
+  index_t experts = 0;
+  index_t inputs = 0;
+  index_t outputs = 0;
+  bool by_outputs = false;
+
+  /// Returns the place of an expert's linear with every `step`-th output from `first` on.
+  [[nodiscard]] WeightHandle part(index_t expert, index_t first = 0, index_t step = 1) const;
+  /// Returns that of its bias in the tensor `name`.
+  [[nodiscard]] WeightHandle bias(const std::string& name, index_t expert, index_t first = 0,
+                                  index_t step = 1) const;
+};
+
 /// Appends operations. Names of tensors are completed by the prefix ("model.layers.0.").
 class PlanBuilder {
  public:

@@ -166,7 +166,8 @@ void Family::prepare(Backend& backend, index_t length) {
   }
   angles_.clear();
   for (const RopeAngles& rope : plan_.ropes) {
-    const RopeTables tables = rope_tables(rope.frequencies, length, rope.magnitude);
+    const RopeTables tables =
+        rope_tables(rope.frequencies, length, rope.magnitude, rope.temperature);
     Angles angles{backend.allocate(length, tables.cosine.cols()),
                   backend.allocate(length, tables.sine.cols())};
     backend.upload(tables.cosine.span(), angles.cosine.view());

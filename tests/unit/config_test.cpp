@@ -421,6 +421,60 @@ TEST(Config, DefaultsOfGlm4MoeMinimaxM2AndErnieAreThoseOfTransformers) {
   EXPECT_EQ(parse(with(llama_like("ernie4_5_moe"), some)).dense, (std::vector{true, false, true}));
 }
 
+TEST(Config, DefaultsOfGptOssAndLlama4AreThoseOfTransformers) {
+  const json groups = {{"num_key_value_heads", 2}};
+  const ModelConfig oss = parse(with(llama_like("gpt_oss"), groups));
+  EXPECT_EQ(oss.head_dim, 64);
+  EXPECT_EQ(oss.norm_epsilon, 1e-5F);
+  EXPECT_EQ(oss.rope.theta, 150000.0);
+  EXPECT_EQ(oss.rope.scaling.kind, RopeScaling::Kind::yarn);
+  EXPECT_EQ(oss.rope.scaling.factor, 32.0);
+  EXPECT_EQ(oss.rope.scaling.original_max_position, 4096.0);
+  EXPECT_FALSE(oss.rope.scaling.truncate);
+  EXPECT_NEAR(oss.rope.scaling.attention_factor, 0.1 * std::log(32.0) + 1, 1e-15);
+  EXPECT_EQ(oss.router.experts, 128);
+  EXPECT_EQ(oss.router.chosen, 4);
+  EXPECT_TRUE(oss.router.renormalised && oss.attention_bias);
+  EXPECT_EQ(oss.swiglu.alpha, 1.702F);
+  EXPECT_EQ(oss.swiglu.limit, 7.0F);
+  EXPECT_EQ(oss.window(0), 128);
+  EXPECT_EQ(oss.window(1), std::nullopt);
+  EXPECT_EQ(oss.window(2), 128);
+  const json none = {{"num_key_value_heads", 2}, {"sliding_window", nullptr}};
+  EXPECT_EQ(parse(with(llama_like("gpt_oss"), none)).window(0), std::nullopt);
+
+  const ModelConfig llama = parse(with(llama_like("llama4_text"), groups));
+  EXPECT_EQ(llama.head_dim, 128);
+  EXPECT_EQ(llama.norm_epsilon, 1e-5F);
+  EXPECT_EQ(llama.rope.theta, 5e5);
+  EXPECT_TRUE(llama.rope.interleaved && llama.head_norms);
+  EXPECT_EQ(llama.router.experts, 16);
+  EXPECT_EQ(llama.router.chosen, 1);
+  EXPECT_EQ(llama.intermediate, 16384);
+  EXPECT_EQ(llama.expert_intermediate, 96);
+  EXPECT_EQ(llama.chunk(0), 8192);
+  EXPECT_EQ(llama.temperature->step, 8192.0F);
+  EXPECT_EQ(llama.temperature->weight, 0.1F);
+  EXPECT_EQ(llama.turning, (std::vector{true, true, true}));
+  EXPECT_EQ(llama.dense, (std::vector{false, false, false}));
+  const json other = {{"num_key_value_heads", 2},        {"no_rope_layer_interval", 3},
+                      {"no_rope_layers", json::array()}, {"interleave_moe_layer_step", 2},
+                      {"attn_temperature_tuning", 0},    {"use_qk_norm", false}};
+  const ModelConfig some = parse(with(llama_like("llama4_text"), other));
+  EXPECT_EQ(some.turning, (std::vector{true, true, false}));
+  EXPECT_EQ(some.chunk(2), std::nullopt);
+  EXPECT_EQ(some.dense, (std::vector{true, false, true}));
+  EXPECT_FALSE(some.temperature || some.head_norms);
+  const json types = {{"num_key_value_heads", 2},
+                      {"no_rope_layers", {1, 0, 1}},
+                      {"moe_layers", {2}},
+                      {"layer_types", {"full_attention", "full_attention", "chunked_attention"}}};
+  const ModelConfig listed = parse(with(llama_like("llama4_text"), types));
+  EXPECT_EQ(listed.turning, (std::vector{true, false, true}));
+  EXPECT_EQ(listed.chunked, (std::vector{false, false, true}));
+  EXPECT_EQ(listed.dense, (std::vector{true, true, false}));
+}
+
 /// As transformers 5 decides it; 4.46 knows the old spelling only.
 TEST(Config, AnOldRopeThatIsNotEmptyCountsAlone) {
   const json recent = {{"rope_type", "default"}, {"rope_theta", 500.0}};
@@ -503,6 +557,14 @@ TEST(Config, EveryFaultNamesTheFieldAndTheFile) {
        "shared_intermediate_size is 32; quip knows 0"},
       {with(llama_like("minimax_m2"), {{"num_key_value_heads", 2}, {"attn_type_list", {1, 0}}}),
        "attn_type_list has 0"},
+      {with(llama_like("llama4_text"), {{"num_key_value_heads", 2}, {"no_rope_layers", {1, 0}}}),
+       "no_rope_layers lists 2 of 3 blocks"},
+      {with(llama_like("llama4_text"),
+            {{"num_key_value_heads", 2},
+             {"layer_types", {"chunked_attention", "full_attention", "sliding_attention"}}}),
+       "layer_types has \"sliding_attention\""},
+      {with(llama_like("gpt_oss"), {{"num_key_value_heads", 2}, {"swiglu_limit", 0}}),
+       "swiglu_limit is 0"},
       {with(llama_like("ernie4_5_moe"), {{"use_bias", true}}), "use_bias is true"},
       {with(llama_like("ernie4_5_moe"), {{"moe_k", 65}}), "moe_k is 65, and there are 64 experts"},
       {llama_like("qwen3_next"), "model_type is \"qwen3_next\"; quip knows llama"},

@@ -273,6 +273,46 @@ TEST(Phi3Family, ASharedTensorIsNeededUntilAllItsRowsAreElsewhere) {
   EXPECT_THROW((void)make_family(phi3_config(), source, packed("q_proj")), Error);
 }
 
+/// 2 blocks of width 12 and 3 experts of width 5.
+ModelConfig gpt_oss_config() {
+  ModelConfig config = llama_config();
+  config.model_type = "gpt_oss";
+  config.router = {.experts = 3, .chosen = 1};
+  config.expert_intermediate = 5;
+  return config;
+}
+
+TEST(GptOssFamily, ExpertsAreStridedPartsOfTheirTensors) {
+  const auto family = make_unchecked_family(gpt_oss_config(), MemorySource());
+  const LinearSpec* up = nullptr;
+  const LinearSpec* down = nullptr;
+  for (const LinearSpec& linear : family->linears(1)) {
+    if (linear.name == "model.layers.1.mlp.experts.2.up_proj") up = &linear;
+    if (linear.name == "model.layers.1.mlp.experts.2.down_proj") down = &linear;
+  }
+  ASSERT_TRUE(up != nullptr && down != nullptr);
+  EXPECT_TRUE(up->shares_tensor() && down->shares_tensor());
+  EXPECT_EQ(up->tensor().name, "model.layers.1.mlp.experts.gate_up_proj");
+  EXPECT_THAT(up->tensor().shape, testing::ElementsAre(3, 12, 10));
+  EXPECT_EQ(up->stored.offset, 2 * 120 + 1);
+  EXPECT_EQ(up->stored.row_stride, 2);
+  EXPECT_EQ(up->stored.column_stride, 10);
+  EXPECT_EQ(down->tensor().name, "model.layers.1.mlp.experts.down_proj");
+  EXPECT_EQ(down->stored.offset, 2 * 60);
+  EXPECT_EQ(down->stored.row_stride, 1);
+  EXPECT_EQ(down->stored.column_stride, 12);
+  for (const TensorSpec& tensor : family->block_tensors(1)) {
+    if (tensor.name != "model.layers.1.mlp.experts.2.up_proj.bias") continue;
+    ASSERT_TRUE(tensor.stored.has_value());
+    EXPECT_EQ(tensor.stored->tensor, "model.layers.1.mlp.experts.gate_up_proj_bias");
+    EXPECT_EQ(tensor.stored->offset, 2 * 10 + 1);
+    EXPECT_EQ(tensor.stored->column_stride, 2);
+    EXPECT_THAT(tensor.shape, testing::ElementsAre(5));
+    return;
+  }
+  FAIL() << "no bias";
+}
+
 TEST(MakeFamily, EveryMissingTensorIsNamed) {
   for (const auto& [name, shape] : llama_shapes()) {
     MemorySource source;
