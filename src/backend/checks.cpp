@@ -16,35 +16,53 @@ void check_copy(index_t host, ConstTensorView device) {
   }
 }
 
-void check_rope(ConstTensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+void check_rope(ConstTensorView x, const RopeShape& shape, ConstTensorView cosine,
                 ConstTensorView sine) {
-  require_shape(x, x.rows, heads * head_dim, "rope: x");
+  require_shape(x, x.rows, shape.heads * shape.head_dim, "rope: x");
   require_shape(sine, cosine.rows, cosine.cols, "rope: sine");
-  if (2 * cosine.cols > head_dim) {
-    fail("rope: {} pairs of channels in the table, heads of {}", cosine.cols, head_dim);
+  if (shape.first < 0 || shape.first + 2 * cosine.cols > shape.head_dim) {
+    fail("rope: {} pairs of channels in the table, heads of {}, of which {} stay", cosine.cols,
+         shape.head_dim, shape.first);
   }
   if (cosine.rows < x.rows) fail("rope: {} positions in the table, {} tokens", cosine.rows, x.rows);
 }
 
 void check_attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
-                     const AttentionShape& shape, ConstTensorView out) {
+                     const AttentionShape& shape, ConstTensorView sinks, ConstTensorView out) {
   if (shape.heads < 1 || shape.kv_heads < 1 || shape.heads % shape.kv_heads != 0) {
     fail("attention: {} heads cannot share {} key/value heads", shape.heads, shape.kv_heads);
   }
   if (!(shape.soft_cap >= 0)) fail("attention: scores capped at {}", shape.soft_cap);
   if (shape.window && *shape.window < 1) fail("attention: a window of {} keys", *shape.window);
+  if (shape.chunk && *shape.chunk < 1) fail("attention: chunks of {} positions", *shape.chunk);
+  if (sinks.size() != 0) require_shape(sinks, 1, shape.heads, "attention: sinks");
   require_shape(q, q.rows, shape.heads * shape.head_dim, "attention: q");
   require_shape(k, q.rows, shape.kv_heads * shape.head_dim, "attention: k");
-  require_shape(v, q.rows, shape.kv_heads * shape.head_dim, "attention: v");
-  require_shape(out, q.rows, shape.heads * shape.head_dim, "attention: out");
+  require_shape(v, q.rows, shape.kv_heads * shape.values(), "attention: v");
+  require_shape(out, q.rows, shape.heads * shape.values(), "attention: out");
 }
 
-void check_route(ConstTensorView logits, const RouterShape& shape, ConstTensorView routes) {
+void check_route(ConstTensorView logits, const RouterShape& shape, ConstTensorView correction,
+                 ConstTensorView routes) {
   if (shape.chosen < 1 || shape.chosen > shape.experts) {
     fail("route: {} of {} experts", shape.chosen, shape.experts);
   }
+  constexpr index_t most_groups = 64;  // bits of a mask
+  const index_t in_group = shape.groups > 0 ? shape.experts / shape.groups : 0;
+  if (shape.groups < 1 || shape.groups > most_groups || in_group * shape.groups != shape.experts ||
+      shape.chosen_groups < 1 || shape.chosen_groups > shape.groups ||
+      shape.chosen > shape.chosen_groups * in_group || (shape.groups > 1 && in_group < 2)) {
+    fail("route: {} of {} experts, in {} of {} groups", shape.chosen, shape.experts,
+         shape.chosen_groups, shape.groups);
+  }
+  if (correction.size() != 0) require_shape(correction, 1, shape.experts, "route: correction");
   require_shape(logits, logits.rows, shape.experts, "route: logits");
   require_shape(routes, logits.rows, 2 * shape.chosen, "route: routes");
+}
+
+void check_factors(std::span<const float> factors, ConstTensorView x) {
+  if (std::ssize(factors) == x.rows) return;
+  fail("scale_rows: {} factors for {} rows", factors.size(), x.rows);
 }
 
 void check_rows(ConstTensorView some, std::span<const index_t> rows, ConstTensorView all) {

@@ -13,12 +13,14 @@ namespace quip {
 void require_shape(ConstTensorView view, index_t rows, index_t cols, std::string_view what);
 /// Requires as many host elements as the matrix has.
 void check_copy(index_t host, ConstTensorView device);
-void check_rope(ConstTensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+void check_rope(ConstTensorView x, const RopeShape& shape, ConstTensorView cosine,
                 ConstTensorView sine);
 void check_attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
-                     const AttentionShape& shape, ConstTensorView out);
-void check_route(ConstTensorView logits, const RouterShape& shape, ConstTensorView routes);
+                     const AttentionShape& shape, ConstTensorView sinks, ConstTensorView out);
+void check_route(ConstTensorView logits, const RouterShape& shape, ConstTensorView correction,
+                 ConstTensorView routes);
 /// Requires one of `rows`, which are rows of `all`, for each row of `some`.
+void check_factors(std::span<const float> factors, ConstTensorView x);
 void check_rows(ConstTensorView some, std::span<const index_t> rows, ConstTensorView all);
 void check_log_sum_exp(ConstTensorView x, ConstTensorView w, std::span<const std::int32_t> targets,
                        std::span<const double> running_max, std::span<const double> running_sum,

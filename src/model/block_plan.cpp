@@ -1,6 +1,8 @@
 #include "quip/model/block_plan.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 
 namespace quip {
 namespace {
@@ -16,6 +18,7 @@ struct OperandsOf {
   Operands operator()(const op::Attention& o) const { return {{o.q, o.k, o.v}, {o.to}}; }
   Operands operator()(const op::Activate& o) const { return {{o.x}, {o.x}}; }
   Operands operator()(const op::Gate& o) const { return {{o.gate, o.up}, {o.gate}}; }
+  Operands operator()(const op::GateClamped& o) const { return {{o.gate, o.up}, {o.gate}}; }
   Operands operator()(const op::AddRows& o) const { return {{o.x}, {o.x}}; }
   Operands operator()(const op::Scale& o) const { return {{o.x}, {o.x}}; }
   Operands operator()(const op::Add& o) const { return {{o.from, o.to}, {o.to}}; }
@@ -23,9 +26,18 @@ struct OperandsOf {
   Operands operator()(const op::Gather& o) const { return {{o.from, o.routes}, {o.to}}; }
   Operands operator()(const op::Scatter& o) const { return {{o.from, o.routes, o.to}, {o.to}}; }
   Operands operator()(const op::Copy& o) const { return {{o.from}, {o.to}}; }
+  Operands operator()(const op::CopyChannels& o) const { return {{o.from}, {o.to}}; }
 };
 
+index_t elements_of(const std::vector<index_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), index_t{1}, std::multiplies<>());
+}
+
 }  // namespace
+
+bool WeightHandle::is_whole(index_t elements) const { return elements_of(shape) == elements; }
+
+index_t TensorSpec::elements() const { return elements_of(shape); }
 
 Operands operands(const Operation& operation) { return std::visit(OperandsOf(), operation); }
 

@@ -20,8 +20,11 @@ namespace fs = std::filesystem;
 
 /// The table of models, family by family.
 auto model_table() {
-  return std::array{llama_models(), qwen3_models(),   gemma_models(),   phi3_models(),
-                    olmo2_models(), granite_models(), mixtral_models(), opt_models()};
+  return std::array{llama_models(),        qwen3_models(),       gemma_models(),
+                    phi3_models(),         olmo2_models(),       granite_models(),
+                    mixtral_models(),      deepseek_v3_models(), glm4_moe_models(),
+                    ernie4_5_moe_models(), minimax_m2_models(),  gpt_oss_models(),
+                    llama4_models(),       opt_models()};
 }
 
 std::string known(std::string_view ModelRow::*member) {

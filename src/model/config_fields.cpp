@@ -66,6 +66,12 @@ std::string ConfigFields::text(const std::string& name) const {
   return value.get<std::string>();
 }
 
+void ConfigFields::require_value(const std::string& name, const json& value) const {
+  const json* found = find(name);
+  if (found == nullptr || *found == value) return;
+  reject(name, "is {}; quip knows {} there", shown(*found), shown(value));
+}
+
 ConfigFields ConfigFields::object(const std::string& name) const {
   const json& value = require(name);
   if (!value.is_object()) reject(name, "is {}, not an object", shown(value));

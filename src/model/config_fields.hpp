@@ -41,6 +41,8 @@ class ConfigFields {
   [[nodiscard]] std::string text_or(const std::string& name, const std::string& fallback) const {
     return has(name) ? text(name) : fallback;
   }
+  /// Throws Error unless the field is absent or has this value: quip does what it stands for.
+  void require_value(const std::string& name, const nlohmann::json& value) const;
   /// Returns the raw value, or nullptr.
   [[nodiscard]] const nlohmann::json* find(const std::string& name) const;
   /// Returns a nested object.

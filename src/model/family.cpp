@@ -18,7 +18,9 @@ void for_each_tensor(const Family& family, const std::function<void(const Tensor
     for (const LinearSpec& linear : family.linears(block)) {
       visit(linear.tensor());
     }
-    for (const TensorSpec& tensor : family.block_tensors(block)) visit(tensor);
+    for (const TensorSpec& tensor : family.block_tensors(block)) {
+      visit(tensor.stored ? TensorSpec{tensor.stored->tensor, tensor.stored->shape} : tensor);
+    }
   }
 }
 

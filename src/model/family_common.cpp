@@ -1,6 +1,7 @@
 #include "family_common.hpp"
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "quip/io/json.hpp"
 
@@ -65,9 +66,9 @@ void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,
   parse_rope(fields, defaults, config);
 }
 
-void parse_windows(const ConfigFields& fields, ModelConfig& config) {
+void parse_windows(const ConfigFields& fields, ModelConfig& config, index_t width) {
   if (fields.is_null("sliding_window")) return;
-  config.sliding_window = fields.size_or("sliding_window", 4096);
+  config.sliding_window = fields.size_or("sliding_window", width);
   const nlohmann::json* types = fields.find("layer_types");
   if (types == nullptr) return;
   if (!types->is_array() || static_cast<index_t>(types->size()) != config.blocks) {
@@ -83,13 +84,55 @@ void parse_windows(const ConfigFields& fields, ModelConfig& config) {
 }
 
 void parse_router(const ConfigFields& fields, const RouterShape& fallback, ModelConfig& config) {
-  const char* name = fields.has("num_experts") ? "num_experts" : "num_local_experts";
+  const auto known = [&](std::initializer_list<const char*> names) {
+    const auto* found = std::ranges::find_if(names, [&](auto* name) { return fields.has(name); });
+    return found != names.end() ? *found : *names.begin();
+  };
+  const char* chosen = known({"num_experts_per_tok", "moe_k"});
   config.router = fallback;
-  config.router.experts = fields.size_or(name, fallback.experts);
-  config.router.chosen = fields.size_or("num_experts_per_tok", fallback.chosen);
+  config.router.experts = fields.size_or(
+      known({"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}),
+      fallback.experts);
+  config.router.chosen = fields.size_or(chosen, fallback.chosen);
   if (config.router.chosen > config.router.experts) {
-    fields.reject("num_experts_per_tok", "is {}, and there are {} experts", config.router.chosen,
+    fields.reject(chosen, "is {}, and there are {} experts", config.router.chosen,
                   config.router.experts);
+  }
+}
+
+void parse_grouped_router(const ConfigFields& fields, RouterShape fallback, index_t first,
+                          ModelConfig& config) {
+  fields.require_value("scoring_func", "sigmoid");
+  fields.require_value("topk_method", "noaux_tc");
+  fallback.scores = RouterScores::sigmoid;
+  parse_router(fields, fallback, config);
+  RouterShape& router = config.router;
+  router.groups = fields.size_or("n_group", fallback.groups);
+  router.chosen_groups = fields.size_or("topk_group", fallback.chosen_groups);
+  router.renormalised = fields.flag_or("norm_topk_prob", true);
+  router.least_sum = 1e-20F;
+  router.factor = static_cast<float>(fields.positive_or("routed_scaling_factor", fallback.factor));
+  const index_t in_group = router.experts / router.groups;
+  if (in_group * router.groups != router.experts || (router.groups > 1 && in_group < 2)) {
+    fields.reject("n_group", "is {}: {} experts make no groups of equal size, of two at least",
+                  router.groups, router.experts);
+  }
+  if (router.chosen_groups > router.groups || router.chosen > router.chosen_groups * in_group) {
+    fields.reject("topk_group", "is {} of {} groups; each token has {} of {} experts",
+                  router.chosen_groups, router.groups, router.chosen, router.experts);
+  }
+  config.shared_intermediate = fields.count_or("n_shared_experts", 1) * config.expert_intermediate;
+  first = fields.count_or("first_k_dense_replace", first);
+  config.dense.assign(at(std::min(first, config.blocks)), true);
+  for (index_t b = first; b < config.blocks; ++b) config.dense.push_back(false);
+}
+
+void refuse_layer_types(const ConfigFields& fields) {
+  const nlohmann::json* types = fields.find("layer_types");
+  if (types == nullptr) return;
+  for (const nlohmann::json& type : *types) {
+    if (type == "full_attention") continue;
+    fields.reject("layer_types", "has {}; quip knows full_attention in this family", shown(type));
   }
 }
 

@@ -21,9 +21,15 @@ struct ModelRow {
 };
 
 /// Returns the rows, each in the file that has its parser and its plan.
+[[nodiscard]] std::span<const ModelRow> deepseek_v3_models();
+[[nodiscard]] std::span<const ModelRow> ernie4_5_moe_models();
 [[nodiscard]] std::span<const ModelRow> gemma_models();
+[[nodiscard]] std::span<const ModelRow> glm4_moe_models();
+[[nodiscard]] std::span<const ModelRow> gpt_oss_models();
 [[nodiscard]] std::span<const ModelRow> granite_models();
+[[nodiscard]] std::span<const ModelRow> llama4_models();
 [[nodiscard]] std::span<const ModelRow> llama_models();
+[[nodiscard]] std::span<const ModelRow> minimax_m2_models();
 [[nodiscard]] std::span<const ModelRow> mixtral_models();
 [[nodiscard]] std::span<const ModelRow> olmo2_models();
 [[nodiscard]] std::span<const ModelRow> opt_models();
@@ -59,10 +65,17 @@ void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,
 /// Reads rope_theta and rope_scaling, or rope_parameters, for heads of config.head_dim channels.
 void parse_rope(const ConfigFields& fields, const DecoderDefaults& defaults, ModelConfig& config);
 /// Reads the window's width and, where config.json lists the blocks' types, which have it.
-void parse_windows(const ConfigFields& fields, ModelConfig& config);
+/// `width`: that of a configuration that does not say it.
+void parse_windows(const ConfigFields& fields, ModelConfig& config, index_t width = 4096);
 /// Reads the number of experts, and how many of them a token has. Absent fields have the values of
 /// `fallback`.
 void parse_router(const ConfigFields& fields, const RouterShape& fallback, ModelConfig& config);
+/// Reads DeepSeek's router: by groups, with corrected sigmoids. Experts begin at block
+/// first_k_dense_replace, or `first`.
+void parse_grouped_router(const ConfigFields& fields, RouterShape fallback, index_t first,
+                          ModelConfig& config);
+/// Throws Error for any type of block but full attention.
+void refuse_layer_types(const ConfigFields& fields);
 /// Reads windows that have to be switched on, and then begin at some block.
 void parse_late_windows(const ConfigFields& fields, ModelConfig& config);
 

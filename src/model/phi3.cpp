@@ -8,11 +8,11 @@ namespace {
 BlockPlan phi3_block(const ModelConfig& c, index_t number) {
   BlockBuilder block(c, number);
   const Slot x = block.rms_norm("input_layernorm", block.residual());
-  block.share_tensor("self_attn.qkv_proj", (c.heads + 2 * c.kv_heads) * c.head_dim);
+  block.share_tensor("self_attn.qkv_proj", (c.heads + 2 * c.kv_heads) * c.head_dim, c.hidden);
   const Slot attention = block.attend_by_position(block.project("self_attn.", x, false));
   block.add_to_residual("self_attn.o_proj", attention, false);
   const Slot y = block.rms_norm("post_attention_layernorm", block.residual());
-  block.share_tensor("mlp.gate_up_proj", 2 * c.intermediate);
+  block.share_tensor("mlp.gate_up_proj", 2 * c.intermediate, c.hidden);
   block.add_to_residual("mlp.down_proj", block.gated("mlp.", y, false), false);
   return block.finish();
 }

@@ -118,6 +118,19 @@ std::vector<ExpertPlan> experts_of(BlockPlan& plan) {
 
 }  // namespace
 
+WeightHandle StackedExperts::part(index_t expert, index_t first, index_t step) const {
+  const index_t begin = expert * inputs * outputs;
+  if (by_outputs) {
+    return {tensor, {experts, outputs, inputs}, begin + first * inputs, step * inputs, 1};
+  }
+  return {tensor, {experts, inputs, outputs}, begin + first, step, outputs};
+}
+
+WeightHandle StackedExperts::bias(const std::string& name, index_t expert, index_t first,
+                                  index_t step) const {
+  return {name, {experts, outputs}, expert * outputs + first, outputs, step};
+}
+
 PlanBuilder::PlanBuilder(const ModelConfig& config, std::string prefix)
     : config_(config), prefix_(std::move(prefix)) {}
 
@@ -141,11 +154,12 @@ Slot PlanBuilder::rms_norm(const std::string& name, Slot from) {
   return to;
 }
 
-void PlanBuilder::norm_by_head(const std::string& name, Slot x, index_t heads) {
-  const std::string gain = prefix_ + name + ".weight";
-  plan_.tensors.push_back({gain, {width(x) / heads}});
+void PlanBuilder::norm_by_head(const std::string& name, Slot x, index_t heads,
+                               std::optional<float> epsilon) {
+  const std::string gain = name.empty() ? "" : prefix_ + name + ".weight";
+  if (!name.empty()) plan_.tensors.push_back({gain, {width(x) / heads}});
   plan_.operations.emplace_back(
-      op::RmsNorm{gain, config_.gain_plus, config_.norm_epsilon, heads, x, x});
+      op::RmsNorm{gain, config_.gain_plus, epsilon.value_or(config_.norm_epsilon), heads, x, x});
 }
 
 Slot PlanBuilder::layer_norm(const std::string& name, Slot from, bool affine) {
@@ -181,15 +195,19 @@ void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot 
     tap = std::prev(plan_.taps.end());
   }
   const std::string type = (routed ? "experts." : "") + full.substr(full.rfind('.') + 1);
-  WeightHandle stored{full + ".weight", 0, rows};
+  WeightHandle stored{full + ".weight", {rows, cols}, 0, cols};
   if (!shared_.tensor.empty()) {
     stored = shared_;
-    shared_.first_row += rows;
-    if (shared_.first_row == shared_.rows) shared_ = {};
+    shared_.offset += rows * cols;
+    if (shared_.is_whole(shared_.offset)) shared_ = {};
   }
+  if (!next_.tensor.empty()) stored = std::exchange(next_, {});
   plan_.linears.push_back({full, type, rows, cols, static_cast<int>(tap - plan_.taps.begin()), bias,
                            std::move(stored), routed ? routed->expert : -1});
-  if (bias) plan_.tensors.push_back({full + ".bias", {rows}});
+  if (bias) {
+    TensorSpec& spec = plan_.tensors.emplace_back(TensorSpec{full + ".bias", {rows}});
+    if (!next_bias_.tensor.empty()) spec.stored = std::exchange(next_bias_, {});
+  }
   plan_.operations.emplace_back(op::Linear{full, rows, cols, bias, adds, from, to});
 }
 
@@ -203,16 +221,33 @@ void PlanBuilder::add_linear(const std::string& name, Slot from, bool bias, Slot
   add_linear_operation(name, from, to, bias, true);
 }
 
-void PlanBuilder::share_tensor(const std::string& name, index_t rows) {
-  shared_ = {prefix_ + name + ".weight", 0, rows};
+void PlanBuilder::share_tensor(const std::string& name, index_t rows, index_t cols) {
+  shared_ = {prefix_ + name + ".weight", {rows, cols}, 0, cols};
 }
 
-Slot PlanBuilder::fixed_linear(const std::string& name, Slot from, index_t rows, bool in_fp32) {
+void PlanBuilder::store_next(WeightHandle weights, WeightHandle bias) {
+  const auto complete = [&](WeightHandle& place) {
+    if (!place.tensor.empty()) place.tensor.insert(0, prefix_);
+    return std::move(place);
+  };
+  next_ = complete(weights);
+  next_bias_ = complete(bias);
+}
+
+Slot PlanBuilder::fixed_linear(const std::string& name, Slot from, index_t rows) {
   const Slot to = add_activation(name, rows);
   const std::string full = prefix_ + name;
   plan_.tensors.push_back({full + ".weight", {rows, width(from)}});
-  plan_.operations.emplace_back(
-      op::Linear{full, rows, width(from), false, false, from, to, in_fp32});
+  plan_.operations.emplace_back(op::Linear{full, rows, width(from), false, false, from, to});
+  return to;
+}
+
+Slot PlanBuilder::router(const std::string& name, Slot from, index_t rows, bool bias) {
+  const Slot to = fixed_linear(name, from, rows);
+  auto& linear = std::get<op::Linear>(plan_.operations.back());
+  linear.bias = bias;
+  linear.in_fp32 = true;
+  if (bias) plan_.tensors.push_back({linear.name + ".bias", {rows}});
   return to;
 }
 
@@ -222,13 +257,22 @@ Slot PlanBuilder::copy(Slot from, const char* name) {
   return to;
 }
 
-void PlanBuilder::rope(Slot x, index_t heads, int table) {
-  plan_.operations.emplace_back(op::Rope{heads, width(x) / heads, table, x});
+Slot PlanBuilder::make(const char* name, index_t width) { return add_activation(name, width); }
+
+void PlanBuilder::copy_channels(const op::CopyChannels& copy) {
+  plan_.operations.emplace_back(copy);
 }
 
-Slot PlanBuilder::attend(Slot q, Slot k, Slot v, const AttentionShape& shape) {
-  const Slot to = add_activation("attention", width(q));
-  plan_.operations.emplace_back(op::Attention{shape, q, k, v, to});
+void PlanBuilder::rope(Slot x, const RopeShape& shape, int table) {
+  plan_.operations.emplace_back(op::Rope{shape, table, x});
+}
+
+Slot PlanBuilder::attend(Slot q, Slot k, Slot v, const AttentionShape& shape,
+                         const std::string& sinks) {
+  const Slot to = add_activation("attention", shape.heads * shape.values());
+  if (!sinks.empty()) plan_.tensors.push_back({prefix_ + sinks, {shape.heads}});
+  plan_.operations.emplace_back(
+      op::Attention{shape, sinks.empty() ? "" : prefix_ + sinks, q, k, v, to});
   return to;
 }
 
@@ -238,6 +282,10 @@ void PlanBuilder::activate(Slot x) {
 
 void PlanBuilder::gate(Slot gate, Slot up) {
   plan_.operations.emplace_back(op::Gate{config_.activation, gate, up});
+}
+
+void PlanBuilder::gate_clamped(Slot gate, Slot up, const ClampedSwiglu& shape) {
+  plan_.operations.emplace_back(op::GateClamped{shape, gate, up});
 }
 
 void PlanBuilder::scale(Slot x, double factor) {
@@ -252,25 +300,31 @@ void PlanBuilder::add_rows(const std::string& tensor, std::vector<index_t> shape
   plan_.operations.emplace_back(op::AddRows{prefix_ + tensor, first, x});
 }
 
-Slot PlanBuilder::route(Slot logits, const RouterShape& shape) {
+Slot PlanBuilder::route(Slot logits, const RouterShape& shape, const TensorSpec& correction) {
   const Slot routes = add_activation("routes", 2 * shape.chosen);
-  plan_.operations.emplace_back(op::Route{shape, logits, routes});
+  std::string name;
+  if (!correction.name.empty()) {
+    name = prefix_ + correction.name;
+    plan_.tensors.push_back({name, correction.shape});
+  }
+  plan_.operations.emplace_back(op::Route{shape, std::move(name), logits, routes});
   return routes;
 }
 
-Slot PlanBuilder::gather(Slot x, Slot routes, index_t expert, const RouterShape& shape) {
+Slot PlanBuilder::gather(Slot x, Slot routes, index_t expert, const RouterShape& shape,
+                         bool weighted) {
   const auto first = [](const Operation& o) { return std::holds_alternative<op::Gather>(o); };
   if (std::ranges::none_of(plan_.operations, first))
     plan_.taps.push_back({x, std::ssize(plan_.operations), {}});
   const Slot to = add_activation(fmt::format("expert_{}", expert), width(x));
   plan_.activations[at(to)].rows = {
       routes, expert, static_cast<double>(shape.chosen) / static_cast<double>(shape.experts)};
-  plan_.operations.emplace_back(op::Gather{x, routes, to});
+  plan_.operations.emplace_back(op::Gather{x, routes, to, weighted});
   return to;
 }
 
-void PlanBuilder::scatter(Slot from, Slot routes, Slot to) {
-  plan_.operations.emplace_back(op::Scatter{from, routes, to});
+void PlanBuilder::scatter(Slot from, Slot routes, Slot to, bool weighted) {
+  plan_.operations.emplace_back(op::Scatter{from, routes, to, weighted});
 }
 
 AttentionShape PlanBuilder::attention_shape(index_t block) const {
@@ -281,7 +335,8 @@ AttentionShape PlanBuilder::attention_shape(index_t block) const {
           .head_dim = config_.head_dim,
           .scale = static_cast<float>(scale),
           .window = config_.window(block),
-          .soft_cap = config_.score_cap};
+          .soft_cap = config_.score_cap,
+          .chunk = config_.chunk(block)};
 }
 
 BlockPlan PlanBuilder::finish(Slot output) {
@@ -305,20 +360,27 @@ BlockBuilder::Heads BlockBuilder::project(const std::string& part, Slot from, bo
   return {q, k, v};
 }
 
-Slot BlockBuilder::attend(const Heads& heads) {
-  return PlanBuilder::attend(heads.q, heads.k, heads.v, attention_shape(block_));
+Slot BlockBuilder::attend(const Heads& heads, const std::string& sinks) {
+  return PlanBuilder::attend(heads.q, heads.k, heads.v, attention_shape(block_), sinks);
 }
 
-Slot BlockBuilder::attend_by_position(const Heads& heads) {
-  const int table = config().local_rope && config().window(block_) ? 1 : 0;
-  rope(heads.q, config().heads, table);
-  rope(heads.k, config().kv_heads, table);
-  return attend(heads);
+void BlockBuilder::rope(const Heads& heads) {
+  const ModelConfig& c = config();
+  const int table = c.local_rope && c.window(block_) ? 1 : 0;
+  RopeShape shape{.heads = c.heads, .head_dim = c.head_dim, .interleaved = c.rope.interleaved};
+  PlanBuilder::rope(heads.q, shape, table);
+  shape.heads = c.kv_heads;
+  PlanBuilder::rope(heads.k, shape, table);
 }
 
-Slot BlockBuilder::gated(const std::string& part, Slot from, bool bias) {
-  const Slot gates = linear(part + "gate_proj", from, config().intermediate, bias);
-  const Slot up = linear(part + "up_proj", from, config().intermediate, bias);
+Slot BlockBuilder::attend_by_position(const Heads& heads, const std::string& sinks) {
+  rope(heads);
+  return attend(heads, sinks);
+}
+
+Slot BlockBuilder::gated(const std::string& part, Slot from, bool bias, index_t width) {
+  const Slot gates = linear(part + "gate_proj", from, width, bias);
+  const Slot up = linear(part + "up_proj", from, width, bias);
   gate(gates, up);
   return gates;
 }
@@ -326,7 +388,14 @@ Slot BlockBuilder::gated(const std::string& part, Slot from, bool bias) {
 void BlockBuilder::add_experts(const ExpertNames& names, Slot x) {
   const ModelConfig& c = config();
   const RouterShape& shape = c.router;
-  const Slot routes = route(fixed_linear(names.router, x, shape.experts, true), shape);
+  if (c.shared_intermediate > 0) {  // before the experts, which come and go
+    const std::string shared = names.shared;
+    add_to_residual(shared + "down_proj", gated(shared, x, false, c.shared_intermediate), false);
+  }
+  const Slot logits = router(names.router, x, shape.experts, false);
+  TensorSpec correction{names.correction, {shape.experts}};
+  if (names.correction_is_row) correction.shape = {1, shape.experts};
+  const Slot routes = route(logits, shape, correction);
   for (index_t e = 0; e < shape.experts; ++e) {
     const std::string expert = fmt::format("{}{}.", names.experts, e);
     const Slot rows = gather(x, routes, e, shape);
@@ -334,6 +403,11 @@ void BlockBuilder::add_experts(const ExpertNames& names, Slot x) {
     gate(gates, linear(expert + names.up, rows, c.expert_intermediate, false));
     scatter(linear(expert + names.down, gates, c.hidden, false), routes, residual_);
   }
+}
+
+void BlockBuilder::add_experts_or_mlp(const ExpertNames& names, Slot x) {
+  if (config().has_experts(block_)) return add_experts(names, x);
+  add_to_residual("mlp.down_proj", gated("mlp.", x, false), false);
 }
 
 void BlockBuilder::add_to_residual(const std::string& name, Slot from, bool bias) {

@@ -11,6 +11,22 @@
 
 namespace quip {
 
+/// The matrices of all experts, one after the other in a tensor [experts × inputs × outputs], or
+/// [experts × outputs × inputs]; their biases are vectors in one [experts × outputs].
+struct StackedExperts {
+  std::string tensor;
+  index_t experts = 0;
+  index_t inputs = 0;
+  index_t outputs = 0;
+  bool by_outputs = false;
+
+  /// Returns the place of an expert's linear with every `step`-th output from `first` on.
+  [[nodiscard]] WeightHandle part(index_t expert, index_t first = 0, index_t step = 1) const;
+  /// Returns that of its bias in the tensor `name`.
+  [[nodiscard]] WeightHandle bias(const std::string& name, index_t expert, index_t first = 0,
+                                  index_t step = 1) const;
+};
+
 /// Appends operations. Names of tensors are completed by the prefix ("model.layers.0.").
 class PlanBuilder {
  public:
@@ -21,8 +37,10 @@ class PlanBuilder {
 
   /// Returns from / rms(from) · gain, with the gain in `name`.weight.
   Slot rms_norm(const std::string& name, Slot from);
-  /// Norms each head of x by itself; all with the gain in `name`.weight.
-  void norm_by_head(const std::string& name, Slot x, index_t heads);
+  /// Norms each head of x by itself; all with the gain in `name`.weight, or, without a name, none.
+  /// `epsilon`: none for the configuration's.
+  void norm_by_head(const std::string& name, Slot x, index_t heads,
+                    std::optional<float> epsilon = {});
   /// Returns (from − mean) / std; `affine`: times `name`.weight plus `name`.bias.
   Slot layer_norm(const std::string& name, Slot from, bool affine);
   void layer_norm_in_place(const std::string& name, Slot x, bool affine);
@@ -30,27 +48,38 @@ class PlanBuilder {
   Slot linear(const std::string& name, Slot from, index_t rows, bool bias);
   /// Adds one to `to`.
   void add_linear(const std::string& name, Slot from, bool bias, Slot to);
-  /// Has the linears that follow take their weights from rows of this tensor, one after the other,
-  /// until all its rows are taken.
-  void share_tensor(const std::string& name, index_t rows);
+  /// Has the linears that follow take their weights from rows of the tensor `name`.weight
+  /// [rows × cols], one after the other, until all its rows are taken.
+  void share_tensor(const std::string& name, index_t rows, index_t cols);
+  /// Has the next linear take its weights, and its bias, from these places, whose tensors are
+  /// named like those of other operations.
+  void store_next(WeightHandle weights, WeightHandle bias = {});
   /// Returns a linear that stays as it is.
-  Slot fixed_linear(const std::string& name, Slot from, index_t rows, bool in_fp32 = false);
+  Slot fixed_linear(const std::string& name, Slot from, index_t rows);
+  /// Returns logits, in fp32 on every backend.
+  Slot router(const std::string& name, Slot from, index_t rows, bool bias);
   Slot copy(Slot from, const char* name);
-  void rope(Slot x, index_t heads, int table = 0);
-  Slot attend(Slot q, Slot k, Slot v, const AttentionShape& shape);
+  /// Returns an activation that is to be filled by copies.
+  Slot make(const char* name, index_t width);
+  void copy_channels(const op::CopyChannels& copy);
+  void rope(Slot x, const RopeShape& shape, int table = 0);
+  /// `sinks`: the name of a tensor, or empty.
+  Slot attend(Slot q, Slot k, Slot v, const AttentionShape& shape, const std::string& sinks = "");
   void activate(Slot x);
   void gate(Slot gate, Slot up);
+  void gate_clamped(Slot gate, Slot up, const ClampedSwiglu& shape);
   void scale(Slot x, double factor);
   void add(Slot from, Slot to);
   /// Adds rows of a tensor of this shape.
   void add_rows(const std::string& tensor, std::vector<index_t> shape, index_t first, Slot x);
 
-  /// Returns the experts of each token, and their weights.
-  Slot route(Slot logits, const RouterShape& shape);
-  /// Returns the rows of x that are routed to an expert.
-  Slot gather(Slot x, Slot routes, index_t expert, const RouterShape& shape);
-  /// Adds an expert's rows to those of `to` that they came from, times their weights.
-  void scatter(Slot from, Slot routes, Slot to);
+  /// Returns the experts of each token, and their weights. `correction`: a tensor of this shape, or
+  /// empty.
+  Slot route(Slot logits, const RouterShape& shape, const TensorSpec& correction = {});
+  /// Returns the rows of x that are routed to an expert, times their weights if `weighted`.
+  Slot gather(Slot x, Slot routes, index_t expert, const RouterShape& shape, bool weighted = false);
+  /// Adds an expert's rows to those of `to` that they came from, times their weights if `weighted`.
+  void scatter(Slot from, Slot routes, Slot to, bool weighted = true);
 
   /// Returns the shape of attention in a block, as the configuration has it.
   [[nodiscard]] AttentionShape attention_shape(index_t block) const;
@@ -70,7 +99,9 @@ class PlanBuilder {
 
   const ModelConfig& config_;
   std::string prefix_;
-  WeightHandle shared_;  ///< with the first row that is not taken
+  WeightHandle shared_;  ///< from the first row on that is not taken
+  WeightHandle next_;    ///< the next linear's weights and bias
+  WeightHandle next_bias_;
   BlockPlan plan_;
 };
 
@@ -80,6 +111,8 @@ class BlockBuilder : public PlanBuilder {
   BlockBuilder(const ModelConfig& config, index_t block,
                const std::string& layers = "model.layers.");
 
+  using PlanBuilder::attend;
+  using PlanBuilder::rope;
   [[nodiscard]] Slot residual() const { return residual_; }
   [[nodiscard]] BlockPlan finish() { return PlanBuilder::finish(residual_); }
 
@@ -91,20 +124,29 @@ class BlockBuilder : public PlanBuilder {
   };
   Heads project(const std::string& part, Slot from, bool bias);
   /// Rotates queries and keys by the angles of this block, and attends.
-  Slot attend_by_position(const Heads& heads);
-  Slot attend(const Heads& heads);
+  Slot attend_by_position(const Heads& heads, const std::string& sinks = "");
+  void rope(const Heads& heads);
+  Slot attend(const Heads& heads, const std::string& sinks = "");
   /// Returns act(gate) · up, of the linears `part`gate_proj and up_proj.
-  Slot gated(const std::string& part, Slot from, bool bias);
-  /// The names of the linears of a mixture of experts.
+  Slot gated(const std::string& part, Slot from, bool bias) {
+    return gated(part, from, bias, config().intermediate);
+  }
+  Slot gated(const std::string& part, Slot from, bool bias, index_t width);
+  /// The names of the parts of a mixture of experts; empty: it has none.
   struct ExpertNames {
-    const char* router;
-    const char* experts;  ///< before an expert's number
-    const char* gate;
-    const char* up;
-    const char* down;
+    const char* router = "mlp.gate";
+    const char* correction = "";           ///< of the router's choice
+    bool correction_is_row = false;        ///< [1 × experts], not [experts]
+    const char* experts = "mlp.experts.";  ///< before an expert's number
+    const char* gate = "gate_proj";
+    const char* up = "up_proj";
+    const char* down = "down_proj";
+    const char* shared = "mlp.shared_experts.";  ///< the MLP of all tokens, if there is one
   };
   /// Adds a mixture of gated MLPs of x to the residual, with the configuration's experts.
   void add_experts(const ExpertNames& names, Slot x);
+  /// Adds that, or, in a dense block, mlp.gate_proj, up_proj and down_proj.
+  void add_experts_or_mlp(const ExpertNames& names, Slot x);
   /// Adds the linear `name` to the residual.
   void add_to_residual(const std::string& name, Slot from, bool bias);
   /// Adds the linear `name`, normed with the gain `norm`.weight.

@@ -10,10 +10,6 @@
 namespace quip {
 namespace {
 
-bool has_experts(const ModelConfig& c, index_t block) {
-  return c.router.experts > 0 && (block >= std::ssize(c.dense) || !c.dense[at(block)]);
-}
-
 BlockPlan qwen3_block(const ModelConfig& c, index_t number) {
   BlockBuilder block(c, number);
   const Slot x = block.rms_norm("input_layernorm", block.residual());
@@ -21,17 +17,7 @@ BlockPlan qwen3_block(const ModelConfig& c, index_t number) {
   block.norm_by_head("self_attn.q_norm", heads.q, c.heads);
   block.norm_by_head("self_attn.k_norm", heads.k, c.kv_heads);
   block.add_to_residual("self_attn.o_proj", block.attend_by_position(heads), c.attention_bias);
-  const Slot y = block.rms_norm("post_attention_layernorm", block.residual());
-  if (has_experts(c, number)) {
-    block.add_experts({.router = "mlp.gate",
-                       .experts = "mlp.experts.",
-                       .gate = "gate_proj",
-                       .up = "up_proj",
-                       .down = "down_proj"},
-                      y);
-  } else {
-    block.add_to_residual("mlp.down_proj", block.gated("mlp.", y, false), false);
-  }
+  block.add_experts_or_mlp({}, block.rms_norm("post_attention_layernorm", block.residual()));
   return block.finish();
 }
 

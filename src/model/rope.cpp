@@ -37,6 +37,10 @@ RopeScaling parse_yarn_scaling(const ConfigFields& fields, const ConfigFields& r
   const auto magnitude = [&](double weight) {
     return scaling.factor <= 1 ? 1.0 : 0.1 * weight * std::log(scaling.factor) + 1.0;
   };
+  // DeepSeek writes 0 for none.
+  if (rope.has("mscale_all_dim") && *rope.find("mscale_all_dim") != 0) {
+    scaling.score_factor = magnitude(rope.positive("mscale_all_dim"));
+  }
   const bool of_two = rope.has("mscale") && rope.has("mscale_all_dim");
   scaling.attention_factor =
       rope.positive_or("attention_factor", of_two ? magnitude(rope.positive("mscale")) /
@@ -205,16 +209,19 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, index_t head_dim) {
   return result;
 }
 
-RopeTables rope_tables(std::span<const float> frequencies, index_t length, float magnitude) {
+RopeTables rope_tables(std::span<const float> frequencies, index_t length, float magnitude,
+                       const Temperature& temperature) {
   const auto pairs = static_cast<index_t>(frequencies.size());
   RopeTables tables{Matrix<float>(length, pairs), Matrix<float>(length, pairs)};
   for (index_t t = 0; t < length; ++t) {
+    const float steps = std::floor(static_cast<float>(t + 1) / temperature.step);
+    const float factor = magnitude * (1.0F + temperature.weight * std::log1p(steps));
     for (index_t i = 0; i < pairs; ++i) {
       // The angle is an fp32 number by definition; its cosine is then rounded once, on every
       // platform alike.
       const float angle = static_cast<float>(t) * frequencies[at(i)];
-      tables.cosine(t, i) = magnitude * static_cast<float>(std::cos(static_cast<double>(angle)));
-      tables.sine(t, i) = magnitude * static_cast<float>(std::sin(static_cast<double>(angle)));
+      tables.cosine(t, i) = factor * static_cast<float>(std::cos(static_cast<double>(angle)));
+      tables.sine(t, i) = factor * static_cast<float>(std::sin(static_cast<double>(angle)));
     }
   }
   return tables;

@@ -80,8 +80,8 @@ class Runner {
       : family_(family), backend_(backend), weights_(weights), state_(state) {}
 
   void operator()(const op::RmsNorm& o) const {
-    backend_.rms_norm(by_head(state_[o.from], o.heads), {weights_[o.gain], o.plus}, o.epsilon,
-                      by_head(state_[o.to], o.heads));
+    backend_.rms_norm(by_head(state_[o.from], o.heads), {weights_.optional(o.gain), o.plus},
+                      o.epsilon, by_head(state_[o.to], o.heads));
   }
   void operator()(const op::LayerNorm& o) const {
     backend_.layer_norm(state_[o.from], weights_.optional(o.gain), weights_.optional(o.bias),
@@ -101,15 +101,19 @@ class Runner {
   void operator()(const op::Rope& o) const {
     const TensorView x = state_[o.x];
     const Family::Angles& angles = family_.angles_[at(o.table)];
-    backend_.rope(x, o.heads, o.head_dim, angles.cosine.cview().middle_rows(0, x.rows),
+    backend_.rope(x, o.shape, angles.cosine.cview().middle_rows(0, x.rows),
                   angles.sine.cview().middle_rows(0, x.rows));
   }
   void operator()(const op::Attention& o) const {
-    backend_.attention(state_[o.q], state_[o.k], state_[o.v], o.shape, state_[o.to]);
+    backend_.attention(state_[o.q], state_[o.k], state_[o.v], o.shape, weights_.optional(o.sinks),
+                       state_[o.to]);
   }
   void operator()(const op::Activate& o) const { backend_.activate(o.kind, state_[o.x]); }
   void operator()(const op::Gate& o) const {
     backend_.gated_activate(o.kind, state_[o.gate], state_[o.up]);
+  }
+  void operator()(const op::GateClamped& o) const {
+    backend_.clamped_swiglu(o.shape, state_[o.gate], state_[o.up]);
   }
   void operator()(const op::AddRows& o) const {
     const TensorView x = state_[o.x];
@@ -118,16 +122,33 @@ class Runner {
   void operator()(const op::Scale& o) const { backend_.scale(o.factor, state_[o.x]); }
   void operator()(const op::Add& o) const { backend_.add(state_[o.from], state_[o.to]); }
   void operator()(const op::Route& o) const {
-    backend_.route(state_[o.logits], o.shape, state_[o.routes]);
+    backend_.route(state_[o.logits], o.shape, weights_.optional(o.correction), state_[o.routes]);
   }
   void operator()(const op::Gather& o) const {
-    backend_.gather_rows(state_[o.from], state_.routed(o.to, backend_).tokens, state_[o.to]);
+    const RoutedTokens& rows = state_.routed(o.to, backend_);
+    backend_.gather_rows(state_[o.from], rows.tokens, state_[o.to]);
+    if (o.weighted) backend_.scale_rows(rows.weights, state_[o.to]);
   }
   void operator()(const op::Scatter& o) const {
     const RoutedTokens& rows = state_.routed(o.from, backend_);
-    backend_.scatter_add_rows(state_[o.from], rows.tokens, rows.weights, state_[o.to]);
+    const std::vector<float> ones(o.weighted ? 0 : rows.tokens.size(), 1.0F);
+    backend_.scatter_add_rows(state_[o.from], rows.tokens, o.weighted ? rows.weights : ones,
+                              state_[o.to]);
   }
   void operator()(const op::Copy& o) const { backend_.copy(state_[o.from], state_[o.to]); }
+  void operator()(const op::CopyChannels& o) const {
+    const TensorView from = state_[o.from];
+    const TensorView to = state_[o.to];
+    if (!o.common) {
+      backend_.copy(by_head(from, o.heads).middle_cols(o.from_first, o.count),
+                    by_head(to, o.heads).middle_cols(o.to_first, o.count));
+      return;
+    }
+    for (index_t h = 0; h < o.heads; ++h) {
+      backend_.copy(from.middle_cols(o.from_first, o.count),
+                    to.middle_cols(h * (to.cols / o.heads) + o.to_first, o.count));
+    }
+  }
 
  private:
   const Family& family_;
@@ -154,7 +175,8 @@ void Family::prepare(Backend& backend, index_t length) {
   }
   angles_.clear();
   for (const RopeAngles& rope : plan_.ropes) {
-    const RopeTables tables = rope_tables(rope.frequencies, length, rope.magnitude);
+    const RopeTables tables =
+        rope_tables(rope.frequencies, length, rope.magnitude, rope.temperature);
     Angles angles{backend.allocate(length, tables.cosine.cols()),
                   backend.allocate(length, tables.sine.cols())};
     backend.upload(tables.cosine.span(), angles.cosine.view());

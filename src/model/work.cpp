@@ -27,10 +27,15 @@ double flops_of(const BlockPlan& plan, Range operations, index_t length) {
 }  // namespace
 
 double attention_flops(const AttentionShape& shape, index_t length) {
-  const index_t window = std::min(length, shape.window.value_or(length));
-  // 1 + 2 + … + window, then `window` keys for each later query.
-  const index_t keys = window * (window + 1) / 2 + (length - window) * window;
-  return 4.0 * static_cast<double>(shape.heads * shape.head_dim) * static_cast<double>(keys);
+  const auto keys_of = [&](index_t queries) {
+    const index_t window = std::min(queries, shape.window.value_or(queries));
+    // 1 + 2 + … + window, then `window` keys for each later query.
+    return window * (window + 1) / 2 + (queries - window) * window;
+  };
+  const index_t chunk = shape.chunk.value_or(length);
+  const index_t keys = length / chunk * keys_of(chunk) + keys_of(length % chunk);
+  return 2.0 * static_cast<double>(shape.heads * (shape.head_dim + shape.values())) *
+         static_cast<double>(keys);
 }
 
 double stage_flops(const BlockPlan& plan, int stage, index_t length) {

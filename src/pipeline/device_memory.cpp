@@ -19,9 +19,7 @@ constexpr index_t float_bytes = sizeof(float);
 index_t weight_bytes(const Family& family, index_t block) {
   index_t bytes = 0;
   for (const TensorSpec& tensor : family.block_tensors(block)) {
-    index_t elements = 1;
-    for (const index_t extent : tensor.shape) elements *= extent;
-    bytes += elements * float_bytes;
+    bytes += tensor.elements() * float_bytes;
   }
   for (const LinearSpec& linear : family.linears(block)) {
     bytes += linear.rows * linear.cols * float_bytes + bf16_bytes(linear.rows, linear.cols);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "export_format.hpp"
+#include "stored_lines.hpp"
 
 #include "quip/quant/code/dequantize.hpp"
 
@@ -14,8 +15,8 @@ namespace {
 
 constexpr index_t piece_elements = index_t{4} << 20;
 
-/// Writes fp32 values in bfloat16 and moves `offset` on.
-void write_rounded(const File& file, index_t& offset, std::span<const float> values) {
+/// Writes fp32 values in bfloat16.
+void write_rounded(const File& file, index_t offset, std::span<const float> values) {
   std::vector<std::uint16_t> rounded;
   while (!values.empty()) {
     const auto piece = values.first(std::min<std::size_t>(values.size(), piece_elements));
@@ -28,12 +29,22 @@ void write_rounded(const File& file, index_t& offset, std::span<const float> val
   }
 }
 
+/// Rounds a matrix to its place among elements.
+void put_rounded(const Matrix<float>& weights, const WeightHandle& place, std::uint16_t* elements) {
+  for (index_t i = 0; i < weights.rows(); ++i) {
+    std::uint16_t* row = elements + place.offset + i * place.row_stride;
+    for (index_t j = 0; j < weights.cols(); ++j) {
+      row[j * place.column_stride] = to_bf16(weights(i, j));
+    }
+  }
+}
+
 class Bf16Writer final : public FormatWriter {
  public:
   Bf16Writer(const PackedModel& model, const Family& family) : model_(model) {
     for (index_t b = 0; b < family.config().blocks; ++b) {
       for (const LinearSpec& linear : family.linears(b)) {
-        if (linear.stored.rows == linear.rows) continue;
+        if (!linear.shares_tensor()) continue;
         shared_[linear.name] = linear.tensor();
         sharers_[linear.stored.tensor].push_back(linear);
       }
@@ -62,19 +73,12 @@ class Bf16Writer final : public FormatWriter {
     return tensors;
   }
 
-  /// Writes the layers that share the tensor one after the other; those that were left as they are
-  /// come from the tensor itself.
   void write(const File& file, index_t offset, const ExportTensor& tensor) override {
     const auto sharers = sharers_.find(tensor.info.name);
-    if (sharers == sharers_.end()) return write_layer(file, offset, tensor.layer);
-    for (const LinearSpec& linear : sharers->second) {
-      if (model_.is_quantized(linear.name)) {
-        write_layer(file, offset, linear.name);
-        continue;
-      }
-      const Matrix<float> kept(linear.rows, linear.cols);
-      read_floats(model_, tensor.info.name, linear.stored.first_row * linear.cols, kept.span());
-      write_rounded(file, offset, kept.span());
+    if (sharers == sharers_.end()) {
+      write_rounded(file, offset, dequantize(model_.read_layer(tensor.layer).layer).span());
+    } else {
+      write_shared(file, offset, tensor.info, sharers->second);
     }
   }
 
@@ -86,13 +90,37 @@ class Bf16Writer final : public FormatWriter {
   }
 
  private:
-  void write_layer(const File& file, index_t& offset, const std::string& name) const {
-    write_rounded(file, offset, dequantize(model_.read_layer(name).layer).span());
+  /// Writes a tensor slice by slice of its first dimension where it has three (an expert each).
+  void write_shared(const File& file, index_t offset, const TensorInfo& tensor,
+                    const std::vector<LinearSpec>& sharers) const {
+    const index_t slices = tensor.shape.size() > 2 ? tensor.shape[0] : 1;
+    std::vector<std::uint16_t> slice(at(tensor.elements() / std::max<index_t>(slices, 1)));
+    for (index_t s = 0; s < slices; ++s) {
+      const index_t first = s * std::ssize(slice);
+      for (const LinearSpec& linear : sharers) {
+        if (linear.stored.offset / std::ssize(slice) != s) continue;
+        WeightHandle place = linear.stored;
+        place.offset -= first;
+        put_rounded(weights_of(linear), place, slice.data());
+      }
+      const auto bytes = std::as_bytes(std::span(slice));
+      file.write_at(bytes, offset);
+      offset += std::ssize(bytes);
+    }
+  }
+
+  /// Returns a linear's weights, also of one that was left as it is.
+  [[nodiscard]] Matrix<float> weights_of(const LinearSpec& linear) const {
+    if (model_.is_quantized(linear.name)) return dequantize(model_.read_layer(linear.name).layer);
+    Matrix<float> kept(linear.rows, linear.cols);
+    const StoredLines lines = lines_of(linear.stored, linear.rows, linear.cols);
+    read_to_places(model_, lines, {0, lines.count}, kept.data());
+    return kept;
   }
 
   const PackedModel& model_;
   std::map<std::string, TensorSpec> shared_;  ///< the tensors of layers that share one
-  std::map<std::string, std::vector<LinearSpec>> sharers_;  ///< the linears in a tensor, by row
+  std::map<std::string, std::vector<LinearSpec>> sharers_;  ///< the linears in a tensor
 };
 
 }  // namespace

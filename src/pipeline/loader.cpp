@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "stored_lines.hpp"
+
 #include "quip/comm/node_memory.hpp"
 #include "quip/core/error.hpp"
 #include "quip/quant/code/dequantize.hpp"
@@ -14,7 +16,6 @@ namespace {
 
 // Below this a tensor is cheaper read than gathered.
 constexpr index_t small_bytes = index_t{1} << 16;
-constexpr index_t staging_elements = index_t{1} << 20;
 
 index_t rows_of(const TensorInfo& info) { return info.shape.size() == 1 ? 1 : info.shape[0]; }
 
@@ -24,61 +25,59 @@ Range share_on_node(index_t count, const NodePlace& place) {
   return share_of(count, place.rank, place.size);
 }
 
-std::span<float> part_of(float* values, Range range) {
-  return {values + range.first, at(range.count())};
-}
-
 std::shared_ptr<float> as_floats(const std::shared_ptr<std::byte>& memory) {
   return {memory, reinterpret_cast<float*>(memory.get())};
 }
 
-/// Elements [first, first + count) of a tensor.
-struct Slice {
-  const TensorSource& source;
-  const TensorInfo& info;
-  index_t first;
-  index_t count;
-};
-
 /// Reads to where the values are wanted: each rank of the only node its share.
-void read_on_one_node(Collectives& comm, const Slice& slice, float* values) {
-  const Range mine = share_on_node(slice.count, comm.place());
-  agree(comm, [&] {
-    read_floats(slice.source, slice.info.name, slice.first + mine.first, part_of(values, mine));
-  });
+void read_on_one_node(Collectives& comm, const TensorSource& source, const StoredLines& lines,
+                      float* values) {
+  const Range mine = share_on_node(lines.count, comm.place());
+  agree(comm, [&] { read_to_places(source, lines, mine, values); });
   comm.node_barrier();
-}
-
-void convert(const Slice& slice, std::span<const std::byte> raw, Range range, float* values) {
-  const index_t element = size_of(slice.info.dtype);
-  for (index_t first = range.first; first < range.last; first += staging_elements) {
-    const index_t count = std::min(staging_elements, range.last - first);
-    const std::span<float> run = part_of(values, {first, first + count});
-    to_float(slice.info.dtype, raw.subspan(at(first * element), at(count * element)), run);
-    const index_t bad = first_nonfinite(run);
-    if (bad >= 0) {
-      fail("{}: tensor {} holds a NaN or an infinity at element {}", slice.source.describe(),
-           slice.info.name, slice.first + first + bad);
-    }
-  }
 }
 
 /// Reads a share on each node; all gather them, and a node's ranks convert together.
-void read_on_many_nodes(Collectives& comm, const Slice& slice, float* values) {
+void read_on_many_nodes(Collectives& comm, const TensorSource& source, const StoredLines& lines,
+                        float* values) {
   const NodePlace place = comm.place();
-  const index_t element = size_of(slice.info.dtype);
-  const std::shared_ptr<std::byte> raw = allocate_on_node(comm, slice.count * element);
-  const std::span<std::byte> bytes(raw.get(), at(slice.count * element));
-  const Range mine = share_to_read(slice.count, place);
-  agree(comm, [&] {
-    slice.source.read(slice.info.name, (slice.first + mine.first) * element,
-                      bytes.subspan(at(mine.first * element), at(mine.count() * element)));
-  });
+  const index_t width = size_of(source.info(lines.tensor).dtype) * lines.length;
+  const std::shared_ptr<std::byte> raw = allocate_on_node(comm, lines.count * width);
+  const std::span<std::byte> bytes(raw.get(), at(lines.count * width));
+  const auto part = [&](Range range) {
+    return bytes.subspan(at(range.first * width), at(range.count() * width));
+  };
+  const Range read = share_to_read(lines.count, place);
+  agree(comm, [&] { read_lines(source, lines, read, part(read)); });
   comm.node_barrier();
-  comm.all_gather_over_nodes(bytes, share_offsets(slice.count, place.nodes, element));
+  comm.all_gather_over_nodes(bytes, share_offsets(lines.count, place.nodes, width));
   comm.node_barrier();
-  agree(comm, [&] { convert(slice, bytes, share_on_node(slice.count, place), values); });
+  const Range mine = share_on_node(lines.count, place);
+  agree(comm, [&] { convert_lines(source, lines, mine, part(mine), values); });
   comm.node_barrier();
+}
+
+/// Loads a matrix [rows × cols] of these elements.
+Tensor load_lines(Collectives& comm, Backend& backend, const TensorSource& source,
+                  const StoredLines& lines, index_t rows, index_t cols) {
+  const index_t bytes = lines.elements() * index_t{sizeof(float)};
+  std::shared_ptr<float> values;
+  if (read_by_all(comm, lines.elements() * size_of(source.info(lines.tensor).dtype))) {
+    agree(comm, [&] {
+      values = as_floats(allocate_privately(bytes));
+      read_to_places(source, lines, {0, lines.count}, values.get());
+    });
+  } else {
+    values = as_floats(allocate_on_node(comm, bytes));
+    if (comm.place().nodes == 1) {
+      read_on_one_node(comm, source, lines, values.get());
+    } else {
+      read_on_many_nodes(comm, source, lines, values.get());
+    }
+  }
+  Tensor tensor;
+  agree(comm, [&] { tensor = backend.adopt(std::move(values), rows, cols); });
+  return tensor;
 }
 
 }  // namespace
@@ -93,28 +92,17 @@ bool read_by_all(const Collectives& comm, index_t bytes) {
   return comm.size() == 1 || bytes <= small_bytes;
 }
 
+Tensor load_matrix(Collectives& comm, Backend& backend, const TensorSource& source,
+                   const WeightHandle& place, index_t rows, index_t cols) {
+  return load_lines(comm, backend, source, lines_of(place, rows, cols), rows, cols);
+}
+
 Tensor load_rows(Collectives& comm, Backend& backend, const TensorSource& source,
                  const std::string& name, Range rows) {
   const TensorInfo& info = source.info(name);
   const index_t cols = info.elements() / std::max<index_t>(rows_of(info), 1);
-  const Slice slice{source, info, rows.first * cols, rows.count() * cols};
-  std::shared_ptr<float> values;
-  if (read_by_all(comm, slice.count * size_of(info.dtype))) {
-    agree(comm, [&] {
-      values = as_floats(allocate_privately(slice.count * index_t{sizeof(float)}));
-      read_floats(source, name, slice.first, part_of(values.get(), {0, slice.count}));
-    });
-  } else {
-    values = as_floats(allocate_on_node(comm, slice.count * index_t{sizeof(float)}));
-    if (comm.place().nodes == 1) {
-      read_on_one_node(comm, slice, values.get());
-    } else {
-      read_on_many_nodes(comm, slice, values.get());
-    }
-  }
-  Tensor tensor;
-  agree(comm, [&] { tensor = backend.adopt(std::move(values), rows.count(), cols); });
-  return tensor;
+  const WeightHandle place{name, info.shape, rows.first * cols, cols};
+  return load_matrix(comm, backend, source, place, rows.count(), cols);
 }
 
 Tensor load_tensor(Collectives& comm, Backend& backend, const TensorSource& source,
@@ -125,7 +113,9 @@ Tensor load_tensor(Collectives& comm, Backend& backend, const TensorSource& sour
 void load_into(WeightSet& weights, Collectives& comm, Backend& backend, const TensorSource& source,
                const std::vector<TensorSpec>& specs) {
   for (const TensorSpec& spec : specs) {
-    weights.insert(spec.name, load_tensor(comm, backend, source, spec.name));
+    weights.insert(spec.name, spec.stored ? load_matrix(comm, backend, source, *spec.stored, 1,
+                                                        spec.elements())
+                                          : load_tensor(comm, backend, source, spec.name));
   }
 }
 
@@ -164,7 +154,7 @@ void BlockLoader::load(Range linears, WeightSet& weights) const {
     const std::string name = linear.name + ".weight";
     if (packed_ == nullptr || !packed_->is_quantized(linear.name)) {
       weights.insert(
-          name, load_rows(comm_, backend_, source_, linear.stored.tensor, linear.stored_rows()));
+          name, load_matrix(comm_, backend_, source_, linear.stored, linear.rows, linear.cols));
       continue;
     }
     QuantizedLinear layer;

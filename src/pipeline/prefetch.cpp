@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "stored_lines.hpp"
+
 #include "quip/pipeline/loader.hpp"
 
 namespace quip {
@@ -24,20 +26,20 @@ struct Piece {
 std::vector<Piece> pieces_of(const Collectives& comm, const TensorSource& source,
                              const Family& family, index_t block) {
   std::vector<Piece> pieces;
-  const auto add = [&](const std::string& name, index_t first, index_t count) {
-    const index_t element = size_of(source.info(name).dtype);
-    const Range mine =
-        read_by_all(comm, count * element) ? Range{0, count} : share_to_read(count, comm.place());
-    const index_t end = (first + mine.last) * element;
-    for (index_t at = (first + mine.first) * element; at < end; at += bytes_at_once) {
-      pieces.push_back({name, at, std::min(bytes_at_once, end - at)});
+  const auto add = [&](const StoredLines& lines) {
+    const index_t element = size_of(source.info(lines.tensor).dtype);
+    const Range mine = read_by_all(comm, lines.elements() * element)
+                           ? Range{0, lines.count}
+                           : share_to_read(lines.count, comm.place());
+    const Range span = lines.span_of(mine);
+    const index_t end = span.last * element;
+    for (index_t at = span.first * element; at < end; at += bytes_at_once) {
+      pieces.push_back({lines.tensor, at, std::min(bytes_at_once, end - at)});
     }
   };
-  for (const TensorSpec& tensor : family.block_tensors(block)) {
-    add(tensor.name, 0, source.info(tensor.name).elements());
-  }
+  for (const TensorSpec& tensor : family.block_tensors(block)) add(lines_of(tensor));
   for (const LinearSpec& linear : family.linears(block)) {
-    add(linear.stored.tensor, linear.stored.first_row * linear.cols, linear.rows * linear.cols);
+    add(lines_of(linear.stored, linear.rows, linear.cols));
   }
   return pieces;
 }

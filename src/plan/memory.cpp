@@ -50,7 +50,7 @@ struct Sizes {
   [[nodiscard]] index_t block_elements() const {
     index_t elements = 0;
     for (const TensorSpec& tensor : family.block_tensors(kind.blocks[0])) {
-      elements += source.info(tensor.name).elements();
+      elements += tensor.elements();
     }
     for (const LinearSpec& linear : family.linears(kind.blocks[0]))
       elements += linear.rows * linear.cols;

@@ -5,6 +5,7 @@
 
 #include "pipeline/job_inputs.hpp"
 #include "pipeline/layer_survey.hpp"
+#include "pipeline/stored_lines.hpp"
 #include "store/manifest.hpp"
 #include "store/rest_file.hpp"
 #include "store/run_start.hpp"
@@ -147,32 +148,29 @@ void Walk::embed(Ledger& ledger) const {
   ledger.enter("load");
   const Family& family = *job_.model.family;
   ledger.vote();
-  for (const TensorSpec& tensor : family.end_tensors()) load_tensor(ledger, tensor.name);
+  for (const TensorSpec& tensor : family.end_tensors()) load_lines(ledger, lines_of(tensor));
   ledger.vote();
   const TensorSpec& table = family.embedding();
   ledger.add_read(samples_of(ledger) * job_.length * table.shape[1] *
                   size_of(job_.model.source->info(table.name).dtype));
 }
 
-void Walk::load_tensor(Ledger& ledger, const std::string& name) const {
-  load_elements(ledger, name, job_.model.source->info(name).elements());
-}
-
-void Walk::load_elements(Ledger& ledger, const std::string& name, index_t count) const {
-  const TensorInfo& info = job_.model.source->info(name);
-  const index_t bytes = count * size_of(info.dtype);
+void Walk::load_lines(Ledger& ledger, const StoredLines& lines) const {
+  const index_t element = size_of(job_.model.source->info(lines.tensor).dtype);
+  const index_t bytes = lines.elements() * element;
   if (read_by_all(ledger, bytes)) {
-    ledger.add_read(bytes);
+    ledger.add_read(lines.count * lines.extent() * element);
     ledger.vote();
   } else {
     const NodePlace place = ledger.place();
-    ledger.add_read(share_to_read(count, place).count() * size_of(info.dtype));
-    allocate_on_node(ledger, count * float_bytes);
+    ledger.add_read(share_to_read(lines.count, place).count() * lines.extent() * element);
+    allocate_on_node(ledger, lines.elements() * float_bytes);
     if (place.nodes > 1) {
       allocate_on_node(ledger, bytes);
       ledger.vote();
       ledger.node_barrier();
-      ledger.all_gather_over_nodes({}, share_offsets(count, place.nodes, size_of(info.dtype)));
+      ledger.all_gather_over_nodes({},
+                                   share_offsets(lines.count, place.nodes, lines.length * element));
       ledger.node_barrier();
     }
     ledger.vote();
@@ -184,9 +182,9 @@ void Walk::load_elements(Ledger& ledger, const std::string& name, index_t count)
 void Walk::load_block(Ledger& ledger, index_t b) const {
   ledger.enter("load");
   const Family& family = *job_.model.family;
-  for (const TensorSpec& tensor : family.block_tensors(b)) load_tensor(ledger, tensor.name);
+  for (const TensorSpec& tensor : family.block_tensors(b)) load_lines(ledger, lines_of(tensor));
   for (const LinearSpec& linear : family.linears(b)) {
-    load_elements(ledger, linear.stored.tensor, linear.rows * linear.cols);
+    load_lines(ledger, lines_of(linear.stored, linear.rows, linear.cols));
   }
 }
 

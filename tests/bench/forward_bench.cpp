@@ -49,11 +49,11 @@ struct Sample {
 };
 
 void attend(Backend& backend, const Weights& w, Sample& s) {
-  backend.rope(s.q.view(), attention_shape.heads, attention_shape.head_dim, w.cosine.cview(),
+  backend.rope(s.q.view(), {attention_shape.heads, attention_shape.head_dim}, w.cosine.cview(),
                w.sine.cview());
-  backend.rope(s.k.view(), attention_shape.kv_heads, attention_shape.head_dim, w.cosine.cview(),
+  backend.rope(s.k.view(), {attention_shape.kv_heads, attention_shape.head_dim}, w.cosine.cview(),
                w.sine.cview());
-  backend.attention(s.q.cview(), s.k.cview(), s.v.cview(), attention_shape, s.mixed.view());
+  backend.attention(s.q.cview(), s.k.cview(), s.v.cview(), attention_shape, {}, s.mixed.view());
 }
 
 void block(Backend& backend, const Weights& w, Sample& s) {

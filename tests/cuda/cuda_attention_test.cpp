@@ -10,29 +10,31 @@ namespace {
 
 /// Computes with operands in bfloat16, as the tensor cores see them.
 Matrix<float> by_definition(const Matrix<float>& q, const Matrix<float>& k, const Matrix<float>& v,
-                            const AttentionShape& shape) {
-  Matrix<float> out(q.rows(), q.cols());
+                            const AttentionShape& shape, const Matrix<float>& sinks = {}) {
+  Matrix<float> out(q.rows(), shape.heads * shape.values());
   for (index_t t = 0; t < q.rows(); ++t) {
     for (index_t head = 0; head < shape.heads; ++head) {
-      const index_t kv = head / (shape.heads / shape.kv_heads) * shape.head_dim;
-      std::vector<double> value(static_cast<std::size_t>(shape.head_dim), 0.0);
-      double sum = 0;
+      const index_t kv = head / (shape.heads / shape.kv_heads);
+      std::vector<double> value(static_cast<std::size_t>(shape.values()), 0.0);
+      double sum = sinks.empty() ? 0 : std::exp(static_cast<double>(sinks(0, head)));
       for (index_t j = 0; j <= t; ++j) {
         if (shape.window && j <= t - *shape.window) continue;
+        if (shape.chunk && j / *shape.chunk != t / *shape.chunk) continue;
         double score = 0;
         for (index_t i = 0; i < shape.head_dim; ++i) {
-          score += static_cast<double>(q(t, head * shape.head_dim + i)) * k(j, kv + i);
+          score +=
+              static_cast<double>(q(t, head * shape.head_dim + i)) * k(j, kv * shape.head_dim + i);
         }
         score *= shape.scale;
         if (shape.soft_cap > 0) score = shape.soft_cap * std::tanh(score / shape.soft_cap);
         const double weight = std::exp(score);
         sum += weight;
         for (std::size_t d = 0; d < value.size(); ++d) {
-          value[d] += weight * v(j, kv + static_cast<index_t>(d));
+          value[d] += weight * v(j, kv * shape.values() + static_cast<index_t>(d));
         }
       }
       for (std::size_t d = 0; d < value.size(); ++d) {
-        out(t, head * shape.head_dim + static_cast<index_t>(d)) =
+        out(t, head * shape.values() + static_cast<index_t>(d)) =
             static_cast<float>(value[d] / sum);
       }
     }
@@ -59,9 +61,37 @@ TEST_F(CudaTest, AttentionAtAwkwardSizes) {
           const Tensor dk = on_device(k);
           const Tensor dv = on_device(v);
           const Tensor out = cuda_->allocate(tokens, 4 * dim);
-          cuda_->attention(dq.cview(), dk.cview(), dv.cview(), shape, out.view());
+          cuda_->attention(dq.cview(), dk.cview(), dv.cview(), shape, none_left, out.view());
           expect_near(on_host(out.cview()), by_definition(q, k, v, shape), tolerance);
         }
+      }
+    }
+  });
+}
+
+TEST_F(CudaTest, AttentionWithSinksChunksAndValuesOfAnotherWidth) {
+  in_every_order([&] {
+    for (const index_t values : {5, 40}) {
+      for (const index_t chunk : {0, 1, 7, 70}) {
+        AttentionShape shape{
+            .heads = 4, .kv_heads = 2, .head_dim = 18, .value_dim = values, .scale = 0.3F};
+        if (chunk > 0) shape.chunk = chunk;
+        if (chunk == 7) shape.window = 3;
+        const auto q = rounded_to_bf16(random_matrix(130, 4 * 18, 1, 3.0F));
+        const auto k = rounded_to_bf16(random_matrix(130, 2 * 18, 2, 3.0F));
+        const auto v = rounded_to_bf16(random_matrix(130, 2 * values, 3));
+        auto sinks = random_matrix(1, 4, 4);
+        sinks(0, 1) = 12.0F;   // above all scores
+        sinks(0, 2) = -90.0F;  // below
+        const Tensor dq = on_device(q);
+        const Tensor dk = on_device(k);
+        const Tensor dv = on_device(v);
+        const Tensor dsinks = on_device(sinks);
+        const Tensor out = cuda_->allocate(130, 4 * values);
+        cuda_->attention(dq.cview(), dk.cview(), dv.cview(), shape, none_left, out.view());
+        expect_near(on_host(out.cview()), by_definition(q, k, v, shape), tolerance);
+        cuda_->attention(dq.cview(), dk.cview(), dv.cview(), shape, dsinks.cview(), out.view());
+        expect_near(on_host(out.cview()), by_definition(q, k, v, shape, sinks), tolerance);
       }
     }
   });
@@ -78,7 +108,7 @@ TEST_F(CudaTest, AttentionWithWideHeadsTakesSmallerTiles) {
     const Tensor dk = on_device(k);
     const Tensor dv = on_device(v);
     const Tensor out = cuda_->allocate(70, dim);
-    cuda_->attention(dq.cview(), dk.cview(), dv.cview(), shape, out.view());
+    cuda_->attention(dq.cview(), dk.cview(), dv.cview(), shape, none_left, out.view());
     expect_near(on_host(out.cview()), by_definition(q, k, v, shape), tolerance);
   }
 }
@@ -87,7 +117,8 @@ TEST_F(CudaTest, AttentionRefusesHeadsThatDoNotFit) {
   const Tensor x = cuda_->allocate(2, 2048);
   const AttentionShape shape{
       .heads = 1, .kv_heads = 1, .head_dim = 2048, .scale = 1.0F, .window = {}};
-  EXPECT_THROW(cuda_->attention(x.cview(), x.cview(), x.cview(), shape, x.view()), Error);
+  EXPECT_THROW(cuda_->attention(x.cview(), x.cview(), x.cview(), shape, none_left, x.view()),
+               Error);
 }
 
 // Large scores: a softmax that does not take the maximum away would overflow.
@@ -101,7 +132,7 @@ TEST_F(CudaTest, AttentionOfLargeScores) {
   const Tensor dk = on_device(k);
   const Tensor dv = on_device(v);
   const Tensor out = cuda_->allocate(90, 16);
-  cuda_->attention(dq.cview(), dk.cview(), dv.cview(), shape, out.view());
+  cuda_->attention(dq.cview(), dk.cview(), dv.cview(), shape, none_left, out.view());
   expect_near(on_host(out.cview()), by_definition(q, k, v, shape), tolerance);
 }
 

@@ -45,6 +45,10 @@ TEST_F(CudaTest, NormsAreTheCpus) {
       cpu_->rms_norm(x.cview(), {gain.cview(), plus}, 1e-5F, y.view());
       cuda_->rms_norm(dx.cview(), {dgain.cview(), plus}, 1e-5F, dy.view());
       expect_near(on_host(dy.cview()), y, 4e-6);
+      Matrix<float> plain(7, width);
+      cpu_->rms_norm(x.cview(), none_left, 1e-5F, plain.view());
+      cuda_->rms_norm(dx.cview(), none_left, 1e-5F, dy.view());
+      expect_near(on_host(dy.cview()), plain, 4e-6);
       cuda_->copy(dx.cview(), dy.view());  // in place
       cuda_->rms_norm(dy.cview(), {dgain.cview(), plus}, 1e-5F, dy.view());
       expect_near(on_host(dy.cview()), y, 4e-6);
@@ -70,9 +74,73 @@ TEST_F(CudaTest, RopeIsTheCpus) {
     const Tensor dx = on_device(x);
     const Tensor dcosine = on_device(cosine);
     const Tensor dsine = on_device(sine);
-    cpu_->rope(x.view(), heads, dim, cosine.cview(), sine.cview());
-    cuda_->rope(dx.view(), heads, dim, dcosine.cview(), dsine.cview());
+    cpu_->rope(x.view(), {.heads = heads, .head_dim = dim}, cosine.cview(), sine.cview());
+    cuda_->rope(dx.view(), {.heads = heads, .head_dim = dim}, dcosine.cview(), dsine.cview());
     expect_near(on_host(dx.cview()), x, 1e-6);
+  }
+}
+
+TEST_F(CudaTest, RopeFromAChannelOnIsTheCpus) {
+  for (const bool interleaved : {false, true}) {
+    const RopeShape shape{.heads = 3, .head_dim = 13, .first = 2, .interleaved = interleaved};
+    auto x = random_matrix(7, 3 * 13, 1);
+    const auto cosine = random_matrix(9, 5, 2);
+    const auto sine = random_matrix(9, 5, 3);
+    const Tensor dx = on_device(x);
+    const Tensor dcosine = on_device(cosine);
+    const Tensor dsine = on_device(sine);
+    cpu_->rope(x.view(), shape, cosine.cview(), sine.cview());
+    cuda_->rope(dx.view(), shape, dcosine.cview(), dsine.cview());
+    expect_near(on_host(dx.cview()), x, 1e-6);
+  }
+}
+
+TEST_F(CudaTest, ScaleRowsIsTheCpus) {
+  auto x = random_matrix(4, 77, 1, 9.0F);
+  const Tensor dx = on_device(x);
+  const std::vector<float> factors{0.3F, 0.0F, -2.0F, 1.0F};
+  cpu_->scale_rows(factors, x.view());
+  cuda_->scale_rows(factors, dx.view());
+  expect_near(on_host(dx.cview()), x, 0.0);
+}
+
+TEST_F(CudaTest, ClampedSwigluIsTheCpus) {
+  auto gate = random_matrix(5, 77, 1, 12.0F);
+  const auto up = random_matrix(5, 77, 2, 12.0F);
+  const Tensor dgate = on_device(gate);
+  const Tensor dup = on_device(up);
+  const ClampedSwiglu shape{.alpha = 1.7F, .limit = 7.0F};
+  cpu_->clamped_swiglu(shape, gate.view(), up.cview());
+  cuda_->clamped_swiglu(shape, dgate.view(), dup.cview());
+  expect_near(on_host(dgate.cview()), gate, 2e-5);
+}
+
+TEST_F(CudaTest, RoutesByCorrectedScoresAndGroupsAreTheCpus) {
+  const auto logits = random_matrix(300, 12, 1, 3.0F);
+  auto correction = random_matrix(1, 12, 2, 0.5F);
+  for (float& value : correction.span()) value -= 0.6F;  // scores below 0, too
+  const Tensor dlogits = on_device(logits);
+  const Tensor dcorrection = on_device(correction);
+  for (const RouterScores scores : {RouterScores::softmax, RouterScores::sigmoid}) {
+    for (const index_t groups : {1, 4}) {
+      for (const bool corrected : {false, true}) {
+        const RouterShape shape{.experts = 12,
+                                .chosen = 3,
+                                .renormalised = corrected,
+                                .scores = scores,
+                                .groups = groups,
+                                .chosen_groups = groups / 2 + groups % 2,
+                                .least_sum = 0.1F,
+                                .factor = 2.5F};
+        Matrix<float> routes(300, 6);
+        const Tensor droutes = cuda_->allocate(300, 6);
+        cpu_->route(logits.cview(), shape, corrected ? correction.cview() : none_left,
+                    routes.view());
+        cuda_->route(dlogits.cview(), shape, corrected ? dcorrection.cview() : none_left,
+                     droutes.view());
+        expect_near(on_host(droutes.cview()), routes, 4e-6);
+      }
+    }
   }
 }
 
@@ -108,8 +176,8 @@ TEST_F(CudaTest, RoutesAreTheCpus) {
   Matrix<float> routes(300, 6);
   for (const bool renormalised : {false, true}) {
     const RouterShape shape{.experts = 7, .chosen = 3, .renormalised = renormalised};
-    cpu_->route(logits.cview(), shape, routes.view());
-    cuda_->route(dlogits.cview(), shape, droutes.view());
+    cpu_->route(logits.cview(), shape, none_left, routes.view());
+    cuda_->route(dlogits.cview(), shape, none_left, droutes.view());
     expect_near(on_host(droutes.cview()), routes, 1e-6);
   }
 }

@@ -63,6 +63,37 @@ TEST_P(LoaderMpiTest, ATensorIsWholeOnEveryRank) {
   for (index_t i = 0; i < cols; ++i) ASSERT_EQ(vector.cview().data[i], element(i)) << i;
 }
 
+// Experts stacked in one tensor: rows that lie together, columns that lie together, and columns
+// of which two matrices take every second element.
+TEST_P(LoaderMpiTest, AMatrixIsTakenFromItsPlace) {
+  constexpr index_t experts = 3;
+  constexpr index_t rows = 151;
+  constexpr index_t cols = 203;
+  test::MemorySource source;
+  source.set("w", {experts, rows * cols, 2}, elements(2 * experts * rows * cols));
+  const std::vector<index_t> shape = source.info("w").shape;
+  const std::vector<WeightHandle> places = {
+      {"w", shape, 1000, cols},        {"w", shape, 2000, cols + 100},
+      {"w", shape, 3000, 1, rows},     {"w", shape, 4000, 1, rows + 100},
+      {"w", shape, 5001, 2, 2 * rows}, {"w", shape, 0, 2 * cols, 2}};
+  for (const WeightHandle& place : places) {
+    const Tensor loaded = load_matrix(comm_, *backend_, source, place, rows, cols);
+    ASSERT_EQ(loaded.rows(), rows);
+    ASSERT_EQ(loaded.cols(), cols);
+    for (index_t i = 0; i < rows; ++i) {
+      for (index_t j = 0; j < cols; ++j) {
+        ASSERT_EQ(loaded.cview()(i, j),
+                  element(place.offset + i * place.row_stride + j * place.column_stride))
+            << i << ' ' << j << ' ' << place.offset;
+      }
+    }
+  }
+  WeightSet weights;
+  load_into(weights, comm_, *backend_, source, {{"bias", {rows}, {{"w", shape, 7, 0, 2}}}});
+  ASSERT_EQ(weights["bias"].rows, 1);
+  for (index_t j = 0; j < rows; ++j) ASSERT_EQ(weights["bias"](0, j), element(7 + 2 * j));
+}
+
 TEST_P(LoaderMpiTest, ANotANumberIsNamedOnce) {
   std::vector<float> values = elements(100'000);
   values[99'999] = std::nanf("");

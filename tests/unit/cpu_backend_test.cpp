@@ -137,7 +137,7 @@ TEST_F(CpuBackendTest, UnitsGiveTheSameBitsWhateverTheThreads) {
       const TensorView out(all.data() + unit * tokens * 64, tokens, 64);
       backend->linear(x.cview(), w.cview(), none_left, out);
       backend->attention(out, x.cview().middle_cols(0, 32), x.cview().middle_cols(32, 32), shape,
-                         x.view());
+                         none_left, x.view());
       backend->layer_norm(x.cview(), none_left, none_left, 1e-5F, x.view());
       backend->linear_add(x.cview(), w.cview(), none_left, out);
       backend->activate(Activation::silu, out);

@@ -63,6 +63,19 @@ TEST_F(CpuBackendTest, RmsNormAlsoInPlace) {
   }
 }
 
+TEST_F(CpuBackendTest, RmsNormWithoutGain) {
+  const auto x = random_matrix(5, 33, 1, 3.0F);
+  Matrix<float> y(5, 33);
+  backend_->rms_norm(x.cview(), none_left, 1e-5F, y.view());
+  for (index_t t = 0; t < 5; ++t) {
+    double square = 0;
+    for (index_t j = 0; j < 33; ++j) square += static_cast<double>(x(t, j)) * x(t, j);
+    for (index_t j = 0; j < 33; ++j) {
+      EXPECT_NEAR(y(t, j), x(t, j) / std::sqrt(square / 33 + 1e-5), 2e-6);
+    }
+  }
+}
+
 TEST_F(CpuBackendTest, LayerNormInPlaceAndWithoutGainOrBias) {
   for (const index_t width : {2, 7, 129}) {
     const auto x = random_matrix(5, width, 1);
@@ -104,7 +117,7 @@ TEST_F(CpuBackendTest, RopeRotatesEachPairByItsAngle) {
   }
   const auto before = random_matrix(7, heads * 2 * half, 1);
   auto x = copy_of(before);
-  backend_->rope(x.view(), heads, 2 * half, cosine.cview(), sine.cview());
+  backend_->rope(x.view(), {.heads = heads, .head_dim = 2 * half}, cosine.cview(), sine.cview());
   for (index_t t = 0; t < 7; ++t) {
     for (index_t h = 0; h < heads; ++h) {
       for (index_t i = 0; i < half; ++i) {
@@ -118,7 +131,9 @@ TEST_F(CpuBackendTest, RopeRotatesEachPairByItsAngle) {
     }
   }
   Matrix<float> longer(length + 1, heads * 2 * half, 0.0F);
-  EXPECT_THROW(backend_->rope(longer.view(), heads, 2 * half, cosine.cview(), sine.cview()), Error);
+  EXPECT_THROW(backend_->rope(longer.view(), {.heads = heads, .head_dim = 2 * half}, cosine.cview(),
+                              sine.cview()),
+               Error);
 }
 
 // Heads of 11 channels, of which the first 6 turn.
@@ -129,7 +144,7 @@ TEST_F(CpuBackendTest, RopeLeavesChannelsBeyondItsPairs) {
   const auto sine = random_matrix(5, 3, 3);
   const auto before = random_matrix(4, heads * dim, 1);
   auto x = copy_of(before);
-  backend_->rope(x.view(), heads, dim, cosine.cview(), sine.cview());
+  backend_->rope(x.view(), {.heads = heads, .head_dim = dim}, cosine.cview(), sine.cview());
   for (index_t t = 0; t < 4; ++t) {
     for (index_t h = 0; h < heads; ++h) {
       const index_t head = h * dim;
@@ -142,7 +157,53 @@ TEST_F(CpuBackendTest, RopeLeavesChannelsBeyondItsPairs) {
       for (index_t i = 6; i < dim; ++i) EXPECT_EQ(x(t, head + i), before(t, head + i));
     }
   }
-  EXPECT_THROW(backend_->rope(x.view(), 2 * dim, 1, cosine.cview(), sine.cview()), Error);
+  EXPECT_THROW(
+      backend_->rope(x.view(), {.heads = 2 * dim, .head_dim = 1}, cosine.cview(), sine.cview()),
+      Error);
+}
+
+// Heads of 11 channels, of which those from the third on turn: pairs of neighbours, or of halves.
+TEST_F(CpuBackendTest, RopeTurnsChannelsFromTheFirstOn) {
+  const index_t heads = 2;
+  const index_t dim = 11;
+  const auto cosine = random_matrix(4, 4, 2);
+  const auto sine = random_matrix(4, 4, 3);
+  const auto before = random_matrix(4, heads * dim, 1);
+  for (const bool interleaved : {false, true}) {
+    auto expected = copy_of(before);
+    for (index_t t = 0; t < 4; ++t) {
+      for (index_t h = 0; h < heads; ++h) {
+        for (index_t i = 0; i < 4; ++i) {
+          const index_t low = h * dim + 3 + (interleaved ? 2 * i : i);
+          const index_t high = interleaved ? low + 1 : low + 4;
+          const float a = before(t, low);
+          const float b = before(t, high);
+          expected(t, low) = a * cosine(t, i) - b * sine(t, i);
+          expected(t, high) = a * sine(t, i) + b * cosine(t, i);
+        }
+      }
+    }
+    auto x = copy_of(before);
+    backend_->rope(x.view(),
+                   {.heads = heads, .head_dim = dim, .first = 3, .interleaved = interleaved},
+                   cosine.cview(), sine.cview());
+    for (index_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x.data()[i], expected.data()[i], 1e-6);
+  }
+  auto x = copy_of(before);
+  EXPECT_THROW(backend_->rope(x.view(), {.heads = heads, .head_dim = dim, .first = 4},
+                              cosine.cview(), sine.cview()),
+               Error);
+}
+
+TEST_F(CpuBackendTest, ScaleRowsMultipliesEachByItsFactor) {
+  const auto before = random_matrix(3, 77, 1, 3.0F);
+  auto x = copy_of(before);
+  const std::vector<float> factors{0.5F, 0.0F, -3.0F};
+  backend_->scale_rows(factors, x.view());
+  for (index_t t = 0; t < 3; ++t) {
+    for (index_t j = 0; j < 77; ++j) EXPECT_EQ(x(t, j), factors[at(t)] * before(t, j));
+  }
+  EXPECT_THROW(backend_->scale_rows(std::span(factors).first(2), x.view()), Error);
 }
 
 TEST_F(CpuBackendTest, ScaleMultipliesEveryElement) {
@@ -158,21 +219,23 @@ TEST_F(CpuBackendTest, ScaleMultipliesEveryElement) {
 
 double capped(double x, float cap) { return cap > 0 ? cap * std::tanh(x / cap) : x; }
 
-/// The definition, with every score formed.
+/// The definition, with every score formed. `sinks` may be empty.
 double attention_element(const Matrix<float>& q, const Matrix<float>& k, const Matrix<float>& v,
-                         const AttentionShape& shape, index_t t, index_t head, index_t d) {
+                         const AttentionShape& shape, const Matrix<float>& sinks, index_t t,
+                         index_t head, index_t d) {
   const index_t kv = head / (shape.heads / shape.kv_heads);
-  double sum = 0;
+  double sum = sinks.empty() ? 0 : std::exp(static_cast<double>(sinks(0, head)));
   double value = 0;
   for (index_t j = 0; j <= t; ++j) {
     if (shape.window && j <= t - *shape.window) continue;
+    if (shape.chunk && j / *shape.chunk != t / *shape.chunk) continue;
     double score = 0;
     for (index_t i = 0; i < shape.head_dim; ++i) {
       score += static_cast<double>(q(t, head * shape.head_dim + i)) * k(j, kv * shape.head_dim + i);
     }
     const double weight = std::exp(capped(score * shape.scale, shape.soft_cap));
     sum += weight;
-    value += weight * v(j, kv * shape.head_dim + d);
+    value += weight * v(j, kv * shape.values() + d);
   }
   return value / sum;
 }
@@ -189,16 +252,47 @@ TEST_F(CpuBackendTest, Attention) {
         const auto k = random_matrix(tokens, 2 * dim, 2);
         const auto v = random_matrix(tokens, 2 * dim, 3);
         Matrix<float> out(tokens, 6 * dim, std::nanf(""));
-        backend_->attention(q.cview(), k.cview(), v.cview(), shape, out.view());
+        backend_->attention(q.cview(), k.cview(), v.cview(), shape, none_left, out.view());
         double worst = 0;
         for (index_t t = 0; t<tokens; t += tokens> 100 ? 16 : 1) {
           for (index_t c = 0; c < 6 * dim; c += 5) {
-            const double expected = attention_element(q, k, v, shape, t, c / dim, c % dim);
+            const double expected = attention_element(q, k, v, shape, {}, t, c / dim, c % dim);
             worst = std::max(worst, std::abs(out(t, c) - expected));
             ASSERT_FALSE(std::isnan(out(t, c)));
           }
         }
         EXPECT_LT(worst, 3e-6) << tokens << ' ' << dim << ' ' << window;
+      }
+    }
+  }
+}
+
+// Heads of 9 channels whose values have 5, or 12; a sink above all scores, and one below.
+TEST_F(CpuBackendTest, AttentionWithSinksChunksAndValuesOfAnotherWidth) {
+  for (const index_t values : {5, 12}) {
+    for (const index_t chunk : {0, 1, 7, 128, 200}) {
+      AttentionShape shape{
+          .heads = 4, .kv_heads = 2, .head_dim = 9, .value_dim = values, .scale = 0.5F};
+      if (chunk > 0) shape.chunk = chunk;
+      if (chunk == 7) shape.window = 3;
+      const auto q = random_matrix(260, 4 * 9, 1);
+      const auto k = random_matrix(260, 2 * 9, 2);
+      const auto v = random_matrix(260, 2 * values, 3);
+      auto sinks = random_matrix(1, 4, 4);
+      sinks(0, 1) = 12.0F;
+      sinks(0, 2) = -90.0F;
+      Matrix<float> out(260, 4 * values);
+      for (const bool with_sinks : {false, true}) {
+        backend_->attention(q.cview(), k.cview(), v.cview(), shape,
+                            with_sinks ? sinks.cview() : none_left, out.view());
+        for (index_t t = 0; t < 260; t += 13) {
+          for (index_t c = 0; c < 4 * values; ++c) {
+            const double expected =
+                attention_element(q, k, v, shape, with_sinks ? copy_of(sinks) : Matrix<float>(), t,
+                                  c / values, c % values);
+            EXPECT_NEAR(out(t, c), expected, 3e-6) << t << ' ' << c << ' ' << chunk;
+          }
+        }
       }
     }
   }
@@ -212,18 +306,19 @@ TEST_F(CpuBackendTest, AttentionSurvivesLargeScoresAndShowsNaN) {
   k(1, 0) = 100.0F;  // a score of 10⁴: exp would overflow without the maximum
   v(1, 0) = 7.0F;
   Matrix<float> out(3, 2);
-  backend_->attention(q.cview(), k.cview(), v.cview(), shape, out.view());
+  backend_->attention(q.cview(), k.cview(), v.cview(), shape, none_left, out.view());
   EXPECT_EQ(out(0, 0), 0.0F);
   EXPECT_EQ(out(1, 0), 7.0F);
   EXPECT_EQ(out(2, 0), 7.0F);
 
   q(2, 1) = std::nanf("");
-  backend_->attention(q.cview(), k.cview(), v.cview(), shape, out.view());
+  backend_->attention(q.cview(), k.cview(), v.cview(), shape, none_left, out.view());
   EXPECT_EQ(out(1, 0), 7.0F);
   EXPECT_TRUE(std::isnan(out(2, 0)));
 
   const AttentionShape uneven{.heads = 3, .kv_heads = 2, .head_dim = 2, .scale = 1, .window = {}};
-  EXPECT_THROW(backend_->attention(q.cview(), k.cview(), v.cview(), uneven, out.view()), Error);
+  EXPECT_THROW(backend_->attention(q.cview(), k.cview(), v.cview(), uneven, none_left, out.view()),
+               Error);
 }
 
 double activation(Activation kind, double x) {
@@ -272,7 +367,7 @@ TEST_F(CpuBackendTest, RoutesToTheLikeliestExperts) {
     logits(4, 2) = logits(4, 5) = 5.0F;  // equal: the lower number first
     Matrix<float> routes(9, 6);
     backend_->route(logits.cview(), {.experts = 7, .chosen = 3, .renormalised = renormalised},
-                    routes.view());
+                    none_left, routes.view());
     EXPECT_EQ(routes(4, 0), 2.0F);
     EXPECT_EQ(routes(4, 1), 5.0F);
     for (index_t t = 0; t < 9; ++t) {
@@ -295,7 +390,111 @@ TEST_F(CpuBackendTest, RoutesToTheLikeliestExperts) {
   }
   const Matrix<float> few(1, 2, 0.0F);
   Matrix<float> routes(1, 6);
-  EXPECT_THROW(backend_->route(few.cview(), {.experts = 2, .chosen = 3}, routes.view()), Error);
+  EXPECT_THROW(backend_->route(few.cview(), {.experts = 2, .chosen = 3}, none_left, routes.view()),
+               Error);
+}
+
+/// A token's scores, as the shape says.
+std::vector<double> scores_of(const RouterShape& shape, const float* logits) {
+  std::vector<double> scores(at(shape.experts));
+  double all = 0;
+  for (index_t e = 0; e < shape.experts; ++e) {
+    const double exponential = std::exp(static_cast<double>(logits[e]));
+    scores[at(e)] =
+        shape.scores == RouterScores::softmax ? exponential : exponential / (1 + exponential);
+    all += exponential;
+  }
+  if (shape.scores == RouterScores::sigmoid) return scores;
+  for (double& score : scores) score /= all;
+  return scores;
+}
+
+/// The experts in the groups whose two best add up to the most, the best first.
+std::vector<index_t> best_experts(const RouterShape& shape, const std::vector<double>& choice) {
+  const index_t in_group = shape.experts / shape.groups;
+  std::vector<std::pair<double, index_t>> groups;
+  for (index_t g = 0; g < shape.groups; ++g) {
+    std::vector<double> sorted(choice.begin() + g * in_group, choice.begin() + (g + 1) * in_group);
+    std::sort(sorted.rbegin(), sorted.rend());
+    groups.emplace_back(shape.groups > 1 ? sorted[0] + sorted[1] : 0, g);
+  }
+  std::sort(groups.rbegin(), groups.rend());
+  std::vector<std::pair<double, index_t>> experts;
+  for (index_t i = 0; i < shape.chosen_groups; ++i) {
+    for (index_t e = 0; e < in_group; ++e) {
+      const index_t expert = groups[at(i)].second * in_group + e;
+      experts.emplace_back(choice[at(expert)], expert);
+    }
+  }
+  std::sort(experts.rbegin(), experts.rend());
+  std::vector<index_t> numbers;
+  for (const auto& [score, expert] : experts) numbers.push_back(expert);
+  return numbers;
+}
+
+// Corrections are large enough to make scores negative: −∞, not 0, keeps other groups out.
+TEST_F(CpuBackendTest, RoutesByCorrectedScoresAndGroups) {
+  const std::vector<RouterShape> shapes = {
+      {.experts = 12, .chosen = 3, .renormalised = true, .scores = RouterScores::sigmoid},
+      {.experts = 12,
+       .chosen = 4,
+       .renormalised = true,
+       .scores = RouterScores::sigmoid,
+       .groups = 4,
+       .chosen_groups = 2,
+       .least_sum = 1e-20F,
+       .factor = 2.5F},
+      {.experts = 12,
+       .chosen = 5,
+       .scores = RouterScores::sigmoid,
+       .groups = 3,
+       .chosen_groups = 2,
+       .factor = 0.5F},
+      {.experts = 12, .chosen = 3, .renormalised = true, .least_sum = 0.25F},
+      {.experts = 12, .chosen = 1, .scores = RouterScores::sigmoid}};
+  const auto logits = random_matrix(40, 12, 1, 3.0F);
+  auto correction = random_matrix(1, 12, 2, 0.5F);
+  for (float& value : correction.span()) value -= 0.6F;
+  for (const RouterShape& shape : shapes) {
+    for (const bool corrected : {false, true}) {
+      Matrix<float> routes(40, 2 * shape.chosen);
+      backend_->route(logits.cview(), shape, corrected ? correction.cview() : none_left,
+                      routes.view());
+      for (index_t t = 0; t < 40; ++t) {
+        const std::vector<double> scores = scores_of(shape, logits.row(t));
+        std::vector<double> choice = scores;
+        for (index_t e = 0; corrected && e < 12; ++e) choice[at(e)] += correction(0, e);
+        const std::vector<index_t> expected = best_experts(shape, choice);
+        double sum = 0;
+        for (index_t i = 0; i < shape.chosen; ++i) sum += scores[at(expected[at(i)])];
+        const double divisor = shape.renormalised ? std::max<double>(sum, shape.least_sum) : 1.0;
+        for (index_t i = 0; i < shape.chosen; ++i) {
+          const index_t expert = expected[at(i)];
+          EXPECT_EQ(routes(t, i), static_cast<float>(expert)) << t << ' ' << i;
+          EXPECT_NEAR(routes(t, shape.chosen + i), scores[at(expert)] / divisor * shape.factor,
+                      3e-6);
+        }
+      }
+    }
+  }
+  Matrix<float> routes(40, 8);
+  for (const RouterShape& wrong : {RouterShape{.experts = 12, .chosen = 4, .groups = 5},
+                                   RouterShape{.experts = 12, .chosen = 4, .groups = 4},
+                                   RouterShape{.experts = 12, .chosen = 4, .groups = 12}}) {
+    EXPECT_THROW(backend_->route(logits.cview(), wrong, none_left, routes.view()), Error);
+  }
+}
+
+TEST_F(CpuBackendTest, ClampedSwigluClampsBothBeforeItMultiplies) {
+  auto gate = random_matrix(3, 101, 1, 12.0F);
+  const auto before = copy_of(gate);
+  const auto up = random_matrix(3, 101, 2, 12.0F);
+  backend_->clamped_swiglu({.alpha = 1.7F, .limit = 7.0F}, gate.view(), up.cview());
+  for (index_t i = 0; i < gate.size(); ++i) {
+    const double g = std::min(before.data()[i], 7.0F);
+    const double u = std::clamp(up.data()[i], -7.0F, 7.0F);
+    EXPECT_NEAR(gate.data()[i], g / (1 + std::exp(-1.7F * g)) * (u + 1), 1e-5);
+  }
 }
 
 TEST_F(CpuBackendTest, GathersRowsAndAddsThemBack) {

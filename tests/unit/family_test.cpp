@@ -250,8 +250,9 @@ TEST(Phi3Family, LinearsAreRowsOfTensorsThatTheyShare) {
   std::vector<index_t> rows;
   for (const LinearSpec& linear : family->linears(1)) {
     names.push_back(linear.type);
-    rows.push_back(linear.stored_rows().first);
-    EXPECT_EQ(linear.stored_rows().count(), linear.rows);
+    rows.push_back(linear.stored.offset / linear.cols);
+    EXPECT_EQ(linear.stored.row_stride, linear.cols);
+    EXPECT_EQ(linear.stored.column_stride, 1);
     EXPECT_EQ(linear.tensor().shape, phi3_shapes().at(linear.stored.tensor));
   }
   EXPECT_THAT(names, testing::ElementsAre("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj",
@@ -270,6 +271,46 @@ TEST(Phi3Family, ASharedTensorIsNeededUntilAllItsRowsAreElsewhere) {
   };
   EXPECT_NO_THROW((void)make_family(phi3_config(), source, packed("_proj")));
   EXPECT_THROW((void)make_family(phi3_config(), source, packed("q_proj")), Error);
+}
+
+/// 2 blocks of width 12 and 3 experts of width 5.
+ModelConfig gpt_oss_config() {
+  ModelConfig config = llama_config();
+  config.model_type = "gpt_oss";
+  config.router = {.experts = 3, .chosen = 1};
+  config.expert_intermediate = 5;
+  return config;
+}
+
+TEST(GptOssFamily, ExpertsAreStridedPartsOfTheirTensors) {
+  const auto family = make_unchecked_family(gpt_oss_config(), MemorySource());
+  const LinearSpec* up = nullptr;
+  const LinearSpec* down = nullptr;
+  for (const LinearSpec& linear : family->linears(1)) {
+    if (linear.name == "model.layers.1.mlp.experts.2.up_proj") up = &linear;
+    if (linear.name == "model.layers.1.mlp.experts.2.down_proj") down = &linear;
+  }
+  ASSERT_TRUE(up != nullptr && down != nullptr);
+  EXPECT_TRUE(up->shares_tensor() && down->shares_tensor());
+  EXPECT_EQ(up->tensor().name, "model.layers.1.mlp.experts.gate_up_proj");
+  EXPECT_THAT(up->tensor().shape, testing::ElementsAre(3, 12, 10));
+  EXPECT_EQ(up->stored.offset, 2 * 120 + 1);
+  EXPECT_EQ(up->stored.row_stride, 2);
+  EXPECT_EQ(up->stored.column_stride, 10);
+  EXPECT_EQ(down->tensor().name, "model.layers.1.mlp.experts.down_proj");
+  EXPECT_EQ(down->stored.offset, 2 * 60);
+  EXPECT_EQ(down->stored.row_stride, 1);
+  EXPECT_EQ(down->stored.column_stride, 12);
+  for (const TensorSpec& tensor : family->block_tensors(1)) {
+    if (tensor.name != "model.layers.1.mlp.experts.2.up_proj.bias") continue;
+    ASSERT_TRUE(tensor.stored.has_value());
+    EXPECT_EQ(tensor.stored->tensor, "model.layers.1.mlp.experts.gate_up_proj_bias");
+    EXPECT_EQ(tensor.stored->offset, 2 * 10 + 1);
+    EXPECT_EQ(tensor.stored->column_stride, 2);
+    EXPECT_THAT(tensor.shape, testing::ElementsAre(5));
+    return;
+  }
+  FAIL() << "no bias";
 }
 
 TEST(MakeFamily, EveryMissingTensorIsNamed) {

@@ -59,23 +59,30 @@ class UnroundedHessians final : public Backend {
                   TensorView y) override {
     base_.layer_norm(x, gain, bias, epsilon, y);
   }
-  void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+  void rope(TensorView x, const RopeShape& shape, ConstTensorView cosine,
             ConstTensorView sine) override {
-    base_.rope(x, heads, head_dim, cosine, sine);
+    base_.rope(x, shape, cosine, sine);
   }
   void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
-                 const AttentionShape& shape, TensorView out) override {
-    base_.attention(q, k, v, shape, out);
+                 const AttentionShape& shape, ConstTensorView sinks, TensorView out) override {
+    base_.attention(q, k, v, shape, sinks, out);
   }
   void activate(Activation kind, TensorView x) override { base_.activate(kind, x); }
   void gated_activate(Activation kind, TensorView gate, ConstTensorView up) override {
     base_.gated_activate(kind, gate, up);
   }
+  void clamped_swiglu(const ClampedSwiglu& shape, TensorView gate, ConstTensorView up) override {
+    base_.clamped_swiglu(shape, gate, up);
+  }
+  void scale_rows(std::span<const float> factors, TensorView x) override {
+    base_.scale_rows(factors, x);
+  }
   void scale(float factor, TensorView x) override { base_.scale(factor, x); }
   void add(ConstTensorView x, TensorView y) override { base_.add(x, y); }
   void copy(ConstTensorView x, TensorView y) override { base_.copy(x, y); }
-  void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) override {
-    base_.route(logits, shape, routes);
+  void route(ConstTensorView logits, const RouterShape& shape, ConstTensorView correction,
+             TensorView routes) override {
+    base_.route(logits, shape, correction, routes);
   }
   void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) override {
     base_.gather_rows(x, rows, y);

@@ -103,6 +103,17 @@ TEST(Rope, TablesAreMultipliedByTheirMagnitude) {
   }
 }
 
+TEST(Rope, ATemperatureRisesEverySoManyPositions) {
+  const RopeTables tables = rope_tables(std::vector<float>(4, 0.0F), 9, 1.0F, {0.5F, 3.0F});
+  for (index_t t = 0; t < 9; ++t) {
+    const double expected = 1 + 0.5 * std::log(1.0 + static_cast<double>((t + 1) / 3));
+    for (index_t i = 0; i < 4; ++i) {
+      EXPECT_NEAR(tables.cosine(t, i), expected, 1e-6) << t;
+      EXPECT_EQ(tables.sine(t, i), 0.0F);
+    }
+  }
+}
+
 TEST(Rope, TablesAtPosition99) {
   const RopeTables tables = rope_tables(rope_frequencies(rope_config(10000, {}), head_dim), 100);
   ASSERT_EQ(tables.cosine.rows(), 100);

@@ -183,6 +183,66 @@ TEST_F(RunPlan, AddsTheChosenExperts) {
   }
 }
 
+// An expert's input is scaled by its weight, and its output is not.
+TEST_F(RunPlan, WeightsMayScaleWhatExpertsAreGiven) {
+  const ModelConfig config = config_of_width_12();
+  const RouterShape shape{.experts = 3, .chosen = 1, .scores = RouterScores::sigmoid};
+  BlockBuilder block(config, 0, "");
+  const Slot x = block.copy(block.residual(), "x");
+  const Slot routes = block.route(block.router("r", x, 3, true), shape);
+  for (index_t e = 0; e < 3; ++e) {
+    const Slot rows = block.gather(x, routes, e, shape, true);
+    block.gate_clamped(rows, rows, {.alpha = 1.5F, .limit = 0.75F});
+    block.scatter(rows, routes, block.residual(), false);
+  }
+  const auto router = load("0.r.weight", 3, 12);
+  const auto bias = load("0.r.bias", 1, 3);
+  const auto before = random_matrix(tokens, 12, 1);
+  const auto y = copy_of(before);
+  run(block.finish(), y);
+  for (index_t t = 0; t < tokens; ++t) {
+    double best = -1e9;
+    for (index_t e = 0; e < 3; ++e) {
+      double logit = bias(0, e);
+      for (index_t j = 0; j < 12; ++j) logit += static_cast<double>(router(e, j)) * before(t, j);
+      best = std::max(best, logit);
+    }
+    for (index_t j = 0; j < 12; ++j) {
+      const double in = before(t, j) / (1 + std::exp(-best));
+      const double gate = std::min(in, 0.75);
+      const double up = std::clamp(in, -0.75, 0.75);
+      const double out = gate / (1 + std::exp(-1.5 * gate)) * (up + 1);
+      EXPECT_NEAR(y(t, j), before(t, j) + out, 2e-6);
+    }
+  }
+}
+
+// Three heads of four channels: the last two of each, and then the first two of the first for all.
+TEST_F(RunPlan, CopiesChannelsOfHeads) {
+  const ModelConfig config = config_of_width_12();
+  BlockBuilder block(config, 0, "");
+  const Slot y = block.make("y", 12);
+  block.copy_channels({.heads = 3, .from_first = 2, .count = 2, .from = block.residual(), .to = y});
+  block.copy_channels({.heads = 3,
+                       .common = true,
+                       .from_first = 1,
+                       .to_first = 2,
+                       .count = 2,
+                       .from = block.residual(),
+                       .to = y});
+  block.scale(block.residual(), 0.5);
+  block.add(y, block.residual());
+  const auto before = random_matrix(tokens, 12, 1);
+  const auto x = copy_of(before);
+  run(block.finish(), x);
+  for (index_t t = 0; t < tokens; ++t) {
+    for (index_t j = 0; j < 12; ++j) {
+      const index_t from = j % 4 < 2 ? j + 2 : j % 4 - 1;
+      EXPECT_NEAR(x(t, j), 0.5F * before(t, j) + before(t, from), 1e-6);
+    }
+  }
+}
+
 TEST_F(RunPlan, NamesAnActivationThatIsNotThere) {
   const ModelConfig config = config_of_width_12();
   BlockBuilder block(config, 0, "");

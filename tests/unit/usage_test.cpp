@@ -161,6 +161,10 @@ TEST(Work, AttentionCountsVisibleKeys) {
   EXPECT_EQ(attention_flops(shape, 5), 2 * 2 * 16 * 15.0);
   shape.window = 2;  // 1, 2, 2, 2, 2
   EXPECT_EQ(attention_flops(shape, 5), 2 * 2 * 16 * 9.0);
+  shape.chunk = 3;  // 1, 2, 2; 1, 2
+  EXPECT_EQ(attention_flops(shape, 5), 2 * 2 * 16 * 8.0);
+  shape.value_dim = 2;
+  EXPECT_EQ(attention_flops(shape, 5), 2 * (16 + 4) * 8.0);
 }
 
 TEST(Work, BlockOfLlama) {

@@ -43,7 +43,7 @@ class Tensor {
 
 enum class Activation { relu, gelu, gelu_tanh, silu };
 
-/// The factors of a norm, [1 × features], to each of which `plus` is added first.
+/// The factors of a norm, [1 × features], to each of which `plus` is added first; empty: none.
 struct Gain {
   ConstTensorView values;
   float plus = 0.0F;
@@ -52,21 +52,47 @@ struct Gain {
       : values(of), plus(added) {}
 };
 
+/// The channels of heads that positions turn, pair by pair.
+struct RopeShape {
+  index_t heads = 0;
+  index_t head_dim = 0;
+  index_t first = 0;         ///< of a head's channels that turn
+  bool interleaved = false;  ///< neighbours are a pair, instead of channels of the two halves
+};
+
 /// Causal self-attention with grouped key/value heads.
 struct AttentionShape {
   index_t heads = 0;
-  index_t kv_heads = 0;  ///< divides heads
-  index_t head_dim = 0;
+  index_t kv_heads = 0;                ///< divides heads
+  index_t head_dim = 0;                ///< channels of a query and a key
+  index_t value_dim = 0;               ///< those of a value; 0: as many
   float scale = 1.0F;                  ///< multiplies q·k
   std::optional<index_t> window = {};  ///< keys i-window < j ≤ i only (sliding window)
   float soft_cap = 0.0F;               ///< c: scores s become c·tanh(s/c); 0: they stay
+  std::optional<index_t> chunk = {};   ///< keys of the query's own chunk of positions only
+
+  [[nodiscard]] index_t values() const { return value_dim > 0 ? value_dim : head_dim; }
 };
 
-/// The choice of experts for each token: those with the largest softmax of the router's logits.
+/// gate·σ(alpha·gate)·(up + 1), of gates up to `limit` and up-projections within ±limit.
+struct ClampedSwiglu {
+  float alpha = 0.0F;
+  float limit = 0.0F;
+};
+
+/// What a router makes of its logits.
+enum class RouterScores { softmax, sigmoid };
+
+/// The choice of experts for each token: those with the largest scores, which become their weights.
 struct RouterShape {
   index_t experts = 0;
   index_t chosen = 0;         ///< experts a token
   bool renormalised = false;  ///< the weights of a token's experts are divided by their sum
+  RouterScores scores = RouterScores::softmax;
+  index_t groups = 1;         ///< of consecutive experts
+  index_t chosen_groups = 1;  ///< only their experts count: those whose two best add up to the most
+  float least_sum = 0.0F;     ///< by which weights are divided at least
+  float factor = 1.0F;        ///< of all weights
 };
 
 /// The memory of a backend that has its own, in bytes, as far as it is this rank's to use.
@@ -138,28 +164,35 @@ class Backend {
   /// y = (x − mean) / std · gain + bias; gain and bias [1 × features] or empty. y may be x.
   virtual void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias,
                           float epsilon, TensorView y) = 0;
-  /// Rotates, in place, each head's pairs (i, i + pairs) by position, i < pairs ≤ head_dim/2; the
-  /// channels beyond 2·pairs stay. Row t uses row t of `cosine` and `sine` [length × pairs].
-  virtual void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+  /// Rotates, in place, each head's pairs (i, i + pairs), or (2i, 2i + 1), counted from channel
+  /// `first`, by position, i < pairs; all other channels stay. Row t uses row t of `cosine` and
+  /// `sine` [length × pairs].
+  virtual void rope(TensorView x, const RopeShape& shape, ConstTensorView cosine,
                     ConstTensorView sine) = 0;
-  /// out = softmax(scale · q kᵀ + causal mask) v per head. q, out [T × heads·head_dim],
-  /// k, v [T × kv_heads·head_dim].
+  /// out = softmax(scale · q kᵀ + causal mask) v per head. q [T × heads·head_dim],
+  /// k [T × kv_heads·head_dim], v [T × kv_heads·values], out [T × heads·values]. `sinks`
+  /// [1 × heads], or empty: a score of each head that takes part in the softmax, with a value of 0.
   virtual void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
-                         const AttentionShape& shape, TensorView out) = 0;
+                         const AttentionShape& shape, ConstTensorView sinks, TensorView out) = 0;
   /// x = f(x).
   virtual void activate(Activation kind, TensorView x) = 0;
   /// gate = f(gate) · up.
   virtual void gated_activate(Activation kind, TensorView gate, ConstTensorView up) = 0;
+  /// gate = the activation of both.
+  virtual void clamped_swiglu(const ClampedSwiglu& shape, TensorView gate, ConstTensorView up) = 0;
   /// x = factor · x.
   virtual void scale(float factor, TensorView x) = 0;
+  /// Row i of x = factors[i] · row i of x.
+  virtual void scale_rows(std::span<const float> factors, TensorView x) = 0;
   /// y += x.
   virtual void add(ConstTensorView x, TensorView y) = 0;
   virtual void copy(ConstTensorView x, TensorView y) = 0;
 
   /// Chooses experts by logits [T × experts]. A row of `routes` [T × 2·chosen] gets the numbers of
   /// a token's experts, the likeliest first (of equals that of the lower number), and then their
-  /// weights.
-  virtual void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) = 0;
+  /// weights. `correction` [1 × experts], or empty: is added to scores for the choice only.
+  virtual void route(ConstTensorView logits, const RouterShape& shape, ConstTensorView correction,
+                     TensorView routes) = 0;
   /// Row i of y = row rows[i] of x.
   virtual void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) = 0;
   /// Row rows[i] of y += weights[i] · row i of x; no row of y twice.

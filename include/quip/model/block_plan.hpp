@@ -12,18 +12,26 @@
 
 namespace quip {
 
-/// The place of a linear's weights in the checkpoint: rows of a tensor with as many columns as the
-/// linear has inputs. Several linears may share a tensor.
+/// The place of a matrix in the checkpoint: its element (i, j) is number offset + i·row_stride +
+/// j·column_stride of a tensor. Several matrices may share a tensor.
 struct WeightHandle {
   std::string tensor;
-  index_t first_row = 0;  ///< the linear's first
-  index_t rows = 0;       ///< those of the whole tensor
+  std::vector<index_t> shape;  ///< of the whole tensor
+  index_t offset = 0;
+  index_t row_stride = 0;
+  index_t column_stride = 1;
+
+  /// True if a matrix of this many elements is the whole tensor.
+  [[nodiscard]] bool is_whole(index_t elements) const;
 };
 
 /// A tensor of known shape that stays as it is (norms, biases, projections).
 struct TensorSpec {
   std::string name;
   std::vector<index_t> shape;
+  std::optional<WeightHandle> stored = {};  ///< of a vector that is a part of another tensor
+
+  [[nodiscard]] index_t elements() const;
 };
 
 /// One linear layer of a block: these get quantized.
@@ -39,9 +47,9 @@ struct LinearSpec {
   int input = 0;        ///< an expert's: number of its input among those of the expert
 
   /// Returns the tensor that holds its weights.
-  [[nodiscard]] TensorSpec tensor() const { return {stored.tensor, {stored.rows, cols}}; }
-  /// Returns the rows of that tensor that are its own.
-  [[nodiscard]] Range stored_rows() const { return {stored.first_row, stored.first_row + rows}; }
+  [[nodiscard]] TensorSpec tensor() const { return {stored.tensor, stored.shape}; }
+  /// True if that tensor holds other weights as well.
+  [[nodiscard]] bool shares_tensor() const { return !stored.is_whole(rows * cols); }
 };
 
 /// The number of an activation in its plan.
@@ -63,7 +71,8 @@ struct ActivationSpec {
 /// The operations. Tensors are named in full; an empty name is a tensor that is not there.
 namespace op {
 
-/// to = from / rms(from) · (gain + plus), row by row, or each head of a row by itself.
+/// to = from / rms(from) · (gain + plus), row by row, or each head of a row by itself; without the
+/// factor if it has no gain.
 struct RmsNorm {
   std::string gain;
   float plus = 0;
@@ -93,13 +102,13 @@ struct Linear {
 };
 /// Rotates the heads of x by position.
 struct Rope {
-  index_t heads = 0;
-  index_t head_dim = 0;
+  RopeShape shape;
   int table = 0;  ///< number of the angles (ModelPlan::ropes)
   Slot x = 0;
 };
 struct Attention {
   AttentionShape shape;
+  std::string sinks;
   Slot q = 0;
   Slot k = 0;
   Slot v = 0;
@@ -113,6 +122,12 @@ struct Activate {
 /// gate = f(gate) · up.
 struct Gate {
   Activation kind = Activation::silu;
+  Slot gate = 0;
+  Slot up = 0;
+};
+/// gate = the activation of both.
+struct GateClamped {
+  ClampedSwiglu shape;
   Slot gate = 0;
   Slot up = 0;
 };
@@ -135,19 +150,34 @@ struct Add {
 /// Chooses experts for each token (Backend::route).
 struct Route {
   RouterShape shape;
+  std::string correction;
   Slot logits = 0;
   Slot routes = 0;
 };
-/// to = the rows of `from` that are routed to an expert.
+/// to = the rows of `from` that are routed to an expert, times their weights if `weighted`.
 struct Gather {
   Slot from = 0;
   Slot routes = 0;
   Slot to = 0;
+  bool weighted = false;
 };
-/// Adds the rows of an expert to those that they were gathered from, times their weights.
+/// Adds the rows of an expert to those that they were gathered from, times their weights if
+/// `weighted`.
 struct Scatter {
   Slot from = 0;
   Slot routes = 0;
+  Slot to = 0;
+  bool weighted = true;
+};
+/// Copies `count` channels of every head, from channel `from_first` on, to those from `to_first`
+/// on. `common`: `from` has one head, which goes to all.
+struct CopyChannels {
+  index_t heads = 1;
+  bool common = false;
+  index_t from_first = 0;
+  index_t to_first = 0;
+  index_t count = 0;
+  Slot from = 0;
   Slot to = 0;
 };
 struct Copy {
@@ -157,9 +187,10 @@ struct Copy {
 
 }  // namespace op
 
-using Operation = std::variant<op::RmsNorm, op::LayerNorm, op::Linear, op::Rope, op::Attention,
-                               op::Activate, op::Gate, op::AddRows, op::Scale, op::Add, op::Route,
-                               op::Gather, op::Scatter, op::Copy>;
+using Operation =
+    std::variant<op::RmsNorm, op::LayerNorm, op::Linear, op::Rope, op::Attention, op::Activate,
+                 op::Gate, op::GateClamped, op::AddRows, op::Scale, op::Add, op::Route, op::Gather,
+                 op::Scatter, op::Copy, op::CopyChannels>;
 
 /// The activations that an operation reads, and those that it writes; both for one in place.
 struct Operands {

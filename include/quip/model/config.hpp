@@ -23,6 +23,7 @@ struct RopeScaling {
   double beta_slow = 1.0;               // yarn
   bool truncate = true;                 // yarn: the ramp's ends are whole numbers of pairs
   double attention_factor = 1.0;        // yarn: multiplies cosine and sine
+  double score_factor = 1.0;            // yarn: that of mscale_all_dim
 };
 
 /// The angles by which heads are turned.
@@ -30,6 +31,22 @@ struct RopeConfig {
   double theta = 10000.0;
   RopeScaling scaling;
   double partial = 1.0;  ///< the share of a head's channels that turn
+  bool interleaved = false;
+};
+
+/// What multiplies the queries of later positions: 1 + weight · ln(1 + ⌊(position + 1) / step⌋).
+struct Temperature {
+  float weight = 0.0F;
+  float step = 1.0F;
+};
+
+/// Attention whose queries, keys and values are projected from few channels (multi-head latent
+/// attention). Of a query and a key ModelConfig::head_dim channels turn.
+struct LatentAttention {
+  index_t query_rank = 0;  ///< channels that queries come from; 0: the block's input
+  index_t rank = 0;        ///< those of keys and values
+  index_t plain = 0;       ///< channels of a query and a key that do not turn
+  index_t value = 0;       ///< channels of a value
 };
 
 /// The union of the known families' needs; a family reads its own part.
@@ -59,13 +76,21 @@ struct ModelConfig {
   bool mlp_bias = false;
   std::optional<index_t> sliding_window;
   std::vector<bool> windowed;  ///< by block: has that window; later ones have
-  bool head_norms = false;     ///< every head's queries and keys are normed
-  float gain_plus = 0.0F;      ///< added to the gains of all norms
+  std::vector<bool> turning;   ///< by block: heads turn; later ones do
+  std::optional<index_t> attention_chunk;
+  std::vector<bool> chunked;  ///< by block: attends within such chunks; later ones do not
+  std::optional<Temperature> temperature;  ///< in blocks whose heads do not turn
+  bool head_norms = false;                 ///< every head's queries and keys are normed
+  float gain_plus = 0.0F;                  ///< added to the gains of all norms
 
   // Mixtures of experts
   RouterShape router;               ///< without experts in a dense model
   index_t expert_intermediate = 0;  ///< width of an expert's MLP
+  index_t shared_intermediate = 0;  ///< width of the MLP that all tokens have beside; 0: none
   std::vector<bool> dense;          ///< by block: has one MLP; later ones have experts
+  bool experts_by_outputs = false;  ///< stacked ones, as in mxfp4: [experts × outputs × inputs]
+  ClampedSwiglu swiglu;
+  LatentAttention latent;
 
   // Multipliers and soft caps (0: none)
   double embedding_scale = 1.0;
@@ -82,6 +107,18 @@ struct ModelConfig {
   bool norm_affine = true;
   bool bias = true;
 
+  /// True if the heads of `block` turn by position.
+  [[nodiscard]] bool turns(index_t block) const {
+    return block >= std::ssize(turning) || turning[at(block)];
+  }
+  /// Returns the chunk of positions within which `block` attends; nothing: all.
+  [[nodiscard]] std::optional<index_t> chunk(index_t block) const {
+    return block < std::ssize(chunked) && chunked[at(block)] ? attention_chunk : std::nullopt;
+  }
+  /// True if `block` has a mixture of experts.
+  [[nodiscard]] bool has_experts(index_t block) const {
+    return router.experts > 0 && (block >= std::ssize(dense) || !dense[at(block)]);
+  }
   /// Returns how many positions back, itself included, a query of `block` sees; nothing: all.
   [[nodiscard]] std::optional<index_t> window(index_t block) const {
     return block >= std::ssize(windowed) || windowed[at(block)] ? sliding_window : std::nullopt;

@@ -33,6 +33,7 @@ class WeightSet {
 struct RopeAngles {
   std::vector<float> frequencies;  ///< radians per position of each pair
   float magnitude = 1.0F;          ///< multiplies cosine and sine
+  Temperature temperature = {};    ///< does as well
 };
 
 /// A decoder-only transformer, from the rows of its embedding to what its head multiplies.

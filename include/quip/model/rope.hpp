@@ -14,12 +14,13 @@ namespace quip {
 /// an ulp here is p ulps in the angle.
 [[nodiscard]] std::vector<float> rope_frequencies(const RopeConfig& rope, index_t head_dim);
 
-/// `magnitude` times cosine and sine of position × frequency, each [length × pairs].
+/// `magnitude` and the temperature times cosine and sine of position × frequency, each [length ×
+/// pairs].
 struct RopeTables {
   Matrix<float> cosine;
   Matrix<float> sine;
 };
 [[nodiscard]] RopeTables rope_tables(std::span<const float> frequencies, index_t length,
-                                     float magnitude = 1.0F);
+                                     float magnitude = 1.0F, const Temperature& temperature = {});
 
 }  // namespace quip

@@ -13,16 +13,20 @@
 
 namespace quip {
 
-/// Returns the elements of a tensor of `count` that this rank reads for all: every element is some
-/// rank's.
+/// Returns the lines of a tensor (StoredLines), of `count`, that this rank reads for all: every
+/// line is some rank's.
 [[nodiscard]] Range share_to_read(index_t count, const NodePlace& place);
 /// True if a tensor of this many bytes is cheaper read by every rank than shared out.
 [[nodiscard]] bool read_by_all(const Collectives& comm, index_t bytes);
 
-/// Loads `rows` of a tensor (1-D tensors are one row) as fp32. Collective: each rank reads its
+/// Loads a matrix [rows × cols] as fp32. Collective: each rank reads its
 /// share of the bytes, then the nodes gather, and the ranks of a node convert into memory that they
 /// share; a small tensor is read by every rank. Throws AgreedError naming the tensor if it holds a
 /// NaN or an infinity.
+[[nodiscard]] Tensor load_matrix(Collectives& comm, Backend& backend, const TensorSource& source,
+                                 const WeightHandle& place, index_t rows, index_t cols);
+
+/// Loads `rows` of a tensor (1-D tensors are one row) (collective).
 [[nodiscard]] Tensor load_rows(Collectives& comm, Backend& backend, const TensorSource& source,
                                const std::string& name, Range rows);
 

@@ -10,6 +10,10 @@
 #include "quip/plan/ledger.hpp"
 #include "quip/plan/model_shapes.hpp"
 
+namespace quip {
+struct StoredLines;
+}
+
 namespace quip::plan {
 
 /// The job to plan. All `options` that change the work count.
@@ -38,9 +42,7 @@ class Walk {
   void write_rest(Ledger& ledger) const;
   void embed(Ledger& ledger) const;
   void load_block(Ledger& ledger, index_t b) const;
-  void load_tensor(Ledger& ledger, const std::string& name) const;
-  /// Loads this many of a tensor's elements.
-  void load_elements(Ledger& ledger, const std::string& name, index_t count) const;
+  void load_lines(Ledger& ledger, const StoredLines& lines) const;
   void quantize_block(Ledger& ledger, index_t b, const Ledger& layers) const;
   void write_block(Ledger& ledger, index_t b) const;
   void forward(Ledger& ledger, index_t b) const;

@@ -40,6 +40,19 @@ QUIP_SIMD void multiply(const float* factor, index_t n, float* y) {
   for (index_t j = 0; j < n; ++j) y[j] *= factor[j];
 }
 
+/// gate = gate·σ(alpha·gate)·(up + 1), both clamped first.
+QUIP_SIMD void clamped_swiglu(const ClampedSwiglu& shape, const float* up, index_t n, float* gate) {
+  const float limit = shape.limit;
+  const float alpha = shape.alpha;
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) {
+    const float g = gate[j] > limit ? limit : gate[j];
+    const float upper = up[j] > limit ? limit : up[j];
+    const float u = upper < -limit ? -limit : upper;
+    gate[j] = g / (1.0F + exponential(-alpha * g)) * (u + 1.0F);
+  }
+}
+
 void activate_row(Activation kind, float* x, index_t n) {
   switch (kind) {
     case Activation::relu:
@@ -64,6 +77,13 @@ void gated_activate(Activation kind, TensorView gate, ConstTensorView up) {
   for (index_t t = 0; t < gate.rows; ++t) {
     activate_row(kind, gate.row(t), gate.cols);
     multiply(up.row(t), gate.cols, gate.row(t));
+  }
+}
+
+void clamped_swiglu(const ClampedSwiglu& shape, TensorView gate, ConstTensorView up) {
+  require_shape(up, gate.rows, gate.cols, "clamped_swiglu: up");
+  for (index_t t = 0; t < gate.rows; ++t) {
+    clamped_swiglu(shape, up.row(t), gate.cols, gate.row(t));
   }
 }
 

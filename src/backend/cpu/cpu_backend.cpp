@@ -61,23 +61,30 @@ class CpuBackend final : public Backend {
                   TensorView y) override {
     cpu::layer_norm(x, gain, bias, epsilon, y);
   }
-  void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+  void rope(TensorView x, const RopeShape& shape, ConstTensorView cosine,
             ConstTensorView sine) override {
-    cpu::rope(x, heads, head_dim, cosine, sine);
+    cpu::rope(x, shape, cosine, sine);
   }
   void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
-                 const AttentionShape& shape, TensorView out) override {
-    cpu::attention(q, k, v, shape, out);
+                 const AttentionShape& shape, ConstTensorView sinks, TensorView out) override {
+    cpu::attention(q, k, v, shape, sinks, out);
   }
   void activate(Activation kind, TensorView x) override { cpu::activate(kind, x); }
   void gated_activate(Activation kind, TensorView gate, ConstTensorView up) override {
     cpu::gated_activate(kind, gate, up);
   }
+  void clamped_swiglu(const ClampedSwiglu& shape, TensorView gate, ConstTensorView up) override {
+    cpu::clamped_swiglu(shape, gate, up);
+  }
+  void scale_rows(std::span<const float> factors, TensorView x) override {
+    cpu::scale_rows(factors, x);
+  }
   void scale(float factor, TensorView x) override { cpu::scale(factor, x); }
   void add(ConstTensorView x, TensorView y) override { cpu::add(x, y); }
   void copy(ConstTensorView x, TensorView y) override { cpu::copy(x, y); }
-  void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) override {
-    cpu::route(logits, shape, routes);
+  void route(ConstTensorView logits, const RouterShape& shape, ConstTensorView correction,
+             TensorView routes) override {
+    cpu::route(logits, shape, correction, routes);
   }
   void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) override {
     cpu::gather_rows(x, rows, y);

@@ -30,6 +30,17 @@ QUIP_SIMD void rotate(const float* cosine, const float* sine, index_t n, float* 
   }
 }
 
+/// The same for pairs of neighbours.
+QUIP_SIMD void rotate_neighbours(const float* cosine, const float* sine, index_t n, float* x) {
+#pragma omp simd
+  for (index_t j = 0; j < n; ++j) {
+    const float a = x[2 * j];
+    const float b = x[2 * j + 1];
+    x[2 * j] = a * cosine[j] - b * sine[j];
+    x[2 * j + 1] = b * cosine[j] + a * sine[j];
+  }
+}
+
 /// Raises maxima by bit patterns: non-negative floats are ordered like them, NaNs above infinity.
 QUIP_SIMD void raise_maximum(const float* x, index_t n, float* maximum) {
 #pragma omp simd
@@ -44,6 +55,11 @@ QUIP_SIMD void raise_maximum(const float* x, index_t n, float* maximum) {
 
 void scale(float factor, TensorView x) {
   for (index_t t = 0; t < x.rows; ++t) multiply_row(factor, x.cols, x.row(t));
+}
+
+void scale_rows(std::span<const float> factors, TensorView x) {
+  check_factors(factors, x);
+  for (index_t t = 0; t < x.rows; ++t) multiply_row(factors[at(t)], x.cols, x.row(t));
 }
 
 void add(ConstTensorView x, TensorView y) {
@@ -66,14 +82,17 @@ void add_rows(ConstTensorView bias, TensorView y) {
   for (index_t t = 0; t < y.rows; ++t) add_row(bias.data, y.cols, y.row(t));
 }
 
-void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
-          ConstTensorView sine) {
-  check_rope(x, heads, head_dim, cosine, sine);
+void rope(TensorView x, const RopeShape& shape, ConstTensorView cosine, ConstTensorView sine) {
+  check_rope(x, shape, cosine, sine);
   const index_t pairs = cosine.cols;
   for (index_t t = 0; t < x.rows; ++t) {
-    for (index_t h = 0; h < heads; ++h) {
-      float* head = x.row(t) + h * head_dim;
-      rotate(cosine.row(t), sine.row(t), pairs, head, head + pairs);
+    for (index_t h = 0; h < shape.heads; ++h) {
+      float* turning = x.row(t) + h * shape.head_dim + shape.first;
+      if (shape.interleaved) {
+        rotate_neighbours(cosine.row(t), sine.row(t), pairs, turning);
+      } else {
+        rotate(cosine.row(t), sine.row(t), pairs, turning, turning + pairs);
+      }
     }
   }
 }

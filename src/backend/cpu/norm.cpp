@@ -37,12 +37,12 @@ QUIP_SIMD void multiply(const float* gain, float plus, index_t n, float* y) {
 
 void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) {
   require_shape(y, x.rows, x.cols, "rms_norm: y");
-  require_shape(gain.values, 1, x.cols, "rms_norm: gain");
+  if (gain.values.size() != 0) require_shape(gain.values, 1, x.cols, "rms_norm: gain");
   const auto width = static_cast<float>(x.cols);
   for (index_t t = 0; t < x.rows; ++t) {
     const float mean_square = sum_of_squares(x.row(t), 0.0F, x.cols) / width;
     standardise(x.row(t), 0.0F, 1.0F / std::sqrt(mean_square + epsilon), x.cols, y.row(t));
-    multiply(gain.values.data, gain.plus, x.cols, y.row(t));
+    if (gain.values.size() != 0) multiply(gain.values.data, gain.plus, x.cols, y.row(t));
   }
 }
 

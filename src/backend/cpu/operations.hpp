@@ -17,25 +17,27 @@ void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, f
 
 // elementwise.cpp
 void scale(float factor, TensorView x);
+void scale_rows(std::span<const float> factors, TensorView x);
 void add(ConstTensorView x, TensorView y);
 void copy(ConstTensorView x, TensorView y);
 /// Sets every row of y to bias, or adds bias to it.
 void set_rows(ConstTensorView bias, TensorView y);
 void add_rows(ConstTensorView bias, TensorView y);
-void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
-          ConstTensorView sine);
+void rope(TensorView x, const RopeShape& shape, ConstTensorView cosine, ConstTensorView sine);
 void channel_maximum(ConstTensorView x, std::span<float> maximum);
 
 // activation.cpp
 void activate(Activation kind, TensorView x);
 void gated_activate(Activation kind, TensorView gate, ConstTensorView up);
+void clamped_swiglu(const ClampedSwiglu& shape, TensorView gate, ConstTensorView up);
 
 // attention.cpp
 void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v, const AttentionShape& shape,
-               TensorView out);
+               ConstTensorView sinks, TensorView out);
 
 // route.cpp
-void route(ConstTensorView logits, const RouterShape& shape, TensorView routes);
+void route(ConstTensorView logits, const RouterShape& shape, ConstTensorView correction,
+           TensorView routes);
 void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y);
 void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
                       std::span<const float> weights, TensorView y);

@@ -83,7 +83,7 @@ class CudaBackend final : public Backend {
   }
   void rms_norm(ConstTensorView x, const Gain& gain, float epsilon, TensorView y) override {
     require_shape(y, x.rows, x.cols, "rms_norm: y");
-    require_shape(gain.values, 1, x.cols, "rms_norm: gain");
+    if (gain.values.size() != 0) require_shape(gain.values, 1, x.cols, "rms_norm: gain");
     cuda::rms_norm(stream(), x, gain, epsilon, written(y));
   }
   void layer_norm(ConstTensorView x, ConstTensorView gain, ConstTensorView bias, float epsilon,
@@ -93,22 +93,22 @@ class CudaBackend final : public Backend {
     if (bias.size() != 0) require_shape(bias, 1, x.cols, "layer_norm: bias");
     cuda::layer_norm(stream(), x, gain, bias, epsilon, written(y));
   }
-  void rope(TensorView x, index_t heads, index_t head_dim, ConstTensorView cosine,
+  void rope(TensorView x, const RopeShape& shape, ConstTensorView cosine,
             ConstTensorView sine) override {
-    check_rope(x, heads, head_dim, cosine, sine);
-    cuda::rope(stream(), written(x), heads, head_dim, cosine, sine);
+    check_rope(x, shape, cosine, sine);
+    cuda::rope(stream(), written(x), shape, cosine, sine);
   }
   void attention(ConstTensorView q, ConstTensorView k, ConstTensorView v,
-                 const AttentionShape& shape, TensorView out) override {
-    check_attention(q, k, v, shape, out);
+                 const AttentionShape& shape, ConstTensorView sinks, TensorView out) override {
+    check_attention(q, k, v, shape, sinks, out);
     const std::size_t memory = context().device().shared_memory_of_block();
-    if (!attention_fits(memory, shape.head_dim)) {
+    if (!attention_fits(memory, shape)) {
       fail(
           "GPU: attention heads of {} channels do not fit in its {} KiB of shared memory; use "
           "--backend cpu",
-          shape.head_dim, memory >> 10);
+          std::max(shape.head_dim, shape.values()), memory >> 10);
     }
-    cuda::attention(stream(), memory, q, k, v, shape, written(out));
+    cuda::attention(stream(), memory, q, k, v, shape, sinks, written(out));
   }
   void activate(Activation kind, TensorView x) override {
     cuda::activate(stream(), kind, written(x));
@@ -117,15 +117,21 @@ class CudaBackend final : public Backend {
     require_shape(up, gate.rows, gate.cols, "gated_activate: up");
     cuda::gated_activate(stream(), kind, written(gate), up);
   }
+  void clamped_swiglu(const ClampedSwiglu& shape, TensorView gate, ConstTensorView up) override {
+    require_shape(up, gate.rows, gate.cols, "clamped_swiglu: up");
+    cuda::clamped_swiglu(stream(), shape, written(gate), up);
+  }
+  void scale_rows(std::span<const float> factors, TensorView x) override;
   void scale(float factor, TensorView x) override { cuda::scale(stream(), factor, written(x)); }
   void add(ConstTensorView x, TensorView y) override {
     require_shape(x, y.rows, y.cols, "add: x");
     cuda::add(stream(), x, written(y));
   }
   void copy(ConstTensorView x, TensorView y) override;
-  void route(ConstTensorView logits, const RouterShape& shape, TensorView routes) override {
-    check_route(logits, shape, routes);
-    cuda::route(stream(), logits, shape, written(routes));
+  void route(ConstTensorView logits, const RouterShape& shape, ConstTensorView correction,
+             TensorView routes) override {
+    check_route(logits, shape, correction, routes);
+    cuda::route(stream(), logits, shape, correction, written(routes));
   }
   void gather_rows(ConstTensorView x, std::span<const index_t> rows, TensorView y) override;
   void scatter_add_rows(ConstTensorView x, std::span<const index_t> rows,
@@ -256,6 +262,13 @@ void CudaBackend::scatter_add_rows(ConstTensorView x, std::span<const index_t> r
   const auto order = to_device(context(), rows, "rows of an expert");
   const auto factors = to_device(context(), weights, "weights of an expert");
   cuda::scatter_add_rows(stream(), x, order.data(), factors.data(), written(y));
+}
+
+void CudaBackend::scale_rows(std::span<const float> factors, TensorView x) {
+  check_factors(factors, x);
+  if (x.size() == 0) return;
+  const auto weights = to_device(context(), factors, "factors of rows");
+  cuda::scale_rows(stream(), written(x), weights.data());
 }
 
 void CudaBackend::multiply(ConstTensorView x, ConstTensorView w, bool add, TensorView y) const {

@@ -25,6 +25,15 @@ __global__ void apply(DeviceView<float> x, DeviceView<const float> up) {
   });
 }
 
+__global__ void gate_clamped(DeviceView<float> gate, DeviceView<const float> up, float alpha,
+                             float limit) {
+  for_elements(gate.rows, gate.cols, [&](index_t row, index_t col) {
+    const float g = fminf(gate(row, col), limit);
+    const float u = fmaxf(fminf(up(row, col), limit), -limit);
+    gate(row, col) = g / (1.0F + expf(-alpha * g)) * (u + 1.0F);
+  });
+}
+
 void choose(cudaStream_t stream, Activation kind, TensorView x, ConstTensorView up) {
   const auto run = [&](auto kernel) {
     launch_elementwise("activate", kernel, x.size(), stream, x, up);
@@ -46,6 +55,11 @@ void choose(cudaStream_t stream, Activation kind, TensorView x, ConstTensorView 
 void activate(cudaStream_t stream, Activation kind, TensorView x) { choose(stream, kind, x, {}); }
 void gated_activate(cudaStream_t stream, Activation kind, TensorView gate, ConstTensorView up) {
   choose(stream, kind, gate, up);
+}
+void clamped_swiglu(cudaStream_t stream, const ClampedSwiglu& shape, TensorView gate,
+                    ConstTensorView up) {
+  launch_elementwise("clamped_swiglu", gate_clamped, gate.size(), stream, gate, up, shape.alpha,
+                     shape.limit);
 }
 
 }  // namespace quip::cuda

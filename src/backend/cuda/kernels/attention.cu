@@ -25,9 +25,11 @@ constexpr unsigned threads = warps * warp_size;
 /// The layout of shared memory; rows are padded against bank conflicts. Sizes in elements, every
 /// part a multiple of 128 bytes.
 struct Plan {
-  int dim;        ///< dimension of a head, rounded up to whole tiles
+  int dim;        ///< channels of a query and a key, rounded up to whole tiles
+  int values;     ///< those of a value
   int keys;       ///< keys of a tile
-  int dim_ld;     ///< rows of Q, K, V
+  int dim_ld;     ///< rows of Q, K
+  int value_ld;   ///< rows of V
   int out_ld;     ///< rows of O
   int score_ld;   ///< rows of S
   int weight_ld;  ///< rows of P
@@ -35,34 +37,36 @@ struct Plan {
   __host__ __device__ static int round_up(int value, int unit) {
     return (value + unit - 1) / unit * unit;
   }
-  __host__ __device__ Plan(int head_dim, int keys_of_tile)
+  __host__ __device__ Plan(int head_dim, int value_dim, int keys_of_tile)
       : dim(round_up(head_dim, tile)),
+        values(round_up(value_dim, tile)),
         keys(keys_of_tile),
         dim_ld(dim + 8),
-        out_ld(dim + 4),
+        value_ld(values + 8),
+        out_ld(values + 4),
         score_ld(keys + 4),
         weight_ld(keys + 8) {}
 
   __host__ __device__ int q_bytes() const { return queries * dim_ld * 2; }
   __host__ __device__ int k_bytes() const { return round_up(keys * dim_ld * 2, 128); }
+  __host__ __device__ int v_bytes() const { return round_up(keys * value_ld * 2, 128); }
   __host__ __device__ int score_bytes() const { return queries * score_ld * 4; }
   __host__ __device__ int weight_bytes() const { return queries * weight_ld * 2; }
   __host__ __device__ int out_bytes() const { return queries * out_ld * 4; }
   __host__ __device__ int bytes() const {
-    return q_bytes() + 2 * k_bytes() + score_bytes() + weight_bytes() + out_bytes();
+    return q_bytes() + k_bytes() + v_bytes() + score_bytes() + weight_bytes() + out_bytes();
   }
 };
 
-/// Loads columns [first, first + head_dim) of `rows` rows of x as bf16; zero beyond the matrix and
-/// the head.
+/// Loads columns [first, first + width) of `rows` rows of x as bf16, zero beyond the matrix and
+/// these columns, to rows of `padded` elements that are `ld` apart.
 __device__ void load_tile(DeviceView<const float> x, index_t first_row, int rows, index_t first_col,
-                          int head_dim, const Plan& plan, bf16* to) {
-  for (int i = static_cast<int>(threadIdx.x); i < rows * plan.dim; i += threads) {
-    const int row = i / plan.dim;
-    const int col = i % plan.dim;
-    const bool inside = first_row + row < x.rows && col < head_dim;
-    to[row * plan.dim_ld + col] =
-        __float2bfloat16_rn(inside ? x(first_row + row, first_col + col) : 0.0F);
+                          int width, int padded, int ld, bf16* to) {
+  for (int i = static_cast<int>(threadIdx.x); i < rows * padded; i += threads) {
+    const int row = i / padded;
+    const int col = i % padded;
+    const bool inside = first_row + row < x.rows && col < width;
+    to[row * ld + col] = __float2bfloat16_rn(inside ? x(first_row + row, first_col + col) : 0.0F);
   }
 }
 
@@ -83,16 +87,16 @@ __device__ void multiply_keys(const Plan& plan, const bf16* q, const bf16* k, fl
   }
 }
 
-/// Adds P V of one warp to O [16 × dim].
+/// Adds P V of one warp to O [16 × values].
 __device__ void multiply_values(const Plan& plan, const bf16* weights, const bf16* v, float* out) {
-  for (int d = 0; d < plan.dim; d += tile) {
+  for (int d = 0; d < plan.values; d += tile) {
     wmma::fragment<wmma::accumulator, tile, tile, tile, float> sum;
     wmma::load_matrix_sync(sum, out + d, static_cast<unsigned>(plan.out_ld), wmma::mem_row_major);
     for (int key = 0; key < plan.keys; key += tile) {
       wmma::fragment<wmma::matrix_a, tile, tile, tile, bf16, wmma::row_major> a;
       wmma::fragment<wmma::matrix_b, tile, tile, tile, bf16, wmma::row_major> b;
       wmma::load_matrix_sync(a, weights + key, static_cast<unsigned>(plan.weight_ld));
-      wmma::load_matrix_sync(b, v + key * plan.dim_ld + d, static_cast<unsigned>(plan.dim_ld));
+      wmma::load_matrix_sync(b, v + key * plan.value_ld + d, static_cast<unsigned>(plan.value_ld));
       wmma::mma_sync(sum, a, b, sum);
     }
     wmma::store_matrix_sync(out + d, sum, static_cast<unsigned>(plan.out_ld), wmma::mem_row_major);
@@ -137,27 +141,43 @@ __device__ void soften(const Plan& plan, Scores score_of, int first, int last,
   sum += __shfl_xor_sync(every_lane, sum, 1);
   running.sum = running.sum * keep + sum;
   running.maximum = maximum;
-  for (int d = half; d < plan.dim; d += 2) out[d] *= keep;
+  for (int d = half; d < plan.values; d += 2) out[d] *= keep;
 }
+
+/// The shape of attention, as the kernel needs it.
+struct Heads {
+  int head_dim;
+  int value_dim;
+  int heads_of_key;
+  index_t window;
+  index_t chunk;
+  const float* sinks;  ///< null if there are none
+
+  __device__ index_t first_visible(index_t query) const {
+    const index_t of_window = query - window + 1 > 0 ? query - window + 1 : 0;
+    const index_t of_chunk = query / chunk * chunk;
+    return of_window > of_chunk ? of_window : of_chunk;
+  }
+};
 
 /// Runs on a grid [tiles of queries × heads].
 __global__ void __launch_bounds__(threads)
     attend(DeviceView<const float> q, DeviceView<const float> k, DeviceView<const float> v,
-           int head_dim, int heads_of_key, Scores score_of, index_t window, int keys_of_tile,
-           DeviceView<float> out) {
-  const Plan plan(head_dim, keys_of_tile);
+           Heads heads, Scores score_of, int keys_of_tile, DeviceView<float> out) {
+  const Plan plan(heads.head_dim, heads.value_dim, keys_of_tile);
   auto* memory = shared_memory<unsigned char>();
   auto* q_tile = reinterpret_cast<bf16*>(memory);
   auto* k_tile = reinterpret_cast<bf16*>(memory += plan.q_bytes());
   auto* v_tile = reinterpret_cast<bf16*>(memory += plan.k_bytes());
-  auto* score_tile = reinterpret_cast<float*>(memory += plan.k_bytes());
+  auto* score_tile = reinterpret_cast<float*>(memory += plan.v_bytes());
   auto* out_tile = reinterpret_cast<float*>(memory += plan.score_bytes());
   auto* weight_tile = reinterpret_cast<bf16*>(memory += plan.out_bytes());
 
   const index_t first_query = static_cast<index_t>(blockIdx.x) * queries;
-  const index_t head_col = static_cast<index_t>(blockIdx.y) * head_dim;
-  const index_t key_col = static_cast<index_t>(blockIdx.y) / heads_of_key * head_dim;
-  load_tile(q, first_query, queries, head_col, head_dim, plan, q_tile);
+  const index_t head = blockIdx.y;
+  const index_t key_head = head / heads.heads_of_key;
+  load_tile(q, first_query, queries, head * heads.head_dim, heads.head_dim, plan.dim, plan.dim_ld,
+            q_tile);
   for (int i = static_cast<int>(threadIdx.x); i < queries * plan.out_ld; i += threads) {
     out_tile[i] = 0.0F;
   }
@@ -165,14 +185,17 @@ __global__ void __launch_bounds__(threads)
   const int warp = static_cast<int>(threadIdx.x / warp_size);
   const int row = warp * tile + static_cast<int>(threadIdx.x % warp_size) / 2;  // this lane's query
   const index_t query = first_query + row;
-  const index_t first_visible = query - window + 1 > 0 ? query - window + 1 : 0;
-  const index_t first_of_block = first_query - window + 1 > 0 ? first_query - window + 1 : 0;
+  const index_t first_visible = heads.first_visible(query);
+  const index_t first_of_block = heads.first_visible(first_query);
   const index_t end = first_query + queries < q.rows ? first_query + queries : q.rows;
   Running running;
+  if (heads.sinks != nullptr) running = {heads.sinks[head], 1.0F};
   for (index_t key = first_of_block / plan.keys * plan.keys; key < end; key += plan.keys) {
     __syncthreads();  // the previous tile is no longer needed
-    load_tile(k, key, plan.keys, key_col, head_dim, plan, k_tile);
-    load_tile(v, key, plan.keys, key_col, head_dim, plan, v_tile);
+    load_tile(k, key, plan.keys, key_head * heads.head_dim, heads.head_dim, plan.dim, plan.dim_ld,
+              k_tile);
+    load_tile(v, key, plan.keys, key_head * heads.value_dim, heads.value_dim, plan.values,
+              plan.value_ld, v_tile);
     __syncthreads();
     multiply_keys(plan, q_tile + warp * tile * plan.dim_ld, k_tile,
                   score_tile + warp * tile * plan.score_ld);
@@ -189,39 +212,43 @@ __global__ void __launch_bounds__(threads)
   }
   if (query >= q.rows) return;
   const float inverse = 1.0F / running.sum;
-  for (int d = static_cast<int>(threadIdx.x % 2); d < head_dim; d += 2) {
-    out(query, head_col + d) = out_tile[row * plan.out_ld + d] * inverse;
+  for (int d = static_cast<int>(threadIdx.x % 2); d < heads.value_dim; d += 2) {
+    out(query, head * heads.value_dim + d) = out_tile[row * plan.out_ld + d] * inverse;
   }
 }
 
 /// Returns the largest tile of keys that fits; 0 if none does.
-int choose_keys(index_t head_dim, std::size_t shared_memory) {
+int choose_keys(const AttentionShape& shape, std::size_t shared_memory) {
   constexpr index_t widest = 1024;  // beyond it sizes would not fit in int
-  if (head_dim > widest) return 0;
+  if (shape.head_dim > widest || shape.values() > widest) return 0;
   for (const int keys : {64, 32, 16}) {
-    if (at(Plan(static_cast<int>(head_dim), keys).bytes()) <= shared_memory) {
-      return keys;
-    }
+    const Plan plan(static_cast<int>(shape.head_dim), static_cast<int>(shape.values()), keys);
+    if (at(plan.bytes()) <= shared_memory) return keys;
   }
   return 0;
 }
 
 }  // namespace
 
-bool attention_fits(std::size_t shared_memory, index_t head_dim) {
-  return choose_keys(head_dim, shared_memory) > 0;
+bool attention_fits(std::size_t shared_memory, const AttentionShape& shape) {
+  return choose_keys(shape, shared_memory) > 0;
 }
 
 void attention(cudaStream_t stream, std::size_t shared_memory, ConstTensorView q, ConstTensorView k,
-               ConstTensorView v, const AttentionShape& shape, TensorView out) {
+               ConstTensorView v, const AttentionShape& shape, ConstTensorView sinks,
+               TensorView out) {
   if (q.size() == 0) return;
-  const int keys = choose_keys(shape.head_dim, shared_memory);
-  const auto dim = static_cast<int>(shape.head_dim);
+  const int keys = choose_keys(shape, shared_memory);
+  const Heads heads{static_cast<int>(shape.head_dim),
+                    static_cast<int>(shape.values()),
+                    static_cast<int>(shape.heads / shape.kv_heads),
+                    shape.window.value_or(q.rows),
+                    shape.chunk.value_or(q.rows),
+                    sinks.data};
+  const Plan plan(heads.head_dim, heads.value_dim, keys);
   const dim3 grid(blocks_for(q.rows, queries), static_cast<unsigned>(shape.heads));
-  const index_t window = shape.window.value_or(q.rows);
-  launch("attention", attend, grid, threads, at(Plan(dim, keys).bytes()), stream, q, k, v, dim,
-         static_cast<int>(shape.heads / shape.kv_heads), Scores{shape.scale, shape.soft_cap},
-         window, keys, out);
+  launch("attention", attend, grid, threads, at(plan.bytes()), stream, q, k, v, heads,
+         Scores{shape.scale, shape.soft_cap}, keys, out);
 }
 
 }  // namespace quip::cuda

@@ -24,22 +24,25 @@ void rms_norm(cudaStream_t stream, ConstTensorView x, const Gain& gain, float ep
               TensorView y);
 void layer_norm(cudaStream_t stream, ConstTensorView x, ConstTensorView gain, ConstTensorView bias,
                 float epsilon, TensorView y);
-void rope(cudaStream_t stream, TensorView x, index_t heads, index_t head_dim,
-          ConstTensorView cosine, ConstTensorView sine);
+void rope(cudaStream_t stream, TensorView x, const RopeShape& shape, ConstTensorView cosine,
+          ConstTensorView sine);
 void activate(cudaStream_t stream, Activation kind, TensorView x);
 void gated_activate(cudaStream_t stream, Activation kind, TensorView gate, ConstTensorView up);
+void clamped_swiglu(cudaStream_t stream, const ClampedSwiglu& shape, TensorView gate,
+                    ConstTensorView up);
 /// y = x Wᵀ with operands in fp32.
 void linear_in_fp32(cudaStream_t stream, ConstTensorView x, ConstTensorView w, TensorView y);
 /// Chooses experts, as Backend::route.
 void route(cudaStream_t stream, ConstTensorView logits, const RouterShape& shape,
-           TensorView routes);
+           ConstTensorView correction, TensorView routes);
 /// Row rows[i] of y += weights[i] · row i of x; no row of y twice.
 void scatter_add_rows(cudaStream_t stream, ConstTensorView x, const index_t* rows,
                       const float* weights, TensorView y);
-/// True if heads of this many channels fit in the shared memory that a block can have.
-[[nodiscard]] bool attention_fits(std::size_t shared_memory, index_t head_dim);
+/// True if such heads fit in the shared memory that a block can have.
+[[nodiscard]] bool attention_fits(std::size_t shared_memory, const AttentionShape& shape);
 void attention(cudaStream_t stream, std::size_t shared_memory, ConstTensorView q, ConstTensorView k,
-               ConstTensorView v, const AttentionShape& shape, TensorView out);
+               ConstTensorView v, const AttentionShape& shape, ConstTensorView sinks,
+               TensorView out);
 /// The maximum of a row, Σ exp(x − maximum), and the element at target − first (0 if it is not in
 /// the row).
 struct RowExponentials {

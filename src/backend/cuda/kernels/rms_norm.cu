@@ -16,7 +16,8 @@ __global__ void __launch_bounds__(threads)
   square = reduce_block(square, 0.0F, Sum{}, shared_memory<float>());
   const float factor = 1.0F / sqrtf(square / static_cast<float>(x.cols) + epsilon);
   for (index_t j = threadIdx.x; j < x.cols; j += threads) {
-    y(t, j) = x(t, j) * factor * (plus + gain[j]);
+    const float normed = x(t, j) * factor;
+    y(t, j) = gain == nullptr ? normed : normed * (plus + gain[j]);
   }
 }
 

@@ -5,13 +5,13 @@
 namespace quip::cuda {
 namespace {
 
-__global__ void rotate(DeviceView<float> x, index_t heads, index_t head_dim, index_t pairs,
+__global__ void rotate(DeviceView<float> x, RopeShape shape, index_t pairs,
                        DeviceView<const float> cosine, DeviceView<const float> sine) {
-  for_elements(x.rows, heads * pairs, [&](index_t t, index_t i) {
+  for_elements(x.rows, shape.heads * pairs, [&](index_t t, index_t i) {
     const index_t pair = i % pairs;
-    const index_t head = i / pairs;
-    float& low = x(t, head_dim * head + pair);
-    float& high = x(t, head_dim * head + pairs + pair);
+    const index_t turning = i / pairs * shape.head_dim + shape.first;
+    float& low = x(t, turning + (shape.interleaved ? 2 * pair : pair));
+    float& high = x(t, turning + (shape.interleaved ? 2 * pair + 1 : pairs + pair));
     const float c = cosine(t, pair);
     const float s = sine(t, pair);
     const float a = low;
@@ -23,11 +23,11 @@ __global__ void rotate(DeviceView<float> x, index_t heads, index_t head_dim, ind
 
 }  // namespace
 
-void rope(cudaStream_t stream, TensorView x, index_t heads, index_t head_dim,
-          ConstTensorView cosine, ConstTensorView sine) {
+void rope(cudaStream_t stream, TensorView x, const RopeShape& shape, ConstTensorView cosine,
+          ConstTensorView sine) {
   const index_t pairs = cosine.cols;
-  launch_elementwise("rope", rotate, x.rows * heads * pairs, stream, x, heads, head_dim, pairs,
-                     cosine, sine);
+  launch_elementwise("rope", rotate, x.rows * shape.heads * pairs, stream, x, shape, pairs, cosine,
+                     sine);
 }
 
 }  // namespace quip::cuda
