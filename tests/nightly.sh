@@ -31,4 +31,4 @@ fi
 # Every file operation and 60 random instants of a kill; every method on every number of ranks; every
 # way to requeue a job.
 QUIP_THOROUGH=1 QUIP_BINARY=build/release/bin/quip .venv/bin/python -m pytest -q -p no:cacheprovider \
-  tests/e2e/test_{resume,matrix,slurm,scaling,golden,methods,options,ranks,wide,plan,cuda_on_host,experts}.py
+  tests/e2e/test_{resume,matrix,slurm,scaling,golden,methods,options,ranks,wide,plan,cuda_on_host,experts,families}.py
