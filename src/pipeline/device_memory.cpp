@@ -6,6 +6,7 @@
 
 #include "quip/backend/device_work.hpp"
 #include "quip/core/error.hpp"
+#include "quip/pipeline/expert_quantizer.hpp"
 #include "quip/pipeline/report.hpp"
 #include "quip/pipeline/round_layer.hpp"
 #include "quip/quant/layer.hpp"
@@ -16,12 +17,14 @@ namespace {
 constexpr index_t float_bytes = sizeof(float);
 
 /// Returns the bytes of a block in fp32, and in bfloat16 those that products read.
-index_t weight_bytes(const Family& family, index_t block) {
+index_t weight_bytes(const Family& family, index_t block, int ranks) {
   index_t bytes = 0;
   for (const TensorSpec& tensor : family.block_tensors(block)) {
     bytes += tensor.elements() * float_bytes;
   }
+  const index_t together = experts_at_once(family.block(block), ranks);
   for (const LinearSpec& linear : family.linears(block)) {
+    if (linear.expert >= together) continue;
     bytes += linear.rows * linear.cols * float_bytes + bf16_bytes(linear.rows, linear.cols);
   }
   return bytes;
@@ -84,7 +87,7 @@ DeviceNeeds needs_of(const DeviceWork& work, const BlockKind& kind) {
   const Family& family = work.family;
   const index_t tokens = work.samples * work.length;
   const index_t states = tokens * family.config().hidden * float_bytes;
-  const index_t weights = weight_bytes(family, kind.blocks[0]);
+  const index_t weights = weight_bytes(family, kind.blocks[0], work.ranks);
   const index_t libraries = workspace_bytes(work.threads);
   const BlockPlan& plan = family.block(kind.blocks[0]);
   const index_t units = unit_bytes(work, plan);

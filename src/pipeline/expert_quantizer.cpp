@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "quip/calib/hessian.hpp"
@@ -10,9 +11,6 @@
 
 namespace quip {
 namespace {
-
-// Tokens on which an expert's own inputs are averaged for the prior.
-constexpr index_t common_tokens = 2048;
 
 /// H = (T·H + κ·common) / (T + κ), lower triangles.
 void shrink(Matrix<double>& h, index_t tokens, const Matrix<double>& common, double prior) {
@@ -46,15 +44,22 @@ index_t experts_at_once(const BlockPlan& plan, int ranks) {
   return std::min<index_t>(std::ssize(plan.experts), ranks);
 }
 
+bool rounds_together(const BlockPlan& plan, int ranks) { return std::ssize(plan.experts) < ranks; }
+
+int expert_owner(const BlockPlan& plan, index_t place, int input, int ranks) {
+  const auto inputs = std::ssize(plan.experts.front().inputs);
+  return static_cast<int>((rounds_together(plan, ranks) ? place * inputs + input : place) % ranks);
+}
+
 /// What all groups of a block have in common.
 struct ExpertQuantizer::Work {
   const BlockPlan& plan;
   WeightSet& weights;
-  ExpertPass pass;
   std::vector<LinearSpec> selected;
-  index_t tokens = 0;     ///< of all ranks
-  Matrix<double> common;  ///< H of what is gathered, over all tokens
-  std::vector<StoredLayer> stored;
+  std::optional<ExpertPass> pass = {};
+  index_t tokens = 0;          ///< of all ranks
+  Matrix<double> common = {};  ///< H of what is gathered, over all tokens
+  std::vector<StoredLayer> stored = {};
 };
 
 /// Experts that are in memory together.
@@ -62,13 +67,6 @@ struct ExpertQuantizer::Group {
   std::vector<const ExpertPlan*> experts;
   std::vector<index_t> tokens;           ///< of each expert, on all ranks
   std::vector<Matrix<double>> hessians;  ///< [experts × inputs], those that this rank owns
-  bool spread = false;  ///< over all ranks, each of which rounds rows of every layer
-
-  /// Returns the rank that factorises the layers that read an input of the e-th of the experts.
-  [[nodiscard]] int owner(std::size_t e, int input, int ranks) const {
-    const std::size_t inputs = experts[e]->inputs.size();
-    return static_cast<int>((spread ? e * inputs + at(input) : e) % at(ranks));
-  }
 };
 
 ExpertQuantizer::ExpertQuantizer(Collectives& comm, Backend& backend, const Family& family,
@@ -83,14 +81,16 @@ ExpertQuantizer::ExpertQuantizer(Collectives& comm, Backend& backend, const Fami
 
 void ExpertQuantizer::hessians(Work& work, Group& group, int input) {
   const auto first = group.experts.front()->inputs.size();
-  const auto owner = [&](std::size_t e) { return group.owner(e, input, comm_.size()); };
+  const auto owner = [&](std::size_t e) {
+    return expert_owner(work.plan, static_cast<index_t>(e), input, comm_.size());
+  };
   const auto sum = [&](ExpertTokens tokens) {
     std::vector<Tensor> rows;
     std::vector<OwnedInput> inputs;
     {
       auto scope = phases_.measure("capture");
       for (const ExpertPlan* expert : group.experts) {
-        rows.push_back(work.pass.inputs(*expert, input, tokens, work.weights));
+        rows.push_back(work.pass->inputs(*expert, input, tokens, work.weights));
       }
     }
     for (std::size_t e = 0; e < rows.size(); ++e) {
@@ -114,6 +114,7 @@ void ExpertQuantizer::hessians(Work& work, Group& group, int input) {
   if (!gathered && (all || prior > 0)) {
     common = sum({all ? 1 : std::max<index_t>(1, work.tokens / common_tokens)});
   }
+  auto scope = phases_.measure("hessian");
   agree(comm_, [&] {
     for (std::size_t e = 0; e < group.experts.size(); ++e) {
       if (owner(e) != comm_.rank()) continue;
@@ -141,7 +142,8 @@ void ExpertQuantizer::round(Work& work, Group& group, int first_input, int last_
       if (linear.input < first_input || linear.input >= last_input) continue;
       layers.emplace_back(linear, options_.of(linear.name));
       layers.back().first.tap = static_cast<int>(e) * inputs + linear.input;
-      owners.push_back(group.owner(e, linear.input, comm_.size()));
+      owners.push_back(
+          expert_owner(work.plan, static_cast<index_t>(e), linear.input, comm_.size()));
       tokens[linear.name] = group.tokens[e];
     }
   }
@@ -152,11 +154,11 @@ void ExpertQuantizer::round(Work& work, Group& group, int first_input, int last_
     work.weights.insert(layer.name + ".weight", load_dequantized(comm_, backend_, layer.layer));
     work.stored.push_back(std::move(layer));
   };
-  if (group.spread) {
-    together_.round(layers, std::move(group.hessians), work.weights, done,
-                    [&](const LinearSpec& linear) {
-                      return group.owner(at(linear.tap / inputs), linear.input, comm_.size());
-                    });
+  if (rounds_together(work.plan, comm_.size())) {
+    const auto owner_of = [&](const LinearSpec& linear) {
+      return expert_owner(work.plan, linear.tap / inputs, linear.input, comm_.size());
+    };
+    together_.round(layers, std::move(group.hessians), work.weights, done, owner_of);
     group.hessians = std::vector<Matrix<double>>(group.experts.size() * at(inputs));
     return;
   }
@@ -186,17 +188,12 @@ std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, We
                                                    const SampleShard& shard, TensorView states) {
   const BlockPlan& plan = family_.block(loader.block());
   alone_.on_step = together_.on_step = on_step;
-  Work work{plan,
-            weights,
-            ExpertPass(comm_, backend_, family_, loader.block(), shard, states),
-            options_.selected(family_, loader.block()),
-            0,
-            {},
-            {}};
+  Work work{plan, weights, options_.selected(family_, loader.block())};
   {
     auto scope = phases_.measure("forward");
     on_step("route");
-    work.pass.begin(weights);
+    work.pass.emplace(comm_, backend_, family_, loader.block(), shard, states);
+    work.pass->begin(weights);
   }
   {
     auto scope = phases_.measure("hessian");
@@ -206,7 +203,7 @@ std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, We
     const bool needed = options_.experts == ExpertHessians::all || options_.expert_prior > 0;
     if (needed) {
       work.common =
-          exact_hessian(comm_, backend_, work.pass.gathered(), shard.samples.first, shard.length,
+          exact_hessian(comm_, backend_, work.pass->gathered(), shard.samples.first, shard.length,
                         plan.linears[at(plan.experts[0].linears.first)].name);
     }
   }
@@ -221,12 +218,14 @@ std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, We
     }
     const auto inputs = static_cast<int>(group.experts.front()->inputs.size());
     group.hessians.resize(group.experts.size() * at(inputs));
-    group.spread = std::ssize(plan.experts) < comm_.size();
-    std::vector<double> tokens;
-    for (const ExpertPlan* expert : group.experts)
-      tokens.push_back(static_cast<double>(work.pass.tokens_of(*expert)));
-    comm_.all_reduce_sum(tokens);
-    group.tokens.assign(tokens.begin(), tokens.end());
+    {
+      auto scope = phases_.measure("capture");
+      std::vector<double> tokens;
+      for (const ExpertPlan* expert : group.experts)
+        tokens.push_back(static_cast<double>(work.pass->tokens_of(*expert)));
+      comm_.all_reduce_sum(tokens);
+      group.tokens.assign(tokens.begin(), tokens.end());
+    }
     for (int input = 0; input < inputs; ++input) {
       on_step("Hessians of experts");
       hessians(work, group, input);
@@ -236,12 +235,12 @@ std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, We
     auto scope = phases_.measure("forward");
     on_step("forward experts");
     for (const ExpertPlan* expert : group.experts) {
-      work.pass.add(*expert, weights);
+      work.pass->add(*expert, weights);
       loader.drop(expert->linears, weights);
     }
   }
   auto scope = phases_.measure("forward");
-  work.pass.end(weights);
+  work.pass->end(weights);
   // With --true-sequential they come input by input.
   std::ranges::stable_sort(work.stored, {}, [&](const StoredLayer& layer) {
     return std::ranges::find(plan.linears, layer.name, &LinearSpec::name) - plan.linears.begin();

@@ -8,6 +8,7 @@
 #include "quip/backend/device_work.hpp"
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/comm/schedule.hpp"
+#include "quip/pipeline/expert_quantizer.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/round_layer.hpp"
 
@@ -39,6 +40,7 @@ struct Sizes {
         on_device(layout.gpus_per_node > 0),
         length(job.length) {
     for (const auto& planned : kind.linears) {
+      if (planned.first.expert >= 0) continue;
       if (!wide.covers(planned.first.cols)) narrow.push_back(planned);
     }
     const index_t samples = share_of(job.samples, rank, ranks).count();
@@ -52,8 +54,10 @@ struct Sizes {
     for (const TensorSpec& tensor : family.block_tensors(kind.blocks[0])) {
       elements += tensor.elements();
     }
-    for (const LinearSpec& linear : family.linears(kind.blocks[0]))
-      elements += linear.rows * linear.cols;
+    const index_t together = experts_at_once(plan(), ranks);
+    for (const LinearSpec& linear : family.linears(kind.blocks[0])) {
+      if (linear.expert < together) elements += linear.rows * linear.cols;
+    }
     return elements;
   }
   /// Returns the bytes of one sample where the block takes the most, with the scores of attention.
@@ -154,6 +158,7 @@ Footprint capturing(const Sizes& sizes) {
   index_t summing = 0;
   std::set<int> whole;  // taps whose Hessians a rank holds
   for (const auto& [linear, options] : sizes.kind.linears) {
+    if (linear.expert >= 0) continue;
     if (sizes.wide.covers(linear.cols)) {
       wide = std::max(wide, wide_work(sizes, linear));
     } else {
@@ -204,6 +209,41 @@ Footprint rounding(const Sizes& sizes) {
            {"work", work}}};
 }
 
+/// Returns the moment in which this rank works on an expert that it owns.
+Footprint experts(const Sizes& sizes) {
+  const BlockPlan& plan = sizes.plan();
+  const Tap& tap = plan.taps.back();
+  index_t carried = 0;
+  for (const Slot slot : tap.carried) {
+    carried = std::max(carried, plan.columns[at(slot)] + plan.width(slot));
+  }
+  index_t hessians = plan.width(tap.slot) * plan.width(tap.slot) * double_bytes;  // the common one
+  for (const Tap& input : plan.experts[0].inputs) {
+    hessians += plan.width(input.slot) * plan.width(input.slot) * double_bytes;
+  }
+  index_t work = 0;
+  const index_t together = experts_at_once(plan, sizes.ranks);
+  for (const auto& [linear, options] : sizes.kind.linears) {
+    if (linear.expert < 0) continue;
+    const QuantizedLinear layer = described(options, linear.rows, linear.cols);
+    const index_t rows = rounds_together(plan, sizes.ranks)
+                             ? row_share(layer.rows, sizes.rank, sizes.ranks).count()
+                             : layer.rows;
+    const double share = plan.activations[at(plan.experts[0].inputs[0].slot)].rows.value().share;
+    const auto routed =
+        static_cast<index_t>(share * static_cast<double>(sizes.tokens)) * layer.cols * float_bytes;
+    work = std::max({work, summing_work(sizes, layer.cols) + together * routed,
+                     factor_work(layer.cols, options) + rounding_panel_bytes(layer.cols, options) +
+                         rounding_copies(options) * rows * layer.cols * float_bytes});
+  }
+  const index_t states = sizes.tokens * sizes.family.config().hidden * float_bytes;
+  return {"experts",
+          {{"hidden states", states},
+           {"captured inputs", sizes.tokens * carried * float_bytes},
+           {"Hessians", hessians},
+           {"work", work}}};
+}
+
 /// Leaves in host memory what overflows from the device, where samples and rows lie.
 void move_to_device(const Layout& layout, const DeviceNeeds& needs, Footprint& capture) {
   const index_t share = layout.gpu_memory_of_rank();
@@ -222,6 +262,11 @@ std::pair<Footprint, index_t> fullest_moment(const Sizes& sizes, const Layout& l
   if (sizes.on_device) move_to_device(layout, device, capture);
   Footprint fullest = rounding(sizes);
   if (capture.total() > fullest.total()) fullest = std::move(capture);
+  if (!sizes.plan().experts.empty()) {
+    Footprint own = experts(sizes);
+    if (sizes.on_device) move_to_device(layout, device, own);
+    if (own.total() > fullest.total()) fullest = std::move(own);
+  }
   const index_t weights = sizes.block_elements() * float_bytes;
   fullest.items.emplace_back("weights of a block", weights);
   return {std::move(fullest), weights};

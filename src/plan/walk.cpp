@@ -37,9 +37,10 @@ nlohmann::json entry_of(index_t block, const std::vector<LinearSpec>& linears) {
 }
 
 /// Returns a layer's report with numbers of the usual length.
-nlohmann::json report_of(const std::string& name, const LayerOptions& options,
+nlohmann::json report_of(const LinearSpec& linear, const LayerOptions& options,
                          const QuantizedLinear& layer) {
-  StoredLayer stored{name, to_string(options.method), layer, {}};
+  StoredLayer stored{linear.name, to_string(options.method), layer, {}};
+  if (linear.expert >= 0) stored.statistics.tokens = 1000;
   visit_statistics(
       [](const char* /*name*/, auto& value) {
         if constexpr (std::is_same_v<decltype(value), double&>) value = 1.0 / 3;
@@ -55,12 +56,6 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
   const Family& family = *job.model.family;
   if (job.length > family.max_length()) {
     fail("--length {}: the model takes at most {} tokens", job.length, family.max_length());
-  }
-  for (index_t b = 0; b < family.config().blocks; ++b) {
-    if (!family.block(b).experts.empty()) {
-      fail("{} has mixtures of experts, whose runs quip plan cannot predict yet",
-           family.config().architecture);
-    }
   }
   const LayerSurvey survey = survey_layers(family, job.options, layout.ranks());
   note_ = survey.note;
@@ -87,7 +82,7 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
     for (const LinearSpec& linear : linears) {
       const LayerOptions options = job.options.of(linear.name);
       const QuantizedLinear layer = described(options, linear.rows, linear.cols);
-      entry["report"].push_back(report_of(linear.name, options, layer));
+      entry["report"].push_back(report_of(linear, options, layer));
       bytes += stored_bytes(layer) + layer_structure_bytes;
     }
     const std::string text = json_text(entry);  // each line stands four further in there
@@ -111,12 +106,21 @@ std::unique_ptr<Ledger> Walk::of_rank(int rank) const {
   embed(ledger);
   for (const BlockKind& kind : kinds_) {
     const auto layers = fresh();
+    const bool has_experts = !job_.model.family->block(kind.blocks[0]).experts.empty();
     if (!kind.linears.empty()) walk_layers(job_, layout_, kind, *layers);
+    if (has_experts) {
+      walk_experts(job_, layout_, kind, *layers, [&](const LinearSpec& linear) {
+        load_lines(*layers, lines_of(linear.stored, linear.rows, linear.cols));
+      });
+    }
     for (const index_t b : kind.blocks) {
       load_block(ledger, b);
       if (!kind.linears.empty()) quantize_block(ledger, b, *layers);
       write_block(ledger, b);
-      if (b + 1 < blocks_) forward(ledger, b);
+      if (b + 1 < blocks_) {
+        if (!has_experts) forward(ledger, b);
+        keep_states(ledger, b);
+      }
       ledger.enter("other");
       ledger.count_maximum(float_bytes);  // a request to stop
     }
@@ -184,6 +188,7 @@ void Walk::load_block(Ledger& ledger, index_t b) const {
   const Family& family = *job_.model.family;
   for (const TensorSpec& tensor : family.block_tensors(b)) load_lines(ledger, lines_of(tensor));
   for (const LinearSpec& linear : family.linears(b)) {
+    if (linear.expert >= 0) continue;
     load_lines(ledger, lines_of(linear.stored, linear.rows, linear.cols));
   }
 }
@@ -193,20 +198,25 @@ void Walk::quantize_block(Ledger& ledger, index_t b, const Ledger& layers) const
   const BlockPlan& plan = job_.model.family->block(b);
   ledger.enter("capture");
   ledger.vote();  // room for the captured inputs
-  for (int tap = 0; tap < static_cast<int>(plan.taps.size()); ++tap) {
+  for (int tap = 0; tap < plan.dense_taps(); ++tap) {
     ledger.vote();
     ledger.add_flops(static_cast<double>(samples_of(ledger)) * stage_flops(plan, tap, job_.length));
   }
   ledger.add(layers);
 }
 
-/// Follows the samples through the quantized block, and the hidden states onto disk.
+/// Follows the samples through the quantized block.
 void Walk::forward(Ledger& ledger, index_t b) const {
   const Family& family = *job_.model.family;
   ledger.enter("forward");
   ledger.vote();
   ledger.add_flops(static_cast<double>(samples_of(ledger)) *
                    block_flops(family.block(b), job_.length));
+}
+
+/// Follows the hidden states onto disk.
+void Walk::keep_states(Ledger& ledger, index_t b) const {
+  const Family& family = *job_.model.family;
   if (!keeps_states_) return;
   ledger.enter("write");
   write_together(ledger, ".states_00001.h5.tmp.0000000", 1,

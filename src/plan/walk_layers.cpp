@@ -1,12 +1,17 @@
 // The part of the walk from the captured inputs of a block to its dequantized layers.
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <functional>
 #include <iterator>
 
 #include "walk_steps.hpp"
 
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/calib/hessian.hpp"
+#include "quip/calib/owned_hessian.hpp"
+#include "quip/model/work.hpp"
+#include "quip/pipeline/expert_quantizer.hpp"
 #include "quip/pipeline/round_layer.hpp"
 #include "quip/quant/factor/work.hpp"
 #include "quip/quant/layer.hpp"
@@ -18,7 +23,9 @@ namespace {
 class LayerWalk {
  public:
   LayerWalk(const PlannedJob& job, const Layout& layout, Ledger& ledger)
-      : options_(job.options),
+      : job_(job),
+        layout_(layout),
+        options_(job.options),
         on_device_(layout.gpus_per_node > 0),
         ledger_(ledger),
         tokens_(share_of(job.samples, ledger.rank(), ledger.size()).count() * job.length) {}
@@ -45,7 +52,172 @@ class LayerWalk {
     if (!narrow.empty()) round(narrow);
   }
 
+  /// Follows a block's experts (pipeline/expert_quantizer).
+  void experts(const BlockKind& kind, const std::function<void(const LinearSpec&)>& load) {
+    const BlockPlan& plan = job_.model.family->block(kind.blocks[0]);
+    const double samples =
+        static_cast<double>(share_of(job_.samples, ledger_.rank(), ledger_.size()).count());
+    const bool averages = options_.experts == ExpertHessians::all || options_.expert_prior > 0;
+    ledger_.enter("forward");
+    ledger_.vote();  // room for what experts read
+    ledger_.vote();
+    ledger_.add_flops(samples * block_flops(plan, job_.length));
+    ledger_.enter("hessian");
+    ledger_.count_sum(1);
+    if (averages) hessian(plan.width(plan.taps.back().slot));
+    const index_t step = experts_at_once(plan, ledger_.size());
+    for (index_t first = 0; first < std::ssize(plan.experts); first += step) {
+      const Range group{first, std::min(first + step, std::ssize(plan.experts))};
+      ledger_.enter("load");
+      for (index_t e = group.first; e < group.last; ++e) {
+        const Range own = plan.experts[at(e)].linears;
+        for (index_t i = own.first; i < own.last; ++i) load(plan.linears[at(i)]);
+      }
+      ledger_.enter("capture");
+      ledger_.count_sum(group.count());
+      const auto inputs = static_cast<int>(plan.experts[at(first)].inputs.size());
+      for (int input = 0; input < inputs; ++input) {
+        expert_hessians(plan, group, input);
+        if (options_.true_sequential) round_experts(kind, plan, group, {input, input + 1});
+      }
+      if (!options_.true_sequential) round_experts(kind, plan, group, {0, inputs});
+      ledger_.enter("forward");
+      for (index_t e = group.first; e < group.last; ++e) ledger_.vote();
+    }
+    ledger_.vote();
+  }
+
  private:
+  void expert_hessians(const BlockPlan& plan, Range group, int input) {
+    const bool all = options_.experts == ExpertHessians::all;
+    if (!all) {
+      const Slot gathered = plan.experts[at(group.first)].inputs[0].slot;
+      const double share = plan.activations[at(gathered)].rows.value().share;
+      owned_hessians(plan, group, input, [share](index_t tokens) {
+        return static_cast<index_t>(std::llround(static_cast<double>(tokens) * share));
+      });
+    }
+    if (input > 0 && (all || options_.expert_prior > 0)) {
+      const index_t every =
+          all ? 1 : std::max<index_t>(1, job_.samples * job_.length / common_tokens);
+      owned_hessians(plan, group, input,
+                     [every](index_t tokens) { return (tokens + every - 1) / every; });
+    }
+    ledger_.enter("hessian");
+    ledger_.vote();
+  }
+
+  /// `taken`: how many of the first tokens an expert takes.
+  void owned_hessians(const BlockPlan& plan, Range group, int input,
+                      const std::function<index_t(index_t)>& taken) {
+    const index_t n = plan.width(plan.experts[at(group.first)].inputs[at(input)].slot);
+    const Range samples = share_of(job_.samples, ledger_.rank(), ledger_.size());
+    const index_t own = taken(samples.last * job_.length) - taken(samples.first * job_.length);
+    const index_t tokens = taken(job_.samples * job_.length);
+    const bool travel = ledger_.size() > 1 && rows_travel(tokens, n);
+    ledger_.enter("capture");
+    for (index_t e = group.first; e < group.last; ++e) ledger_.vote();
+    ledger_.enter("hessian");
+    ledger_.vote();
+    ledger_.count_maximum(group.count() * n * float_bytes);
+    ledger_.all_gather_bytes(
+        {}, share_offsets(group.count() * ledger_.size(), ledger_.size(), sizeof(index_t)));
+    ledger_.vote();
+    ledger_.vote();
+    std::vector<index_t> offsets{0};
+    for (int r = 0; r < ledger_.size(); ++r) {
+      offsets.push_back(offsets.back());
+      for (index_t e = group.first; e < group.last; ++e) {
+        if (travel && owner_of(plan, group, e, input) == r)
+          offsets.back() += own * n * index_t{sizeof(std::int16_t)};
+      }
+    }
+    if (ledger_.size() > 1) ledger_.all_to_all_bytes({}, offsets, {}, {});
+    const std::vector<index_t> pieces = triangle_pieces(n);
+    const auto before = [](index_t row) { return row * (row + 1) / 2; };
+    for (index_t e = group.first; e < group.last && tokens > 0; ++e) {
+      ledger_.vote();
+      const int owner = owner_of(plan, group, e, input);
+      if (!travel || owner == ledger_.rank())
+        ledger_.add_flops(hessian_flops(n, travel ? tokens : own));
+      for (std::size_t p = 0; !travel && p + 1 < pieces.size(); ++p) {
+        std::vector<index_t> parts(at(ledger_.size()) + 1, 0);
+        std::fill(parts.begin() + owner + 1, parts.end(),
+                  before(pieces[p + 1]) - before(pieces[p]));
+        if (ledger_.size() > 1) ledger_.reduce_scatter_sum({}, parts);
+      }
+    }
+  }
+
+  [[nodiscard]] int owner_of(const BlockPlan& plan, Range group, index_t e, int input) const {
+    return expert_owner(plan, e - group.first, input, ledger_.size());
+  }
+
+  /// Follows the layers of some experts that read some of their inputs.
+  void round_experts(const BlockKind& kind, const BlockPlan& plan, Range group, Range inputs) {
+    Layers layers;
+    std::vector<int> owners;
+    for (index_t e = group.first; e < group.last; ++e) {
+      for (const auto& planned : kind.linears) {
+        const LinearSpec& linear = planned.first;
+        if (linear.expert != plan.experts[at(e)].number) continue;
+        if (linear.input < inputs.first || linear.input >= inputs.last) continue;
+        layers.push_back(planned);
+        const auto all = std::ssize(plan.experts[at(e)].inputs);
+        layers.back().first.tap = static_cast<int>((e - group.first) * all) + linear.input;
+        owners.push_back(owner_of(plan, group, e, linear.input));
+      }
+    }
+    if (layers.empty()) return;
+    if (rounds_together(plan, ledger_.size())) {
+      round(layers, [&](const LinearSpec& linear) {
+        const auto found = std::ranges::find(
+            layers, linear.name, [](const auto& planned) { return planned.first.name; });
+        return owners[at(found - layers.begin())];
+      });
+      return;
+    }
+    Layers mine;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      if (owners[i] == ledger_.rank()) mine.push_back(layers[i]);
+    }
+    if (!mine.empty()) {
+      Ledger alone(0, 1, NodePlace{});
+      LayerWalk walk(job_, layout_, alone);
+      walk.dequantizes_ = false;
+      walk.round(mine);
+      ledger_.add(alone);
+    }
+    ledger_.enter("other");
+    ledger_.vote();
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const auto& [linear, options] = layers[i];
+      ledger_.enter("round");
+      broadcast_stored(linear, options, owners[i]);
+      dequantize(linear, options);
+    }
+  }
+
+  void broadcast_stored(const LinearSpec& linear, const LayerOptions& options, int root) {
+    ledger_.count_text(std::ssize(linear.name), root);
+    ledger_.count_text(std::ssize(to_string(options.method)), root);
+    const QuantizedLinear layer = described(options, linear.rows, linear.cols);
+    visit_attributes([&](const Attribute& /*attribute*/,
+                         const auto& value) { ledger_.count_broadcast(sizeof(value), root); },
+                     layer);
+    visit_parts(
+        [&](const Part& part, const auto& elements) {
+          ledger_.count_text(part.count() * index_t{sizeof(elements[0])}, root);
+        },
+        layer);
+    LayerStatistics statistics;
+    if (options.spectra) statistics.spectra.emplace();
+    visit_statistics([&](const char* /*name*/,
+                         const auto& value) { ledger_.count_broadcast(sizeof(value), root); },
+                     statistics);
+    ledger_.count_broadcast(sizeof(statistics.rho_rounds), root);
+  }
+
   void hessian(index_t n) {
     ledger_.enter("hessian");
     measure_channels(n);
@@ -102,7 +274,7 @@ class LayerWalk {
       ledger_.enter("round");
       if (group.count() > 1) ledger_.vote();
       round_layer(linear, options, wide);
-      dequantize(linear, options);
+      if (dequantizes_) dequantize(linear, options);
     }
   }
 
@@ -119,9 +291,11 @@ class LayerWalk {
     ledger_.add_flops(order * order * order / 3 / layout.grid.size());
   }
 
-  void round(const Layers& layers) {
+  void round(const Layers& layers, const std::function<int(const LinearSpec&)>& owner_of = {}) {
     const std::vector<Range> groups = input_groups(layers);
-    const std::vector<int> owners = owners_of(layers, groups, ledger_.size());
+    std::vector<int> owners = owners_of(layers, groups, ledger_.size());
+    for (std::size_t g = 0; owner_of && g < groups.size(); ++g)
+      owners[g] = owner_of(layers[at(groups[g].first)].first);
     ledger_.enter("factor");
     ledger_.vote();
     for (std::size_t g = 0; g < groups.size(); ++g) {
@@ -246,8 +420,11 @@ class LayerWalk {
                       part(layer.cols) * transform_flops(kind, layer.rows));
   }
 
+  const PlannedJob& job_;
+  const Layout& layout_;
   const QuantizeOptions& options_;
   bool on_device_;
+  bool dequantizes_ = true;  ///< each layer when it is rounded
   Ledger& ledger_;
   index_t tokens_;  ///< those of this rank
 };
@@ -257,7 +434,12 @@ class LayerWalk {
 void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
                  Ledger& ledger) {
   LayerWalk(job, layout, ledger)
-      .block(kind.linears, static_cast<int>(job.model.family->block(kind.blocks[0]).taps.size()));
+      .block(kind.linears, job.model.family->block(kind.blocks[0]).dense_taps());
+}
+
+void walk_experts(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
+                  Ledger& ledger, const std::function<void(const LinearSpec&)>& load) {
+  LayerWalk(job, layout, ledger).experts(kind, load);
 }
 
 }  // namespace quip::plan

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 
 #include "quip/pipeline/block_quantizer.hpp"
 #include "quip/pipeline/device_memory.hpp"
@@ -35,5 +36,10 @@ inline std::vector<int> owners_of(const Layers& layers, const std::vector<Range>
 /// Counts what a rank does with the layers of a block once their inputs are captured.
 void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
                  Ledger& ledger);
+
+/// Counts what it does with a block's experts, as though all were routed equally many tokens. `load`
+/// counts the loading of one linear.
+void walk_experts(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
+                  Ledger& ledger, const std::function<void(const LinearSpec&)>& load);
 
 }  // namespace quip::plan

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import test_plan
 
+import checkpoints
 import cli
 import hf_models
 
@@ -170,6 +172,39 @@ def test_hessians_of_an_untouched_expert_need_a_prior(skewed, tmp_path):
     )
     assert refused.returncode == 1
     assert f"mlp.experts.{NEVER} gets no token, and --expert-prior 0" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        (2, ("--samples", 4)),
+        (3, ("--samples", 3, "--true-sequential", "--codebook", "trellis")),
+        (6, ("--samples", 4, "--experts", "all")),
+    ],
+)
+def test_bytes_sent_are_predicted_exactly(ranks, options, tmp_path):
+    """Rank by rank and phase by phase, where every token goes to every expert."""
+    checkpoint = checkpoints.copy(family("mixtral")[0], tmp_path / "model")
+    hf_models.edit_config(checkpoint, num_experts_per_tok=4)
+    tokens = checkpoint / "tokens.h5"
+    if "trellis" not in options:
+        options = (*options, "--codebook", "scalar", "--rho", 1.6)
+    planned = test_plan.predict(
+        tmp_path / "plan.json", ranks, *options[2:], model=checkpoint, samples=options[1], length=24
+    )
+    report = test_plan.quantize(
+        tmp_path / "out", ranks, *options, "--tokens", tokens, model=checkpoint
+    )
+    assert sent_by_phase(report) == sent_by_phase(planned)
+    exchanged = sum(phase["bytes_sent"] for phase in report["phases"].values())
+    assert exchanged > 0
+
+
+def sent_by_phase(report):
+    return [
+        {k: v["bytes_sent"] for k, v in rank["phases"].items() if v["bytes_sent"]}
+        for rank in report["rank_reports"]
+    ]
 
 
 @pytest.mark.skipif(not ON_HOST.exists(), reason="built with QUIP_CUDA: no emulation")

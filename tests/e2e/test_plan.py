@@ -28,11 +28,11 @@ def plan(model, *options, **how):
     return cli.run("plan", "--model", model, *options, **how)
 
 
-def predict(out, ranks, *options, model=MODEL, samples=SAMPLES):
+def predict(out, ranks, *options, model=MODEL, samples=SAMPLES, length=LENGTH):
     shape = ("--ranks-per-node", ranks, "--threads", threads_of(ranks))
     plan(
         cli.model(model),
-        *("--samples", samples, "--length", LENGTH, "--json", out, *shape, *options),
+        *("--samples", samples, "--length", length, "--json", out, *shape, *options),
     )
     return json.loads(out.read_text())
 

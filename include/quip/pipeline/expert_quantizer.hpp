@@ -15,6 +15,14 @@ namespace quip {
 /// Returns the number of experts whose weights are in memory together: one for each rank.
 [[nodiscard]] index_t experts_at_once(const BlockPlan& plan, int ranks);
 
+/// True if the ranks round rows of every layer together, since there are more of them than experts.
+[[nodiscard]] bool rounds_together(const BlockPlan& plan, int ranks);
+/// Returns the rank that factorises the layers which read an input of an expert; `place`: that of
+/// the expert among those that are in memory together.
+[[nodiscard]] int expert_owner(const BlockPlan& plan, index_t place, int input, int ranks);
+/// Tokens on which an expert's own inputs are averaged for the prior.
+inline constexpr index_t common_tokens = 2048;
+
 /// Quantizes the experts of blocks, a group at a time. Collective throughout.
 class ExpertQuantizer {
  public:

@@ -46,6 +46,7 @@ class Walk {
   void quantize_block(Ledger& ledger, index_t b, const Ledger& layers) const;
   void write_block(Ledger& ledger, index_t b) const;
   void forward(Ledger& ledger, index_t b) const;
+  void keep_states(Ledger& ledger, index_t b) const;
   /// Counts a file of `tensors` datasets that all ranks write, this one `bytes` of it, and the
   /// gather of their digests, which lie at these offsets.
   void write_together(Ledger& ledger, const char* temporary, index_t tensors, index_t bytes,
