@@ -16,7 +16,7 @@ namespace {
 /// True for what transformers, too, leaves aside without a word: tables that old versions stored,
 /// and the copy that a tied head is.
 bool is_known_surplus(const std::string& name, const ModelConfig& config) {
-  return name.ends_with("rotary_emb.inv_freq") || (config.tied_head && name == "lm_head.weight");
+  return name.ends_with("rotary_emb.inv_freq") || (config.tied_head && name == config.head);
 }
 
 /// True if a name with the blocks' `prefix` ("model.layers.") lies in one of the first `blocks`.
@@ -63,6 +63,16 @@ void judge_unused(const std::string& where, bool allowed, Checkpoint& opened) {
   }
 }
 
+/// Presents the tensors that the model has as numbers, whatever they are stored as.
+std::unique_ptr<TensorSource> decode(const ModelConfig& config,
+                                     std::unique_ptr<TensorSource> stored) {
+  if (config.format.kind == WeightFormat::Kind::plain) return stored;
+  std::set<std::string> wanted;
+  for_each_tensor(*make_unchecked_family(config, *stored),
+                  [&](const TensorSpec& tensor) { wanted.insert(tensor.name); });
+  return decode_weights(std::move(stored), config.format, wanted);
+}
+
 }  // namespace
 
 void remark_on_head(const ModelConfig& config, const Family& family,
@@ -76,7 +86,7 @@ void remark_on_head(const ModelConfig& config, const Family& family,
 Checkpoint open_model_directory(const std::filesystem::path& directory, bool allow_unused) {
   const ModelConfig config = read_config(directory);
   Checkpoint opened;
-  opened.source = open_checkpoint(directory, &opened.remarks);
+  opened.source = decode(config, open_checkpoint(directory, &opened.remarks));
   opened.family = make_family(config, *opened.source);
   if (config.custom_code) {
     opened.remarks.push_back(fmt::format(

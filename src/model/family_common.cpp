@@ -6,12 +6,6 @@
 #include "quip/io/json.hpp"
 
 namespace quip {
-namespace {
-
-constexpr const char* head_name = "lm_head.weight";
-
-}  // namespace
-
 void parse_sizes(const ConfigFields& fields, const std::string& intermediate, ModelConfig& config) {
   config.hidden = fields.size("hidden_size");
   config.intermediate = fields.size(intermediate);
@@ -147,15 +141,17 @@ void parse_late_windows(const ConfigFields& fields, ModelConfig& config) {
 bool has_own_head(const ModelConfig& config, const TensorSource& source,
                   const std::string& embedding) {
   constexpr index_t piece = index_t{1} << 20;
-  if (!config.tied_head || !source.contains(embedding) || !source.contains(head_name)) return false;
-  const TensorInfo& head = source.info(head_name);
+  if (!config.tied_head || !source.contains(embedding) || !source.contains(config.head)) {
+    return false;
+  }
+  const TensorInfo& head = source.info(config.head);
   const TensorInfo& table = source.info(embedding);
   if (head.dtype != table.dtype || head.shape != table.shape) return true;
   std::vector<std::byte> ours(at(std::min(piece, head.bytes())));
   std::vector<std::byte> theirs(ours.size());
   for (index_t first = 0; first < head.bytes(); first += piece) {
     const std::size_t count = at(std::min(piece, head.bytes() - first));
-    source.read(head_name, first, std::span(ours).first(count));
+    source.read(config.head, first, std::span(ours).first(count));
     source.read(embedding, first, std::span(theirs).first(count));
     if (!std::equal(ours.begin(), ours.begin() + std::ssize(ours), theirs.begin())) return true;
   }
@@ -164,7 +160,7 @@ bool has_own_head(const ModelConfig& config, const TensorSource& source,
 
 TensorSpec head_of(const ModelConfig& config, const TensorSpec& embedding) {
   if (config.tied_head) return embedding;
-  return {head_name, {config.vocabulary, config.embedding_dim}};
+  return {config.head, {config.vocabulary, config.embedding_dim}};
 }
 
 }  // namespace quip

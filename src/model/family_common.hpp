@@ -79,7 +79,7 @@ void refuse_layer_types(const ConfigFields& fields);
 /// Reads windows that have to be switched on, and then begin at some block.
 void parse_late_windows(const ConfigFields& fields, ModelConfig& config);
 
-/// True if the configuration ties the head to `embedding`, but `source` has another lm_head.weight.
+/// True if the configuration ties the head to `embedding`, but `source` has another head.
 [[nodiscard]] bool has_own_head(const ModelConfig& config, const TensorSource& source,
                                 const std::string& embedding);
 

@@ -63,10 +63,20 @@ void parse_gpt_oss(const ConfigFields& fields, ModelConfig& config) {
   for (index_t b = 0; b < config.blocks; ++b) config.windowed.push_back(b % 2 == 0);
 }
 
-/// The blocks of mxfp4 go along the inputs: there an expert's matrices are stored by outputs.
+/// True if some experts are stored by outputs: the blocks of mxfp4 go along the inputs.
+bool has_blocks(const ModelConfig& c, const TensorSource& source) {
+  if (c.format.kind != WeightFormat::Kind::mxfp4) return false;
+  for (index_t b = 0; b < c.blocks; ++b) {
+    const std::string experts = fmt::format("{}layers.{}.mlp.experts.", c.root, b);
+    if (source.contains(experts + "gate_up_proj_blocks")) return true;
+    if (source.contains(experts + "down_proj_blocks")) return true;
+  }
+  return false;
+}
+
 ModelPlan plan_gpt_oss(const ModelConfig& c, const TensorSource& source) {
   ModelConfig stored = c;
-  stored.experts_by_outputs = source.contains("model.layers.0.mlp.experts.gate_up_proj_blocks");
+  stored.experts_by_outputs = has_blocks(c, source);
   return plan_decoder(stored, gpt_oss_block);
 }
 

@@ -424,7 +424,7 @@ void BlockBuilder::add_normed(const std::string& name, Slot from, bool bias,
 ModelPlan plan_decoder(const ModelConfig& c,
                        BlockPlan (*block)(const ModelConfig& config, index_t number)) {
   ModelPlan plan;
-  plan.embedding = {"model.embed_tokens.weight", {c.vocabulary, c.hidden}};
+  plan.embedding = {c.root + "embed_tokens.weight", {c.vocabulary, c.hidden}};
   plan.head = head_of(c, plan.embedding);
   const auto add_rope = [&](const RopeConfig& rope) {
     plan.ropes.push_back(
@@ -432,12 +432,12 @@ ModelPlan plan_decoder(const ModelConfig& c,
   };
   add_rope(c.rope);
   if (c.local_rope) add_rope(*c.local_rope);
-  PlanBuilder embed(c, "model.");
+  PlanBuilder embed(c, c.root);
   const Slot first = embed.copy(embed.input("embedding", c.hidden), "residual");
   embed.scale(first, c.embedding_scale);
   plan.embed = embed.finish(first);
   for (index_t b = 0; b < c.blocks; ++b) plan.blocks.push_back(block(c, b));
-  PlanBuilder finish(c, "model.");
+  PlanBuilder finish(c, c.root);
   const Slot last = finish.rms_norm("norm", finish.input("residual", c.hidden));
   finish.scale(last, c.head_scale);
   plan.finish = finish.finish(last);

@@ -108,8 +108,9 @@ class PlanBuilder {
 /// A block whose input and output is the residual [hidden].
 class BlockBuilder : public PlanBuilder {
  public:
-  BlockBuilder(const ModelConfig& config, index_t block,
-               const std::string& layers = "model.layers.");
+  BlockBuilder(const ModelConfig& config, index_t block)
+      : BlockBuilder(config, block, config.root + "layers.") {}
+  BlockBuilder(const ModelConfig& config, index_t block, const std::string& layers);
 
   using PlanBuilder::attend;
   using PlanBuilder::rope;
@@ -157,8 +158,8 @@ class BlockBuilder : public PlanBuilder {
   Slot residual_;
 };
 
-/// Returns the plan of a model with rotary positions whose ends are model.embed_tokens, model.norm
-/// and lm_head. `block` makes the plan of each block.
+/// Returns the plan of a model with rotary positions whose ends are embed_tokens, norm and
+/// the head. `block` makes the plan of each block.
 [[nodiscard]] ModelPlan plan_decoder(const ModelConfig& config,
                                      BlockPlan (*block)(const ModelConfig& config, index_t number));
 

@@ -96,13 +96,19 @@ struct Original {
 Original check_original(const PackedModel& packed, const fs::path& model, const fs::path& out) {
   const fs::path config = model / "config.json";
   require_made_from(packed, model);
-  return {parse_json<ordered_json>(read_text(config), config.string()),
-          list_side_files(model, {packed.describe(), out})};
+  auto document = parse_json<ordered_json>(read_text(config), config.string());
+  // What is written is stored as the format has it.
+  document.erase("quantization_config");
+  if (const auto text = document.find("text_config"); text != document.end() && text->is_object()) {
+    text->erase("quantization_config");
+  }
+  return {std::move(document), list_side_files(model, {packed.describe(), out})};
 }
 
 /// True if the head is not the embedding, whatever the configuration says.
 bool tied_by_mistake(const ModelConfig& config, const PackedModel& model) {
-  return has_own_head(config, model, make_unchecked_family(config, model)->embedding().name);
+  const auto family = make_unchecked_family(config, model);
+  return has_own_head(family->config(), model, family->embedding().name);
 }
 
 void write_index(const fs::path& out, const ExportPlan& plan) {
@@ -181,11 +187,13 @@ void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::pa
     if (tied_by_mistake(config, model)) {
       config.tied_head = false;
       original.config["tie_word_embeddings"] = false;
+      if (config.wrapped) original.config["text_config"]["tie_word_embeddings"] = false;
     }
     const std::unique_ptr<Family> family = make_unchecked_family(config, model);
+    config.format = {};
     writer = options.format == ExportFormat::exl3
                  ? make_exl3_writer(model, *family, options.head_bits)
-                 : make_bf16_writer(model, *family);
+                 : make_bf16_writer(model, *family, *make_unchecked_family(config, model));
     plan = plan_export(writer->tensors(), options.shard_bytes);
     if (comm.rank() == 0) make_empty_directory(out);
   });

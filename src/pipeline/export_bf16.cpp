@@ -41,12 +41,16 @@ void put_rounded(const Matrix<float>& weights, const WeightHandle& place, std::u
 
 class Bf16Writer final : public FormatWriter {
  public:
-  Bf16Writer(const PackedModel& model, const Family& family) : model_(model) {
-    for (index_t b = 0; b < family.config().blocks; ++b) {
-      for (const LinearSpec& linear : family.linears(b)) {
+  Bf16Writer(const PackedModel& model, const Family& stored, const Family& written)
+      : model_(model) {
+    for (index_t b = 0; b < written.config().blocks; ++b) {
+      for (std::size_t l = 0; l < written.linears(b).size(); ++l) {
+        const LinearSpec& linear = written.linears(b)[l];
+        const std::string& kept = stored.linears(b)[l].stored.tensor;
         if (!linear.shares_tensor()) continue;
         shared_[linear.name] = linear.tensor();
-        sharers_[linear.stored.tensor].push_back(linear);
+        sharers_[linear.stored.tensor].push_back({linear, stored.linears(b)[l].stored});
+        if (kept != linear.stored.tensor) replaced_[kept] = linear;
       }
     }
   }
@@ -68,7 +72,15 @@ class Bf16Writer final : public FormatWriter {
       ++unit;
     }
     for (const std::string& name : model_.names()) {
-      if (!made.contains(name)) tensors.push_back({model_.info(name), "", unit++});
+      if (made.contains(name)) continue;
+      const auto replaced = replaced_.find(name);
+      if (replaced == replaced_.end()) {
+        tensors.push_back({model_.info(name), "", unit++});
+        continue;
+      }
+      const TensorSpec tensor = replaced->second.tensor();
+      if (!made.insert(tensor.name).second) continue;
+      tensors.push_back({{tensor.name, DType::bf16, tensor.shape}, replaced->second.name, unit++});
     }
     return tensors;
   }
@@ -90,18 +102,24 @@ class Bf16Writer final : public FormatWriter {
   }
 
  private:
+  /// A linear that shares its tensor.
+  struct Sharer {
+    LinearSpec linear;
+    WeightHandle kept;  ///< where the model has its weights, if it was left as it is
+  };
+
   /// Writes a tensor slice by slice of its first dimension where it has three (an expert each).
   void write_shared(const File& file, index_t offset, const TensorInfo& tensor,
-                    const std::vector<LinearSpec>& sharers) const {
+                    const std::vector<Sharer>& sharers) const {
     const index_t slices = tensor.shape.size() > 2 ? tensor.shape[0] : 1;
     std::vector<std::uint16_t> slice(at(tensor.elements() / std::max<index_t>(slices, 1)));
     for (index_t s = 0; s < slices; ++s) {
       const index_t first = s * std::ssize(slice);
-      for (const LinearSpec& linear : sharers) {
-        if (linear.stored.offset / std::ssize(slice) != s) continue;
-        WeightHandle place = linear.stored;
+      for (const Sharer& sharer : sharers) {
+        WeightHandle place = sharer.linear.stored;
+        if (place.offset / std::ssize(slice) != s) continue;
         place.offset -= first;
-        put_rounded(weights_of(linear), place, slice.data());
+        put_rounded(weights_of(sharer), place, slice.data());
       }
       const auto bytes = std::as_bytes(std::span(slice));
       file.write_at(bytes, offset);
@@ -110,23 +128,26 @@ class Bf16Writer final : public FormatWriter {
   }
 
   /// Returns a linear's weights, also of one that was left as it is.
-  [[nodiscard]] Matrix<float> weights_of(const LinearSpec& linear) const {
+  [[nodiscard]] Matrix<float> weights_of(const Sharer& sharer) const {
+    const LinearSpec& linear = sharer.linear;
     if (model_.is_quantized(linear.name)) return dequantize(model_.read_layer(linear.name).layer);
     Matrix<float> kept(linear.rows, linear.cols);
-    const StoredLines lines = lines_of(linear.stored, linear.rows, linear.cols);
+    const StoredLines lines = lines_of(sharer.kept, linear.rows, linear.cols);
     read_to_places(model_, lines, {0, lines.count}, kept.data());
     return kept;
   }
 
   const PackedModel& model_;
-  std::map<std::string, TensorSpec> shared_;  ///< the tensors of layers that share one
-  std::map<std::string, std::vector<LinearSpec>> sharers_;  ///< the linears in a tensor
+  std::map<std::string, TensorSpec> shared_;            ///< the tensors of layers that share one
+  std::map<std::string, std::vector<Sharer>> sharers_;  ///< the linears in a tensor
+  std::map<std::string, LinearSpec> replaced_;          ///< a linear in each tensor of another name
 };
 
 }  // namespace
 
-std::unique_ptr<FormatWriter> make_bf16_writer(const PackedModel& model, const Family& family) {
-  return std::make_unique<Bf16Writer>(model, family);
+std::unique_ptr<FormatWriter> make_bf16_writer(const PackedModel& model, const Family& stored,
+                                               const Family& written) {
+  return std::make_unique<Bf16Writer>(model, stored, written);
 }
 
 }  // namespace quip

@@ -41,10 +41,11 @@ class FormatWriter {
                          const std::filesystem::path& out) const = 0;
 };
 
-/// Writes dequantized weights in bfloat16, in the tensors that `family` has them in. `model` has to
-/// outlive the writer.
+/// Writes dequantized weights in bfloat16, in the tensors that `written` has them in; `stored` has
+/// those of `model`, which has to outlive the writer.
 [[nodiscard]] std::unique_ptr<FormatWriter> make_bf16_writer(const PackedModel& model,
-                                                             const Family& family);
+                                                             const Family& stored,
+                                                             const Family& written);
 
 /// Writes trellis codes in the EXL3 format. `head_bits`: 0 leaves the head as it is. Throws Error
 /// naming the layers without trellis codes, or a tensor of which only a part has been quantized.

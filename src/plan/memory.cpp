@@ -172,7 +172,8 @@ Footprint capturing(const Sizes& sizes) {
                        {"captured inputs", tokens * sizes.plan().carried_width * float_bytes},
                        {"Hessians", hessian_bytes(sizes.plan(), whole)},
                        // Both, although one follows the other: the allocator keeps small pieces.
-                       {"work", summing + sizes.units * sizes.unit_bytes()}}};
+                       // And as much again of activations, which come and go in many sizes.
+                       {"work", summing + 2 * sizes.units * sizes.unit_bytes()}}};
   if (wide > 0) footprint.items.emplace_back("wide layer", wide);
   return footprint;
 }

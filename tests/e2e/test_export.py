@@ -54,12 +54,27 @@ def check_export(checkpoint, packed, tokens, exported):
 
 
 def check_complete(checkpoint, exported):
-    """Names and shapes are those of the original checkpoint; the configuration is kept."""
-    assert shapes(exported) == shapes(checkpoint)
+    """Names and shapes are those of the original checkpoint, or of what its 8- and 4-bit weights stand
+    for; the configuration is kept."""
     before = json.loads((checkpoint / "config.json").read_text())
+    if before.pop("quantization_config", None) is None:
+        assert shapes(exported) == shapes(checkpoint)
+    else:
+        assert shapes(exported) == decoded_shapes(checkpoint)
     after = json.loads((exported / "config.json").read_text())
     types = {"torch_dtype": "bfloat16"} | ({"dtype": "bfloat16"} if "dtype" in before else {})
     assert before | types == after
+
+
+def decoded_shapes(directory):
+    """Without scales; blocks of MXFP4 [..., out, in / 32, 16] are matrices [..., in, out]."""
+    found = {}
+    for name, shape in shapes(directory).items():
+        if name.endswith("_blocks"):
+            found[name.removesuffix("_blocks")] = [*shape[:-3], shape[-2] * 32, shape[-3]]
+        elif not name.endswith(("_scales", "_scale_inv")):
+            found[name] = shape
+    return found
 
 
 def shapes(directory):

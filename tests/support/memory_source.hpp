@@ -25,6 +25,12 @@ class MemorySource final : public TensorSource {
     const auto bytes = std::as_bytes(std::span(values));
     tensors_[name] = {{name, DType::f32, std::move(shape)}, {bytes.begin(), bytes.end()}};
   }
+  /// Sets elements of 8 bits.
+  void set_bytes(const std::string& name, DType dtype, std::vector<index_t> shape,
+                 const std::vector<std::uint8_t>& values) {
+    const auto bytes = std::as_bytes(std::span(values));
+    tensors_[name] = {{name, dtype, std::move(shape)}, {bytes.begin(), bytes.end()}};
+  }
   void erase(const std::string& name) { tensors_.erase(name); }
   /// Adds random finite elements.
   void add(const std::string& name, DType dtype, std::vector<index_t> shape, unsigned seed) {

@@ -475,6 +475,33 @@ TEST(Config, DefaultsOfGptOssAndLlama4AreThoseOfTransformers) {
   EXPECT_EQ(listed.dense, (std::vector{true, true, false}));
 }
 
+TEST(Config, FormatsOfQuantizedCheckpoints) {
+  const auto format = [](const json& stored) {
+    return parse(with(llama_like("llama"), {{"quantization_config", stored}})).format;
+  };
+  const WeightFormat fp8 = format({{"quant_method", "fp8"}, {"weight_block_size", {64, 128}}});
+  EXPECT_EQ(fp8.kind, WeightFormat::Kind::fp8);
+  EXPECT_EQ(fp8.block_rows, 64);
+  EXPECT_EQ(fp8.block_cols, 128);
+  EXPECT_EQ(format({{"quant_method", "mxfp4"}}).kind, WeightFormat::Kind::mxfp4);
+  EXPECT_EQ(parse(llama_like("llama")).format.kind, WeightFormat::Kind::plain);
+}
+
+TEST(Config, TheTextOfAWrapperIsTaken) {
+  json document = {{"model_type", "seeing"},
+                   {"architectures", {"SeeingForConditionalGeneration"}},
+                   {"tie_word_embeddings", true},
+                   {"text_config", llama_like("llama")}};
+  const ModelConfig c = parse(document);
+  EXPECT_TRUE(c.wrapped && c.tied_head);
+  EXPECT_EQ(c.model_type, "llama");
+  EXPECT_EQ(c.hidden, 64);
+  EXPECT_EQ(c.text, document.dump());
+  document["text_config"]["tie_word_embeddings"] = false;
+  EXPECT_FALSE(parse(document).tied_head);
+  EXPECT_FALSE(parse(llama_like("llama")).wrapped);
+}
+
 /// As transformers 5 decides it; 4.46 knows the old spelling only.
 TEST(Config, AnOldRopeThatIsNotEmptyCountsAlone) {
   const json recent = {{"rope_type", "default"}, {"rope_theta", 500.0}};
@@ -503,6 +530,20 @@ TEST(Config, EveryFaultNamesTheFieldAndTheFile) {
       {with(llama, {{"architectures", {"LlamaForSequenceClassification"}}}), "OPTForCausalLM"},
       {with(llama, {{"architectures", json::array()}}), "architectures is []"},
       {with(llama, {{"quantization_config", {{"bits", 4}}}}), "quantized already"},
+      {with(llama, {{"quantization_config", {{"quant_method", "gptq"}}}}), "quantized already"},
+      {with(llama, {{"quantization_config", {{"quant_method", "fp8"}}}}),
+       "quip reads quant_method fp8 with a weight_block_size"},
+      {with(llama,
+            {{"quantization_config", {{"quant_method", "fp8"}, {"weight_block_size", {128, 0}}}}}),
+       "quantization_config.weight_block_size is [128,0], not rows and columns"},
+      {with(llama, {{"quantization_config",
+                     {{"quant_method", "fp8"}, {"fmt", "e5m2"}, {"weight_block_size", {1, 1}}}}}),
+       "quantization_config.fmt is \"e5m2\"; quip knows \"e4m3\""},
+      {{{"model_type", "seeing"}, {"text_config", {{"model_type", "seeing_text"}}}},
+       "text_config.model_type is \"seeing_text\"; quip knows llama"},
+      {{{"model_type", "seeing"}, {"text_config", 5}}, "text_config is 5, not an object"},
+      {llama_like("nemotron_h"), "it does not compute state-space blocks"},
+      {llama_like("deepseek_v32"), "it does not compute sparse attention"},
       {with(llama, {{"hidden_size", nullptr}}), "hidden_size is missing"},
       {with(llama, {{"hidden_size", 0}}), "hidden_size is 0, not an integer"},
       {with(llama, {{"hidden_size", 66}}), "hidden_size is 66, not a multiple"},

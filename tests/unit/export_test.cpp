@@ -8,6 +8,7 @@
 
 #include "quip/core/digest.hpp"
 #include "quip/io/safetensors.hpp"
+#include "quip/quant/code/dequantize.hpp"
 
 namespace quip::export_test {
 namespace {
@@ -168,6 +169,76 @@ TEST_F(ExportTest, NamesOfTensorsMayHoldAnything) {
   run();
   for (const std::string& name : source.names()) {
     EXPECT_EQ(bytes(name, DType::i16), source.bytes(name)) << name;
+  }
+}
+
+// Of two experts of width 2 the second's up-projection and both down-projections stay: their
+// tensors are stored by inputs, or, decoded from mxfp4, by outputs.
+TEST_F(ExportTest, StackedExpertsAreWrittenByInputs) {
+  constexpr const char* gpt_oss =
+      R"({"model_type": "gpt_oss", "hidden_size": 4, "intermediate_size": 2, "head_dim": 2, )"
+      R"("num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, )"
+      R"("vocab_size": 3, "max_position_embeddings": 8, "num_local_experts": 2, )"
+      R"("num_experts_per_tok": 1)";
+  const std::string experts = "model.layers.0.mlp.experts.";
+  // Element (i, j) of the linear with these outputs and inputs, for all experts by themselves.
+  const auto kept = [](index_t expert, index_t output, index_t input) {
+    return static_cast<float>(100 * expert + 10 * output + input);
+  };
+  const Matrix<float> quantized = dequantize(small_layer("").layer);
+  for (const bool blocks : {false, true}) {
+    write_original("config.json",
+                   std::string(gpt_oss) +
+                       (blocks ? R"(, "quantization_config": {"quant_method": "mxfp4"}})" : "}"));
+    test::MemorySource rest;
+    const auto add = [&](const char* name, index_t outputs, index_t inputs) {
+      std::vector<float> values(at(2 * outputs * inputs));
+      for (index_t e = 0; e < 2; ++e) {
+        for (index_t i = 0; i < outputs; ++i) {
+          for (index_t j = 0; j < inputs; ++j) {
+            const index_t place = blocks ? i * inputs + j : j * outputs + i;
+            values[at(e * outputs * inputs + place)] = kept(e, i, j);
+          }
+        }
+      }
+      const std::vector<index_t> shape =
+          blocks ? std::vector{2L, outputs, inputs} : std::vector{2L, inputs, outputs};
+      rest.set(experts + name + (blocks ? "_blocks" : ""), shape, values);
+    };
+    add("gate_up_proj", 4, 4);
+    add("down_proj", 4, 2);
+    fs::remove_all(packed_);
+    fs::remove_all(out_);
+    const std::string config = text_of(original_ / "config.json");
+    const std::string digest = digest_of(std::as_bytes(std::span(config)));
+    PackedWriter writer(comm_, packed_, {{"inputs", {{"config_digest", digest}}}});
+    writer.write_block(0, {small_layer(experts + "0.gate_proj"), small_layer(experts + "0.up_proj"),
+                           small_layer(experts + "1.gate_proj")});
+    writer.write_rest(rest, rest.names());
+    writer.finish({});
+    run();
+
+    const auto written = open_checkpoint(out_);
+    EXPECT_THAT(written->names(),
+                testing::ElementsAre(experts + "down_proj", experts + "gate_up_proj"));
+    EXPECT_FALSE(json::parse(text_of(out_ / "config.json")).contains("quantization_config"));
+    ASSERT_EQ(written->info(experts + "gate_up_proj").shape, (std::vector<index_t>{2, 4, 4}));
+    ASSERT_EQ(written->info(experts + "down_proj").shape, (std::vector<index_t>{2, 2, 4}));
+    std::vector<float> both(32);
+    read_floats(*written, experts + "gate_up_proj", 0, both);
+    std::vector<float> down(16);
+    read_floats(*written, experts + "down_proj", 0, down);
+    for (index_t e = 0; e < 2; ++e) {
+      for (index_t input = 0; input < 4; ++input) {
+        for (index_t output = 0; output < 4; ++output) {
+          const bool stays = e == 1 && output % 2 == 1;
+          const float expected = stays ? kept(e, output, input) : quantized(output / 2, input);
+          EXPECT_EQ(both[at((e * 4 + input) * 4 + output)], expected);
+          if (input >= 2) continue;
+          EXPECT_EQ(down[at((e * 2 + input) * 4 + output)], kept(e, output, input));
+        }
+      }
+    }
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "quip/backend/backend.hpp"
 #include "quip/core/matrix.hpp"
+#include "quip/io/decoded_source.hpp"
 
 namespace quip {
 
@@ -51,9 +52,13 @@ struct LatentAttention {
 
 /// The union of the known families' needs; a family reads its own part.
 struct ModelConfig {
-  std::string model_type;    ///< "llama", "opt", …
-  std::string architecture;  ///< e.g. "LlamaForCausalLM"
-  std::string text;          ///< config.json as read: stored with a packed model
+  std::string model_type;       ///< "llama", "opt", …
+  std::string architecture;     ///< e.g. "LlamaForCausalLM"
+  std::string text;             ///< config.json as read: stored with a packed model
+  WeightFormat format;          ///< of a checkpoint's linears
+  bool wrapped = false;         ///< it is the text_config of a model that has other parts as well
+  std::string root = "model.";  ///< what tensors' names begin with, but for the head's
+  std::string head = "lm_head.weight";
   bool custom_code = false;  ///< auto_map: it brings code of its own, which nothing runs
 
   index_t hidden = 0;
