@@ -112,7 +112,7 @@ WeightFormat parse_format(const ConfigFields& fields) {
                   "reads quant_method fp8 with a weight_block_size, and mxfp4)",
                   shown(*fields.find(name)));
   }
-  stored.require_value("fmt", "e4m3");
+  if (stored.text_or("fmt", "") != "float8_e4m3fn") stored.require_value("fmt", "e4m3");
   const auto size = [&](std::size_t i) { return natural((*block)[i]).value_or(0); };
   if (!block->is_array() || block->size() != 2 || size(0) < 1 || size(1) < 1) {
     stored.reject("weight_block_size", "is {}, not rows and columns of a block", shown(*block));

@@ -6,13 +6,17 @@
 #include "quip/io/json.hpp"
 
 namespace quip {
-void parse_sizes(const ConfigFields& fields, const std::string& intermediate, ModelConfig& config) {
+void parse_sizes(const ConfigFields& fields, const std::string& intermediate,
+                 const SizeDefaults& defaults, ModelConfig& config) {
+  const auto size = [&](const char* name, index_t fallback) {
+    return fallback > 0 ? fields.size_or(name, fallback) : fields.size(name);
+  };
   config.hidden = fields.size("hidden_size");
   config.intermediate = fields.size(intermediate);
   config.blocks = fields.size("num_hidden_layers");
-  config.heads = fields.size("num_attention_heads");
-  config.vocabulary = fields.size("vocab_size");
-  config.max_positions = fields.size("max_position_embeddings");
+  config.heads = size("num_attention_heads", defaults.heads);
+  config.vocabulary = size("vocab_size", defaults.vocabulary);
+  config.max_positions = size("max_position_embeddings", defaults.positions);
 }
 
 void require_equal_heads(const ConfigFields& fields, const ModelConfig& config) {
@@ -40,7 +44,7 @@ void parse_activation(const ConfigFields& fields, const std::string& name,
 
 void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,
                    ModelConfig& config) {
-  parse_sizes(fields, "intermediate_size", config);
+  parse_sizes(fields, "intermediate_size", defaults.sizes, config);
   const bool as_heads = defaults.kv_heads == 0 || fields.is_null("num_key_value_heads");
   config.kv_heads =
       fields.size_or("num_key_value_heads", as_heads ? config.heads : defaults.kv_heads);

@@ -39,8 +39,16 @@ struct ModelRow {
 /// Returns the row of `model_type`, or nullptr.
 [[nodiscard]] const ModelRow* find_model(std::string_view model_type);
 
+/// What transformers takes for sizes that config.json leaves out. 0: they have to be there, as
+/// sizes of another model would be wrong; but those of wrapped texts are left out as a rule.
+struct SizeDefaults {
+  index_t heads = 0;
+  index_t vocabulary = 0;
+  index_t positions = 0;
+};
 /// Reads the sizes that all families have; `intermediate` names the field of the MLP's width.
-void parse_sizes(const ConfigFields& fields, const std::string& intermediate, ModelConfig& config);
+void parse_sizes(const ConfigFields& fields, const std::string& intermediate,
+                 const SizeDefaults& defaults, ModelConfig& config);
 /// Throws Error naming the sizes unless every head gets the same number of channels.
 void require_equal_heads(const ConfigFields& fields, const ModelConfig& config);
 /// Reads a field; `fallback` is what transformers takes if it is absent.
@@ -58,6 +66,7 @@ struct DecoderDefaults {
   double rope_theta = 10000.0;
   bool partial_rotation = false;  ///< the plan can leave channels of a head as they are
   bool local_rope = false;        ///< blocks with a window have a rope of their own
+  SizeDefaults sizes = {};
 };
 /// Reads the fields that all decoders with rotary positions have.
 void parse_decoder(const ConfigFields& fields, const DecoderDefaults& defaults,

@@ -69,7 +69,8 @@ void parse_gemma3(const ConfigFields& fields, ModelConfig& config) {
                .activation_field = "hidden_activation",
                .activation = "gelu_pytorch_tanh",
                .rope_theta = 1e6,
-               .local_rope = true},
+               .local_rope = true,
+               .sizes = {.heads = 8, .vocabulary = 262208, .positions = 131072}},
               fields.size_or("sliding_window_pattern", 6), config);
   config.head_norms = true;
   config.score_cap = cap_of(fields, "attn_logit_softcapping", 0.0);

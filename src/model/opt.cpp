@@ -70,7 +70,7 @@ ModelPlan plan_opt(const ModelConfig& c, const TensorSource& source) {
 }
 
 void parse_opt(const ConfigFields& fields, ModelConfig& config) {
-  parse_sizes(fields, "ffn_dim", config);
+  parse_sizes(fields, "ffn_dim", {}, config);
   require_equal_heads(fields, config);
   config.kv_heads = config.heads;
   config.head_dim = config.hidden / config.heads;

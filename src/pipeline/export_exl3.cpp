@@ -131,8 +131,8 @@ std::vector<std::uint8_t> by_inputs(const QuantizedLinear& layer) {
   return codes;
 }
 
-/// Throws Error naming a tensor of which some rows are codes and others are not: the format has
-/// layers, and no rows of a tensor.
+/// Throws Error naming a tensor of which some parts are codes and others are not, or that holds the
+/// biases of several layers: the format has layers, and no parts of a tensor.
 void require_whole_tensors(const PackedModel& model, const Family& family) {
   for (index_t b = 0; b < family.config().blocks; ++b) {
     for (const LinearSpec& linear : family.linears(b)) {
@@ -141,6 +141,11 @@ void require_whole_tensors(const PackedModel& model, const Family& family) {
           "{}: EXL3 cannot hold {}, of which only a part is quantized; quantize without the --skip "
           "that leaves the rest",
           model.describe(), linear.stored.tensor);
+    }
+    for (const TensorSpec& tensor : family.block_tensors(b)) {
+      if (!tensor.stored) continue;
+      fail("{}: EXL3 cannot hold {}, the biases of several layers", model.describe(),
+           tensor.stored->tensor);
     }
   }
 }

@@ -10,6 +10,9 @@ import hf_models
 ON_HOST = cli.QUIP.with_name("quip_cuda_on_host")
 OPTIONS = ("--bits", 2, "--samples", 2)
 FAMILIES = sorted(folder.name for folder in (cli.DATA / "families").iterdir())
+# A token's two best experts are 0.0015 apart in their logits, which bf16 moves by 0.005: with the
+# other one the loss is 0.0013 off.
+NEAR_TIES = {"llama4": 2e-3}
 
 pytestmark = pytest.mark.skipif(not ON_HOST.exists(), reason="built with QUIP_CUDA: no emulation")
 at_night = pytest.mark.skipif(not cli.THOROUGH, reason="minutes: at night (tests/nightly.sh)")
@@ -58,11 +61,11 @@ def evaluate_family(folder):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_agree_with_transformers(name, on_host):
-    """Products of bf16 operands move the third digit."""
+    """Products of bf16 operands move the third digit; those before a router, its choice, too."""
     folder = cli.DATA / "families" / name
     expected = json.loads((folder / "expected.json").read_text())["mean_loss"]
     report = evaluate_family(folder)
-    assert report["mean_loss"] == pytest.approx(expected, rel=1e-3)
+    assert report["mean_loss"] == pytest.approx(expected, rel=NEAR_TIES.get(name, 1e-3))
 
 
 @at_night
