@@ -15,7 +15,7 @@
 namespace quip {
 namespace {
 
-constexpr index_t chunk_elements = index_t{1} << 18;
+constexpr index_t elements_at_once = index_t{1} << 18;
 constexpr index_t float_bytes = sizeof(float);
 
 // mxfp4
@@ -87,7 +87,7 @@ class DecodedSource final : public TensorSource {
       const index_t first = (offset + done) / float_bytes;
       const index_t skipped = offset + done - first * float_bytes;
       const index_t bytes =
-          std::min(std::ssize(out) - done, chunk_elements * float_bytes - skipped);
+          std::min(std::ssize(out) - done, elements_at_once * float_bytes - skipped);
       values.resize(at((skipped + bytes + float_bytes - 1) / float_bytes));
       decode(found->second, first, values);
       std::memcpy(out.data() + done, std::as_bytes(std::span(values)).data() + skipped, at(bytes));

@@ -9,7 +9,7 @@ namespace quip {
 namespace {
 
 /// Gates and up-projections take turns among the outputs of one tensor.
-void add_stacked_experts(BlockBuilder& block, Slot x) {
+void add_gpt_oss_experts(BlockBuilder& block, Slot x) {
   const ModelConfig& c = block.config();
   const RouterShape& shape = c.router;
   const index_t width = c.expert_intermediate;
@@ -39,7 +39,7 @@ BlockPlan gpt_oss_block(const ModelConfig& c, index_t number) {
   const auto heads = block.project("self_attn.", x, c.attention_bias);
   block.add_to_residual("self_attn.o_proj", block.attend_by_position(heads, "self_attn.sinks"),
                         c.attention_bias);
-  add_stacked_experts(block, block.rms_norm("post_attention_layernorm", block.residual()));
+  add_gpt_oss_experts(block, block.rms_norm("post_attention_layernorm", block.residual()));
   return block.finish();
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int temperature_table = 1;
 
-void add_stacked_experts(BlockBuilder& block, Slot x) {
+void add_llama4_experts(BlockBuilder& block, Slot x) {
   const ModelConfig& c = block.config();
   const RouterShape& shape = c.router;
   const index_t width = c.expert_intermediate;
@@ -50,7 +50,7 @@ BlockPlan llama4_block(const ModelConfig& c, index_t number) {
   block.add_to_residual("self_attn.o_proj", block.attend(heads), c.attention_bias);
   const Slot y = block.rms_norm("post_attention_layernorm", block.residual());
   if (c.has_experts(number)) {
-    add_stacked_experts(block, y);
+    add_llama4_experts(block, y);
   } else {
     block.add_to_residual("feed_forward.down_proj", block.gated("feed_forward.", y, false), false);
   }

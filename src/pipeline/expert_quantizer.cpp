@@ -44,11 +44,13 @@ index_t experts_at_once(const BlockPlan& plan, int ranks) {
   return std::min<index_t>(std::ssize(plan.experts), ranks);
 }
 
-bool rounds_together(const BlockPlan& plan, int ranks) { return std::ssize(plan.experts) < ranks; }
+bool rounds_together(const BlockPlan& plan, int ranks) {
+  return std::ssize(plan.experts) * std::ssize(plan.experts.front().inputs) < ranks;
+}
 
 int expert_owner(const BlockPlan& plan, index_t place, int input, int ranks) {
-  const auto inputs = std::ssize(plan.experts.front().inputs);
-  return static_cast<int>((rounds_together(plan, ranks) ? place * inputs + input : place) % ranks);
+  if (ranks <= std::ssize(plan.experts)) return static_cast<int>(place % ranks);
+  return static_cast<int>((place * std::ssize(plan.experts.front().inputs) + input) % ranks);
 }
 
 /// What all groups of a block have in common.

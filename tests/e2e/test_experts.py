@@ -180,6 +180,7 @@ def test_hessians_of_an_untouched_expert_need_a_prior(skewed, tmp_path):
         (2, ("--samples", 4)),
         (3, ("--samples", 3, "--true-sequential", "--codebook", "trellis")),
         (6, ("--samples", 4, "--experts", "all")),
+        (9, ("--samples", 4, "--expert-prior", 0)),
     ],
 )
 def test_bytes_sent_are_predicted_exactly(ranks, options, tmp_path):

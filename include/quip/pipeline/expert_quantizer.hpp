@@ -15,7 +15,7 @@ namespace quip {
 /// Returns the number of experts whose weights are in memory together: one for each rank.
 [[nodiscard]] index_t experts_at_once(const BlockPlan& plan, int ranks);
 
-/// True if the ranks round rows of every layer together, since there are more of them than experts.
+/// True if the ranks round rows of every layer together, since there are more of them than factors.
 [[nodiscard]] bool rounds_together(const BlockPlan& plan, int ranks);
 /// Returns the rank that factorises the layers which read an input of an expert; `place`: that of
 /// the expert among those that are in memory together.
