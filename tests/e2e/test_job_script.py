@@ -203,6 +203,7 @@ LLAMA_405B = {
     "rms_norm_eps": 1e-5,
     "torch_dtype": "bfloat16",
 }
+DEEPSEEK_V3 = json.loads((cli.DATA / "configs" / "deepseek-v3.json").read_text())
 OPT_66B = {
     "model_type": "opt",
     "hidden_size": 9216,
@@ -217,7 +218,12 @@ OPT_66B = {
 
 
 @pytest.mark.parametrize(
-    ("job", "config"), [("quantize-405b.sbatch", LLAMA_405B), ("quantize-opt-66b.sbatch", OPT_66B)]
+    ("job", "config"),
+    [
+        ("quantize-405b.sbatch", LLAMA_405B),
+        ("quantize-opt-66b.sbatch", OPT_66B),
+        ("quantize-deepseek-v3.sbatch", DEEPSEEK_V3),
+    ],
 )
 def test_plans_in_the_examples_are_what_the_program_says(job, config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
