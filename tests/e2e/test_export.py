@@ -54,8 +54,8 @@ def check_export(checkpoint, packed, tokens, exported):
 
 
 def check_complete(checkpoint, exported):
-    """Names and shapes are those of the original checkpoint, or of what its 8- and 4-bit weights stand
-    for; the configuration is kept."""
+    """Names and shapes are those of the original checkpoint, or of what its 8- and 4-bit weights
+    stand for; the configuration is kept."""
     before = json.loads((checkpoint / "config.json").read_text())
     if before.pop("quantization_config", None) is None:
         assert shapes(exported) == shapes(checkpoint)
