@@ -143,7 +143,7 @@ class InspectCommand final : public Command {
     for (const auto& layer : layers) {
       if (!layer.contains("tokens")) dense.push_back(layer);
     }
-    if (!dense.empty())
+    if (!dense.empty()) {
       print_table(dense, header, [](const nlohmann::json& layer) {
         return fmt::format(
             "{:>13} {:>4} {:>10} {:>8.4f} {:>6.3f}",
@@ -152,6 +152,7 @@ class InspectCommand final : public Command {
             decimals(number_or_nan(layer.at("relative_proxy_loss")), 6),
             layer.at("trace_ratio").get<double>(), layer.at("rho").get<double>());
       });
+    }
     print_experts(layers);
     fmt::print("{}", remarks_on(layers));
   }

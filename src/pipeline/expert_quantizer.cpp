@@ -15,7 +15,7 @@ namespace {
 /// H = (T·H + κ·common) / (T + κ), lower triangles.
 void shrink(Matrix<double>& h, index_t tokens, const Matrix<double>& common, double prior) {
   const double share = prior / (static_cast<double>(tokens) + prior);
-  if (h.size() == 0) h = Matrix<double>(common.rows(), common.rows(), 0.0);
+  if (h.empty()) h = Matrix<double>(common.rows(), common.rows(), 0.0);
 #pragma omp parallel for schedule(dynamic, 16)
   for (index_t i = 0; i < h.rows(); ++i) {
     for (index_t j = 0; j <= i; ++j) h(i, j) += share * (common(i, j) - h(i, j));
@@ -125,7 +125,7 @@ void ExpertQuantizer::hessians(Work& work, Group& group, int input) {
       const index_t tokens = all ? 0 : own[e].tokens;
       if (all || prior > 0)
         shrink(h, tokens, gathered ? work.common : common[e].h, all ? 1 : prior);
-      if (h.size() == 0) {
+      if (h.empty()) {
         fail("{} gets no token, and --expert-prior 0 leaves nothing to round its layers by",
              name_of(work.plan, *group.experts[e]));
       }

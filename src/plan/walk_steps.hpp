@@ -37,8 +37,8 @@ inline std::vector<int> owners_of(const Layers& layers, const std::vector<Range>
 void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
                  Ledger& ledger);
 
-/// Counts what it does with a block's experts, as though all were routed equally many tokens. `load`
-/// counts the loading of one linear.
+/// Counts what it does with a block's experts, as though all were routed equally many tokens.
+/// `load` counts the loading of one linear.
 void walk_experts(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
                   Ledger& ledger, const std::function<void(const LinearSpec&)>& load);
 

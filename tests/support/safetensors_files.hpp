@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "support/message_of.hpp"
 #include <gtest/gtest.h>
 
 #include "quip/core/error.hpp"
@@ -33,17 +34,6 @@ inline std::string one_tensor(const std::string& name, const std::vector<float>&
   return file_of(fmt::format(R"({{"{}":{{"dtype":"F32","shape":[{}],"data_offsets":[0,{}]}}}})",
                              name, values.size(), bytes),
                  data_of(values));
-}
-
-/// Returns the message of the Error that `action` throws.
-template <typename Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
 }
 
 /// A directory of its own for each test.

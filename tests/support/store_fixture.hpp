@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "support/memory_source.hpp"
+#include "support/message_of.hpp"
 #include <fmt/format.h>
 
 #include "quip/core/error.hpp"
@@ -105,16 +106,6 @@ inline StoredLayer random_trellis_layer(const std::string& name, index_t outputs
 inline std::string text_of(const std::filesystem::path& file) {
   std::ifstream stream(file, std::ios::binary);
   return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-/// Returns the message of the Error that `work` throws.
-inline std::string message_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 /// Returns the paths of all files below a directory, relative to it.

@@ -3,11 +3,11 @@
 
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <vector>
 
 #include "support/memory_source.hpp"
+#include "support/message_of.hpp"
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -23,15 +23,6 @@ using testing::HasSubstr;
 
 constexpr WeightFormat blocks_of_2_by_4{WeightFormat::Kind::fp8, 2, 4};
 constexpr WeightFormat mxfp4{WeightFormat::Kind::mxfp4};
-
-std::string message_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
 
 /// The value of eight bits in F8_E4M3, by its definition.
 double fp8_value(int bits) {
@@ -65,7 +56,7 @@ class Fp8 : public testing::Test {
     return decode_weights(std::move(stored), blocks_of_2_by_4, wanted);
   }
   [[nodiscard]] std::string error() const {
-    return message_of([&] { (void)read(*open(), "w.weight", 0, 18); });
+    return test::message_of([&] { (void)read(*open(), "w.weight", 0, 18); });
   }
 
   std::vector<std::uint8_t> bits_;
@@ -160,7 +151,7 @@ class Mxfp4 : public testing::Test {
     return decode_weights(std::move(stored), mxfp4, {"w_blocks"});
   }
   [[nodiscard]] std::string error() const {
-    return message_of([&] { (void)read(*open(), "w_blocks", 0, 256); });
+    return test::message_of([&] { (void)read(*open(), "w_blocks", 0, 256); });
   }
 
   std::vector<index_t> shape_ = {2, 2, 2, 16};
