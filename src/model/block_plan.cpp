@@ -41,6 +41,14 @@ index_t TensorSpec::elements() const { return elements_of(shape); }
 
 Operands operands(const Operation& operation) { return std::visit(OperandsOf(), operation); }
 
+index_t BlockPlan::width_at(const Tap& tap) const {
+  index_t width_of_all = 0;
+  for (const Slot slot : tap.carried) {
+    width_of_all = std::max(width_of_all, columns[at(slot)] + width(slot));
+  }
+  return width_of_all;
+}
+
 Range BlockPlan::stage(int number) const {
   const index_t first = number == 0 ? 0 : taps[at(number - 1)].operation;
   const bool last = number == static_cast<int>(taps.size());

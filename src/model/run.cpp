@@ -203,30 +203,27 @@ void Family::run(const BlockPlan& plan, Range operations, Backend& backend,
   }
 }
 
+void Family::run_whole(const BlockPlan& plan, Backend& backend, const WeightSet& weights,
+                       TensorView input, TensorView output) const {
+  SampleState state(plan, input.rows);
+  state.bind(plan.input, input);
+  state.bind(plan.output, output);
+  run(plan, {0, std::ssize(plan.operations)}, backend, weights, state);
+}
+
 void Family::embed(Backend& backend, const WeightSet& ends, TensorView rows,
                    TensorView residual) const {
-  const BlockPlan& plan = plan_.embed;
-  SampleState state(plan, rows.rows);
-  state.bind(plan.input, rows);
-  state.bind(plan.output, residual);
-  run(plan, {0, std::ssize(plan.operations)}, backend, ends, state);
+  run_whole(plan_.embed, backend, ends, rows, residual);
 }
 
 void Family::forward(index_t number, Backend& backend, const WeightSet& weights,
                      TensorView residual) const {
-  const BlockPlan& plan = block(number);
-  SampleState state(plan, residual.rows);
-  state.bind(plan.input, residual);
-  run(plan, {0, std::ssize(plan.operations)}, backend, weights, state);
+  run_whole(block(number), backend, weights, residual, residual);
 }
 
 void Family::finish(Backend& backend, const WeightSet& ends, TensorView residual,
                     TensorView result) const {
-  const BlockPlan& plan = plan_.finish;
-  SampleState state(plan, residual.rows);
-  state.bind(plan.input, residual);
-  state.bind(plan.output, result);
-  run(plan, {0, std::ssize(plan.operations)}, backend, ends, state);
+  run_whole(plan_.finish, backend, ends, residual, result);
 }
 
 }  // namespace quip

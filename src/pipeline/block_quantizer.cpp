@@ -10,21 +10,6 @@
 #include "quip/pipeline/loader.hpp"
 
 namespace quip {
-namespace {
-
-/// Returns the layers in the order of `linears`.
-std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
-                                  std::vector<StoredLayer> layers) {
-  std::vector<StoredLayer> ordered;
-  ordered.reserve(linears.size());
-  for (const LinearSpec& linear : linears) {
-    ordered.push_back(std::move(*std::ranges::find(layers, linear.name, &StoredLayer::name)));
-  }
-  return ordered;
-}
-
-}  // namespace
-
 BlockQuantizer::BlockQuantizer(Collectives& comm, Backend& backend, const Family& family,
                                const QuantizeOptions& options, Phases& phases)
     : comm_(comm),

@@ -6,17 +6,6 @@
 #include "quip/model/work.hpp"
 
 namespace quip {
-namespace {
-
-index_t carried_columns(const BlockPlan& plan, const Tap& tap) {
-  index_t columns = 0;
-  for (const Slot slot : tap.carried) {
-    columns = std::max(columns, plan.columns[at(slot)] + plan.width(slot));
-  }
-  return columns;
-}
-
-}  // namespace
 
 ExpertPass::ExpertPass(Collectives& comm, Backend& backend, const Family& family, index_t block,
                        const SampleShard& shard, TensorView states)
@@ -29,9 +18,7 @@ ExpertPass::ExpertPass(Collectives& comm, Backend& backend, const Family& family
       states_(states),
       routes_(std::get<op::Gather>(plan_.operations[at(tap_.operation)]).routes),
       routed_(shard.samples.count()) {
-  agree(comm_, [&] {
-    carried_ = backend_.allocate_samples(shard.tokens(), carried_columns(plan_, tap_));
-  });
+  agree(comm_, [&] { carried_ = backend_.allocate_samples(shard.tokens(), plan_.width_at(tap_)); });
 }
 
 TensorView ExpertPass::place_of(Slot slot, index_t sample) {
@@ -79,7 +66,7 @@ void ExpertPass::add(const ExpertPlan& expert, const WeightSet& weights) {
 }
 
 void ExpertPass::end(const WeightSet& weights) {
-  run({plan_.expert_operations().last, std::ssize(plan_.operations)}, weights);
+  run({plan_.experts.back().operations.last, std::ssize(plan_.operations)}, weights);
 }
 
 std::vector<Routing> ExpertPass::routings(const ExpertPlan& expert, ExpertTokens tokens) const {

@@ -1,8 +1,8 @@
 #include "quip/pipeline/expert_quantizer.hpp"
 
 #include <algorithm>
-#include <map>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "quip/calib/hessian.hpp"
@@ -11,6 +11,9 @@
 
 namespace quip {
 namespace {
+
+// Tokens on which an expert's own inputs are averaged for the prior.
+constexpr index_t averaged_tokens = 2048;
 
 /// H = (T·H + κ·common) / (T + κ), lower triangles.
 void shrink(Matrix<double>& h, index_t tokens, const Matrix<double>& common, double prior) {
@@ -53,11 +56,35 @@ int expert_owner(const BlockPlan& plan, index_t place, int input, int ranks) {
   return static_cast<int>((place * std::ssize(plan.experts.front().inputs) + input) % ranks);
 }
 
+ExpertLayers expert_layers(const BlockPlan& plan, const LayerList& all, Range experts, Range inputs,
+                           int ranks) {
+  ExpertLayers found;
+  for (index_t e = experts.first; e < experts.last; ++e) {
+    const ExpertPlan& expert = plan.experts[at(e)];
+    for (const auto& layer : all) {
+      const LinearSpec& linear = layer.first;
+      if (linear.expert != expert.number) continue;
+      if (linear.input < inputs.first || linear.input >= inputs.last) continue;
+      const index_t place = e - experts.first;
+      found.layers.push_back(layer);
+      found.layers.back().first.tap =
+          static_cast<int>(place * std::ssize(expert.inputs)) + linear.input;
+      found.owners.push_back(expert_owner(plan, place, linear.input, ranks));
+    }
+  }
+  return found;
+}
+
+index_t averaged_step(const QuantizeOptions& options, index_t tokens) {
+  return options.experts == ExpertHessians::all ? 1
+                                                : std::max<index_t>(1, tokens / averaged_tokens);
+}
+
 /// What all groups of a block have in common.
 struct ExpertQuantizer::Work {
   const BlockPlan& plan;
   WeightSet& weights;
-  std::vector<LinearSpec> selected;
+  LayerList layers;  ///< of experts
   std::optional<ExpertPass> pass = {};
   index_t tokens = 0;          ///< of all ranks
   Matrix<double> common = {};  ///< H of what is gathered, over all tokens
@@ -66,7 +93,8 @@ struct ExpertQuantizer::Work {
 
 /// Experts that are in memory together.
 struct ExpertQuantizer::Group {
-  std::vector<const ExpertPlan*> experts;
+  Range experts;
+  std::span<const ExpertPlan> plans;
   std::vector<index_t> tokens;           ///< of each expert, on all ranks
   std::vector<Matrix<double>> hessians;  ///< [experts × inputs], those that this rank owns
 };
@@ -82,7 +110,7 @@ ExpertQuantizer::ExpertQuantizer(Collectives& comm, Backend& backend, const Fami
       alone_(self_, backend, options, phases) {}
 
 void ExpertQuantizer::hessians(Work& work, Group& group, int input) {
-  const auto first = group.experts.front()->inputs.size();
+  const std::size_t inputs_of_expert = group.plans.front().inputs.size();
   const auto owner = [&](std::size_t e) {
     return expert_owner(work.plan, static_cast<index_t>(e), input, comm_.size());
   };
@@ -91,12 +119,12 @@ void ExpertQuantizer::hessians(Work& work, Group& group, int input) {
     std::vector<OwnedInput> inputs;
     {
       auto scope = phases_.measure("capture");
-      for (const ExpertPlan* expert : group.experts) {
-        rows.push_back(work.pass->inputs(*expert, input, tokens, work.weights));
+      for (const ExpertPlan& expert : group.plans) {
+        rows.push_back(work.pass->inputs(expert, input, tokens, work.weights));
       }
     }
     for (std::size_t e = 0; e < rows.size(); ++e) {
-      const ExpertPlan& expert = *group.experts[e];
+      const ExpertPlan& expert = group.plans[e];
       const auto reads =
           std::ranges::find_if(work.plan.linears.begin() + expert.linears.first,
                                work.plan.linears.begin() + expert.linears.last,
@@ -109,60 +137,48 @@ void ExpertQuantizer::hessians(Work& work, Group& group, int input) {
   const bool all = options_.experts == ExpertHessians::all;
   // What is gathered is common to all experts; what they make of it is not.
   const bool gathered = input == 0;
-  const double prior = options_.expert_prior;
   std::vector<OwnedHessian> own;
   if (!all) own = sum({});
   std::vector<OwnedHessian> common;
-  if (!gathered && (all || prior > 0)) {
-    common = sum({all ? 1 : std::max<index_t>(1, work.tokens / common_tokens)});
+  if (!gathered && options_.averages_experts()) {
+    common = sum({averaged_step(options_, work.tokens)});
   }
   auto scope = phases_.measure("hessian");
   agree(comm_, [&] {
-    for (std::size_t e = 0; e < group.experts.size(); ++e) {
+    for (std::size_t e = 0; e < group.plans.size(); ++e) {
       if (owner(e) != comm_.rank()) continue;
-      Matrix<double>& h = group.hessians[e * first + at(input)];
+      Matrix<double>& h = group.hessians[e * inputs_of_expert + at(input)];
       if (!all) h = std::move(own[e].h);
       const index_t tokens = all ? 0 : own[e].tokens;
-      if (all || prior > 0)
-        shrink(h, tokens, gathered ? work.common : common[e].h, all ? 1 : prior);
+      if (options_.averages_experts()) {
+        shrink(h, tokens, gathered ? work.common : common[e].h, all ? 1 : options_.expert_prior);
+      }
       if (h.empty()) {
         fail("{} gets no token, and --expert-prior 0 leaves nothing to round its layers by",
-             name_of(work.plan, *group.experts[e]));
+             name_of(work.plan, group.plans[e]));
       }
     }
   });
 }
 
-void ExpertQuantizer::round(Work& work, Group& group, int first_input, int last_input) {
-  LayerList layers;  // taps numbered by expert and input
-  std::vector<int> owners;
-  std::map<std::string, index_t> tokens;  // by layer
-  const auto inputs = static_cast<int>(group.experts.front()->inputs.size());
-  for (std::size_t e = 0; e < group.experts.size(); ++e) {
-    for (const LinearSpec& linear : work.selected) {
-      if (linear.expert != group.experts[e]->number) continue;
-      if (linear.input < first_input || linear.input >= last_input) continue;
-      layers.emplace_back(linear, options_.of(linear.name));
-      layers.back().first.tap = static_cast<int>(e) * inputs + linear.input;
-      owners.push_back(
-          expert_owner(work.plan, static_cast<index_t>(e), linear.input, comm_.size()));
-      tokens[linear.name] = group.tokens[e];
-    }
-  }
+void ExpertQuantizer::round(Work& work, Group& group, Range inputs) {
+  const ExpertLayers chosen =
+      expert_layers(work.plan, work.layers, group.experts, inputs, comm_.size());
+  const LayerList& layers = chosen.layers;
+  const std::vector<int>& owners = chosen.owners;
   if (layers.empty()) return;
+  const std::size_t inputs_of_expert = group.plans.front().inputs.size();
+  std::vector<Matrix<double>> hessians =
+      std::exchange(group.hessians, std::vector<Matrix<double>>(group.hessians.size()));
+  std::size_t next = 0;
   const auto done = [&](StoredLayer layer) {
-    layer.statistics.tokens = tokens.at(layer.name);
+    layer.statistics.tokens = group.tokens[at(layers[next++].first.tap) / inputs_of_expert];
     auto scope = phases_.measure("dequantize");
     work.weights.insert(layer.name + ".weight", load_dequantized(comm_, backend_, layer.layer));
     work.stored.push_back(std::move(layer));
   };
   if (rounds_together(work.plan, comm_.size())) {
-    const auto owner_of = [&](const LinearSpec& linear) {
-      return expert_owner(work.plan, linear.tap / inputs, linear.input, comm_.size());
-    };
-    together_.round(layers, std::move(group.hessians), work.weights, done, owner_of);
-    group.hessians = std::vector<Matrix<double>>(group.experts.size() * at(inputs));
-    return;
+    return together_.round(layers, std::move(hessians), work.weights, done, owners);
   }
   LayerList mine;
   for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -170,14 +186,13 @@ void ExpertQuantizer::round(Work& work, Group& group, int first_input, int last_
   }
   std::vector<StoredLayer> rounded;
   agree(comm_, [&] {
-    alone_.round(mine, std::move(group.hessians), work.weights,
+    alone_.round(mine, std::move(hessians), work.weights,
                  [&](StoredLayer layer) { rounded.push_back(std::move(layer)); });
   });
-  group.hessians = std::vector<Matrix<double>>(group.experts.size() * at(inputs));
-  std::size_t next = 0;
+  auto own = rounded.begin();
   for (std::size_t i = 0; i < layers.size(); ++i) {
     StoredLayer layer;
-    if (owners[i] == comm_.rank()) layer = std::move(rounded[next++]);
+    if (owners[i] == comm_.rank()) layer = std::move(*own++);
     {
       auto scope = phases_.measure("round");
       broadcast_stored(comm_, layer, layers[i].second.spectra, owners[i]);
@@ -190,7 +205,12 @@ std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, We
                                                    const SampleShard& shard, TensorView states) {
   const BlockPlan& plan = family_.block(loader.block());
   alone_.on_step = together_.on_step = on_step;
-  Work work{plan, weights, options_.selected(family_, loader.block())};
+  std::vector<LinearSpec> linears = options_.selected(family_, loader.block());
+  std::erase_if(linears, [](const LinearSpec& linear) { return linear.expert < 0; });
+  Work work{plan, weights, {}};
+  for (const LinearSpec& linear : linears) {
+    work.layers.emplace_back(linear, options_.of(linear.name));
+  }
   {
     auto scope = phases_.measure("forward");
     on_step("route");
@@ -202,52 +222,49 @@ std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, We
     double tokens = static_cast<double>(shard.tokens());
     comm_.all_reduce_sum(std::span(&tokens, 1));
     work.tokens = static_cast<index_t>(tokens);
-    const bool needed = options_.experts == ExpertHessians::all || options_.expert_prior > 0;
-    if (needed) {
+    if (options_.averages_experts()) {
       work.common =
           exact_hessian(comm_, backend_, work.pass->gathered(), shard.samples.first, shard.length,
                         plan.linears[at(plan.experts[0].linears.first)].name);
     }
   }
   const index_t step = experts_at_once(plan, comm_.size());
+  const auto inputs = static_cast<int>(plan.experts[0].inputs.size());
   for (index_t first = 0; first < std::ssize(plan.experts); first += step) {
-    Group group;
-    for (index_t e = first; e < std::min(first + step, std::ssize(plan.experts)); ++e) {
-      group.experts.push_back(&plan.experts[at(e)]);
+    const Range experts{first, std::min(first + step, std::ssize(plan.experts))};
+    Group group{experts, std::span(plan.experts).subspan(at(first), at(experts.count())), {}, {}};
+    {
       on_step("load experts");
       auto scope = phases_.measure("load");
-      loader.load(plan.experts[at(e)].linears, weights);
+      for (const ExpertPlan& expert : group.plans) loader.load(expert.linears, weights);
     }
-    const auto inputs = static_cast<int>(group.experts.front()->inputs.size());
-    group.hessians.resize(group.experts.size() * at(inputs));
+    group.hessians.resize(group.plans.size() * at(inputs));
     {
       auto scope = phases_.measure("capture");
       std::vector<double> tokens;
-      for (const ExpertPlan* expert : group.experts)
-        tokens.push_back(static_cast<double>(work.pass->tokens_of(*expert)));
+      for (const ExpertPlan& expert : group.plans) {
+        tokens.push_back(static_cast<double>(work.pass->tokens_of(expert)));
+      }
       comm_.all_reduce_sum(tokens);
       group.tokens.assign(tokens.begin(), tokens.end());
     }
     for (int input = 0; input < inputs; ++input) {
       on_step("Hessians of experts");
       hessians(work, group, input);
-      if (options_.true_sequential) round(work, group, input, input + 1);
+      if (options_.true_sequential) round(work, group, {input, input + 1});
     }
-    if (!options_.true_sequential) round(work, group, 0, inputs);
+    if (!options_.true_sequential) round(work, group, {0, inputs});
     auto scope = phases_.measure("forward");
     on_step("forward experts");
-    for (const ExpertPlan* expert : group.experts) {
-      work.pass->add(*expert, weights);
-      loader.drop(expert->linears, weights);
+    for (const ExpertPlan& expert : group.plans) {
+      work.pass->add(expert, weights);
+      loader.drop(expert.linears, weights);
     }
   }
   auto scope = phases_.measure("forward");
   work.pass->end(weights);
   // With --true-sequential they come input by input.
-  std::ranges::stable_sort(work.stored, {}, [&](const StoredLayer& layer) {
-    return std::ranges::find(plan.linears, layer.name, &LinearSpec::name) - plan.linears.begin();
-  });
-  return std::move(work.stored);
+  return in_order(linears, std::move(work.stored));
 }
 
 }  // namespace quip

@@ -70,6 +70,25 @@ std::vector<int> assign_owners(const std::vector<index_t>& orders, int ranks) {
   return owners;
 }
 
+std::vector<int> owners_of(const LayerList& layers, const std::vector<Range>& groups, int ranks,
+                           std::span<const int> by_layer) {
+  if (by_layer.empty()) return assign_owners(orders_of(layers, groups), ranks);
+  std::vector<int> owners;
+  owners.reserve(groups.size());
+  for (const Range group : groups) owners.push_back(by_layer[at(group.first)]);
+  return owners;
+}
+
+std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
+                                  std::vector<StoredLayer> layers) {
+  std::vector<StoredLayer> ordered;
+  ordered.reserve(linears.size());
+  for (const LinearSpec& linear : linears) {
+    ordered.push_back(std::move(*std::ranges::find(layers, linear.name, &StoredLayer::name)));
+  }
+  return ordered;
+}
+
 NarrowLayers::NarrowLayers(Collectives& comm, Backend& backend, const QuantizeOptions& options,
                            Phases& phases)
     : comm_(comm), backend_(backend), options_(options), phases_(phases) {}
@@ -155,11 +174,9 @@ void NarrowLayers::round_group(LayerGroup group, PreparedLayer& prepared, const 
 
 void NarrowLayers::round(const LayerList& layers, std::vector<Matrix<double>> hessians,
                          const WeightSet& weights, const std::function<void(StoredLayer)>& done,
-                         const std::function<int(const LinearSpec&)>& owner_of) {
+                         std::span<const int> owners_by_layer) {
   const std::vector<Range> groups = input_groups(layers);
-  std::vector<int> owners = assign_owners(orders_of(layers, groups), comm_.size());
-  for (std::size_t g = 0; owner_of && g < groups.size(); ++g)
-    owners[g] = owner_of(layers[at(groups[g].first)].first);
+  const std::vector<int> owners = owners_of(layers, groups, comm_.size(), owners_by_layer);
   std::vector<PreparedLayer> prepared =
       factorise(weights, layers, groups, std::move(hessians), owners);
   for (std::size_t g = 0; g < groups.size(); ++g) {

@@ -22,7 +22,7 @@ struct Piece {
   index_t bytes;
 };
 
-/// Returns the pieces that `load_block` makes this rank read.
+/// Returns the pieces that BlockLoader makes this rank read.
 std::vector<Piece> pieces_of(const Collectives& comm, const TensorSource& source,
                              const Family& family, index_t block) {
   std::vector<Piece> pieces;

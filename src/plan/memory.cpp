@@ -103,7 +103,7 @@ struct Sizes {
   index_t length;
   index_t tokens = 0;  ///< on this rank
   index_t units = 0;   ///< samples that it works on side by side
-  Layers narrow;       ///< those that one rank factorises
+  LayerList narrow;    ///< those that one rank factorises
 };
 
 /// Returns how many times a rank's rows are there at once, in rounding or in measuring.
@@ -214,10 +214,6 @@ Footprint rounding(const Sizes& sizes) {
 Footprint experts(const Sizes& sizes) {
   const BlockPlan& plan = sizes.plan();
   const Tap& tap = plan.taps.back();
-  index_t carried = 0;
-  for (const Slot slot : tap.carried) {
-    carried = std::max(carried, plan.columns[at(slot)] + plan.width(slot));
-  }
   index_t hessians = plan.width(tap.slot) * plan.width(tap.slot) * double_bytes;  // the common one
   for (const Tap& input : plan.experts[0].inputs) {
     hessians += plan.width(input.slot) * plan.width(input.slot) * double_bytes;
@@ -240,7 +236,7 @@ Footprint experts(const Sizes& sizes) {
   const index_t states = sizes.tokens * sizes.family.config().hidden * float_bytes;
   return {"experts",
           {{"hidden states", states},
-           {"captured inputs", sizes.tokens * carried * float_bytes},
+           {"captured inputs", sizes.tokens * plan.width_at(tap) * float_bytes},
            {"Hessians", hessians},
            {"work", work}}};
 }

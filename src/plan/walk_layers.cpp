@@ -31,10 +31,10 @@ class LayerWalk {
         tokens_(share_of(job.samples, ledger.rank(), ledger.size()).count() * job.length) {}
 
   /// Follows the layers that read one tap, then those of the next.
-  void block(const Layers& layers, int taps) {
-    Layers narrow;
+  void block(const LayerList& layers, int taps) {
+    LayerList narrow;
     for (int tap = 0; tap < taps; ++tap) {
-      Layers readers;
+      LayerList readers;
       std::copy_if(layers.begin(), layers.end(), std::back_inserter(readers),
                    [tap](const auto& layer) { return layer.first.tap == tap; });
       if (readers.empty()) continue;
@@ -57,14 +57,13 @@ class LayerWalk {
     const BlockPlan& plan = job_.model.family->block(kind.blocks[0]);
     const double samples =
         static_cast<double>(share_of(job_.samples, ledger_.rank(), ledger_.size()).count());
-    const bool averages = options_.experts == ExpertHessians::all || options_.expert_prior > 0;
     ledger_.enter("forward");
     ledger_.vote();  // room for what experts read
     ledger_.vote();
     ledger_.add_flops(samples * block_flops(plan, job_.length));
     ledger_.enter("hessian");
     ledger_.count_sum(1);
-    if (averages) hessian(plan.width(plan.taps.back().slot));
+    if (options_.averages_experts()) hessian(plan.width(plan.taps.back().slot));
     const index_t step = experts_at_once(plan, ledger_.size());
     for (index_t first = 0; first < std::ssize(plan.experts); first += step) {
       const Range group{first, std::min(first + step, std::ssize(plan.experts))};
@@ -97,9 +96,8 @@ class LayerWalk {
         return static_cast<index_t>(std::llround(static_cast<double>(tokens) * share));
       });
     }
-    if (input > 0 && (all || options_.expert_prior > 0)) {
-      const index_t every =
-          all ? 1 : std::max<index_t>(1, job_.samples * job_.length / common_tokens);
+    if (input > 0 && options_.averages_experts()) {
+      const index_t every = averaged_step(options_, job_.samples * job_.length);
       owned_hessians(plan, group, input,
                      [every](index_t tokens) { return (tokens + every - 1) / every; });
     }
@@ -155,29 +153,10 @@ class LayerWalk {
 
   /// Follows the layers of some experts that read some of their inputs.
   void round_experts(const BlockKind& kind, const BlockPlan& plan, Range group, Range inputs) {
-    Layers layers;
-    std::vector<int> owners;
-    for (index_t e = group.first; e < group.last; ++e) {
-      for (const auto& planned : kind.linears) {
-        const LinearSpec& linear = planned.first;
-        if (linear.expert != plan.experts[at(e)].number) continue;
-        if (linear.input < inputs.first || linear.input >= inputs.last) continue;
-        layers.push_back(planned);
-        const auto all = std::ssize(plan.experts[at(e)].inputs);
-        layers.back().first.tap = static_cast<int>((e - group.first) * all) + linear.input;
-        owners.push_back(owner_of(plan, group, e, linear.input));
-      }
-    }
+    const auto [layers, owners] = expert_layers(plan, kind.linears, group, inputs, ledger_.size());
     if (layers.empty()) return;
-    if (rounds_together(plan, ledger_.size())) {
-      round(layers, [&](const LinearSpec& linear) {
-        const auto found = std::ranges::find(
-            layers, linear.name, [](const auto& planned) { return planned.first.name; });
-        return owners[at(found - layers.begin())];
-      });
-      return;
-    }
-    Layers mine;
+    if (rounds_together(plan, ledger_.size())) return round(layers, owners);
+    LayerList mine;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       if (owners[i] == ledger_.rank()) mine.push_back(layers[i]);
     }
@@ -237,7 +216,7 @@ class LayerWalk {
     ledger_.vote();
   }
 
-  void wide_group(const Layers& layers, Range group) {
+  void wide_group(const LayerList& layers, Range group) {
     const auto& [linear, options] = layers[at(group.first)];
     const index_t n = padded(options.effective_transform(), linear.cols);
     const BlockCyclic layout = options_.wide.layout(n, ledger_.size());
@@ -268,7 +247,7 @@ class LayerWalk {
     round_group(layers, group, &layout);
   }
 
-  void round_group(const Layers& layers, Range group, const BlockCyclic* wide) {
+  void round_group(const LayerList& layers, Range group, const BlockCyclic* wide) {
     for (index_t i = group.first; i < group.last; ++i) {
       const auto& [linear, options] = layers[at(i)];
       ledger_.enter("round");
@@ -291,11 +270,9 @@ class LayerWalk {
     ledger_.add_flops(order * order * order / 3 / layout.grid.size());
   }
 
-  void round(const Layers& layers, const std::function<int(const LinearSpec&)>& owner_of = {}) {
+  void round(const LayerList& layers, std::span<const int> owners_by_layer = {}) {
     const std::vector<Range> groups = input_groups(layers);
-    std::vector<int> owners = owners_of(layers, groups, ledger_.size());
-    for (std::size_t g = 0; owner_of && g < groups.size(); ++g)
-      owners[g] = owner_of(layers[at(groups[g].first)].first);
+    const std::vector<int> owners = owners_of(layers, groups, ledger_.size(), owners_by_layer);
     ledger_.enter("factor");
     ledger_.vote();
     for (std::size_t g = 0; g < groups.size(); ++g) {

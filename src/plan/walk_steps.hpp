@@ -22,17 +22,6 @@ inline void allocate_on_node(Ledger& ledger, index_t bytes) {
   ledger.vote();
 }
 
-using Layers = decltype(BlockKind::linears);
-
-/// Returns the ranks that factorise the layers, group by group.
-inline std::vector<int> owners_of(const Layers& layers, const std::vector<Range>& groups,
-                                  int ranks) {
-  std::vector<index_t> orders;
-  orders.reserve(groups.size());
-  for (const Range group : groups) orders.push_back(layers[at(group.first)].first.cols);
-  return assign_owners(orders, ranks);
-}
-
 /// Counts what a rank does with the layers of a block once their inputs are captured.
 void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
                  Ledger& ledger);

@@ -37,6 +37,12 @@ def model(name: str) -> Path:
     return DATA / "models" / name
 
 
+def family(name: str) -> tuple[Path, Path]:
+    """A small model of a family, and its tokens."""
+    folder = DATA / "families" / name
+    return folder, folder / "tokens.h5"
+
+
 def golden(name: str) -> dict:
     return json.loads((DATA / "golden" / f"{name}.json").read_text())
 

@@ -16,11 +16,6 @@ NEVER, RARE = 5, 11  # experts with no token, and with three
 MARK = 7  # the token that goes to the rare expert
 
 
-def family(name):
-    folder = cli.DATA / "families" / name
-    return folder, folder / "tokens.h5"
-
-
 @pytest.fixture(scope="module")
 def skewed(tmp_path_factory):
     """A block with 64 experts, of which one gets no token and one gets three."""
@@ -137,7 +132,7 @@ def test_every_token_counts_for_as_many_experts_as_it_has(skewed, tmp_path):
 )
 def test_same_bits_on_any_ranks(name, options, tmp_path):
     """Fewer ranks than experts, as many, and more."""
-    checkpoint, tokens = family(name)
+    checkpoint, tokens = cli.family(name)
 
     def outcome(ranks):
         out = tmp_path / f"{ranks}"
@@ -151,7 +146,7 @@ def test_same_bits_on_any_ranks(name, options, tmp_path):
 
 
 def test_experts_are_resumed_in_the_middle(tmp_path):
-    checkpoint, tokens = family("qwen3-moe")
+    checkpoint, tokens = cli.family("qwen3-moe")
     options = ("--bits", 2, "--codebook", "scalar", "--tokens", tokens)
     whole = cli.quantize(checkpoint, tmp_path / "whole", *options)
     for keep in ("none", "last"):
@@ -185,7 +180,7 @@ def test_hessians_of_an_untouched_expert_need_a_prior(skewed, tmp_path):
 )
 def test_bytes_sent_are_predicted_exactly(ranks, options, tmp_path):
     """Rank by rank and phase by phase, where every token goes to every expert."""
-    checkpoint = checkpoints.copy(family("mixtral")[0], tmp_path / "model")
+    checkpoint = checkpoints.copy(cli.family("mixtral")[0], tmp_path / "model")
     hf_models.edit_config(checkpoint, num_experts_per_tok=4)
     tokens = checkpoint / "tokens.h5"
     if "trellis" not in options:
@@ -210,7 +205,7 @@ def sent_by_phase(report):
 
 @pytest.mark.skipif(not ON_HOST.exists(), reason="built with QUIP_CUDA: no emulation")
 def test_experts_on_a_device(tmp_path, monkeypatch):
-    checkpoint, tokens = family("mixtral")
+    checkpoint, tokens = cli.family("mixtral")
     options = ("--bits", 3, "--codebook", "scalar", "--tokens", tokens)
     expected = cli.quantize(checkpoint, tmp_path / "cpu", *options)
     monkeypatch.setattr(cli, "QUIP", ON_HOST)

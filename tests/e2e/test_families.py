@@ -16,14 +16,9 @@ CASES = [(name, "scalar") for name in FAMILIES] + [(name, "trellis") for name in
 FUSED = "model.layers.0.self_attn.qkv_proj.weight"
 
 
-def family(name):
-    folder = cli.DATA / "families" / name
-    return folder, folder / "tokens.h5"
-
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_three_ranks_agree_with_transformers(name):
-    checkpoint, tokens = family(name)
+    checkpoint, tokens = cli.family(name)
     expected = json.loads((checkpoint / "expected.json").read_text())["mean_loss"]
     report = cli.evaluate(checkpoint, tokens, ranks=3)
     assert report["mean_loss"] == pytest.approx(expected, rel=1e-4)
@@ -32,7 +27,7 @@ def test_three_ranks_agree_with_transformers(name):
 
 @pytest.mark.parametrize(("name", "codebook"), CASES)
 def test_quantized_and_exported(name, codebook, tmp_path):
-    checkpoint, tokens = family(name)
+    checkpoint, tokens = cli.family(name)
     packed = tmp_path / "packed"
     options = ("--bits", 2, "--codebook", codebook, "--tokens", tokens)
     cli.quantize(checkpoint, packed, *options)
@@ -48,7 +43,7 @@ def test_quantized_and_exported(name, codebook, tmp_path):
 
 
 def test_bits_do_not_depend_on_ranks_where_linears_share_tensors(tmp_path):
-    checkpoint, tokens = family("phi3")
+    checkpoint, tokens = cli.family("phi3")
 
     def digest(ranks):
         out = tmp_path / f"{ranks}"
@@ -60,7 +55,7 @@ def test_bits_do_not_depend_on_ranks_where_linears_share_tensors(tmp_path):
 
 def test_a_tensor_of_which_a_part_is_left_as_it_is(tmp_path):
     """It stays with the others as a whole, and is put together again in an export."""
-    checkpoint, tokens = family("phi3")
+    checkpoint, tokens = cli.family("phi3")
     packed = tmp_path / "packed"
     skip = ("--skip", "k_proj|layers.1.mlp.up_proj")
     options = ("--bits", 4, "--codebook", "trellis", "--tokens", tokens)

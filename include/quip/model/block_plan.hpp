@@ -236,12 +236,8 @@ struct BlockPlan {
   [[nodiscard]] int dense_taps() const {
     return static_cast<int>(taps.size()) - (experts.empty() ? 0 : 1);
   }
-  /// Returns the operations of all experts, one after the other.
-  [[nodiscard]] Range expert_operations() const {
-    return experts.empty()
-               ? Range{}
-               : Range{experts.front().operations.first, experts.back().operations.last};
-  }
+  /// Returns the width of what a tap carries on.
+  [[nodiscard]] index_t width_at(const Tap& tap) const;
 };
 
 /// Returns, for each operation, the elements a token of the activations that are there while it

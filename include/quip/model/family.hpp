@@ -135,6 +135,9 @@ class Family {
   };
   friend class Runner;
 
+  void run_whole(const BlockPlan& plan, Backend& backend, const WeightSet& weights,
+                 TensorView input, TensorView output) const;
+
   ModelConfig config_;
   ModelPlan plan_;
   std::vector<Angles> angles_;

@@ -20,8 +20,17 @@ namespace quip {
 /// Returns the rank that factorises the layers which read an input of an expert; `place`: that of
 /// the expert among those that are in memory together.
 [[nodiscard]] int expert_owner(const BlockPlan& plan, index_t place, int input, int ranks);
-/// Tokens on which an expert's own inputs are averaged for the prior.
-inline constexpr index_t common_tokens = 2048;
+/// The layers of some experts, and the ranks that factorise them.
+struct ExpertLayers {
+  LayerList layers;  ///< with a tap for each input of each expert, one expert after the other
+  std::vector<int> owners;
+};
+/// Returns those of `all`, layers of a block, that belong to these experts of its plan and read
+/// these of their inputs.
+[[nodiscard]] ExpertLayers expert_layers(const BlockPlan& plan, const LayerList& all, Range experts,
+                                         Range inputs, int ranks);
+/// Returns how many tokens apart those are, of all, on which an expert's own inputs are averaged.
+[[nodiscard]] index_t averaged_step(const QuantizeOptions& options, index_t tokens);
 
 /// Quantizes the experts of blocks, a group at a time. Collective throughout.
 class ExpertQuantizer {
@@ -43,7 +52,8 @@ class ExpertQuantizer {
   struct Group;
 
   void hessians(Work& work, Group& group, int input);
-  void round(Work& work, Group& group, int first_input, int last_input);
+  /// Rounds the layers that read these inputs.
+  void round(Work& work, Group& group, Range inputs);
 
   Collectives& comm_;
   Backend& backend_;

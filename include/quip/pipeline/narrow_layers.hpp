@@ -26,6 +26,15 @@ using LayerList = std::vector<std::pair<LinearSpec, LayerOptions>>;
 /// share what is made of it, and by themselves all others.
 [[nodiscard]] std::vector<Range> input_groups(const LayerList& layers);
 
+/// Returns the ranks that factorise the layers, group by group. `by_layer`: those of the layers,
+/// the same within a group; none: as assign_owners has it.
+[[nodiscard]] std::vector<int> owners_of(const LayerList& layers, const std::vector<Range>& groups,
+                                         int ranks, std::span<const int> by_layer = {});
+
+/// Returns the layers in the order of `linears`, which name them all.
+[[nodiscard]] std::vector<StoredLayer> in_order(const std::vector<LinearSpec>& linears,
+                                                std::vector<StoredLayer> layers);
+
 /// Some layers that are prepared together.
 using LayerGroup = std::span<const std::pair<LinearSpec, LayerOptions>>;
 
@@ -76,11 +85,11 @@ class NarrowLayers {
   /// Is told the step being worked on.
   std::function<void(const std::string&)> on_step = [](const std::string&) {};
 
-  /// Quantizes layers, and hands each to `done`. `hessians` are by tap; those that this rank does
-  /// not factorise may be empty. `owner_of`: the rank that does, by a layer; none: assign_owners.
+  /// Quantizes layers, and hands each to `done`, in their order. `hessians` are by tap; those that
+  /// this rank does not factorise may be empty. `owners`: as owners_of takes them.
   void round(const LayerList& layers, std::vector<Matrix<double>> hessians,
              const WeightSet& weights, const std::function<void(StoredLayer)>& done,
-             const std::function<int(const LinearSpec&)>& owner_of = {});
+             std::span<const int> owners = {});
   /// Rounds the layers of a group, which has been prepared, and hands each to `done`.
   void round_group(LayerGroup group, PreparedLayer& prepared, const WeightSet& weights,
                    const std::function<void(StoredLayer)>& done);

@@ -9,7 +9,7 @@
 
 namespace quip {
 
-/// Reads, in a thread of its own, this rank's part of a block (`load_block`) into the operating
+/// Reads, in a thread of its own, this rank's part of a block (BlockLoader) into the operating
 /// system's memory, which costs the process none. Parts that come late, or do not fit, are read
 /// when they are needed, and errors are met then.
 class Prefetch {

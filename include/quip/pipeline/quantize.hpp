@@ -43,6 +43,10 @@ struct QuantizeOptions {
   ExpertHessians experts = ExpertHessians::routed;
   /// κ: an expert with T tokens has its Hessian moved by κ/(T + κ) towards what all tokens give.
   double expert_prior = 64;
+  /// True if Hessians of experts take in what all tokens give.
+  [[nodiscard]] bool averages_experts() const {
+    return experts == ExpertHessians::all || expert_prior > 0;
+  }
   WideOptions wide;  ///< layers that all ranks work on together
   LayerOptions layer;
   Overrides overrides;  ///< options of single layers
