@@ -23,12 +23,12 @@ step() {
   fi
 }
 
-# suite NAME FOLDER LABEL: the tests with this ctest label, each counted.
+# suite NAME FOLDER LABEL [JOBS]: the tests with this ctest label, each counted.
 suite() {
-  local name=$1 folder=$2 label=$3 begin=$SECONDS results total bad
+  local name=$1 folder=$2 label=$3 jobs=${4:-$(nproc)} begin=$SECONDS results total bad
   results=$folder/results-$label.xml
   rm -f "$results"
-  ctest --test-dir "$folder" -L "^$label\$" -j "$(nproc)" --output-on-failure --no-tests=error \
+  ctest --test-dir "$folder" -L "^$label\$" -j "$jobs" --output-on-failure --no-tests=error \
     --output-junit "results-$label.xml" >"$log" 2>&1
   total=$(grep -c '<testcase ' "$results" 2>/dev/null)
   bad=$((${total:-0} - $(grep -c 'status="run"' "$results" 2>/dev/null)))
@@ -49,7 +49,8 @@ step "dependencies" bash jobs/install-deps.sh --tests || finish
 step "configure" cmake --preset check || finish
 step "build" cmake --build --preset check || finish
 suite "unit tests" build/check unit
-suite "mpi tests" build/check mpi
+# Three ranks a core: they wait most of the time, for each other and for mpirun.
+suite "mpi tests" build/check mpi $((3 * $(nproc)))
 suite "end-to-end tests" build/check e2e
 # Checks each source by itself.
 step "configure for lint" cmake --preset release && suite "lint" build/release lint
