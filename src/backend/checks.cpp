@@ -97,6 +97,16 @@ void check_hessian(ConstTensorView x, std::span<const float> scale, MatrixView<c
   }
 }
 
+void check_cross(ConstTensorView e, std::span<const float> e_scale, ConstTensorView x,
+                 std::span<const float> scale, MatrixView<const double> sum) {
+  if (e.rows == x.rows && std::ssize(e_scale) == e.cols && std::ssize(scale) == x.cols &&
+      sum.rows == e.cols && sum.cols == x.cols) {
+    return;
+  }
+  fail("accumulate_cross: [{} × {}] with {} scales, [{} × {}] with {} scales, a [{} × {}] sum",
+       e.rows, e.cols, e_scale.size(), x.rows, x.cols, scale.size(), sum.rows, sum.cols);
+}
+
 void fail_outside_16_bits() {
   fail(
       "accumulate_hessian: an activation times its channel's scale is beyond 16 bits, or not a "

@@ -28,6 +28,8 @@ void check_log_sum_exp(ConstTensorView x, ConstTensorView w, std::span<const std
 void check_channel_maximum(ConstTensorView x, std::span<const float> maximum);
 /// Requires that `sum` is square, or the first columns of a square.
 void check_hessian(ConstTensorView x, std::span<const float> scale, MatrixView<const double> sum);
+void check_cross(ConstTensorView e, std::span<const float> e_scale, ConstTensorView x,
+                 std::span<const float> scale, MatrixView<const double> sum);
 /// Throws for an activation that does not fit in 16 bits.
 [[noreturn]] void fail_outside_16_bits();
 /// Refuses sizes that no machine has, before they overflow.

@@ -70,6 +70,7 @@ ChannelScales measure_channels(Collectives& comm, Backend& backend, ConstTensorV
   agree(comm, [&] { check_exact(scales.tokens); });
   scales.scale.resize(maximum.size());
   std::transform(maximum.begin(), maximum.end(), scales.scale.begin(), channel_scale);
+  scales.largest = maximum.empty() ? 0.0F : *std::ranges::max_element(maximum);
   return scales;
 }
 

@@ -4,6 +4,8 @@
 #include <cstdint>
 
 #include "quip/calib/channel_scales.hpp"
+#include "quip/calib/cross_sum.hpp"
+#include "quip/calib/distributed_hessian.hpp"
 #include "quip/calib/hessian.hpp"
 #include "quip/core/error.hpp"
 #include "quip/core/usage.hpp"
@@ -15,7 +17,11 @@ namespace {
 class OwnedSums {
  public:
   OwnedSums(Collectives& comm, Backend& backend, const std::vector<OwnedInput>& inputs)
-      : comm_(comm), backend_(backend), inputs_(inputs), n_(inputs.front().x.cols) {
+      : comm_(comm),
+        backend_(backend),
+        inputs_(inputs),
+        n_(inputs.front().x.cols),
+        m_(inputs.front().e.cols) {
     measure();
     count();
   }
@@ -29,22 +35,20 @@ class OwnedSums {
     send_rows();
     for (std::size_t i = 0; i < inputs_.size(); ++i) {
       if (results[i].tokens == 0) continue;
-      Matrix<double>& h = results[i].h;
       if (travels(i)) {
         agree(comm_, [&] {
-          if (owned(i)) h = sum_received(i);
+          if (owned(i)) sum_received(i, results[i]);
         });
       } else {
-        agree(comm_, [&] { h = sum_own(inputs_[i].x, i); });
-        add_up(h.view(), inputs_[i].owner);
+        agree(comm_, [&] { sum_own(inputs_[i].x, inputs_[i].e, i, results[i]); });
+        add_up(results[i], inputs_[i].owner);
       }
-      if (!owned(i)) {
-        h = {};
-        continue;
+      if (owned(i)) {
+        scale(i, results[i]);
+      } else {
+        results[i].h = {};
+        results[i].cross = {};
       }
-      ChannelScales scales{{}, static_cast<double>(results[i].tokens)};
-      scales.scale.assign(scales_of(i).begin(), scales_of(i).end());
-      scales.apply(h.view());
     }
     return results;
   }
@@ -52,12 +56,13 @@ class OwnedSums {
  private:
   /// Finds the channels' scales over all ranks.
   void measure() {
-    scales_.resize(inputs_.size() * at(n_));
+    scales_.resize(inputs_.size() * at(n_ + m_));
     agree(comm_, [&] {
       for (std::size_t i = 0; i < inputs_.size(); ++i) {
         if (inputs_[i].x.rows == 0) continue;
-        backend_.channel_maximum(inputs_[i].x, scales_of(i));
-        for (index_t j = 0; j < n_; ++j) {
+        backend_.channel_maximum(inputs_[i].x, scales_of(i).first(at(n_)));
+        if (m_ > 0) backend_.channel_maximum(inputs_[i].e, scales_of(i).subspan(at(n_)));
+        for (index_t j = 0; j < n_ + m_; ++j) {
           if (std::isfinite(scales_of(i)[at(j)])) continue;
           fail(
               "layer {}: its input is not finite (channel {}); the checkpoint or the tokens are "
@@ -89,10 +94,11 @@ class OwnedSums {
   }
   [[nodiscard]] bool owned(std::size_t input) const { return inputs_[input].owner == comm_.rank(); }
   [[nodiscard]] bool travels(std::size_t input) const {
-    return comm_.size() > 1 && rows_travel(tokens_of(input), n_);
+    return comm_.size() > 1 && rows_travel(tokens_of(input), n_, m_);
   }
+  /// Returns those of x, then those of e.
   [[nodiscard]] std::span<float> scales_of(std::size_t input) {
-    return std::span(scales_).subspan(input * at(n_), at(n_));
+    return std::span(scales_).subspan(input * at(n_ + m_), at(n_ + m_));
   }
 
   /// Has the owners receive the rows of the inputs that travel, as integers: input by input, those
@@ -108,7 +114,7 @@ class OwnedSums {
         for (std::size_t i = 0; i < inputs_.size(); ++i) {
           if (!travels(i)) continue;
           if (inputs_[i].owner == r) append_integers(i, sent);
-          if (owned(i)) received += count_on(r, i) * n_;
+          if (owned(i)) received += count_on(r, i) * (n_ + m_);
         }
         sends.push_back(std::ssize(sent) * element);
         receives.push_back(receives.back() + received * element);
@@ -122,27 +128,31 @@ class OwnedSums {
                            std::as_writable_bytes(std::span(received_)), receives);
   }
 
+  /// Appends x and e of every token, one behind the other.
   void append_integers(std::size_t input, std::vector<std::int16_t>& out) {
-    const ConstTensorView x = inputs_[input].x;
-    if (x.rows == 0) return;
-    Matrix<float> room;
-    const ConstTensorView rows = backend_.on_host(x, room);
-    const std::span<const float> scale = scales_of(input);
+    const index_t tokens = inputs_[input].x.rows;
     const std::size_t first = out.size();
-    out.resize(first + at(x.rows * n_));
+    out.resize(first + at(tokens * (n_ + m_)));
+    const auto append = [&](ConstTensorView x, index_t column) {
+      if (x.size() == 0) return;
+      Matrix<float> room;
+      const ConstTensorView rows = backend_.on_host(x, room);
+      const float* scale = scales_of(input).data() + column;
 #pragma omp parallel for
-    for (index_t t = 0; t < x.rows; ++t) {
-      for (index_t j = 0; j < n_; ++j) {
-        out[first + at(t * n_ + j)] =
-            static_cast<std::int16_t>(std::nearbyint(rows(t, j) * scale[at(j)]));
+      for (index_t t = 0; t < x.rows; ++t) {
+        std::int16_t* to = out.data() + first + t * (n_ + m_) + column;
+        for (index_t j = 0; j < x.cols; ++j)
+          to[j] = static_cast<std::int16_t>(std::nearbyint(rows(t, j) * scale[j]));
       }
-    }
+    };
+    append(inputs_[input].x, 0);
+    append(inputs_[input].e, n_);
   }
 
   /// Sums what has come from all ranks. Each has sent the inputs of this rank in the same order.
-  Matrix<double> sum_received(std::size_t input) {
-    const index_t tokens = tokens_of(input);
-    Matrix<float> rows(tokens, n_);
+  void sum_received(std::size_t input, OwnedHessian& out) {
+    const index_t width = n_ + m_;
+    Matrix<float> rows(out.tokens, width);
     const std::span<const float> scale = scales_of(input);
     index_t row = 0;
     for (int r = 0; r < comm_.size(); ++r) {
@@ -150,49 +160,80 @@ class OwnedSums {
       const std::int16_t* from = received_.data() + from_[at(r)];
 #pragma omp parallel for
       for (index_t t = 0; t < count; ++t) {
-        for (index_t j = 0; j < n_; ++j)
-          rows(row + t, j) = static_cast<float>(from[t * n_ + j]) / scale[at(j)];
+        for (index_t j = 0; j < width; ++j)
+          rows(row + t, j) = static_cast<float>(from[t * width + j]) / scale[at(j)];
       }
       row += count;
-      from_[at(r)] += count * n_;
+      from_[at(r)] += count * width;
     }
-    Tensor x = backend_.allocate(tokens, n_);
+    Tensor x = backend_.allocate(out.tokens, width);
     backend_.upload(rows.span(), x.view());
-    return sum_own(x.cview(), input);
+    sum_own(x.cview().middle_cols(0, n_), x.cview().middle_cols(n_, m_), input, out);
   }
 
-  Matrix<double> sum_own(ConstTensorView x, std::size_t input) {
-    Matrix<double> h(n_, n_, 0.0);
-    if (x.rows == 0) return h;
-    backend_.accumulate_hessian(x, scales_of(input), h.view());
+  void sum_own(ConstTensorView x, ConstTensorView e, std::size_t input, OwnedHessian& out) {
+    const std::span<const float> scale = scales_of(input).first(at(n_));
+    out.h = Matrix<double>(n_, n_, 0.0);
+    squares_.assign(at(m_), 0.0);
+    if (m_ > 0) out.cross = Matrix<double>(m_, n_, 0.0);
+    if (x.rows == 0) return;
+    backend_.accumulate_hessian(x, scale, out.h.view());
     UsageMeter::current().add_flops(hessian_flops(n_, x.rows));
-    return h;
+    if (m_ == 0) return;
+    const std::span<const float> e_scale = scales_of(input).subspan(at(n_));
+    backend_.accumulate_cross(e, e_scale, x, scale, out.cross.view());
+    SelfCollectives self;
+    squares_ = hessian_diagonal(self, backend_, e, {{e_scale.begin(), e_scale.end()}, 1});
+    UsageMeter::current().add_flops(cross_flops(m_, n_, x.rows));
   }
 
-  /// Leaves the owner the sum over ranks.
-  void add_up(MatrixView<double> h, int owner) {
+  /// Leaves the owner the sums over ranks.
+  void add_up(OwnedHessian& sums, int owner) {
     if (comm_.size() == 1) return;
-    sum_lower_triangle(h, [&](std::span<double> piece) {
+    const auto to_owner = [&](std::span<double> piece) {
       std::vector<index_t> offsets(at(comm_.size()) + 1, 0);
       std::fill(offsets.begin() + owner + 1, offsets.end(), std::ssize(piece));
       comm_.reduce_scatter_sum(piece, offsets);
-    });
+    };
+    sum_lower_triangle(sums.h.view(), to_owner);
+    if (m_ == 0) return;
+    to_owner(squares_);
+    const std::vector<index_t> pieces = cross_pieces(m_, n_);
+    for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
+      to_owner(sums.cross.span().subspan(at(pieces[p] * n_), at((pieces[p + 1] - pieces[p]) * n_)));
+    }
+  }
+
+  /// Turns the integers' sums into H and C.
+  void scale(std::size_t input, OwnedHessian& sums) {
+    const std::span<const float> all = scales_of(input);
+    ChannelScales scales{{all.begin(), all.begin() + n_}, static_cast<double>(sums.tokens)};
+    scales.apply(sums.h.view());
+    const ChannelScales of_e{{all.begin() + n_, all.end()}, scales.tokens};
+    for (const double square : squares_) sums.energy += square / scales.tokens;
+    for (index_t i = 0; i < m_; ++i) {
+      const double factor = of_e.row_unit(i);
+      for (index_t j = 0; j < n_; ++j) sums.cross(i, j) *= factor / scales.scale[at(j)];
+    }
   }
 
   Collectives& comm_;
   Backend& backend_;
   const std::vector<OwnedInput>& inputs_;
   index_t n_;
-  std::vector<float> scales_;    ///< [inputs × n]
+  index_t m_;
+  std::vector<float> scales_;    ///< [inputs × (n + m)]
   std::vector<index_t> counts_;  ///< [ranks × inputs]
   std::vector<std::int16_t> received_;
-  std::vector<index_t> from_;  ///< of each rank: the first of its integers that is not summed yet
+  std::vector<double> squares_;  ///< Σₜ e² of each channel of the input in hand
+  std::vector<index_t> from_;    ///< of each rank: the first of its integers that is not summed yet
 };
 
 }  // namespace
 
-bool rows_travel(index_t tokens, index_t n) {
-  return tokens * n * index_t{sizeof(std::int16_t)} <= n * (n + 1) / 2 * index_t{sizeof(double)};
+bool rows_travel(index_t tokens, index_t n, index_t m) {
+  const index_t sums = n * (n + 1) / 2 + m * n;
+  return tokens * (n + m) * index_t{sizeof(std::int16_t)} <= sums * index_t{sizeof(double)};
 }
 
 std::vector<OwnedHessian> owned_hessians(Collectives& comm, Backend& backend,

@@ -89,4 +89,67 @@ void invert_unit_lower(MatrixView<const double> l, MatrixView<double> inverse) {
   }
 }
 
+LowerColumns columns_of(MatrixView<const double> l) {
+  return [l](index_t b) {
+    const index_t first = b * ldl_block;
+    return MatrixView<const double>(l.row(first) + first, l.rows - first,
+                                    std::min(ldl_block, l.rows - first), l.ld);
+  };
+}
+
+std::vector<double> solve_ldl_rows(const LowerColumns& columns, std::span<const double> d,
+                                   MatrixView<double> x) {
+  const index_t n = x.cols;
+  const index_t blocks = (n + ldl_block - 1) / ldl_block;
+  std::vector<double> norms(at(x.rows), 0.0);
+  const auto for_tiles = [&](const auto& work) {
+#pragma omp parallel for schedule(dynamic)
+    for (index_t i = 0; i < x.rows; i += solve_rows_unit) {
+      work(x.middle_rows(i, std::min(solve_rows_unit, x.rows - i)), i);
+    }
+  };
+  const auto solve = [](CBLAS_TRANSPOSE transpose, MatrixView<const double> l,
+                        MatrixView<double> part) {
+    cblas_dtrsm(CblasRowMajor, CblasRight, CblasLower, transpose, CblasUnit, as_blas(part.rows),
+                as_blas(part.cols), 1.0, l.data, as_blas(l.ld), part.data, as_blas(part.ld));
+  };
+  const auto subtract = [](CBLAS_TRANSPOSE transpose, MatrixView<const double> from,
+                           MatrixView<const double> l, MatrixView<double> to) {
+    if (from.cols == 0 || to.cols == 0) return;
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, transpose, as_blas(to.rows), as_blas(to.cols),
+                as_blas(from.cols), -1.0, from.data, as_blas(from.ld), l.data, as_blas(l.ld), 1.0,
+                to.data, as_blas(to.ld));
+  };
+  for (index_t b = 0; b < blocks; ++b) {  // y (L+I)ᵀ = x, then y D⁻¹
+    const MatrixView<const double> column = columns(b);
+    const index_t first = b * ldl_block;
+    const index_t width = column.cols;
+    for_tiles([&](MatrixView<double> tile, index_t row) {
+      const MatrixView<double> part = tile.middle_cols(first, width);
+      solve(CblasTrans, column, part);
+      subtract(CblasTrans, part, column.middle_rows(width, column.rows - width),
+               tile.middle_cols(first + width, n - first - width));
+      for (index_t i = 0; i < part.rows; ++i) {
+        for (index_t j = 0; j < width; ++j) {
+          const double y = part(i, j);
+          part(i, j) = y / d[at(first + j)];
+          norms[at(row + i)] += y * part(i, j);
+        }
+      }
+    });
+  }
+  for (index_t b = blocks - 1; b >= 0; --b) {  // x (L+I) = y
+    const MatrixView<const double> column = columns(b);
+    const index_t first = b * ldl_block;
+    const index_t width = column.cols;
+    for_tiles([&](MatrixView<double> tile, index_t /*row*/) {
+      const MatrixView<double> part = tile.middle_cols(first, width);
+      subtract(CblasNoTrans, tile.middle_cols(first + width, n - first - width),
+               column.middle_rows(width, column.rows - width), part);
+      solve(CblasNoTrans, column, part);
+    });
+  }
+  return norms;
+}
+
 }  // namespace quip

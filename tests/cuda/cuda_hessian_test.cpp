@@ -73,6 +73,24 @@ TEST_F(CudaTest, HessianPanelsHaveTheCpusBits) {
   }
 }
 
+TEST_F(CudaTest, CrossSumsHaveTheCpusBits) {
+  in_every_order([&] {
+    for (const auto& [tokens, rows, cols] :
+         {std::tuple<index_t, index_t, index_t>{1, 1, 1}, {63, 31, 100}, {130, 100, 31}}) {
+      const Problem left(tokens, rows);
+      const Problem right(tokens, cols);
+      const Tensor e = on_device(left.x);
+      const Tensor x = on_device(right.x);
+      Matrix<double> expected(rows, cols, 1.0);
+      Matrix<double> sum(rows, cols, 1.0);
+      cpu_->accumulate_cross(left.x.cview(), left.scale, right.x.cview(), right.scale,
+                             expected.view());
+      cuda_->accumulate_cross(e.cview(), left.scale, x.cview(), right.scale, sum.view());
+      expect_same(sum, expected);
+    }
+  });
+}
+
 TEST_F(CudaTest, HessianRefusesWhatDoesNotFitIn16Bits) {
   for (const float bad : {3.0F, std::nanf(""), std::numeric_limits<float>::infinity()}) {
     Problem problem(40, 33);

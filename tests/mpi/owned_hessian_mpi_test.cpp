@@ -7,6 +7,7 @@
 #include "support/one_layer.hpp"
 #include <gtest/gtest.h>
 
+#include "quip/calib/cross_sum.hpp"
 #include "quip/calib/hessian.hpp"
 #include "quip/calib/owned_hessian.hpp"
 #include "quip/comm/mpi_collectives.hpp"
@@ -71,6 +72,51 @@ TEST_F(OwnedHessianMpi, AreThoseOfExactHessianForTheFewerBytes) {
   const auto all = static_cast<index_t>(tokens.size());
   EXPECT_GE(sent, payload);
   EXPECT_LE(sent, payload + comm_.size() * (all * (n + 2) * 16 + 400));
+}
+
+TEST_F(OwnedHessianMpi, CrossSumsAreThoseOfAllTokens) {
+  const index_t m = 50;
+  for (const index_t tokens : {index_t{9}, index_t{700}}) {  // rows travel, or sums
+    const Matrix<float> x = rows_of(0, tokens);
+    const Range mine = share_of(tokens, comm_.rank(), comm_.size());
+    const Matrix<float> all_e = random_weights(tokens, m, 7);
+    const ConstTensorView e = all_e.cview().middle_rows(mine.first, mine.count());
+    const int owner = comm_.size() - 1;
+    std::vector<OwnedHessian> own =
+        owned_hessians(comm_, *backend_, {{x.cview(), owner, "test", e}});
+    // The same on one rank.
+    SelfCollectives self;
+    const Matrix<float> all_x = random_weights(tokens, n, 100);
+    const auto scales = [&](ConstTensorView a) {
+      return measure_channels(self, *backend_, a, 0, 1, "test");
+    };
+    const ChannelScales e_scales = scales(all_e.cview());
+    const ChannelScales x_scales = scales(all_x.cview());
+    const CrossInput whole{all_e.cview(), e_scales, all_x.cview(), x_scales};
+    const Matrix<double> expected = cross_sum(self, *backend_, whole);
+    const CrossInput part{e, e_scales, x.cview(), x_scales};
+    std::vector<Range> rows;
+    for (int r = comm_.size() - 1; r >= 0; --r) rows.push_back(share_of(m, r, comm_.size()));
+    const Matrix<double> some = cross_sum_rows(comm_, *backend_, part, rows);
+    const Matrix<double> all = cross_sum(comm_, *backend_, part);
+    for (index_t i = 0; i < m; ++i) {
+      for (index_t j = 0; j < n; ++j) {
+        ASSERT_EQ(all(i, j), expected(i, j));
+        if (comm_.rank() == owner) {
+          ASSERT_EQ(own[0].cross(i, j), expected(i, j));
+        }
+        const Range own_rows = rows[static_cast<std::size_t>(comm_.rank())];
+        if (own_rows.first <= i && i < own_rows.last) {
+          ASSERT_EQ(some(i - own_rows.first, j), expected(i, j));
+        }
+      }
+    }
+    EXPECT_EQ(own[0].cross.empty(), comm_.rank() != owner);
+    if (comm_.rank() != owner) continue;
+    double energy = 0;
+    for (const float value : all_e.span()) energy += double{value} * value;
+    EXPECT_NEAR(own[0].energy, energy / static_cast<double>(tokens), 1e-4 * own[0].energy);
+  }
 }
 
 TEST_F(OwnedHessianMpi, AValueThatIsNotFiniteIsNamedOnEveryRank) {

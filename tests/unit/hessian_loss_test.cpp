@@ -101,6 +101,10 @@ class UnroundedHessians final : public Backend {
     base_.channel_maximum(x, maximum);
   }
 
+  void accumulate_cross(ConstTensorView e, std::span<const float> e_scale, ConstTensorView x,
+                        std::span<const float> scale, MatrixView<double> sum) override {
+    base_.accumulate_cross(e, e_scale, x, scale, sum);
+  }
   void accumulate_hessian(ConstTensorView x, std::span<const float> scale,
                           MatrixView<double> sum) override {
     const index_t n = x.cols;
@@ -156,7 +160,7 @@ double perplexity(Backend& backend, const std::string& name, int bits,
   evaluation.model = job.model;
   evaluation.packed = out;
   evaluation.tokens = data / "tokens/eval_sherlock.h5";
-  evaluation.samples = 50;
+  evaluation.samples = 16;
   return evaluate(self, backend, evaluation, silent).value();
 }
 

@@ -205,6 +205,50 @@ TEST(Hessian, PanelsAreColumnsOfTheSum) {
   }
 }
 
+TEST(Hessian, CrossSumsAreExact) {
+  struct Shape {
+    index_t tokens;
+    index_t rows;
+    index_t cols;
+  };
+  for (const Shape shape : {Shape{1, 1, 1}, Shape{70, 33, 5}, Shape{150, 300, 97},
+                            Shape{2100, 40, 31}, Shape{65, 97, 300}}) {
+    SCOPED_TRACE(std::to_string(shape.rows) + " x " + std::to_string(shape.cols));
+    const auto e = random_integers(shape.tokens, shape.rows, 32767, 14);
+    const auto x = random_integers(shape.tokens, shape.cols, 32767, 15);
+    const std::vector<float> e_scale(static_cast<std::size_t>(shape.rows), 0.5F);
+    const std::vector<float> scale(static_cast<std::size_t>(shape.cols), 1.0F);
+    for (const HessianKernel kernel : supported_kernels()) {
+      Matrix<double> sum(shape.rows, shape.cols, 3.0);
+      make_cpu_backend(2, kernel)->accumulate_cross(e.cview(), e_scale, x.cview(), scale,
+                                                    sum.view());
+      for (index_t i = 0; i < sum.rows(); ++i) {
+        for (index_t j = 0; j < sum.cols(); ++j) {
+          double expected = 3;
+          for (index_t t = 0; t < shape.tokens; ++t) {
+            expected += std::nearbyint(0.5 * e(t, i)) * x(t, j);
+          }
+          ASSERT_EQ(sum(i, j), expected) << to_string(kernel) << " " << i << ", " << j;
+        }
+      }
+    }
+  }
+}
+
+TEST(Hessian, CrossSumsRefuseOtherShapes) {
+  const Matrix<float> e(4, 3, 1.0F);
+  const Matrix<float> x(4, 2, 1.0F);
+  Matrix<double> sum(3, 2, 0.0);
+  const std::vector<float> three(3, 1.0F);
+  const std::vector<float> two(2, 1.0F);
+  const auto backend = make_cpu_backend(1);
+  EXPECT_NO_THROW(backend->accumulate_cross(e.cview(), three, x.cview(), two, sum.view()));
+  EXPECT_THROW(backend->accumulate_cross(e.cview(), two, x.cview(), two, sum.view()), Error);
+  EXPECT_THROW(backend->accumulate_cross(x.cview(), two, e.cview(), three, sum.view()), Error);
+  const std::vector<float> huge(2, 1e6F);
+  EXPECT_THROW(backend->accumulate_cross(e.cview(), three, x.cview(), huge, sum.view()), Error);
+}
+
 TEST(Hessian, NoTokensAddNothing) {
   const Matrix<float> x(0, 3);
   Matrix<double> sum(3, 3, 1.0);

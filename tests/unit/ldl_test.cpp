@@ -57,6 +57,38 @@ TEST_P(Ldl, FactorsMultiplyBackToTheMatrix) {
   EXPECT_LE(worst, 1e-14 * static_cast<double>(n) * norm);  // backward stable: n·2⁻⁵³ and a margin
 }
 
+TEST_P(Ldl, RowsAreSolvedWithTheMatrix) {
+  const index_t n = GetParam();
+  const Matrix<double> h = random_hessian(n, 0.5, 11);
+  Matrix<double> l = random_hessian(n, 0.5, 11);
+  std::vector<double> d(static_cast<std::size_t>(n));
+  ASSERT_EQ(ldl_factor(l.view(), d), 0);
+  const RandomStream random(12);
+  const index_t rows = 70;
+  Matrix<double> x(rows, n);
+  for (index_t i = 0; i < x.size(); ++i) x.data()[i] = random.normal(static_cast<std::uint64_t>(i));
+  const Matrix<double> right = pad(x.cview(), rows, n);
+  const std::vector<double> norms = solve_ldl_rows(columns_of(l.cview()), d, x.view());
+  for (index_t i = 0; i < rows; i += 23) {
+    double norm = 0;
+    for (index_t j = 0; j < n; ++j) {
+      double product = 0;
+      for (index_t k = 0; k < n; ++k) product += x(i, k) * h(k, j);
+      EXPECT_NEAR(product, right(i, j), 1e-11) << i << ", " << j;
+      norm += x(i, j) * right(i, j);
+    }
+    EXPECT_NEAR(norms[static_cast<std::size_t>(i)], norm, 1e-10 * norm);
+  }
+  // Other numbers of rows and threads: the same bits of the same rows.
+  Matrix<double> some = pad(right.cview().middle_rows(solve_rows_unit, 38), 38, n);
+  omp_set_num_threads(1);
+  solve_ldl_rows(columns_of(l.cview()), d, some.view());
+  omp_set_num_threads(omp_get_num_procs());
+  for (index_t i = 0; i < some.rows(); ++i) {
+    for (index_t j = 0; j < n; ++j) ASSERT_EQ(some(i, j), x(solve_rows_unit + i, j));
+  }
+}
+
 TEST_P(Ldl, ThreadsDoNotChangeABit) {
   const index_t n = GetParam();
   std::vector<double> reference;

@@ -228,6 +228,11 @@ class Backend {
   virtual void accumulate_hessian_panel(ConstTensorView x, std::span<const float> scale,
                                         index_t first, MatrixView<double> sum);
   static constexpr index_t hessian_panel_unit = 128;
+  /// Adds Σ_t z'ᵀz [m × n] to `sum` (host), z = round(x · scale) and z' = round(e · e_scale), by
+  /// the same integers, with the same limits and errors. e [T × m], x [T × n].
+  virtual void accumulate_cross(ConstTensorView e, std::span<const float> e_scale,
+                                ConstTensorView x, std::span<const float> scale,
+                                MatrixView<double> sum) = 0;
 
   /// Returns the quantizer of layers: the host's, unless the backend has a better one.
   [[nodiscard]] virtual Quantizer& quantizer();

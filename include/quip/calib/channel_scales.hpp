@@ -15,6 +15,7 @@ namespace quip {
 struct ChannelScales {
   std::vector<float> scale;  ///< [n]
   double tokens = 0;         ///< number on all ranks
+  float largest = 0;         ///< magnitude in any channel
 
   /// Returns the factor of row i. Divided by the scale of column j it turns an element of the
   /// integers' sum into one of H = Σₜ xₜᵀxₜ / T. In this order everywhere, so that H has the same

@@ -2,7 +2,9 @@
 // blocks of fixed shape: bits do not depend on their number.
 #pragma once
 
+#include <functional>
 #include <span>
+#include <vector>
 
 #include "quip/core/matrix.hpp"
 
@@ -21,5 +23,18 @@ void invert_unit_lower(MatrixView<const double> l, MatrixView<double> inverse);
 
 /// The width of the factorisation's blocks.
 inline constexpr index_t ldl_block = 128;
+
+/// Hands out block column b of L: rows from b·ldl_block on [n − b·ldl_block × its width]. Valid
+/// until the next call.
+using LowerColumns = std::function<MatrixView<const double>(index_t b)>;
+/// Returns those of a matrix whose strict lower triangle holds L.
+[[nodiscard]] LowerColumns columns_of(MatrixView<const double> l);
+
+/// Replaces each row x by x H⁻¹, H = (L+I) D (L+I)ᵀ, and returns Σ x H⁻¹ xᵀ of each. Asks for
+/// the columns in ascending order, then in descending order. The bits of a row depend on where it
+/// lies among solve_rows_unit rows, not on how many there are.
+std::vector<double> solve_ldl_rows(const LowerColumns& columns, std::span<const double> d,
+                                   MatrixView<double> x);
+inline constexpr index_t solve_rows_unit = 32;
 
 }  // namespace quip

@@ -111,6 +111,10 @@ class CpuBackend final : public Backend {
     cpu::accumulate_hessian(kernel_, threads_, x.middle_cols(first, x.cols - first),
                             scale.subspan(at(first)), sum);
   }
+  void accumulate_cross(ConstTensorView e, std::span<const float> e_scale, ConstTensorView x,
+                        std::span<const float> scale, MatrixView<double> sum) override {
+    cpu::accumulate_cross(kernel_, threads_, e, e_scale, x, scale, sum);
+  }
 
  private:
   int threads_;

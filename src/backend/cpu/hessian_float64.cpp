@@ -23,37 +23,47 @@ QUIP_SIMD bool round_row(const float* x, const float* scale, index_t n, double* 
   return beyond == 0;
 }
 
-void add_tile(MatrixView<const double> z, TilePosition tile, MatrixView<double> sum) {
+void add_tile(MatrixView<const double> left, MatrixView<const double> right, bool lower,
+              TilePosition tile, MatrixView<double> sum) {
   const index_t row = tile.row * tile_side;
   const index_t col = tile.col * tile_side;
   const index_t rows = std::min(tile_side, sum.rows - row);
   const index_t cols = std::min(tile_side, sum.cols - col);
   const MatrixView<double> target = sum.middle_rows(row, rows).middle_cols(col, cols);
-  if (row == col && rows == cols) {
-    syrk_lower(Transpose::yes, 1.0, z.middle_cols(row, rows), 1.0, target);
+  if (lower && row == col && rows == cols) {
+    syrk_lower(Transpose::yes, 1.0, left.middle_cols(row, rows), 1.0, target);
   } else {
-    gemm(Transpose::yes, Transpose::no, 1.0, z.middle_cols(row, rows), z.middle_cols(col, cols),
-         1.0, target);
+    gemm(Transpose::yes, Transpose::no, 1.0, left.middle_cols(row, rows),
+         right.middle_cols(col, cols), 1.0, target);
   }
 }
 
 }  // namespace
 
-void accumulate_float64(int threads, ConstTensorView x, std::span<const float> scale,
+void accumulate_float64(int threads, const Factor& left, const Factor& right, bool lower,
                         MatrixView<double> sum, std::atomic<bool>& outside) {
-  const index_t chunk = tokens_at_once(x, sum, sizeof(double));
-  const Matrix<double> integers(chunk, x.cols);
-  const std::vector<TilePosition> tiles = lower_tiles(sum, tile_side);
-  for (index_t first = 0; first < x.rows; first += chunk) {
-    const index_t tokens = std::min(chunk, x.rows - first);
+  const index_t channels = left.x.cols + (lower ? 0 : right.x.cols);
+  const index_t chunk = tokens_at_once(left.x.rows, channels, sum, sizeof(double));
+  const Matrix<double> rows(chunk, left.x.cols);
+  const Matrix<double> others(lower ? 0 : chunk, lower ? 0 : right.x.cols);
+  const Matrix<double>& cols = lower ? rows : others;
+  const std::vector<TilePosition> tiles = tiles_of(sum, tile_side, lower);
+  for (index_t first = 0; first < left.x.rows; first += chunk) {
+    const index_t tokens = std::min(chunk, left.x.rows - first);
+    const auto round = [&](const Factor& factor, const Matrix<double>& integers) {
 #pragma omp parallel for num_threads(threads)
-    for (index_t t = 0; t < tokens; ++t) {
-      if (!round_row(x.row(first + t), scale.data(), x.cols, integers.row(t))) outside = true;
-    }
+      for (index_t t = 0; t < tokens; ++t) {
+        const float* x = factor.x.row(first + t);
+        if (!round_row(x, factor.scale.data(), factor.x.cols, integers.row(t))) outside = true;
+      }
+    };
+    round(left, rows);
+    if (!lower) round(right, cols);
     if (outside) return;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (const TilePosition tile : tiles) {
-      add_tile(integers.cview().middle_rows(0, tokens), tile, sum);
+      add_tile(rows.cview().middle_rows(0, tokens), cols.cview().middle_rows(0, tokens), lower,
+               tile, sum);
     }
   }
 }

@@ -149,6 +149,10 @@ class CudaBackend final : public Backend {
     cuda::accumulate_hessian(context(), x.middle_cols(first, x.cols - first),
                              scale.subspan(at(first)), sum);
   }
+  void accumulate_cross(ConstTensorView e, std::span<const float> e_scale, ConstTensorView x,
+                        std::span<const float> scale, MatrixView<double> sum) override {
+    cuda::accumulate_cross(context(), e, e_scale, x, scale, sum);
+  }
   [[nodiscard]] Quantizer& quantizer() override { return *quantizer_; }
   [[nodiscard]] std::optional<Tensor> dequantize(const QuantizedLinear& layer) override {
     Tensor weights = allocate(layer.outputs(), layer.inputs());

@@ -76,14 +76,66 @@ void add_chunk(Lane& lane, const Slices& rows, const Slices& cols, index_t token
                  rows.sums.data(), cols.sums.data(), tokens, sum);
 }
 
-/// Adds a downloaded tile to its place in the lower triangle.
-void add_lower(MatrixView<const double> tile, index_t row, index_t col, MatrixView<double> sum) {
+/// Adds a downloaded tile to its place, or what of it lies in the lower triangle.
+void add_tile(MatrixView<const double> tile, index_t row, index_t col, bool lower,
+              MatrixView<double> sum) {
 #pragma omp parallel for schedule(dynamic, 16)
   for (index_t i = 0; i < tile.rows; ++i) {
-    const index_t width = std::min(tile.cols, row + i - col + 1);
+    const index_t width = lower ? std::min(tile.cols, row + i - col + 1) : tile.cols;
     double* to = sum.row(row + i) + col;
     for (index_t j = 0; j < width; ++j) to[j] += tile(i, j);
   }
+}
+
+/// Activations and the scales that make integers of them.
+struct Factor {
+  ConstTensorView x;
+  std::span<const float> scale;
+};
+
+/// Adds the products of the left factor's channels with the right one's; `lower`: they are the
+/// same, and the lower triangle is enough.
+void accumulate(Context& context, const Factor& left, const Factor& right, bool lower,
+                MatrixView<double> sum) {
+  const index_t tokens = left.x.rows;
+  const index_t channels = std::max(left.x.cols, right.x.cols);
+  const HessianPieces pieces = pieces_within(channels, tokens, context.device().available());
+  Lane& lane = context.lane();
+  const auto row_scales = to_device(context, left.scale, "scales of channels");
+  const auto col_scales = to_device(context, right.scale, "scales of channels");
+  const auto outside = context.buffer<std::int32_t>(1, "a flag");
+  QUIP_CUDA(cudaMemsetAsync(outside.data(), 0, outside.bytes(), lane.get()));
+  Slices rows(context, pieces);
+  Slices cols(context, pieces);
+  const Products products(context, pieces.edge);
+  const auto tile = context.buffer<double>(pieces.edge * pieces.edge, "a tile of a Hessian");
+  Buffer<double> host(std::min(pieces.edge, sum.rows) * std::min(pieces.edge, sum.cols));
+
+  for (index_t row = 0; row < sum.rows; row += pieces.edge) {
+    const index_t height = std::min(pieces.edge, sum.rows - row);
+    for (index_t col = 0; (!lower || col <= row) && col < sum.cols; col += pieces.edge) {
+      const index_t width = std::min(pieces.edge, sum.cols - col);
+      const bool same = lower && row == col;
+      const MatrixView<double> part = tile.view(height, width);
+      QUIP_CUDA(cudaMemsetAsync(tile.data(), 0, tile.bytes(), lane.get()));
+      for (index_t first = 0; first < tokens; first += pieces.tokens) {
+        const index_t count = std::min(pieces.tokens, tokens - first);
+        rows.fill(lane.get(), left.x.middle_rows(first, count).middle_cols(row, height),
+                  row_scales.data() + row, outside.data());
+        if (!same) {
+          cols.fill(lane.get(), right.x.middle_rows(first, count).middle_cols(col, width),
+                    col_scales.data() + col, outside.data());
+        }
+        add_chunk(lane, rows, same ? rows : cols, count, products, part);
+      }
+      const MatrixView<double> staged(host.data(), height, width);
+      download<double>(lane, part, staged);
+      add_tile(staged, row, col, lower, sum);
+    }
+  }
+  std::int32_t beyond = 0;
+  download<std::int32_t>(lane, outside.data(), std::span(&beyond, 1));
+  if (beyond != 0) fail_outside_16_bits();
 }
 
 }  // namespace
@@ -92,40 +144,14 @@ void accumulate_hessian(Context& context, ConstTensorView x, std::span<const flo
                         MatrixView<double> sum) {
   check_hessian(x, scale, sum);
   if (x.size() == 0) return;
-  const HessianPieces pieces = pieces_within(x.cols, x.rows, context.device().available());
-  Lane& lane = context.lane();
-  const auto scales = to_device(context, scale, "scales of channels");
-  const auto outside = context.buffer<std::int32_t>(1, "a flag");
-  QUIP_CUDA(cudaMemsetAsync(outside.data(), 0, outside.bytes(), lane.get()));
-  Slices rows(context, pieces);
-  Slices cols(context, pieces);
-  const Products products(context, pieces.edge);
-  const auto tile = context.buffer<double>(pieces.edge * pieces.edge, "a tile of a Hessian");
-  Buffer<double> host(std::min(pieces.edge, x.cols) * std::min(pieces.edge, x.cols));
+  accumulate(context, {x, scale}, {x, scale}, true, sum);
+}
 
-  for (index_t row = 0; row < x.cols; row += pieces.edge) {
-    const index_t height = std::min(pieces.edge, x.cols - row);
-    for (index_t col = 0; col <= row && col < sum.cols; col += pieces.edge) {
-      const index_t width = std::min(pieces.edge, sum.cols - col);
-      const MatrixView<double> part = tile.view(height, width);
-      QUIP_CUDA(cudaMemsetAsync(tile.data(), 0, tile.bytes(), lane.get()));
-      for (index_t first = 0; first < x.rows; first += pieces.tokens) {
-        const index_t tokens = std::min(pieces.tokens, x.rows - first);
-        const ConstTensorView chunk = x.middle_rows(first, tokens);
-        rows.fill(lane.get(), chunk.middle_cols(row, height), scales.data() + row, outside.data());
-        if (row != col) {
-          cols.fill(lane.get(), chunk.middle_cols(col, width), scales.data() + col, outside.data());
-        }
-        add_chunk(lane, rows, row == col ? rows : cols, tokens, products, part);
-      }
-      const MatrixView<double> staged(host.data(), height, width);
-      download<double>(lane, part, staged);
-      add_lower(staged, row, col, sum);
-    }
-  }
-  std::int32_t beyond = 0;
-  download<std::int32_t>(lane, outside.data(), std::span(&beyond, 1));
-  if (beyond != 0) fail_outside_16_bits();
+void accumulate_cross(Context& context, ConstTensorView e, std::span<const float> e_scale,
+                      ConstTensorView x, std::span<const float> scale, MatrixView<double> sum) {
+  check_cross(e, e_scale, x, scale, sum);
+  if (x.rows == 0) return;
+  accumulate(context, {e, e_scale}, {x, scale}, false, sum);
 }
 
 }  // namespace quip::cuda

@@ -13,4 +13,8 @@ namespace quip::cuda {
 void accumulate_hessian(Context& context, ConstTensorView x, std::span<const float> scale,
                         MatrixView<double> sum);
 
+/// Does Backend::accumulate_cross's work.
+void accumulate_cross(Context& context, ConstTensorView e, std::span<const float> e_scale,
+                      ConstTensorView x, std::span<const float> scale, MatrixView<double> sum);
+
 }  // namespace quip::cuda

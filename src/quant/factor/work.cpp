@@ -56,6 +56,14 @@ double reference_flops(index_t n) { return real(n) * real(n); }
 
 double measure_flops(index_t n) { return 3 * reference_flops(n); }
 
+double cross_flops(index_t m, index_t n, index_t tokens) {
+  return 2 * real(tokens) * real(m) * real(n);
+}
+
+double product_flops(index_t rows, index_t n) { return 2 * real(rows) * real(n) * real(n); }
+
+double ridge_flops(index_t n) { return cubic_flops(n); }
+
 double hessian_flops(index_t n, index_t tokens) { return real(tokens) * real(n) * real(n + 1); }
 
 }  // namespace quip

@@ -25,4 +25,13 @@ namespace quip {
 /// Returns those of Σ x xᵀ over `tokens` inputs of n channels, lower triangle.
 [[nodiscard]] double hessian_flops(index_t n, index_t tokens);
 
+/// Returns those of a sum of m × n products over tokens.
+[[nodiscard]] double cross_flops(index_t m, index_t n, index_t tokens);
+
+/// Returns those of a product of `rows` rows with a matrix of order n, or of two sweeps with a
+/// triangular one.
+[[nodiscard]] double product_flops(index_t rows, index_t n);
+/// Returns those of LDLᵀ of a matrix of order n.
+[[nodiscard]] double ridge_flops(index_t n);
+
 }  // namespace quip
