@@ -4,6 +4,11 @@
 jobs/plot_report.py layers out/*/report.json --out losses     relative proxy loss, layer by layer
 jobs/plot_report.py timeline out/report.json --out timeline
                                the work of each rank over time, in the first blocks
+jobs/plot_report.py streams out/*/report.json --out streams
+                               distance from the unquantized model after each block, of runs
+                               with --target stream
+jobs/plot_report.py experts out/report.json --out experts
+                               tokens of every expert, block by block
 jobs/plot_report.py bits out/sweep/sweep.csv --out bits [--methods nearest ldlq]
                                perplexity against bits
 jobs/plot_report.py gap out/sweep/sweep.csv --models DIR --out gap
@@ -103,11 +108,16 @@ def label_lines(axes: plt.Axes, labels: list[tuple]) -> None:
         )
 
 
-def plot_layers(options: argparse.Namespace) -> None:
-    """One curve per run, layers in the model's order, a faint line where a block begins."""
+def labels_of(options: argparse.Namespace) -> list[str]:
     labels = options.labels or [path.parent.name or path.stem for path in options.reports]
     if len(labels) != len(options.reports):
         raise InputError(f"{len(labels)} --labels for {len(options.reports)} reports")
+    return labels
+
+
+def plot_layers(options: argparse.Namespace) -> None:
+    """One curve per run, layers in the model's order, a faint line where a block begins."""
+    labels = labels_of(options)
     figure, axes = plt.subplots(figsize=(7.2, 3.6))
     axes.set_yscale("log")
     ends, names = [], []
@@ -143,6 +153,53 @@ def read_report(path: Path) -> list[tuple[str, float]]:
     if not losses:
         raise InputError(f"{path} has no layers")
     return losses
+
+
+def plot_streams(options: argparse.Namespace) -> None:
+    """A curve per run: the relative distance of its hidden states from the unquantized ones."""
+    figure, axes = plt.subplots(figsize=(7.2, 3.2))
+    ends = []
+    for index, (path, label) in enumerate(zip(options.reports, labels_of(options), strict=True)):
+        with reading(path, "a report.json of quip quantize"):
+            distances = json.loads(path.read_text()).get("stream_distances")
+        if not distances:
+            raise InputError(f"{path} has no stream_distances: quantize with --target stream")
+        colour = f"C{index}"
+        blocks = range(len(distances))
+        axes.plot(blocks, distances, color=colour, linewidth=1.2, marker="o", markersize=3)
+        ends.append((len(distances) - 1, distances[-1], label, colour))
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("block")
+    axes.set_title("Relative distance from the unquantized model, after each block")
+    label_lines(axes, ends)
+    save(figure, options.out)
+
+
+def plot_experts(options: argparse.Namespace) -> None:
+    """A dot for each expert: its calibration tokens; a dash for the mean of a block."""
+    with reading(options.report, "a report.json of quip quantize"):
+        layers = json.loads(options.report.read_text())["layers"]
+        tokens = defaultdict(dict)
+        for layer in layers:
+            if "tokens" in layer:
+                parts = layer["name"].split(".")
+                expert = parts[parts.index("experts") + 1]
+                block = next(int(part) for part in parts if part.isdigit())
+                tokens[block][expert] = layer["tokens"]
+    if not tokens:
+        raise InputError(f"{options.report} has no experts")
+    figure, axes = plt.subplots(figsize=(7.2, 3.2))
+    axes.set_yscale("symlog", linthresh=1)  # an expert may have none
+    for block, counts in tokens.items():
+        values = list(counts.values())
+        axes.plot([block] * len(values), values, "o", color="#0072b2", markersize=2.5, alpha=0.5)
+        axes.plot([block], [statistics.mean(values)], "_", color="black", markersize=12)
+    axes.set_ylim(bottom=-0.2)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("block")
+    axes.set_title("Calibration tokens of every expert; dashes: means")
+    save(figure, options.out)
 
 
 PHASES = {
@@ -293,15 +350,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="layers|timeline|bits|gap|table")
-    layers = commands.add_parser("layers")
-    layers.set_defaults(run=plot_layers)
-    layers.add_argument("reports", type=Path, nargs="+", help="report.json of one run each")
-    layers.add_argument("--labels", nargs="+", help="names of the runs (their folders')")
-    timeline = commands.add_parser("timeline")
-    timeline.set_defaults(run=plot_timeline)
-    timeline.add_argument("report", type=Path, help="report.json of a run")
-    timeline.add_argument("--out", type=Path, required=True, help="file without .png/.svg")
+    commands = parser.add_subparsers(
+        required=True, metavar="layers|streams|experts|timeline|bits|gap|table"
+    )
+    for name, run in (("layers", plot_layers), ("streams", plot_streams)):
+        command = commands.add_parser(name)
+        command.set_defaults(run=run)
+        command.add_argument("reports", type=Path, nargs="+", help="report.json of one run each")
+        command.add_argument("--labels", nargs="+", help="names of the runs (their folders')")
+        command.add_argument("--out", type=Path, required=True, help="file without .png/.svg")
+    for name, run in (("timeline", plot_timeline), ("experts", plot_experts)):
+        command = commands.add_parser(name)
+        command.set_defaults(run=run)
+        command.add_argument("report", type=Path, help="report.json of a run")
+        command.add_argument("--out", type=Path, required=True, help="file without .png/.svg")
     for name, run in (("bits", plot_bits), ("gap", plot_gap), ("table", write_table)):
         command = commands.add_parser(name)
         command.set_defaults(run=run)
@@ -323,7 +385,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             command.add_argument("--into", type=Path, help="page to update")
         else:
             command.add_argument("--out", type=Path, required=True, help="file without .png/.svg")
-    layers.add_argument("--out", type=Path, required=True, help="file without .png/.svg")
     return parser.parse_args(arguments)
 
 

@@ -308,9 +308,44 @@ def test_timeline_chart(tmp_path, figures):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["rank 0", "rank 1"]
 
 
+def test_streams_chart(tmp_path, figures):
+    reports = []
+    for run_name, distances in (("with", [0.1, 0.2]), ("without", [0.2, 0.3])):
+        report = tmp_path / run_name / "report.json"
+        report.parent.mkdir()
+        report.write_text(json.dumps({"stream_distances": distances}))
+        reports.append(report)
+    assert run("streams", *reports, "--out", tmp_path / "streams") == 0
+    assert is_picture(tmp_path / "streams")
+    (axes,) = figures[0].axes
+    assert ([0, 1], [0.1, 0.2]) in curves(axes)
+    assert ([0, 1], [0.2, 0.3]) in curves(axes)
+    assert {text.get_text() for text in axes.texts} == {"with", "without"}
+
+
+def test_experts_chart(tmp_path, figures):
+    report = tmp_path / "report.json"
+    layers = [
+        {"name": f"model.layers.{block}.mlp.experts.{expert}.{part}_proj", "tokens": tokens}
+        for block, expert, tokens in ((0, 0, 3), (0, 1, 5), (1, 0, 0), (1, 1, 8))
+        for part in ("up", "down")
+    ]
+    layers.append({"name": "model.layers.0.self_attn.o_proj"})
+    report.write_text(json.dumps({"layers": layers}))
+    assert run("experts", report, "--out", tmp_path / "experts") == 0
+    assert is_picture(tmp_path / "experts")
+    (axes,) = figures[0].axes
+    assert ([0, 0], [3, 5]) in curves(axes)
+    assert ([1, 1], [0, 8]) in curves(axes)
+    assert ([1], [4]) in curves(axes)  # the mean
+
+
 @pytest.mark.parametrize(
     ("command", "content", "message"),
     [
+        ("streams", '{"layers": []}', "has no stream_distances"),
+        ("experts", '{"layers": [{"name": "a.0.q_proj"}]}', "has no experts"),
+        ("experts", '{"layers": [{"name": "a", "tokens": 3}]}', "not a report.json"),
         ("timeline", "[]", "not a report.json"),
         ("timeline", '{"timeline": []}', "has no timeline"),
         ("timeline", '{"timeline": [[0, "load"]]}', "not a report.json"),
