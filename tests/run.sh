@@ -51,7 +51,8 @@ step "build" cmake --build --preset check || finish
 suite "unit tests" build/check unit
 # Three ranks a core: they wait most of the time, for each other and for mpirun.
 suite "mpi tests" build/check mpi $((3 * $(nproc)))
-suite "end-to-end tests" build/check e2e
+# These wait, too: for daemons, kills and Slurm.
+suite "end-to-end tests" build/check e2e $(($(nproc) * 3 / 2))
 # Checks each source by itself.
 step "configure for lint" cmake --preset release && suite "lint" build/release lint
 # MPI, HDF5 and BLAS themselves are not built with sanitizers.
