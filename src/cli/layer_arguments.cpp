@@ -68,6 +68,24 @@ void LayerArguments::declare_for_model(po::options_description& options, Quantiz
       "'down_proj:bits=4'; repeatable, a later rule wins");
   options.add_options()("true-sequential", po::bool_switch(&job.true_sequential),
                         "Hessians also see the quantized layers before them in their block");
+  const auto target = [&job](const std::string& text) {
+    static constexpr Names<bool, 2> names{{{false, "layer"}, {true, "stream"}}};
+    job.stream.on = parse_name(text, names);
+  };
+  options.add_options()(
+      "target", value_of("target", "WHAT", target)->default_value("layer"),
+      "round a layer to its own weights (layer), or to those that make up for what was lost before "
+      "it (stream; implies --true-sequential)");
+  const auto share = [&options](const char* name, double& value, const char* help) {
+    const auto take = [&value](const std::string& text) { value = parse_number(text, 0.0, 1.0); };
+    options.add_options()(
+        name, value_of(name, "SHARE", take)->default_value(fmt::format("{}", value)), help);
+  };
+  share("drift", job.stream.drift,
+        "with --target stream: the share of the drift of its inputs that a layer makes up for");
+  share("residual", job.stream.residual,
+        "with --target stream: the share of the residual's error that a layer takes off which adds "
+        "to it");
   const auto experts = [&job](const std::string& text) {
     static constexpr Names<ExpertHessians, 2> names{
         {{ExpertHessians::routed, "routed"}, {ExpertHessians::all, "all"}}};

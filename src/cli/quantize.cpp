@@ -123,7 +123,10 @@ class QuantizeCommand final : public Command {
          {"override", rules.empty() ? "-" : rules},
          {"wide", fmt::format("from {} inputs", job_.wide.inputs)},
          {"process grid", job_.wide.process_grid ? to_string(*job_.wide.process_grid) : "-"},
-         {"sequential", job_.true_sequential ? "layers" : "blocks"},
+         {"sequential", job_.sequential() ? "layers" : "blocks"},
+         {"target", job_.stream.on ? fmt::format("stream, drift {}, residual {}", job_.stream.drift,
+                                                 job_.stream.residual)
+                                   : "layer"},
          {"experts", fmt::format("{}, prior {}", to_string(job_.experts), job_.expert_prior)},
          {"backend", backend.describe()},
          {"ranks", std::to_string(ranks)},

@@ -55,6 +55,10 @@ Range BlockPlan::stage(int number) const {
   return {first, last ? std::ssize(operations) : taps[at(number)].operation};
 }
 
+bool adds_to_residual(const BlockPlan& plan) {
+  return std::ranges::any_of(plan.linears, [](const LinearSpec& linear) { return linear.adds; });
+}
+
 std::vector<index_t> live_widths(const BlockPlan& plan) {
   std::vector<index_t> widths(plan.operations.size(), 0);
   for (Slot slot = 0; slot < static_cast<Slot>(plan.activations.size()); ++slot) {

@@ -116,6 +116,24 @@ std::vector<ExpertPlan> experts_of(BlockPlan& plan) {
   return experts;
 }
 
+/// Marks the linears whose outputs are added to the residual as they are.
+void mark_adding(BlockPlan& plan) {
+  if (plan.input != plan.output) return;
+  const auto adds = [&](const LinearSpec& linear) {
+    const auto found = std::ranges::find_if(plan.operations, [&](const Operation& operation) {
+      const auto* own = std::get_if<op::Linear>(&operation);
+      return own != nullptr && own->name == linear.name;
+    });
+    const auto& own = std::get<op::Linear>(*found);
+    if (own.to == plan.output) return own.adds;
+    const auto next = std::next(found);
+    const auto* scatter =
+        next == plan.operations.end() ? nullptr : std::get_if<op::Scatter>(&*next);
+    return scatter != nullptr && scatter->from == own.to && scatter->to == plan.output;
+  };
+  for (LinearSpec& linear : plan.linears) linear.adds = adds(linear);
+}
+
 }  // namespace
 
 WeightHandle StackedExperts::part(index_t expert, index_t first, index_t step) const {
@@ -203,7 +221,7 @@ void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot 
   }
   if (!next_.tensor.empty()) stored = std::exchange(next_, {});
   plan_.linears.push_back({full, type, rows, cols, static_cast<int>(tap - plan_.taps.begin()), bias,
-                           std::move(stored), routed ? routed->expert : -1});
+                           false, std::move(stored), routed ? routed->expert : -1});
   if (bias) {
     TensorSpec& spec = plan_.tensors.emplace_back(TensorSpec{full + ".bias", {rows}});
     if (!next_bias_.tensor.empty()) spec.stored = std::exchange(next_bias_, {});
@@ -343,6 +361,7 @@ BlockPlan PlanBuilder::finish(Slot output) {
   plan_.output = output;
   plan_.lives = lives_of(plan_);
   plan_.experts = experts_of(plan_);
+  mark_adding(plan_);
   place_carried(plan_);
   return std::move(plan_);
 }

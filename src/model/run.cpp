@@ -10,6 +10,7 @@ namespace quip {
 
 ConstTensorView WeightSet::operator[](const std::string& name) const {
   const auto found = tensors_.find(name);
+  if (found == tensors_.end() && under_ != nullptr) return (*under_)[name];
   if (found == tensors_.end()) fail("tensor {} was not loaded", name);
   return found->second.cview();
 }

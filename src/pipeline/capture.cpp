@@ -1,6 +1,7 @@
 #include "quip/pipeline/capture.hpp"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "quip/calib/hessian.hpp"
@@ -8,15 +9,18 @@
 #include "quip/model/work.hpp"
 
 namespace quip {
-
 Capture::Capture(Collectives& comm, Backend& backend, const Family& family, index_t block,
-                 const SampleShard& shard, ConstTensorView states, Phases& phases)
+                 const SampleShard& shard, Phases& phases)
     : comm_(comm),
       backend_(backend),
       family_(family),
       plan_(family.block(block)),
       shard_(shard),
-      phases_(phases) {
+      phases_(phases) {}
+
+Capture::Capture(Collectives& comm, Backend& backend, const Family& family, index_t block,
+                 const SampleShard& shard, ConstTensorView states, Phases& phases)
+    : Capture(comm, backend, family, block, shard, phases) {
   auto scope = phases_.measure("capture");
   agree(comm_, [&] {
     residual_ = backend_.allocate_samples(states.rows, states.cols);
@@ -25,15 +29,23 @@ Capture::Capture(Collectives& comm, Backend& backend, const Family& family, inde
   });
 }
 
+Capture::Capture(Collectives& comm, Backend& backend, const Family& family, index_t block,
+                 const SampleShard& shard, Tensor states, Phases& phases)
+    : Capture(comm, backend, family, block, shard, phases) {
+  residual_ = std::move(states);
+  auto scope = phases_.measure("capture");
+  agree(comm_, [&] { carried_ = backend_.allocate_samples(shard.tokens(), plan_.carried_width); });
+}
+
 TensorView Capture::place_of(Slot slot) const {
   return carried_.view().middle_cols(plan_.columns[at(slot)], plan_.width(slot));
 }
 
-void Capture::advance(const WeightSet& weights) {
+void Capture::run_stage(const WeightSet& weights, const std::vector<Slot>& after) {
   auto scope = phases_.measure("capture");
   const Range operations = plan_.stage(tap_ + 1);
   const std::vector<Slot> before = tap_ < 0 ? std::vector<Slot>{} : plan_.taps[at(tap_)].carried;
-  const std::vector<Slot>& after = plan_.taps[at(++tap_)].carried;
+  ++tap_;
   agree(comm_, [&] {
     backend_.for_each_unit(shard_.samples.count(), [&](index_t s) {
       const auto rows_of = [&](TensorView all) { return shard_.rows_of(all, s); };
@@ -49,6 +61,15 @@ void Capture::advance(const WeightSet& weights) {
       UsageMeter::current().add_flops(stage_flops(plan_, tap_, shard_.length));
     });
   });
+}
+
+void Capture::advance(const WeightSet& weights) {
+  run_stage(weights, plan_.taps[at(tap_ + 1)].carried);
+}
+
+Tensor Capture::finish(const WeightSet& weights) {
+  run_stage(weights, {});
+  return std::move(residual_);
 }
 
 LayerInputs Capture::inputs() const {

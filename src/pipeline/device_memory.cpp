@@ -1,6 +1,7 @@
 #include "quip/pipeline/device_memory.hpp"
 
 #include <algorithm>
+#include <map>
 
 #include <spdlog/spdlog.h>
 
@@ -106,21 +107,32 @@ DeviceNeeds needs_of(const DeviceWork& work, const BlockKind& kind) {
   // A wide layer takes the transformed inputs, too.
   const bool wide = std::ranges::any_of(
       kind.linears, [&](const auto& planned) { return work.wide.covers(planned.first.cols); });
-  const index_t captured = (wide ? 2 : 1) * tokens * plan.carried_width * float_bytes;
+  index_t captured = (wide ? 2 : 1) * tokens * plan.carried_width * float_bytes;
+  index_t second = states;  // the running residual
+  if (work.streams) {
+    second += tokens * widest_errors(kind.linears) * float_bytes;
+    captured += tokens * plan.carried_width * float_bytes;
+  }
   const index_t tile = largest_pieces(widest_tap(plan), tokens).bytes();
   Footprint capture = forward;
   capture.moment = "capture, hessian";
   capture.items.insert(capture.items.begin() + 3,
-                       {{"running residual", states}, {"captured inputs", captured}});
+                       {{work.streams ? "second stream" : "running residual", second},
+                        {"captured inputs", captured}});
   const RoundingNeeds rounding = rounding_needs(work, kind);
   capture.items.back().second = std::max({units, tile, rounding.wide});
 
-  Footprint round = work.true_sequential ? capture : forward;
+  Footprint round = work.sequential ? capture : forward;
   round.moment = "factor, round";
   round.items.back().second = std::max(rounding.whole + rounding.pieces, dequantizing);
 
-  needs.samples += states + captured;
+  needs.samples += second + captured;
   needs.fixed = std::max(needs.fixed, weights + libraries + rounding.whole);
+  if (work.streams) {
+    const index_t moved = 2 * largest_tap(kind.linears) * float_bytes;
+    needs.fixed += moved;
+    for (Footprint* moment : {&capture, &round}) moment->items.emplace_back("targets", moved);
+  }
   needs.pieces = std::max({tile, rounding.pieces, rounding.wide});
   for (const Footprint& moment : {capture, round}) {
     if (moment.total() > needs.fullest.total()) needs.fullest = moment;
@@ -129,6 +141,26 @@ DeviceNeeds needs_of(const DeviceWork& work, const BlockKind& kind) {
 }
 
 }  // namespace
+
+index_t widest_errors(const LayerList& layers) {
+  index_t widest = 0;
+  for (const auto& [linear, options] : layers) {
+    widest = std::max(widest, linear.adds ? linear.rows : linear.cols);
+  }
+  return widest;
+}
+
+index_t largest_tap(const LayerList& layers) {
+  std::map<int, index_t> elements;
+  index_t largest = 0;
+  for (const auto& [linear, options] : layers) {
+    if (linear.expert > 0) continue;  // of experts, one
+    index_t& of_tap = elements[linear.tap + linear.input];
+    of_tap += linear.rows * linear.cols;
+    largest = std::max(largest, of_tap);
+  }
+  return largest;
+}
 
 index_t widest_tap(const BlockPlan& plan) {
   index_t widest = 0;

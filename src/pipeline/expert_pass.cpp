@@ -1,6 +1,7 @@
 #include "quip/pipeline/expert_pass.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "quip/core/usage.hpp"
 #include "quip/model/work.hpp"
@@ -19,6 +20,27 @@ ExpertPass::ExpertPass(Collectives& comm, Backend& backend, const Family& family
       routes_(std::get<op::Gather>(plan_.operations[at(tap_.operation)]).routes),
       routed_(shard.samples.count()) {
   agree(comm_, [&] { carried_ = backend_.allocate_samples(shard.tokens(), plan_.width_at(tap_)); });
+}
+
+ExpertPass::ExpertPass(Collectives& comm, Backend& backend, const Family& family, index_t block,
+                       const SampleShard& shard, CapturedStates captured)
+    : comm_(comm),
+      backend_(backend),
+      family_(family),
+      plan_(family.block(block)),
+      tap_(plan_.taps.back()),
+      shard_(shard),
+      own_(std::move(captured.residual)),
+      states_(own_.view()),
+      routes_(std::get<op::Gather>(plan_.operations[at(tap_.operation)]).routes),
+      carried_(std::move(captured.carried)),
+      routed_(shard.samples.count()) {
+  agree(comm_, [&] {
+    for (index_t s = 0; s < shard_.samples.count(); ++s) {
+      Matrix<float> room;
+      routed_[s] = routing_of(backend_.on_host(place_of(routes_, s), room));
+    }
+  });
 }
 
 TensorView ExpertPass::place_of(Slot slot, index_t sample) {
@@ -98,24 +120,61 @@ index_t ExpertPass::tokens_of(const ExpertPlan& expert) const {
   return tokens;
 }
 
-Tensor ExpertPass::inputs(const ExpertPlan& expert, int input, ExpertTokens tokens,
+std::vector<float> ExpertPass::summed_weights() const {
+  const auto scatter = std::ranges::find_if(plan_.operations, [](const Operation& operation) {
+    return std::holds_alternative<op::Scatter>(operation);
+  });
+  const bool weighted = std::get<op::Scatter>(*scatter).weighted;
+  std::vector<float> sums(at(shard_.tokens()), 0.0F);
+  for (index_t s = 0; s < shard_.samples.count(); ++s) {
+    for (const auto& [expert, routed] : routed_[s]) {
+      for (std::size_t i = 0; i < routed.tokens.size(); ++i) {
+        sums[at(shard_.offsets[s] + routed.tokens[i])] += weighted ? routed.weights[i] : 1.0F;
+      }
+    }
+  }
+  for (float& sum : sums) sum = std::max(sum, 1.0F);
+  return sums;
+}
+
+std::vector<index_t> first_rows(const std::vector<Routing>& chosen, const ExpertPlan& expert) {
+  std::vector<index_t> first{0};
+  for (const Routing& sample : chosen) {
+    first.push_back(first.back() + std::ssize(sample.at(expert.number).tokens));
+  }
+  return first;
+}
+
+Tensor ExpertPass::inputs(const ExpertPlan& expert, int input, const std::vector<Routing>& chosen,
                           const WeightSet& weights) {
   const Tap& tap = expert.inputs[at(input)];
   Tensor all;
   agree(comm_, [&] {
-    const std::vector<Routing> chosen = routings(expert, tokens);
-    std::vector<index_t> first{0};
-    for (const Routing& sample : chosen) {
-      first.push_back(first.back() + std::ssize(sample.at(expert.number).tokens));
-    }
+    const std::vector<index_t> first = first_rows(chosen, expert);
     all = backend_.allocate_samples(first.back(), plan_.width(tap.slot));
     backend_.for_each_unit(shard_.samples.count(), [&](index_t s) {
-      const index_t rows = first[s + 1] - first[s];
+      const index_t rows = first[at(s) + 1] - first[at(s)];
       if (rows == 0) return;
       SampleState state = state_of(s);
-      state.bind(routes_, chosen[s]);
+      state.bind(routes_, chosen[at(s)]);
       family_.run(plan_, {expert.operations.first, tap.operation}, backend_, weights, state);
-      backend_.copy(state[tap.slot], all.view().middle_rows(first[s], rows));
+      backend_.copy(state[tap.slot], all.view().middle_rows(first[at(s)], rows));
+    });
+  });
+  return all;
+}
+
+Tensor ExpertPass::rows_of(ConstTensorView x, const ExpertPlan& expert,
+                           const std::vector<Routing>& chosen) {
+  Tensor all;
+  agree(comm_, [&] {
+    const std::vector<index_t> first = first_rows(chosen, expert);
+    all = backend_.allocate_samples(first.back(), x.cols);
+    backend_.for_each_unit(shard_.samples.count(), [&](index_t s) {
+      const std::vector<index_t>& tokens = chosen[at(s)].at(expert.number).tokens;
+      if (tokens.empty()) return;
+      backend_.gather_rows(shard_.rows_of(x, s), tokens,
+                           all.view().middle_rows(first[at(s)], std::ssize(tokens)));
     });
   });
   return all;

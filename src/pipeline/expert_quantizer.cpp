@@ -1,13 +1,17 @@
 #include "quip/pipeline/expert_quantizer.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
 
 #include "quip/calib/hessian.hpp"
 #include "quip/calib/owned_hessian.hpp"
+#include "quip/comm/node_memory.hpp"
 #include "quip/core/error.hpp"
+#include "quip/core/usage.hpp"
+#include "quip/quant/factor/work.hpp"
 
 namespace quip {
 namespace {
@@ -84,19 +88,34 @@ index_t averaged_step(const QuantizeOptions& options, index_t tokens) {
 struct ExpertQuantizer::Work {
   const BlockPlan& plan;
   WeightSet& weights;
+  std::vector<LinearSpec> linears;
   LayerList layers;  ///< of experts
   std::optional<ExpertPass> pass = {};
   index_t tokens = 0;          ///< of all ranks
   Matrix<double> common = {};  ///< H of what is gathered, over all tokens
   std::vector<StoredLayer> stored = {};
+
+  // With --target stream:
+  std::optional<ExpertPass> full = {};  ///< the unquantized stream
+  std::optional<WeightSet> made = {};   ///< what is quantized: `weights` keep what was there
+  Tensor missing =
+      {};  ///< β (r_f − r) before the experts, over how often they count [tokens × hidden]
+
+  [[nodiscard]] WeightSet& quantized() { return made ? *made : weights; }
 };
 
 /// Experts that are in memory together.
 struct ExpertQuantizer::Group {
   Range experts;
   std::span<const ExpertPlan> plans;
-  std::vector<index_t> tokens;           ///< of each expert, on all ranks
-  std::vector<Matrix<double>> hessians;  ///< [experts × inputs], those that this rank owns
+  std::vector<index_t> tokens;             ///< of each expert, on all ranks
+  std::vector<Matrix<double>> hessians;    ///< [experts × inputs], those that this rank owns
+  std::vector<OwnedHessian> crosses = {};  ///< Σ eᵀx/T likewise, and their e
+};
+
+struct ExpertQuantizer::Targets {
+  WeightSet weights;                          ///< over those of the block
+  std::vector<std::optional<double>> shifts;  ///< by layer: ‖W*−W‖/‖W‖, or 0 where another knows
 };
 
 ExpertQuantizer::ExpertQuantizer(Collectives& comm, Backend& backend, const Family& family,
@@ -115,21 +134,22 @@ void ExpertQuantizer::hessians(Work& work, Group& group, int input) {
     return expert_owner(work.plan, static_cast<index_t>(e), input, comm_.size());
   };
   const auto sum = [&](ExpertTokens tokens) {
-    std::vector<Tensor> rows;
+    std::vector<std::pair<Tensor, Tensor>> rows;  // x and e
     std::vector<OwnedInput> inputs;
     {
       auto scope = phases_.measure("capture");
       for (const ExpertPlan& expert : group.plans) {
-        rows.push_back(work.pass->inputs(expert, input, tokens, work.weights));
+        const LinearSpec& reader =
+            *std::ranges::find_if(work.plan.linears.begin() + expert.linears.first,
+                                  work.plan.linears.begin() + expert.linears.last,
+                                  [&](const LinearSpec& linear) { return linear.input == input; });
+        const std::vector<Routing> chosen = work.pass->routings(expert, tokens);
+        Tensor x = work.pass->inputs(expert, input, chosen, work.quantized());
+        Tensor e;
+        if (tokens.every == 0) e = errors(work, expert, reader, chosen, x.cview());
+        inputs.push_back({x.cview(), owner(rows.size()), reader.name, e.cview()});
+        rows.emplace_back(std::move(x), std::move(e));
       }
-    }
-    for (std::size_t e = 0; e < rows.size(); ++e) {
-      const ExpertPlan& expert = group.plans[e];
-      const auto reads =
-          std::ranges::find_if(work.plan.linears.begin() + expert.linears.first,
-                               work.plan.linears.begin() + expert.linears.last,
-                               [&](const LinearSpec& linear) { return linear.input == input; });
-      inputs.push_back({rows[e].cview(), owner(e), reads->name});
     }
     auto scope = phases_.measure("hessian");
     return owned_hessians(comm_, backend_, inputs);
@@ -148,10 +168,18 @@ void ExpertQuantizer::hessians(Work& work, Group& group, int input) {
     for (std::size_t e = 0; e < group.plans.size(); ++e) {
       if (owner(e) != comm_.rank()) continue;
       Matrix<double>& h = group.hessians[e * inputs_of_expert + at(input)];
-      if (!all) h = std::move(own[e].h);
+      OwnedHessian& cross = group.crosses[e * inputs_of_expert + at(input)];
+      if (!all) {
+        h = std::move(own[e].h);
+        cross = std::move(own[e]);
+      }
       const index_t tokens = all ? 0 : own[e].tokens;
       if (options_.averages_experts()) {
-        shrink(h, tokens, gathered ? work.common : common[e].h, all ? 1 : options_.expert_prior);
+        const double prior = all ? 1 : options_.expert_prior;
+        shrink(h, tokens, gathered ? work.common : common[e].h, prior);
+        const double kept = static_cast<double>(tokens) / (static_cast<double>(tokens) + prior);
+        for (double& value : cross.cross.span()) value *= kept;
+        cross.energy *= kept;
       }
       if (h.empty()) {
         fail("{} gets no token, and --expert-prior 0 leaves nothing to round its layers by",
@@ -170,15 +198,22 @@ void ExpertQuantizer::round(Work& work, Group& group, Range inputs) {
   const std::size_t inputs_of_expert = group.plans.front().inputs.size();
   std::vector<Matrix<double>> hessians =
       std::exchange(group.hessians, std::vector<Matrix<double>>(group.hessians.size()));
+  Targets to = targets(work, group, chosen, hessians);
   std::size_t next = 0;
   const auto done = [&](StoredLayer layer) {
     layer.statistics.tokens = group.tokens[at(layers[next++].first.tap) / inputs_of_expert];
     auto scope = phases_.measure("dequantize");
-    work.weights.insert(layer.name + ".weight", load_dequantized(comm_, backend_, layer.layer));
+    work.quantized().insert(layer.name + ".weight", load_dequantized(comm_, backend_, layer.layer));
     work.stored.push_back(std::move(layer));
   };
   if (rounds_together(work.plan, comm_.size())) {
-    return together_.round(layers, std::move(hessians), work.weights, done, owners);
+    return together_.round(
+        layers, std::move(hessians), to.weights,
+        [&](StoredLayer layer) {
+          layer.statistics.target_shift = to.shifts[next];
+          done(std::move(layer));
+        },
+        owners);
   }
   LayerList mine;
   for (std::size_t i = 0; i < layers.size(); ++i) {
@@ -186,7 +221,7 @@ void ExpertQuantizer::round(Work& work, Group& group, Range inputs) {
   }
   std::vector<StoredLayer> rounded;
   agree(comm_, [&] {
-    alone_.round(mine, std::move(hessians), work.weights,
+    alone_.round(mine, std::move(hessians), to.weights,
                  [&](StoredLayer layer) { rounded.push_back(std::move(layer)); });
   });
   auto own = rounded.begin();
@@ -195,28 +230,179 @@ void ExpertQuantizer::round(Work& work, Group& group, Range inputs) {
     if (owners[i] == comm_.rank()) layer = std::move(*own++);
     {
       auto scope = phases_.measure("round");
+      layer.statistics.target_shift = to.shifts[i];
       broadcast_stored(comm_, layer, layers[i].second.spectra, owners[i]);
     }
     done(std::move(layer));
   }
 }
 
-std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, WeightSet& weights,
-                                                   const SampleShard& shard, TensorView states) {
-  const BlockPlan& plan = family_.block(loader.block());
-  alone_.on_step = together_.on_step = on_step;
-  std::vector<LinearSpec> linears = options_.selected(family_, loader.block());
-  std::erase_if(linears, [](const LinearSpec& linear) { return linear.expert < 0; });
-  Work work{plan, weights, {}};
-  for (const LinearSpec& linear : linears) {
+bool ExpertQuantizer::moves(const Work& work) const {
+  return work.full && options_.stream.moves() && adds_to_residual(work.plan);
+}
+
+Tensor ExpertQuantizer::errors(Work& work, const ExpertPlan& expert, const LinearSpec& reader,
+                               const std::vector<Routing>& chosen, ConstTensorView x) {
+  if (!moves(work) || !is_moved(reader)) return {};
+  const StreamOptions& stream = options_.stream;
+  Tensor drift;
+  if (stream.drift > 0) {
+    drift = work.full->inputs(expert, reader.input, chosen, work.weights);
+    agree(comm_, [&] {
+      Tensor difference = backend_.allocate_samples(x.rows, x.cols);
+      const double factor = reader.adds ? stream.drift : 1;
+      set_difference(backend_, drift.cview(), x, factor, difference.view());
+      drift = std::move(difference);
+    });
+  }
+  if (!reader.adds) return drift;
+  Tensor e = work.pass->rows_of(work.missing.cview(), expert, chosen);
+  agree(comm_, [&] {
+    if (drift.rows() == 0) return;
+    // Sample by sample: the bits of a product depend on its shape.
+    const std::vector<index_t> first = first_rows(chosen, expert);
+    backend_.for_each_unit(std::ssize(chosen), [&](index_t s) {
+      const index_t rows = first[at(s) + 1] - first[at(s)];
+      if (rows == 0) return;
+      backend_.linear_add(drift.cview().middle_rows(first[at(s)], rows),
+                          work.weights[reader.name + ".weight"], {},
+                          e.view().middle_rows(first[at(s)], rows));
+    });
+    UsageMeter::current().add_flops(cross_flops(reader.rows, reader.cols, drift.rows()));
+  });
+  return e;
+}
+
+namespace {
+
+/// Writes W + share · W M to `out`, and returns how far that is from W.
+double move_by_drift(MatrixView<const float> w, MatrixView<const double> m, double share,
+                     MatrixView<float> out) {
+  Matrix<float> fit(m.rows, m.cols);
+  for (index_t i = 0; i < m.rows; ++i) {
+    for (index_t j = 0; j < m.cols; ++j) fit(i, j) = static_cast<float>(share * m(i, j));
+  }
+  Matrix<float> moved(w.rows, w.cols);
+  multiply_rows(w, fit.cview(), moved.view());
+  UsageMeter::current().add_flops(product_flops(w.rows, w.cols));
+  Matrix<double> step(w.rows, w.cols);
+  std::ranges::copy(moved.span(), step.data());
+  return move_rows(w, step.cview(), 1, out);
+}
+
+}  // namespace
+
+ExpertQuantizer::Targets ExpertQuantizer::targets(Work& work, Group& group,
+                                                  const ExpertLayers& chosen,
+                                                  const std::vector<Matrix<double>>& hessians) {
+  const std::size_t count = chosen.layers.size();
+  Targets made{WeightSet::over(work.weights), std::vector<std::optional<double>>(count)};
+  if (!moves(work) || options_.experts == ExpertHessians::all) return made;
+  auto scope = phases_.measure("factor");
+  const bool together = rounds_together(work.plan, comm_.size());
+  const std::size_t inputs = group.plans.front().inputs.size();
+  std::vector<std::shared_ptr<float>> values(count);
+  agree(comm_, [&] {
+    std::optional<WholeRidge> ridge;
+    Matrix<double> step;  // of the tap in hand
+    double share = 0;
+    int fitted = -1;
+    for (std::size_t i = 0; i < count; ++i) {
+      const LinearSpec& linear = chosen.layers[i].first;
+      const std::size_t tap = at(linear.tap);
+      if (group.tokens[tap / inputs] == 0 || !is_moved(linear)) continue;
+      made.shifts[i] = 0;
+      const bool owner = chosen.owners[i] == comm_.rank();
+      if (!owner && !together) continue;
+      const auto memory = allocate_privately(linear.rows * linear.cols * index_t{sizeof(float)});
+      values[i] = {memory, reinterpret_cast<float*>(memory.get())};
+      if (!owner) continue;
+      if (fitted != linear.tap) {
+        fitted = linear.tap;
+        OwnedHessian& cross = group.crosses[tap];
+        ridge.emplace(hessians[tap].cview());
+        step = std::move(cross.cross);
+        const std::vector<double> explained = ridge->solve(step.view());
+        const double sum = std::accumulate(explained.begin(), explained.end(), 0.0);
+        share = fit_share(cross.energy > 0 ? sum / cross.energy : 0,
+                          static_cast<double>(cross.tokens), linear.cols);
+      }
+      Matrix<float> room;
+      const auto w = backend_.on_host(work.weights[linear.name + ".weight"], room);
+      const MatrixView<float> target(values[i].get(), linear.rows, linear.cols);
+      made.shifts[i] = linear.adds
+                           ? move_rows(w, step.cview(), share, target)
+                           : move_by_drift(w, step.cview(), options_.stream.drift * share, target);
+    }
+  });
+  for (std::size_t i = 0; i < count && together; ++i) {
+    if (!made.shifts[i]) continue;
+    const LinearSpec& linear = chosen.layers[i].first;
+    comm_.broadcast(std::span(values[i].get(), at(linear.rows * linear.cols)), chosen.owners[i]);
+    comm_.broadcast_value(*made.shifts[i], chosen.owners[i]);
+  }
+  agree(comm_, [&] {
+    for (std::size_t i = 0; i < count; ++i) {
+      if (values[i] == nullptr) continue;
+      const LinearSpec& linear = chosen.layers[i].first;
+      made.weights.insert(linear.name + ".weight",
+                          backend_.adopt(values[i], linear.rows, linear.cols));
+    }
+  });
+  return made;
+}
+
+ExpertQuantizer::Work ExpertQuantizer::work_of(const BlockLoader& loader,
+                                               WeightSet& weights) const {
+  Work work{family_.block(loader.block()), weights, options_.selected(family_, loader.block()), {}};
+  std::erase_if(work.linears, [](const LinearSpec& linear) { return linear.expert < 0; });
+  for (const LinearSpec& linear : work.linears) {
     work.layers.emplace_back(linear, options_.of(linear.name));
   }
+  return work;
+}
+
+std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, WeightSet& weights,
+                                                   const SampleShard& shard, TensorView states) {
+  Work work = work_of(loader, weights);
   {
     auto scope = phases_.measure("forward");
     on_step("route");
     work.pass.emplace(comm_, backend_, family_, loader.block(), shard, states);
     work.pass->begin(weights);
   }
+  return run(work, loader, shard);
+}
+
+std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, WeightSet& weights,
+                                                   const SampleShard& shard, Streams& streams) {
+  Work work = work_of(loader, weights);
+  {
+    auto scope = phases_.measure("capture");
+    on_step("route");
+    work.made = WeightSet::over(weights);
+    work.pass.emplace(comm_, backend_, family_, loader.block(), shard,
+                      std::move(streams.quantized));
+    work.full.emplace(comm_, backend_, family_, loader.block(), shard, std::move(streams.full));
+    agree(comm_, [&] {
+      const ConstTensorView r = work.pass->residual();
+      work.missing = backend_.allocate_samples(r.rows, r.cols);
+      std::vector<float> shares = work.pass->summed_weights();
+      for (float& share : shares) share = 1.0F / share;
+      set_difference(backend_, work.full->residual(), r, options_.stream.residual,
+                     work.missing.view());
+      backend_.scale_rows(shares, work.missing.view());
+    });
+  }
+  std::vector<StoredLayer> stored = run(work, loader, shard);
+  streams = {{work.pass->take_states(), {}}, {work.full->take_states(), {}}};
+  return stored;
+}
+
+std::vector<StoredLayer> ExpertQuantizer::run(Work& work, const BlockLoader& loader,
+                                              const SampleShard& shard) {
+  const BlockPlan& plan = work.plan;
+  alone_.on_step = together_.on_step = on_step;
   {
     auto scope = phases_.measure("hessian");
     double tokens = static_cast<double>(shard.tokens());
@@ -236,9 +422,10 @@ std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, We
     {
       on_step("load experts");
       auto scope = phases_.measure("load");
-      for (const ExpertPlan& expert : group.plans) loader.load(expert.linears, weights);
+      for (const ExpertPlan& expert : group.plans) loader.load(expert.linears, work.weights);
     }
     group.hessians.resize(group.plans.size() * at(inputs));
+    group.crosses.resize(group.hessians.size());
     {
       auto scope = phases_.measure("capture");
       std::vector<double> tokens;
@@ -251,20 +438,23 @@ std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, We
     for (int input = 0; input < inputs; ++input) {
       on_step("Hessians of experts");
       hessians(work, group, input);
-      if (options_.true_sequential) round(work, group, {input, input + 1});
+      if (options_.sequential()) round(work, group, {input, input + 1});
     }
-    if (!options_.true_sequential) round(work, group, {0, inputs});
+    if (!options_.sequential()) round(work, group, {0, inputs});
     auto scope = phases_.measure("forward");
     on_step("forward experts");
     for (const ExpertPlan& expert : group.plans) {
-      work.pass->add(expert, weights);
-      loader.drop(expert.linears, weights);
+      if (work.full) work.full->add(expert, work.weights);
+      work.pass->add(expert, work.quantized());
+      loader.drop(expert.linears, work.weights);
+      if (work.made) loader.drop(expert.linears, *work.made);
     }
   }
   auto scope = phases_.measure("forward");
-  work.pass->end(weights);
-  // With --true-sequential they come input by input.
-  return in_order(linears, std::move(work.stored));
+  if (work.full) work.full->end(work.weights);
+  work.pass->end(work.weights);
+  // Layers that go one after the other come input by input.
+  return in_order(work.linears, std::move(work.stored));
 }
 
 }  // namespace quip

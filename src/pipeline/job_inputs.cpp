@@ -69,6 +69,11 @@ nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
                              {"experts", to_string(options.experts)},
                              {"expert_prior", options.expert_prior},
                              {"wide", options.wide.inputs}};
+  if (options.stream.on) {
+    settings.update({{"target", "stream"},
+                     {"drift", options.stream.drift},
+                     {"residual", options.stream.residual}});
+  }
   settings["process_grid"] =
       options.wide.process_grid ? to_string(*options.wide.process_grid) : "none";
   for (const LayerOption& option : layer_options()) {

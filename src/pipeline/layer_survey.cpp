@@ -94,7 +94,7 @@ void check_hessian_memory(const Collectives& comm, const Family& family,
     std::vector<index_t> orders;  // a block's Hessians, or with --true-sequential one at a time
     orders.reserve(narrow.size());
     for (const auto& [tap, order] : narrow) orders.push_back(order);
-    if (options.true_sequential && !orders.empty()) {
+    if (options.sequential() && !orders.empty()) {
       orders = {*std::max_element(orders.begin(), orders.end())};
     }
     options.wide.check_memory(std::move(orders), installed_memory(), comm.place().size);

@@ -1,6 +1,7 @@
 #include "quip/pipeline/quantize.hpp"
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 #include <optional>
 #include <set>
@@ -38,7 +39,8 @@ class Job {
         progress_(progress),
         phases_(phases),
         shard_(shard_tokens(comm, *inputs.tokens, inputs.samples, family_)),
-        shape_{inputs.samples, shard_.length, family_.config().hidden},
+        streams_(options.stream.on ? 2 : 1),
+        shape_{streams_ * inputs.samples, shard_.length, family_.config().hidden},
         keep_(states_to_keep(options.keep_states, shape_, source_)),
         blocks_(family_.config().blocks),
         range_(options.blocks.value_or(Range{0, blocks_})),
@@ -60,7 +62,7 @@ class Job {
 
   /// Warns of properties of the inputs that a user may not expect.
   void note_inputs() const {
-    const index_t tokens = shape_.samples * shape_.length;
+    const index_t tokens = samples() * shape_.length;
     if (tokens < layers_.widest) {
       options_.on_note(fmt::format(
           "{} calibration tokens for layers of up to {} inputs: losses will look better than they "
@@ -98,9 +100,10 @@ class Job {
     nlohmann::json report = model_report(source_, layers_.quantized, writer.reports());
     report.update({{"ranks", comm_.size()},
                    {"backend", backend_.describe()},
-                   {"tokens", shape_.samples * shape_.length},
+                   {"tokens", samples() * shape_.length},
                    {"parameters", parameters(source_)},
                    {"wide", wide_report(options_.wide, quantizer_.factorisers(), comm_.size())}});
+    if (options_.stream.on) report["stream_distances"] = writer.stream_distances();
     report.update(usage_report(comm_, backend_, phases_));
     return report;
   }
@@ -115,8 +118,20 @@ class Job {
             .threads = threads,
             .kinds = kinds_of_blocks(family_, options_),
             .wide = options_.wide,
-            .true_sequential = options_.true_sequential,
+            .sequential = options_.sequential(),
+            .streams = options_.stream.on,
             .packed = false};
+  }
+
+  [[nodiscard]] index_t samples() const { return shape_.samples / streams_; }
+  /// Returns the numbers under which this rank's samples are kept.
+  [[nodiscard]] Range kept_samples() const {
+    return {streams_ * shard_.samples.first, streams_ * shard_.samples.last};
+  }
+  /// Returns the place of a kept sample in the hidden states of its stream.
+  [[nodiscard]] TensorView place_of(index_t kept) const {
+    const Tensor& states = kept % streams_ == 0 ? states_ : full_states_;
+    return shard_.rows_of(states.view(), kept / streams_ - shard_.samples.first);
   }
 
   /// Returns the first block of `range` that still has to be quantized.
@@ -162,6 +177,12 @@ class Job {
     WeightSet ends;
     load_into(ends, comm_, backend_, source_, family_.end_tensors());
     states_ = embed_shard(comm_, backend_, family_, source_, ends, shard_);
+    if (options_.stream.on) {
+      agree(comm_, [&] {
+        full_states_ = backend_.allocate_samples(shard_.tokens(), shape_.width);
+        backend_.copy(states_.cview(), full_states_.view());
+      });
+    }
     position_ = 0;
   }
 
@@ -171,12 +192,18 @@ class Job {
          kept = writer.states_before(*kept - 1)) {
       if (damaged_.contains(*kept)) continue;
       try {
-        Tensor read;
-        agree(comm_, [&] { read = backend_.allocate_samples(shard_.tokens(), shape_.width); });
-        writer.read_states(*kept, shape_, shard_.samples, [&](index_t i, auto values) {
-          backend_.upload(values, shard_.rows_of(read.view(), i - shard_.samples.first));
+        std::array<Tensor, 2> read;
+        agree(comm_, [&] {
+          for (index_t i = 0; i < streams_; ++i) {
+            read[at(i)] = backend_.allocate_samples(shard_.tokens(), shape_.width);
+          }
         });
-        states_ = std::move(read);
+        writer.read_states(*kept, shape_, kept_samples(), [&](index_t i, auto values) {
+          backend_.upload(values, shard_.rows_of(read[at(i % streams_)].view(),
+                                                 i / streams_ - shard_.samples.first));
+        });
+        states_ = std::move(read[0]);
+        full_states_ = std::move(read[1]);
         position_ = *kept;
         return true;
       } catch (const AgreedError& error) {
@@ -207,8 +234,21 @@ class Job {
       auto scope = phases_.measure("forward");
       forward_block(comm_, backend_, family_, loader, weights, shard_, states_.view());
     }
+    if (options_.stream.on) pass_full();
     keep_states(writer);
     ++position_;
+  }
+
+  /// Forwards the unquantized stream through the block at the present position.
+  void pass_full() {
+    const BlockLoader loader(comm_, backend_, source_, nullptr, family_, position_);
+    WeightSet weights;
+    {
+      auto scope = phases_.measure("load");
+      weights = loader.load();
+    }
+    auto scope = phases_.measure("forward");
+    forward_block(comm_, backend_, family_, loader, weights, shard_, full_states_.view());
   }
 
   void quantize_block(PackedWriter& writer) {
@@ -226,18 +266,33 @@ class Job {
     if (b + 1 < range_.last && !writer.has_block(b + 1)) {
       prefetch_.emplace(comm_, source_, family_, b + 1);
     }
-    std::vector<StoredLayer> layers = quantizer_.quantize(b, weights, shard_, states_.cview());
     const bool has_experts = !family_.block(b).experts.empty();
-    if (has_experts) {
-      auto those = experts_.quantize(loader, weights, shard_, states_.view());
-      std::ranges::move(those, std::back_inserter(layers));
+    std::vector<StoredLayer> layers;
+    std::optional<double> distance;
+    if (options_.stream.on) {
+      Streams streams{{std::move(states_), {}}, {std::move(full_states_), {}}};
+      layers = quantizer_.quantize(b, weights, shard_, streams);
+      if (has_experts) {
+        auto those = experts_.quantize(loader, weights, shard_, streams);
+        std::ranges::move(those, std::back_inserter(layers));
+      }
+      states_ = std::move(streams.quantized.residual);
+      full_states_ = std::move(streams.full.residual);
+      auto scope = phases_.measure("forward");
+      distance = relative_distance(comm_, backend_, shard_, states_.cview(), full_states_.cview());
+    } else {
+      layers = quantizer_.quantize(b, weights, shard_, states_.cview());
+      if (has_experts) {
+        auto those = experts_.quantize(loader, weights, shard_, states_.view());
+        std::ranges::move(those, std::back_inserter(layers));
+      }
     }
     {
       auto scope = phases_.measure("write");
-      writer.write_block(b, layers);
+      writer.write_block(b, layers, distance);
     }
     if (output_needed(writer)) {
-      if (!has_experts) {
+      if (!has_experts && !options_.stream.on) {
         auto scope = phases_.measure("forward");
         forward_shard(comm_, backend_, family_, position_, weights, shard_, states_.view());
       }
@@ -250,9 +305,8 @@ class Job {
   void keep_states(PackedWriter& writer) {
     auto scope = phases_.measure("write");
     progress_.update(position_ + 1, "keep hidden states");
-    writer.write_states(position_ + 1, shape_, shard_.samples, [&](index_t i, auto out) {
-      backend_.download(shard_.rows_of(states_.cview(), i - shard_.samples.first), out);
-    });
+    writer.write_states(position_ + 1, shape_, kept_samples(),
+                        [&](index_t i, auto out) { backend_.download(place_of(i), out); });
   }
 
   /// True if a signal has reached any rank.
@@ -270,14 +324,16 @@ class Job {
   Progress& progress_;
   Phases& phases_;
   SampleShard shard_;
-  StateShape shape_;
+  index_t streams_;   ///< of hidden states
+  StateShape shape_;  ///< of what is kept of them: sample by sample, in both streams
   KeepStates keep_;
   index_t blocks_;
   Range range_;
   BlockQuantizer quantizer_;
   ExpertQuantizer experts_;
   LayerSurvey layers_;
-  Tensor states_;  ///< the input of block position_
+  Tensor states_;       ///< the input of block position_
+  Tensor full_states_;  ///< the same without any quantization, for --target stream
   index_t position_ = 0;
   index_t blocks_made_ = 0;
   std::optional<Prefetch> prefetch_;  ///< reads the next block to be loaded from the checkpoint

@@ -109,7 +109,8 @@ std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& ba
                       .threads = omp_get_max_threads(),
                       .kinds = std::move(kinds),
                       .wide = {},
-                      .true_sequential = false,
+                      .sequential = false,
+                      .streams = false,
                       .packed = model.packed != nullptr});
   agree(comm, [&] { family.prepare(backend, shard.length); });
   WeightSet ends;

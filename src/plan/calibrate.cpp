@@ -159,7 +159,8 @@ Rates calibrate(Collectives& comm, Backend& backend, const PlannedJob& job, cons
                       .threads = layout.threads,
                       .kinds = {kind},
                       .wide = job.options.wide,
-                      .true_sequential = job.options.true_sequential});
+                      .sequential = job.options.sequential(),
+                      .streams = job.options.stream.on});
   BlockTrial trial(comm, backend, job, kind.blocks[0]);
   for (const auto& [phase, work] : typical(comm, trial, samples, patience)) {
     // Positive where there is nothing to do, as dequantizing without a transform: the rate is not

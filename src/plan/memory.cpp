@@ -6,8 +6,10 @@
 #include "walk_steps.hpp"
 
 #include "quip/backend/device_work.hpp"
+#include "quip/calib/cross_sum.hpp"
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/comm/schedule.hpp"
+#include "quip/linalg/ldl.hpp"
 #include "quip/pipeline/expert_quantizer.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/round_layer.hpp"
@@ -38,6 +40,7 @@ struct Sizes {
         ranks(layout.ranks()),
         comm(rank, ranks, layout.place_of(rank)),
         on_device(layout.gpus_per_node > 0),
+        options(job.options),
         length(job.length) {
     for (const auto& planned : kind.linears) {
       if (planned.first.expert >= 0) continue;
@@ -65,6 +68,15 @@ struct Sizes {
     const std::vector<index_t> live = live_widths(plan());
     const index_t scores = std::min<index_t>(128, length) * length;
     return (length * *std::max_element(live.begin(), live.end()) + scores) * float_bytes;
+  }
+  /// Returns the number of streams of hidden states.
+  [[nodiscard]] index_t streams() const { return options.stream.on ? 2 : 1; }
+  /// Returns what is held of all tokens between the taps of a block, by what it is.
+  [[nodiscard]] std::vector<std::pair<std::string, index_t>> captured() const {
+    const index_t states = tokens * family.config().hidden * float_bytes;
+    return {{"hidden states", states},
+            {options.stream.on ? "second stream" : "running residual", states},
+            {"captured inputs", streams() * tokens * plan().carried_width * float_bytes}};
   }
   /// Returns the bytes of the checkpoint that stay mapped: what was read in small pieces, and on
   /// rank 0 those that the fingerprint touched.
@@ -100,6 +112,7 @@ struct Sizes {
   int ranks;
   Ledger comm;
   bool on_device;  ///< samples, and rows that are rounded, lie there
+  const QuantizeOptions& options;
   index_t length;
   index_t tokens = 0;  ///< on this rank
   index_t units = 0;   ///< samples that it works on side by side
@@ -151,9 +164,29 @@ index_t hessian_bytes(const BlockPlan& plan, const std::set<int>& taps) {
   return bytes;
 }
 
+index_t largest_hessian(const BlockPlan& plan, const std::set<int>& taps) {
+  index_t bytes = 0;
+  for (const int tap : taps) bytes = std::max(bytes, hessian_bytes(plan, {tap}));
+  return bytes;
+}
+
+/// Returns the bytes of the targets of a tap's layers, and of making them (StreamTarget).
+index_t moving(const Sizes& sizes) {
+  index_t most = 0;
+  for (const auto& [linear, options] : sizes.kind.linears) {
+    if (linear.expert >= 0) continue;
+    const index_t n = linear.cols;
+    const index_t m = linear.adds ? linear.rows : n;
+    const index_t piece = cross_pieces(m, n)[1] * n * double_bytes;
+    const index_t own = (m / sizes.ranks + solve_rows_unit) * n * double_bytes;
+    const index_t ridge = sizes.wide.covers(n) ? 0 : n * n * double_bytes;
+    const index_t drift = linear.adds ? 0 : n * n * float_bytes;
+    most = std::max(most, sizes.tokens * m * float_bytes + ridge + drift + own + 2 * piece);
+  }
+  return most + 2 * largest_tap(sizes.kind.linears) * float_bytes;
+}
+
 Footprint capturing(const Sizes& sizes) {
-  const index_t width = sizes.family.config().hidden;
-  const index_t tokens = sizes.tokens;
   index_t wide = 0;
   index_t summing = 0;
   std::set<int> whole;  // taps whose Hessians a rank holds
@@ -166,15 +199,15 @@ Footprint capturing(const Sizes& sizes) {
       whole.insert(linear.tap);
     }
   }
-  Footprint footprint{"capture, hessian",
-                      {{"hidden states", tokens * width * float_bytes},
-                       {"running residual", tokens * width * float_bytes},
-                       {"captured inputs", tokens * sizes.plan().carried_width * float_bytes},
-                       {"Hessians", hessian_bytes(sizes.plan(), whole)},
-                       // Both, although one follows the other: the allocator keeps small pieces.
-                       // And as much again of activations, which come and go in many sizes.
-                       {"work", summing + 2 * sizes.units * sizes.unit_bytes()}}};
+  Footprint footprint{"capture, hessian", sizes.captured()};
+  footprint.items.emplace_back("Hessians", sizes.options.sequential()
+                                               ? largest_hessian(sizes.plan(), whole)
+                                               : hessian_bytes(sizes.plan(), whole));
+  // Both, although one follows the other: the allocator keeps small pieces. And as much again of
+  // activations, which come and go in many sizes.
+  footprint.items.emplace_back("work", summing + 2 * sizes.units * sizes.unit_bytes());
   if (wide > 0) footprint.items.emplace_back("wide layer", wide);
+  if (sizes.options.stream.moves()) footprint.items.emplace_back("targets", moving(sizes));
   return footprint;
 }
 
@@ -202,12 +235,17 @@ Footprint rounding(const Sizes& sizes) {
       work = std::max(work, here);
     }
   }
-  const index_t states = sizes.tokens * sizes.family.config().hidden * float_bytes;
-  return {"factor, round",
-          {{"hidden states", states},
-           {"Hessians", hessian_bytes(sizes.plan(), needed)},
-           {"factors", std::max(prepared, visitor)},
-           {"work", work}}};
+  const bool one_by_one = sizes.options.sequential();
+  Footprint footprint{"factor, round", sizes.captured()};
+  if (!one_by_one) footprint.items.resize(1);  // what was captured is freed
+  footprint.items.emplace_back("Hessians", one_by_one ? largest_hessian(sizes.plan(), needed)
+                                                      : hessian_bytes(sizes.plan(), needed));
+  footprint.items.emplace_back("factors", one_by_one ? visitor : std::max(prepared, visitor));
+  footprint.items.emplace_back("work", work);
+  if (sizes.options.stream.moves()) {
+    footprint.items.emplace_back("targets", 2 * largest_tap(sizes.kind.linears) * float_bytes);
+  }
+  return footprint;
 }
 
 /// Returns the moment in which this rank works on an expert that it owns.
@@ -235,8 +273,10 @@ Footprint experts(const Sizes& sizes) {
   }
   const index_t states = sizes.tokens * sizes.family.config().hidden * float_bytes;
   return {"experts",
-          {{"hidden states", states},
-           {"captured inputs", sizes.tokens * plan.width_at(tap) * float_bytes},
+          {{"hidden states", sizes.streams() * states},
+           {"captured inputs",
+            sizes.streams() * sizes.tokens *
+                (sizes.options.stream.on ? plan.carried_width : plan.width_at(tap)) * float_bytes},
            {"Hessians", hessians},
            {"work", work}}};
 }
@@ -248,7 +288,7 @@ void move_to_device(const Layout& layout, const DeviceNeeds& needs, Footprint& c
   if (in_host > 0) capture.items.emplace_back("activations", in_host);
   std::erase_if(capture.items, [](const auto& item) {
     return item.first == "hidden states" || item.first == "running residual" ||
-           item.first == "captured inputs";
+           item.first == "second stream" || item.first == "captured inputs";
   });
 }
 
@@ -279,7 +319,8 @@ std::vector<Memory> memory_of(const PlannedJob& job, const Layout& layout, int r
                   .threads = layout.threads,
                   .kinds = kinds_of_blocks(*job.model.family, job.options),
                   .wide = job.options.wide,
-                  .true_sequential = job.options.true_sequential};
+                  .sequential = job.options.sequential(),
+                  .streams = job.options.stream.on};
   std::vector<Memory> all(at(ranks));
   for (int rank = 0; rank < ranks; ++rank) {
     Memory& memory = all[at(rank)];

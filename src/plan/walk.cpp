@@ -38,9 +38,10 @@ nlohmann::json entry_of(index_t block, const std::vector<LinearSpec>& linears) {
 
 /// Returns a layer's report with numbers of the usual length.
 nlohmann::json report_of(const LinearSpec& linear, const LayerOptions& options,
-                         const QuantizedLinear& layer) {
+                         const QuantizedLinear& layer, bool moved) {
   StoredLayer stored{linear.name, to_string(options.method), layer, {}};
   if (linear.expert >= 0) stored.statistics.tokens = 1000;
+  if (moved) stored.statistics.target_shift.emplace();
   visit_statistics(
       [](const char* /*name*/, auto& value) {
         if constexpr (std::is_same_v<decltype(value), double&>) value = 1.0 / 3;
@@ -60,7 +61,7 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
   const LayerSurvey survey = survey_layers(family, job.options, layout.ranks());
   note_ = survey.note;
   kinds_ = kinds_of_blocks(family, job.options);
-  const StateShape states{job.samples, job.length, family.config().hidden};
+  const StateShape states{job.samples * streams(), job.length, family.config().hidden};
   keeps_states_ =
       states_to_keep(job.options.keep_states, states, *job.model.source) != KeepStates::none;
   nlohmann::json manifest = new_manifest(
@@ -82,9 +83,10 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
     for (const LinearSpec& linear : linears) {
       const LayerOptions options = job.options.of(linear.name);
       const QuantizedLinear layer = described(options, linear.rows, linear.cols);
-      entry["report"].push_back(report_of(linear, options, layer));
+      entry["report"].push_back(report_of(linear, options, layer, job.options.stream.moves()));
       bytes += stored_bytes(layer) + layer_structure_bytes;
     }
+    if (job.options.stream.on) entry["stream_distance"] = 1.0 / 3;
     const std::string text = json_text(entry);  // each line stands four further in there
     const index_t lines = std::count(text.begin(), text.end(), '\n');
     manifest_bytes_.push_back(manifest_bytes_.back() + std::ssize(text) + 4 * lines);
@@ -104,21 +106,41 @@ std::unique_ptr<Ledger> Walk::of_rank(int rank) const {
   start(ledger);
   write_rest(ledger);
   embed(ledger);
+  const bool streams = job_.options.stream.on;
+  const index_t first = first_quantized();
   for (const BlockKind& kind : kinds_) {
     const auto layers = fresh();
+    const auto experts = fresh();
     const bool has_experts = !job_.model.family->block(kind.blocks[0]).experts.empty();
-    if (!kind.linears.empty()) walk_layers(job_, layout_, kind, *layers);
+    if (streams) {
+      walk_streams(job_, layout_, kind, false, *layers);
+    } else if (!kind.linears.empty()) {
+      walk_layers(job_, layout_, kind, *layers);
+    }
     if (has_experts) {
-      walk_experts(job_, layout_, kind, *layers, [&](const LinearSpec& linear) {
-        load_lines(*layers, lines_of(linear.stored, linear.rows, linear.cols));
+      walk_experts(job_, layout_, kind, *experts, [&](const LinearSpec& linear) {
+        load_lines(*experts, lines_of(linear.stored, linear.rows, linear.cols));
       });
     }
+    if (!streams) layers->add(*experts);
     for (const index_t b : kind.blocks) {
       load_block(ledger, b);
-      if (!kind.linears.empty()) quantize_block(ledger, b, *layers);
+      if (streams) {
+        const auto own = fresh();
+        if (b <= first) walk_streams(job_, layout_, kind, true, *own);
+        ledger.add(b <= first ? *own : *layers);
+        ledger.add(*experts);
+        ledger.enter("forward");  // how far the streams are apart
+        ledger.vote();
+        const index_t of_sample = 2 * double_bytes;
+        ledger.all_gather_bytes({}, share_offsets(ledger.size(), ledger.size(), sizeof(index_t)));
+        ledger.all_gather_bytes({}, share_offsets(job_.samples, ledger.size(), of_sample));
+      } else if (!kind.linears.empty()) {
+        quantize_block(ledger, b, *layers);
+      }
       write_block(ledger, b);
       if (b + 1 < blocks_) {
-        if (!has_experts) forward(ledger, b);
+        if (!has_experts && !streams) forward(ledger, b);
         keep_states(ledger, b);
       }
       ledger.enter("other");
@@ -126,6 +148,14 @@ std::unique_ptr<Ledger> Walk::of_rank(int rank) const {
     }
   }
   return owned;
+}
+
+index_t Walk::first_quantized() const {
+  index_t first = blocks_;
+  for (const BlockKind& kind : kinds_) {
+    if (!kind.linears.empty()) first = std::min(first, kind.blocks[0]);
+  }
+  return first;
 }
 
 /// Follows inputs, samples, the header's digests and the output directory.
@@ -157,6 +187,7 @@ void Walk::embed(Ledger& ledger) const {
   const TensorSpec& table = family.embedding();
   ledger.add_read(samples_of(ledger) * job_.length * table.shape[1] *
                   size_of(job_.model.source->info(table.name).dtype));
+  if (job_.options.stream.on) ledger.vote();  // the second stream
 }
 
 void Walk::load_lines(Ledger& ledger, const StoredLines& lines) const {
@@ -219,9 +250,10 @@ void Walk::keep_states(Ledger& ledger, index_t b) const {
   const Family& family = *job_.model.family;
   if (!keeps_states_) return;
   ledger.enter("write");
-  write_together(ledger, ".states_00001.h5.tmp.0000000", 1,
-                 samples_of(ledger) * job_.length * family.config().hidden * float_bytes,
-                 share_offsets(job_.samples, ledger.size(), std::ssize(a_digest)));
+  write_together(
+      ledger, ".states_00001.h5.tmp.0000000", 1,
+      samples_of(ledger) * streams() * job_.length * family.config().hidden * float_bytes,
+      share_offsets(job_.samples, ledger.size(), streams() * std::ssize(a_digest)));
   save_manifest(ledger, b + 2);
   ledger.vote();
 }

@@ -7,12 +7,16 @@
 
 #include "walk_steps.hpp"
 
+#include "quip/calib/cross_sum.hpp"
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/calib/hessian.hpp"
 #include "quip/calib/owned_hessian.hpp"
+#include "quip/linalg/ldl.hpp"
 #include "quip/model/work.hpp"
 #include "quip/pipeline/expert_quantizer.hpp"
+#include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/round_layer.hpp"
+#include "quip/pipeline/stream_target.hpp"
 #include "quip/quant/factor/work.hpp"
 #include "quip/quant/layer.hpp"
 #include "quip/quant/transform/transform.hpp"
@@ -28,22 +32,21 @@ class LayerWalk {
         options_(job.options),
         on_device_(layout.gpus_per_node > 0),
         ledger_(ledger),
-        tokens_(share_of(job.samples, ledger.rank(), ledger.size()).count() * job.length) {}
+        samples_(static_cast<double>(share_of(job.samples, ledger.rank(), ledger.size()).count())),
+        tokens_(static_cast<index_t>(samples_) * job.length) {}
 
   /// Follows the layers that read one tap, then those of the next.
   void block(const LayerList& layers, int taps) {
     LayerList narrow;
     for (int tap = 0; tap < taps; ++tap) {
-      LayerList readers;
-      std::copy_if(layers.begin(), layers.end(), std::back_inserter(readers),
-                   [tap](const auto& layer) { return layer.first.tap == tap; });
+      const LayerList readers = readers_of(layers, tap);
       if (readers.empty()) continue;
       if (options_.wide.covers(readers.front().first.cols)) {
         for (const Range group : input_groups(readers)) wide_group(readers, group);
         continue;
       }
       hessian(readers.front().first.cols);
-      if (options_.true_sequential) {
+      if (options_.sequential()) {
         round(readers);
       } else {
         narrow.insert(narrow.end(), readers.begin(), readers.end());
@@ -52,15 +55,52 @@ class LayerWalk {
     if (!narrow.empty()) round(narrow);
   }
 
+  /// Follows both streams through a block, layer after layer (BlockQuantizer). `begins`: nothing
+  /// is quantized before, so that they are equal until something is.
+  void streams(const LayerList& layers, const BlockPlan& plan, bool begins) {
+    const auto advance = [&](int stage) {  // of both streams
+      ledger_.enter("capture");
+      for (int stream = 0; stream < 2; ++stream) {
+        ledger_.vote();
+        ledger_.add_flops(samples_ * stage_flops(plan, stage, job_.length));
+      }
+    };
+    Equal equal{begins, begins};
+    ledger_.enter("capture");
+    ledger_.vote();  // room for captured inputs
+    ledger_.vote();
+    for (int tap = 0; tap < plan.dense_taps(); ++tap) {
+      advance(tap);
+      const LayerList readers = readers_of(layers, tap);
+      if (readers.empty()) continue;
+      const index_t n = readers.front().first.cols;
+      const bool wide = options_.wide.covers(n);
+      if (!wide) hessian(n);
+      if (options_.stream.moves() && adds_to_residual(plan)) targets(readers, wide, equal);
+      if (wide) {
+        for (const Range group : input_groups(readers)) wide_group(readers, group);
+      } else {
+        round(readers);
+      }
+      equal.inputs = false;
+      const auto adds = [](const auto& layer) { return layer.first.adds; };
+      if (std::ranges::any_of(readers, adds)) equal.residual = false;
+    }
+    advance(plan.dense_taps());
+  }
+
   /// Follows a block's experts (pipeline/expert_quantizer).
   void experts(const BlockKind& kind, const std::function<void(const LinearSpec&)>& load) {
     const BlockPlan& plan = job_.model.family->block(kind.blocks[0]);
-    const double samples =
-        static_cast<double>(share_of(job_.samples, ledger_.rank(), ledger_.size()).count());
-    ledger_.enter("forward");
-    ledger_.vote();  // room for what experts read
-    ledger_.vote();
-    ledger_.add_flops(samples * block_flops(plan, job_.length));
+    if (options_.stream.on) {
+      ledger_.enter("capture");
+      for (int vote = 0; vote < 3; ++vote) ledger_.vote();  // both routings, and what is missing
+    } else {
+      ledger_.enter("forward");
+      ledger_.vote();  // room for what experts read
+      ledger_.vote();
+      ledger_.add_flops(samples_ * block_flops(plan, job_.length));
+    }
     ledger_.enter("hessian");
     ledger_.count_sum(1);
     if (options_.averages_experts()) hessian(plan.width(plan.taps.back().slot));
@@ -77,47 +117,230 @@ class LayerWalk {
       const auto inputs = static_cast<int>(plan.experts[at(first)].inputs.size());
       for (int input = 0; input < inputs; ++input) {
         expert_hessians(plan, group, input);
-        if (options_.true_sequential) round_experts(kind, plan, group, {input, input + 1});
+        if (options_.sequential()) round_experts(kind, plan, group, {input, input + 1});
       }
-      if (!options_.true_sequential) round_experts(kind, plan, group, {0, inputs});
+      if (!options_.sequential()) round_experts(kind, plan, group, {0, inputs});
       ledger_.enter("forward");
-      for (index_t e = group.first; e < group.last; ++e) ledger_.vote();
+      for (index_t e = group.first; e < group.last; ++e) {
+        for (int stream = 0; stream < stream_count(); ++stream) ledger_.vote();
+      }
     }
-    ledger_.vote();
+    for (int stream = 0; stream < stream_count(); ++stream) ledger_.vote();
   }
 
  private:
+  [[nodiscard]] int stream_count() const { return options_.stream.on ? 2 : 1; }
+
+  /// What is the same in both streams.
+  struct Equal {
+    bool inputs;
+    bool residual;
+  };
+
+  [[nodiscard]] static LayerList readers_of(const LayerList& layers, int tap) {
+    LayerList readers;
+    std::copy_if(layers.begin(), layers.end(), std::back_inserter(readers),
+                 [tap](const auto& layer) { return layer.first.tap == tap; });
+    return readers;
+  }
+
+  /// Follows StreamTarget::make, which moves nothing for what is the same in both streams.
+  void targets(const LayerList& readers, bool wide, Equal equal) {
+    const index_t n = readers.front().first.cols;
+    ledger_.enter("hessian");
+    measure_channels(n);
+    if (!tokens_suffice(static_cast<double>(job_.samples * job_.length), n)) return;
+    bool drift_fitted = false;
+    bool factorised = false;
+    for (const auto& [linear, options] : readers) {
+      share_rows();
+      if (linear.adds || wide) {
+        if (!is_moved(linear)) continue;
+        const bool drifted = options_.stream.drift > 0 && !equal.inputs;
+        const bool missed = options_.stream.residual > 0 && linear.adds && !equal.residual;
+        const bool drifts = options_.stream.drift > 0;
+        fit(linear.rows, n, drifts ? cross_flops(linear.rows, n, tokens_) : 0, wide,
+            drifted || missed, factorised);
+        if (!drifted && !missed) continue;
+      } else {
+        if (options_.stream.drift == 0) continue;
+        if (!drift_fitted) {
+          share_rows();
+          fit(n, n, 0, false, !equal.inputs, factorised);
+          if (!equal.inputs) gather_over_nodes(n, n);
+        }
+        drift_fitted = true;
+        if (equal.inputs) continue;
+        ledger_.enter("factor");
+        ledger_.add_flops(product_flops(own_rows(linear.rows), n));
+      }
+      ledger_.enter("factor");
+      gather_over_nodes(linear.rows, n);
+      ledger_.enter("other");
+      ledger_.all_gather_bytes({}, dealt_rows(linear.rows, {0, linear.rows}, 2 * double_bytes));
+      ledger_.vote();
+    }
+  }
+
+  /// Follows what ranks tell each other of their rows.
+  void share_rows() {
+    ledger_.enter("other");
+    ledger_.all_gather_bytes({},
+                             share_offsets(ledger_.size(), ledger_.size(), 2 * sizeof(index_t)));
+  }
+
+  /// Follows a fit of m errors, which take `flops` to make, on n inputs; `any`: they are not zero.
+  void fit(index_t m, index_t n, double flops, bool wide, bool any, bool& factorised) {
+    ledger_.enter("capture");
+    ledger_.vote();
+    ledger_.add_flops(flops);
+    ledger_.enter("hessian");
+    measure_channels(m);
+    if (!any) return;
+    ledger_.vote();  // their norms
+    ledger_.count_sum(m);
+    own_sums(m, n);
+    ledger_.enter("factor");
+    if (wide) {
+      solve_spread(n, factorised);
+    } else {
+      if (!factorised) ledger_.add_flops(ridge_flops(n));
+      ledger_.vote();
+    }
+    factorised = true;
+    ledger_.add_flops(product_flops(own_rows(m), n));
+    ledger_.all_gather_bytes({}, dealt_rows(m, {0, m}, double_bytes));
+  }
+
+  /// Returns the number of this rank's rows, of those of a layer.
+  [[nodiscard]] index_t own_rows(index_t rows) const {
+    const std::vector<index_t> dealt = dealt_rows(rows, {0, rows}, 1);
+    return dealt[at(ledger_.rank()) + 1] - dealt[at(ledger_.rank())];
+  }
+
+  /// True if the weights of a layer are moved by what its tokens miss, or by their drift.
+  [[nodiscard]] bool is_moved(const LinearSpec& linear) const {
+    return options_.stream.drift > 0 || (linear.adds && options_.stream.residual > 0);
+  }
+
+  void own_sums(index_t m, index_t n) {
+    const std::vector<index_t> pieces = cross_pieces(m, n);
+    for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
+      const index_t rows = pieces[p + 1] - pieces[p];
+      if (p == 0) ledger_.vote();
+      ledger_.vote();
+      ledger_.add_flops(cross_flops(rows, n, tokens_));
+      ledger_.vote();
+      if (ledger_.size() > 1)
+        ledger_.reduce_scatter_sum({}, dealt_rows(m, {pieces[p], pieces[p + 1]}, n));
+    }
+  }
+
+  [[nodiscard]] static index_t row_units(index_t rows) {
+    return (rows + solve_rows_unit - 1) / solve_rows_unit;
+  }
+  /// Returns where each rank's rows of a layer, of those in `piece`, begin in what is dealt out,
+  /// and the end, times `width`.
+  [[nodiscard]] std::vector<index_t> dealt_rows(index_t rows, Range piece, index_t width) const {
+    std::vector<index_t> offsets{0};
+    for (int r = 0; r < ledger_.size(); ++r) {
+      const Range units = share_to_read(row_units(rows), layout_.place_of(r));
+      const index_t first = std::max(units.first * solve_rows_unit, piece.first);
+      const index_t last = std::min(units.last * solve_rows_unit, piece.last);
+      offsets.push_back(offsets.back() + std::max<index_t>(last - first, 0) * width);
+    }
+    return offsets;
+  }
+
+  void solve_spread(index_t n, bool factorised) {
+    const BlockCyclic layout = options_.wide.layout(n, ledger_.size());
+    if (!factorised) {
+      ledger_.vote();
+      sum_panels(layout, n);
+      ledger_.count_sum(n);
+      block_cholesky(layout);
+      ledger_.count_sum(n);
+      ledger_.vote();
+    }
+    for (int sweep = 0; sweep < 2; ++sweep) {
+      for (index_t b = 0; b < layout.blocks(); ++b)
+        ledger_.all_gather_bytes({}, column_offsets(layout, b, b, double_bytes, ledger_.size()));
+    }
+  }
+
+  /// Follows RowShares::gather.
+  void gather_over_nodes(index_t rows, index_t n) {
+    const NodePlace place = ledger_.place();
+    allocate_on_node(ledger_, rows * n * float_bytes);
+    ledger_.vote();
+    ledger_.node_barrier();
+    if (place.nodes == 1) return;
+    std::vector<index_t> offsets;
+    for (const index_t unit : share_offsets(row_units(rows), place.nodes))
+      offsets.push_back(std::min(rows, unit * solve_rows_unit) * n * float_bytes);
+    ledger_.all_gather_over_nodes({}, offsets);
+    ledger_.node_barrier();
+  }
+
   void expert_hessians(const BlockPlan& plan, Range group, int input) {
     const bool all = options_.experts == ExpertHessians::all;
     if (!all) {
       const Slot gathered = plan.experts[at(group.first)].inputs[0].slot;
       const double share = plan.activations[at(gathered)].rows.value().share;
-      owned_hessians(plan, group, input, [share](index_t tokens) {
+      const index_t m = expert_errors(plan, group, input);
+      owned_hessians(plan, group, input, m, [share](index_t tokens) {
         return static_cast<index_t>(std::llround(static_cast<double>(tokens) * share));
       });
     }
     if (input > 0 && options_.averages_experts()) {
       const index_t every = averaged_step(options_, job_.samples * job_.length);
-      owned_hessians(plan, group, input,
+      owned_hessians(plan, group, input, 0,
                      [every](index_t tokens) { return (tokens + every - 1) / every; });
     }
     ledger_.enter("hessian");
     ledger_.vote();
   }
 
-  /// `taken`: how many of the first tokens an expert takes.
-  void owned_hessians(const BlockPlan& plan, Range group, int input,
+  [[nodiscard]] bool moves_experts(const BlockPlan& plan) const {
+    return options_.stream.moves() && adds_to_residual(plan);
+  }
+
+  /// Follows what experts are to make up for at one of their inputs, and returns its width.
+  index_t expert_errors(const BlockPlan& plan, Range group, int input) {
+    if (!moves_experts(plan)) return 0;
+    const Range own = plan.experts[at(group.first)].linears;
+    index_t reader = own.first;
+    while (plan.linears[at(reader)].input != input) ++reader;
+    const LinearSpec& linear = plan.linears[at(reader)];
+    const bool drifts = options_.stream.drift > 0;
+    if (!is_moved(linear)) return 0;
+    const Slot gathered = plan.experts[at(group.first)].inputs[0].slot;
+    const double share = plan.activations[at(gathered)].rows.value().share;
+    ledger_.enter("capture");
+    for (index_t e = group.first; e < group.last; ++e) {
+      for (int vote = 0; drifts && vote < 2; ++vote) ledger_.vote();
+      for (int vote = 0; linear.adds && vote < 2; ++vote) ledger_.vote();
+      if (drifts && linear.adds) {
+        const auto tokens = static_cast<index_t>(static_cast<double>(tokens_) * share);
+        ledger_.add_flops(cross_flops(linear.rows, linear.cols, tokens));
+      }
+    }
+    return linear.adds ? linear.rows : linear.cols;
+  }
+
+  /// `m`: rows of what is summed beside H. `taken`: how many of the first tokens an expert takes.
+  void owned_hessians(const BlockPlan& plan, Range group, int input, index_t m,
                       const std::function<index_t(index_t)>& taken) {
     const index_t n = plan.width(plan.experts[at(group.first)].inputs[at(input)].slot);
     const Range samples = share_of(job_.samples, ledger_.rank(), ledger_.size());
     const index_t own = taken(samples.last * job_.length) - taken(samples.first * job_.length);
     const index_t tokens = taken(job_.samples * job_.length);
-    const bool travel = ledger_.size() > 1 && rows_travel(tokens, n);
+    const bool travel = ledger_.size() > 1 && rows_travel(tokens, n, m);
     ledger_.enter("capture");
     for (index_t e = group.first; e < group.last; ++e) ledger_.vote();
     ledger_.enter("hessian");
     ledger_.vote();
-    ledger_.count_maximum(group.count() * n * float_bytes);
+    ledger_.count_maximum(group.count() * (n + m) * float_bytes);
     ledger_.all_gather_bytes(
         {}, share_offsets(group.count() * ledger_.size(), ledger_.size(), sizeof(index_t)));
     ledger_.vote();
@@ -127,7 +350,7 @@ class LayerWalk {
       offsets.push_back(offsets.back());
       for (index_t e = group.first; e < group.last; ++e) {
         if (travel && owner_of(plan, group, e, input) == r)
-          offsets.back() += own * n * index_t{sizeof(std::int16_t)};
+          offsets.back() += own * (n + m) * index_t{sizeof(std::int16_t)};
       }
     }
     if (ledger_.size() > 1) ledger_.all_to_all_bytes({}, offsets, {}, {});
@@ -136,14 +359,21 @@ class LayerWalk {
     for (index_t e = group.first; e < group.last && tokens > 0; ++e) {
       ledger_.vote();
       const int owner = owner_of(plan, group, e, input);
-      if (!travel || owner == ledger_.rank())
-        ledger_.add_flops(hessian_flops(n, travel ? tokens : own));
-      for (std::size_t p = 0; !travel && p + 1 < pieces.size(); ++p) {
-        std::vector<index_t> parts(at(ledger_.size()) + 1, 0);
-        std::fill(parts.begin() + owner + 1, parts.end(),
-                  before(pieces[p + 1]) - before(pieces[p]));
-        if (ledger_.size() > 1) ledger_.reduce_scatter_sum({}, parts);
+      if (!travel || owner == ledger_.rank()) {
+        const index_t summed = travel ? tokens : own;
+        ledger_.add_flops(hessian_flops(n, summed) + cross_flops(m, n, summed));
       }
+      const auto to_owner = [&](index_t elements) {
+        std::vector<index_t> parts(at(ledger_.size()) + 1, 0);
+        std::fill(parts.begin() + owner + 1, parts.end(), elements);
+        if (ledger_.size() > 1) ledger_.reduce_scatter_sum({}, parts);
+      };
+      for (std::size_t p = 0; !travel && p + 1 < pieces.size(); ++p)
+        to_owner(before(pieces[p + 1]) - before(pieces[p]));
+      if (!travel && m > 0) to_owner(m);  // their norms
+      const std::vector<index_t> rows = cross_pieces(m, n);
+      for (std::size_t p = 0; !travel && p + 1 < rows.size(); ++p)
+        to_owner((rows[p + 1] - rows[p]) * n);
     }
   }
 
@@ -155,7 +385,11 @@ class LayerWalk {
   void round_experts(const BlockKind& kind, const BlockPlan& plan, Range group, Range inputs) {
     const auto [layers, owners] = expert_layers(plan, kind.linears, group, inputs, ledger_.size());
     if (layers.empty()) return;
-    if (rounds_together(plan, ledger_.size())) return round(layers, owners);
+    const bool together = rounds_together(plan, ledger_.size());
+    if (moves_experts(plan) && options_.experts == ExpertHessians::routed) {
+      expert_targets(layers, owners, together);
+    }
+    if (together) return round(layers, owners);
     LayerList mine;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       if (owners[i] == ledger_.rank()) mine.push_back(layers[i]);
@@ -177,6 +411,28 @@ class LayerWalk {
     }
   }
 
+  void expert_targets(const LayerList& layers, const std::vector<int>& owners, bool together) {
+    ledger_.enter("factor");
+    ledger_.vote();
+    int factorised = -1;
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const LinearSpec& linear = layers[i].first;
+      if (!is_moved(linear)) continue;
+      if (owners[i] == ledger_.rank()) {
+        const index_t n = linear.cols;
+        if (factorised != linear.tap) {
+          ledger_.add_flops(ridge_flops(n) + product_flops(linear.adds ? linear.rows : n, n));
+        }
+        factorised = linear.tap;
+        if (!linear.adds) ledger_.add_flops(product_flops(linear.rows, n));
+      }
+      if (!together) continue;
+      ledger_.count_broadcast(linear.rows * linear.cols * float_bytes, owners[i]);
+      ledger_.count_broadcast(double_bytes, owners[i]);
+    }
+    ledger_.vote();
+  }
+
   void broadcast_stored(const LinearSpec& linear, const LayerOptions& options, int root) {
     ledger_.count_text(std::ssize(linear.name), root);
     ledger_.count_text(std::ssize(to_string(options.method)), root);
@@ -191,6 +447,8 @@ class LayerWalk {
         layer);
     LayerStatistics statistics;
     if (options.spectra) statistics.spectra.emplace();
+    if (options_.stream.moves() && options_.experts == ExpertHessians::routed && is_moved(linear))
+      statistics.target_shift.emplace();
     visit_statistics([&](const char* /*name*/,
                          const auto& value) { ledger_.count_broadcast(sizeof(value), root); },
                      statistics);
@@ -229,14 +487,7 @@ class LayerWalk {
     ledger_.add_flops(static_cast<double>(tokens_) *
                       transform_flops(options.effective_transform(), n));
     measure_channels(n);
-    ledger_.vote();
-    const index_t step = hessian_panel_width(n, ledger_.size()) / layout.cols.block;
-    for (index_t first = 0; first < layout.blocks(); first += step) {
-      ledger_.vote();
-      const index_t last = std::min(first + step, layout.blocks());
-      ledger_.reduce_scatter_sum({}, panel_offsets(layout, first, last, ledger_.size()));
-    }
-    ledger_.add_flops(hessian_flops(n, tokens_));
+    sum_panels(layout, n);
 
     ledger_.enter("factor");
     ledger_.count_sum(n);
@@ -245,6 +496,18 @@ class LayerWalk {
     ledger_.vote();  // the panels to gather
 
     round_group(layers, group, &layout);
+  }
+
+  /// Follows distributed_hessian.
+  void sum_panels(const BlockCyclic& layout, index_t n) {
+    ledger_.vote();
+    const index_t step = hessian_panel_width(n, ledger_.size()) / layout.cols.block;
+    for (index_t first = 0; first < layout.blocks(); first += step) {
+      ledger_.vote();
+      const index_t last = std::min(first + step, layout.blocks());
+      ledger_.reduce_scatter_sum({}, panel_offsets(layout, first, last, ledger_.size()));
+    }
+    ledger_.add_flops(hessian_flops(n, tokens_));
   }
 
   void round_group(const LayerList& layers, Range group, const BlockCyclic* wide) {
@@ -403,7 +666,8 @@ class LayerWalk {
   bool on_device_;
   bool dequantizes_ = true;  ///< each layer when it is rounded
   Ledger& ledger_;
-  index_t tokens_;  ///< those of this rank
+  double samples_;  ///< those of this rank
+  index_t tokens_;
 };
 
 }  // namespace
@@ -412,6 +676,13 @@ void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& k
                  Ledger& ledger) {
   LayerWalk(job, layout, ledger)
       .block(kind.linears, job.model.family->block(kind.blocks[0]).dense_taps());
+}
+
+void walk_streams(const PlannedJob& job, const Layout& layout, const BlockKind& kind, bool begins,
+                  Ledger& ledger) {
+  LayerList layers = kind.linears;
+  std::erase_if(layers, [](const auto& layer) { return layer.first.expert >= 0; });
+  LayerWalk(job, layout, ledger).streams(layers, job.model.family->block(kind.blocks[0]), begins);
 }
 
 void walk_experts(const PlannedJob& job, const Layout& layout, const BlockKind& kind,

@@ -26,6 +26,11 @@ inline void allocate_on_node(Ledger& ledger, index_t bytes) {
 void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
                  Ledger& ledger);
 
+/// Counts what it does instead with --target stream, from the block's inputs to its outputs or, if
+/// it has experts, to what these read. `begins`: nothing is quantized before.
+void walk_streams(const PlannedJob& job, const Layout& layout, const BlockKind& kind, bool begins,
+                  Ledger& ledger);
+
 /// Counts what it does with a block's experts, as though all were routed equally many tokens.
 /// `load` counts the loading of one linear.
 void walk_experts(const PlannedJob& job, const Layout& layout, const BlockKind& kind,

@@ -118,6 +118,7 @@ class LayerReader {
     LayerStatistics statistics;
     if (has_attribute(group_.get(), "mu_h_before", where_)) statistics.spectra.emplace();
     if (has_attribute(group_.get(), "tokens", where_)) statistics.tokens.emplace();
+    if (has_attribute(group_.get(), "target_shift", where_)) statistics.target_shift.emplace();
     visit_statistics([&](const char* name, auto& value) { read({name}, value); }, statistics);
     return statistics;
   }

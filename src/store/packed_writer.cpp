@@ -145,7 +145,16 @@ std::optional<index_t> PackedWriter::states_before(index_t block) const {
   return best;
 }
 
-void PackedWriter::write_block(index_t block, const std::vector<StoredLayer>& layers) {
+json PackedWriter::stream_distances() const {
+  json distances = json::array();
+  for (const json& block : state_->manifest.at("blocks")) {
+    distances.push_back(block.value("stream_distance", json()));
+  }
+  return distances;
+}
+
+void PackedWriter::write_block(index_t block, const std::vector<StoredLayer>& layers,
+                               std::optional<double> distance) {
   Collectives& comm = state_->comm;
   const int writer = static_cast<int>(block % comm.size());
   json& blocks = state_->manifest["blocks"];
@@ -159,6 +168,7 @@ void PackedWriter::write_block(index_t block, const std::vector<StoredLayer>& la
   json finished = json::parse(entry);
   finished["report"] = json::array();  // --skip may leave a block without any
   for (const StoredLayer& layer : layers) finished["report"].push_back(to_json(layer));
+  if (distance) finished["stream_distance"] = *distance;
   const auto after = std::find_if(blocks.begin(), blocks.end(), [&](const json& other) {
     return other.at("block").get<index_t>() > block;
   });

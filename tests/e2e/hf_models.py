@@ -311,6 +311,11 @@ def random_tokens(seed: int = 11, samples: int = SAMPLES, length: int = LENGTH) 
     return (raw % np.uint64(VOCABULARY)).astype(np.int32).reshape(samples, length)
 
 
+def many_tokens(file: Path, samples: int = 32) -> Path:
+    """So many that layers of the families' small models are moved by --target stream."""
+    return write_tokens(file, random_tokens(samples=samples, length=96) % 160)
+
+
 def edit_config(directory: Path, **fields) -> None:
     """Changes fields of config.json; None removes one."""
     file = directory / "config.json"

@@ -127,17 +127,23 @@ def test_every_token_counts_for_as_many_experts_as_it_has(skewed, tmp_path):
         ("qwen3-moe", ("--codebook", "scalar", "--true-sequential")),
         ("qwen3-moe", ("--codebook", "scalar", "--experts", "all")),
         ("mixtral", ("--codebook", "scalar", "--expert-prior", 0, "--statistics")),
+        ("deepseek-v3", ("--codebook", "scalar", "--target", "stream")),
+        ("mixtral", ("--codebook", "scalar", "--target", "stream", "--drift", 0.5)),
         ("qwen3-moe", ("--codebook", "scalar", "--skip", r"experts\.3\.|q_proj", "--wide", 16)),
     ],
 )
 def test_same_bits_on_any_ranks(name, options, tmp_path):
     """Fewer ranks than experts, as many, and more."""
     checkpoint, tokens = cli.family(name)
+    if "stream" in options:
+        tokens = hf_models.many_tokens(tmp_path / "many.h5")
 
     def outcome(ranks):
         out = tmp_path / f"{ranks}"
         cli.quantize(checkpoint, out, "--bits", 2, *options, "--tokens", tokens, ranks=ranks)
         kept = cli.inspect(out, "--verify")
+        moved = [layer.get("target_shift", 0) for layer in kept["layers"] if "tokens" in layer]
+        assert any(moved) == ("stream" in options)
         return kept["digest"], [layer.get("tokens") for layer in kept["layers"]]
 
     expected = outcome(1)
@@ -145,9 +151,11 @@ def test_same_bits_on_any_ranks(name, options, tmp_path):
         assert outcome(ranks) == expected
 
 
-def test_experts_are_resumed_in_the_middle(tmp_path):
-    checkpoint, tokens = cli.family("qwen3-moe")
-    options = ("--bits", 2, "--codebook", "scalar", "--tokens", tokens)
+@pytest.mark.parametrize("target", ["layer", "stream"])
+def test_experts_are_resumed_in_the_middle(target, tmp_path):
+    checkpoint, _ = cli.family("qwen3-moe")
+    tokens = hf_models.many_tokens(tmp_path / "many.h5")
+    options = ("--bits", 2, "--codebook", "scalar", "--tokens", tokens, "--target", target)
     whole = cli.quantize(checkpoint, tmp_path / "whole", *options)
     for keep in ("none", "last"):
         out = tmp_path / keep
@@ -176,17 +184,26 @@ def test_hessians_of_an_untouched_expert_need_a_prior(skewed, tmp_path):
         (3, ("--samples", 3, "--true-sequential", "--codebook", "trellis")),
         (6, ("--samples", 4, "--experts", "all")),
         (9, ("--samples", 4, "--expert-prior", 0)),
+        (3, ("--samples", 32, "--target", "stream")),
+        (9, ("--samples", 32, "--target", "stream", "--drift", 0)),
     ],
 )
 def test_bytes_sent_are_predicted_exactly(ranks, options, tmp_path):
     """Rank by rank and phase by phase, where every token goes to every expert."""
     checkpoint = checkpoints.copy(cli.family("mixtral")[0], tmp_path / "model")
     hf_models.edit_config(checkpoint, num_experts_per_tok=4)
-    tokens = checkpoint / "tokens.h5"
+    tokens, length = checkpoint / "tokens.h5", 24
+    if "stream" in options:
+        tokens, length = hf_models.many_tokens(tmp_path / "many.h5"), 96
     if "trellis" not in options:
         options = (*options, "--codebook", "scalar", "--rho", 1.6)
     planned = test_plan.predict(
-        tmp_path / "plan.json", ranks, *options[2:], model=checkpoint, samples=options[1], length=24
+        tmp_path / "plan.json",
+        ranks,
+        *options[2:],
+        model=checkpoint,
+        samples=options[1],
+        length=length,
     )
     report = test_plan.quantize(
         tmp_path / "out", ranks, *options, "--tokens", tokens, model=checkpoint

@@ -75,6 +75,8 @@ JOBS = {
     "greedy": ("llama-nano", 3, ("--method", "ldlq-rg", "--rho", "2", "--passes", 2)),
     "some layers": ("llama-nano", 6, ("--skip", "up_proj|k_proj", "--keep-states", "none")),
     "sequential": ("llama-nano", 6, ("--true-sequential", "--override", "down_proj:bits=4")),
+    "stream": ("llama-nano", 6, ("--target", "stream", "--rho", "2")),
+    "wide stream": ("llama-nano", 5, ("--target", "stream", "--rho", "2", "--wide", 300)),
     "wide layers": (MODEL, 8, ("--wide", 600, "--rho", "1.6")),
     "trellis": ("llama-nano", 4, ("--codebook", "trellis")),
     "wide trellis": ("llama-nano", 4, ("--codebook", "trellis", "--wide", 300, "--bits", 3)),
@@ -140,8 +142,17 @@ def calibrate_and_plan(tmp_path, ranks, *options):
 
 @pytest.mark.parametrize("ranks", RANKS if cli.THOROUGH else (1, 4))
 def test_memory_is_predicted(ranks, whole_run, tmp_path):
-    planned = calibrate_and_plan(tmp_path, ranks, *GIVEN_RHO)
-    report = whole_run(ranks)
+    assert_memory_is_predicted(calibrate_and_plan(tmp_path, ranks, *GIVEN_RHO), whole_run(ranks))
+
+
+@pytest.mark.parametrize("ranks", (1, 3) if cli.THOROUGH else (2,))
+def test_memory_of_two_streams_is_predicted(ranks, tmp_path):
+    options = (*GIVEN_RHO, "--target", "stream")
+    planned = calibrate_and_plan(tmp_path, ranks, *options)
+    assert_memory_is_predicted(planned, quantize(tmp_path / "out", ranks, *options))
+
+
+def assert_memory_is_predicted(planned, report):
     peaks = [rank["memory"]["bytes"] for rank in planned["rank_reports"]]
     for expected, peak in zip(peaks, report["peak_rss_bytes"], strict=True):
         assert expected == pytest.approx(peak, rel=0.10)

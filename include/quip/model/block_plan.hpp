@@ -42,6 +42,7 @@ struct LinearSpec {
   index_t cols = 0;  ///< inputs
   int tap = 0;       ///< number of the captured activation that its input is, or is made of
   bool bias = false;
+  bool adds = false;  ///< its output, or an expert's rows of it, is added to the block's residual
   WeightHandle stored = {};
   index_t expert = -1;  ///< number of the expert that it belongs to; -1: none
   int input = 0;        ///< an expert's: number of its input among those of the expert
@@ -239,6 +240,9 @@ struct BlockPlan {
   /// Returns the width of what a tap carries on.
   [[nodiscard]] index_t width_at(const Tap& tap) const;
 };
+
+/// True if some linear adds to the block's residual.
+[[nodiscard]] bool adds_to_residual(const BlockPlan& plan);
 
 /// Returns, for each operation, the elements a token of the activations that are there while it
 /// runs; input and output of the plan are not counted.

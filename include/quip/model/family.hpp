@@ -18,6 +18,13 @@ namespace quip {
 /// Vectors are 1 × n.
 class WeightSet {
  public:
+  WeightSet() = default;
+  /// Returns a set that has those of `under`, which must outlive it, where it has none itself.
+  [[nodiscard]] static WeightSet over(const WeightSet& under) {
+    WeightSet set;
+    set.under_ = &under;
+    return set;
+  }
   void insert(const std::string& name, Tensor tensor) { tensors_[name] = std::move(tensor); }
   void erase(const std::string& name) { tensors_.erase(name); }
   /// Throws Error naming a tensor that was never loaded.
@@ -27,6 +34,7 @@ class WeightSet {
 
  private:
   std::map<std::string, Tensor> tensors_;
+  const WeightSet* under_ = nullptr;
 };
 
 /// A table of rotary angles.

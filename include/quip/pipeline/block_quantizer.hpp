@@ -11,6 +11,7 @@
 #include "quip/pipeline/hidden_states.hpp"
 #include "quip/pipeline/narrow_layers.hpp"
 #include "quip/pipeline/quantize.hpp"
+#include "quip/pipeline/stream_target.hpp"
 #include "quip/pipeline/wide_layer.hpp"
 #include "quip/store/packed_model.hpp"
 
@@ -34,10 +35,18 @@ class BlockQuantizer {
   [[nodiscard]] std::vector<StoredLayer> quantize(index_t block, WeightSet& weights,
                                                   const SampleShard& shard, ConstTensorView states);
 
+  /// Does the same for --target stream, layer after layer. `streams` hold the block's inputs, and
+  /// then its outputs, or, if it has experts, what these take.
+  [[nodiscard]] std::vector<StoredLayer> quantize(index_t block, WeightSet& weights,
+                                                  const SampleShard& shard, Streams& streams);
+
  private:
+  /// The layers of one block.
+  struct Work;
+  [[nodiscard]] Work work_of(index_t block) const;
   void quantize_wide(LayerGroup group, const LayerInputs& inputs, const WeightSet& weights,
                      const std::function<void(StoredLayer)>& done);
-  void dequantize_into(WeightSet& weights, const StoredLayer& stored);
+  [[nodiscard]] Tensor dequantized(const StoredLayer& stored);
 
   Collectives& comm_;
   Backend& backend_;
@@ -45,6 +54,7 @@ class BlockQuantizer {
   const QuantizeOptions& options_;
   Phases& phases_;
   NarrowLayers narrow_;
+  StreamTarget target_;
   WideFactorisers factorisers_;
 };
 

@@ -9,6 +9,7 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/core/footprint.hpp"
 #include "quip/model/family.hpp"
+#include "quip/pipeline/narrow_layers.hpp"
 #include "quip/pipeline/quantize.hpp"
 
 namespace quip {
@@ -26,6 +27,12 @@ struct BlockKind {
 /// Returns the elements a token of the widest input that is captured.
 [[nodiscard]] index_t widest_tap(const BlockPlan& plan);
 
+/// Returns the elements a token of the widest errors that are fitted in a block (StreamTarget).
+[[nodiscard]] index_t widest_errors(const LayerList& layers);
+/// Returns the elements of the layers that read one tap, where they are the most: their targets,
+/// and what they become, are there together.
+[[nodiscard]] index_t largest_tap(const LayerList& layers);
+
 /// A rank's part of a job.
 struct DeviceWork {
   const Family& family;
@@ -37,8 +44,9 @@ struct DeviceWork {
   /// Kinds of the model's blocks. Where nothing is quantized the samples are forwarded only.
   std::vector<BlockKind> kinds;
   WideOptions wide;
-  bool true_sequential = false;  ///< captured inputs stay while layers are rounded
-  bool packed = false;           ///< forwarded only: quantized layers come as codes
+  bool sequential = false;  ///< captured inputs stay while layers are rounded
+  bool streams = false;     ///< two streams of states, and layers that are moved (StreamTarget)
+  bool packed = false;      ///< forwarded only: quantized layers come as codes
 };
 
 struct DeviceNeeds {

@@ -9,6 +9,7 @@
 #include "quip/pipeline/expert_pass.hpp"
 #include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/narrow_layers.hpp"
+#include "quip/pipeline/stream_target.hpp"
 
 namespace quip {
 
@@ -46,10 +47,33 @@ class ExpertQuantizer {
   /// will have it; `states`, the block's input, becomes its output. Same result on every rank.
   [[nodiscard]] std::vector<StoredLayer> quantize(const BlockLoader& loader, WeightSet& weights,
                                                   const SampleShard& shard, TensorView states);
+  /// Does the same for --target stream: `streams` are at the experts' tap, and become the block's
+  /// outputs.
+  [[nodiscard]] std::vector<StoredLayer> quantize(const BlockLoader& loader, WeightSet& weights,
+                                                  const SampleShard& shard, Streams& streams);
 
  private:
   struct Work;
   struct Group;
+
+  [[nodiscard]] Work work_of(const BlockLoader& loader, WeightSet& weights) const;
+  /// Takes one group of experts after the other.
+  [[nodiscard]] std::vector<StoredLayer> run(Work& work, const BlockLoader& loader,
+                                             const SampleShard& shard);
+  /// True if layers of the block are rounded to other weights than their own.
+  [[nodiscard]] bool moves(const Work& work) const;
+  [[nodiscard]] bool is_moved(const LinearSpec& linear) const {
+    return linear.adds || options_.stream.drift > 0;
+  }
+  /// Returns what an expert's layers that read this input are to make up for (StreamTarget), of
+  /// each of its tokens; empty if nothing.
+  [[nodiscard]] Tensor errors(Work& work, const ExpertPlan& expert, const LinearSpec& reader,
+                              const std::vector<Routing>& chosen, ConstTensorView x);
+  /// Makes the targets of layers that are rounded: on their owners, or on all ranks if they round
+  /// together.
+  struct Targets;
+  [[nodiscard]] Targets targets(Work& work, Group& group, const ExpertLayers& chosen,
+                                const std::vector<Matrix<double>>& hessians);
 
   void hessians(Work& work, Group& group, int input);
   /// Rounds the layers that read these inputs.

@@ -27,6 +27,19 @@ enum class ExpertHessians { routed, all };
   return experts == ExpertHessians::all ? "all" : "routed";
 }
 
+/// The weights that layers are rounded to: their own (layer), or those that also make up for what
+/// was lost before them (stream), which takes a second, unquantized stream of hidden states.
+struct StreamOptions {
+  bool on = false;
+  /// α: the share of what the inputs have drifted by for which a layer makes up.
+  double drift = 1;
+  /// β: the share of the residual's own error that a layer which adds to it takes off.
+  double residual = 1;
+
+  /// True if any weight is moved.
+  [[nodiscard]] bool moves() const { return on && (drift > 0 || residual > 0); }
+};
+
 struct QuantizeOptions {
   std::filesystem::path model;
   std::filesystem::path tokens;
@@ -40,6 +53,9 @@ struct QuantizeOptions {
   /// Hessians see the quantized layers of their own block too, not only of the blocks before: one
   /// tap is rounded before the next is captured.
   bool true_sequential = false;
+  StreamOptions stream;
+  /// True if the layers of a block go one after the other.
+  [[nodiscard]] bool sequential() const { return true_sequential || stream.on; }
   ExpertHessians experts = ExpertHessians::routed;
   /// κ: an expert with T tokens has its Hessian moved by κ/(T + κ) towards what all tokens give.
   double expert_prior = 64;

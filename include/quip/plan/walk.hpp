@@ -54,6 +54,10 @@ class Walk {
   /// `listed`: the number of entries for rest.h5 and blocks.
   void save_manifest(Ledger& ledger, index_t listed) const;
   [[nodiscard]] index_t samples_of(const Ledger& ledger) const;
+  /// Returns the number of streams of hidden states.
+  [[nodiscard]] index_t streams() const { return job_.options.stream.on ? 2 : 1; }
+  /// Returns the first block of which a layer is quantized.
+  [[nodiscard]] index_t first_quantized() const;
 
   const PlannedJob& job_;
   const Layout& layout_;

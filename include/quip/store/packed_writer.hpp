@@ -46,8 +46,12 @@ class PackedWriter {
   [[nodiscard]] std::optional<index_t> states_before(index_t block) const;
 
   /// Writes a block, whose `layers` every rank holds: one rank, a different one from block to
-  /// block, writes the file, then rank 0 the manifest.
-  void write_block(index_t block, const std::vector<StoredLayer>& layers);
+  /// block, writes the file, then rank 0 the manifest. `distance`: that of its output from the
+  /// unquantized model's, for the manifest.
+  void write_block(index_t block, const std::vector<StoredLayer>& layers,
+                   std::optional<double> distance = {});
+  /// Returns those distances, block by block.
+  [[nodiscard]] nlohmann::json stream_distances() const;
   /// Keeps the hidden states after `blocks` blocks, as `keep` asks; each rank brings the samples
   /// `mine`.
   void write_states(index_t blocks, const StateShape& shape, Range mine, const FetchSample& fetch);

@@ -31,7 +31,9 @@ struct LayerStatistics {
   int rho_rounds = 0;              ///< rounds of the search for ρ; 0: none. Not stored
   int passes = 0;                  ///< greedy passes until nothing changed, or all allowed
   std::optional<Spectra> spectra;  ///< if they were asked for
-  std::optional<index_t> tokens;   ///< an expert's layer: calibration tokens routed to the expert
+  /// ‖W*−W‖/‖W‖ of a layer that was rounded to W* (--target stream); losses are then those from W*.
+  std::optional<double> target_shift;
+  std::optional<index_t> tokens;  ///< an expert's layer: calibration tokens routed to the expert
 };
 
 /// Lists the statistics that are stored: calls visit(name, value…) for each, and for spectra where
@@ -49,6 +51,7 @@ void visit_statistics(const Visit& visit, Statistics&... all) {
   visit("dead_channels", all.dead_channels...);
   visit("rho", all.rho...);
   visit("passes", all.passes...);
+  if ((all.target_shift && ...)) visit("target_shift", *all.target_shift...);
   if ((all.tokens && ...)) visit("tokens", *all.tokens...);
   if (!(all.spectra && ...)) return;
   visit("mu_h_before", all.spectra->before.incoherence...);
