@@ -123,6 +123,14 @@ void declare_keep_states(po::options_description& options, QuantizeOptions& job)
                         "than the model, else none)");
 }
 
+void check_targets(const QuantizeOptions& job) {
+  const StreamOptions standard;
+  if (job.stream.on) return;
+  if (job.stream.drift != standard.drift || job.stream.residual != standard.residual) {
+    throw UsageError("--drift and --residual belong to --target stream");
+  }
+}
+
 LayerOptions LayerArguments::options(const Command& command) const {
   LayerOptions layer = layer_;
   if (paper_) apply_paper(layer, command);

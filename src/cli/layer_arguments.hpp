@@ -28,6 +28,9 @@ class LayerArguments {
   bool paper_ = false;
 };
 
+/// Throws UsageError for options of --target stream without it.
+void check_targets(const QuantizeOptions& job);
+
 /// Declares --keep-states, which goes into `job`.
 void declare_keep_states(po::options_description& options, QuantizeOptions& job);
 

@@ -56,6 +56,7 @@ class PlanCommand final : public Command {
 
   void check() override {
     job_options_.layer = arguments_.options(*this);
+    check_targets(job_options_);
     if (!emit_.empty() && (tokens_.empty() || out_.empty())) {
       throw UsageError("--emit: the batch file also needs --tokens FILE and --out DIR");
     }

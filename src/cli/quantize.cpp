@@ -54,6 +54,7 @@ class QuantizeCommand final : public Command {
   void check() override {
     heed_stop_signals();  // early: a batch system's warning may come while MPI starts
     job_.layer = arguments_.options(*this);
+    check_targets(job_);
     if (repair_ && job_.blocks) {
       throw UsageError("--repair makes anew what is damaged, wherever: leave out --blocks");
     }

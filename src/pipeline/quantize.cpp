@@ -69,6 +69,7 @@ class Job {
           "are; use more --samples",
           tokens, layers_.widest));
     }
+    if (options_.stream.moves()) note_unmoved(tokens);
     if (keep_ == KeepStates::none && !options_.keep_states) {
       options_.on_note(fmt::format(
           "hidden states ({}) would take more room than the model, so none are kept: --resume "
@@ -132,6 +133,24 @@ class Job {
   [[nodiscard]] TensorView place_of(index_t kept) const {
     const Tensor& states = kept % streams_ == 0 ? states_ : full_states_;
     return shard_.rows_of(states.view(), kept / streams_ - shard_.samples.first);
+  }
+
+  /// Says what --target stream leaves where it is.
+  void note_unmoved(index_t tokens) const {
+    if (!tokens_suffice(static_cast<double>(tokens), layers_.widest)) {
+      options_.on_note(fmt::format(
+          "--target stream: {} calibration tokens are fewer than four for each of up to {} inputs; "
+          "layers as wide as that keep their own weights as targets; use more --samples",
+          tokens, layers_.widest));
+    }
+    index_t adding = 0;
+    for (index_t b = 0; b < blocks_; ++b) adding += adds_to_residual(family_.block(b)) ? 1 : 0;
+    if (adding < blocks_) {
+      options_.on_note(
+          fmt::format("--target stream: in {} of {} blocks no layer adds to the residual as it is, "
+                      "and none is moved",
+                      blocks_ - adding, blocks_));
+    }
   }
 
   /// Returns the first block of `range` that still has to be quantized.

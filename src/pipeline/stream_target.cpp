@@ -177,7 +177,7 @@ class Maker {
     return tokens_suffice(scales_.tokens, streams_.inputs.x.cols);
   }
 
-  void add(const LinearSpec& linear, ConstTensorView weights, StreamTargets& out) {
+  void add(const LinearSpec& linear, ConstTensorView w, StreamTargets& out) {
     const RowShares shares(comm_, linear.rows);
     const Range mine = shares.mine();
     std::vector<double> squares;
@@ -185,12 +185,12 @@ class Maker {
     const auto gather = [&](const auto& step, double share) {
       moved = shares.gather(comm_, linear.cols, [&](MatrixView<float> all) {
         Matrix<float> room;
-        const auto own = backend_.on_host(weights.middle_rows(mine.first, mine.count()), room);
+        const auto own = backend_.on_host(w.middle_rows(mine.first, mine.count()), room);
         squares = add_step(own, step(own), share, all.middle_rows(mine.first, mine.count()));
       });
     };
     if (linear.adds || h_.rows == 0) {
-      const std::optional<Fit> fit = fit_errors(linear, weights, shares);
+      const std::optional<Fit> fit = fit_errors(linear, w, shares);
       if (!fit) return;
       auto scope = phases_.measure("factor");
       gather([&](ConstTensorView /*own*/) { return fit->step.cview(); }, fit->share);
@@ -264,7 +264,7 @@ class Maker {
   }
 
   /// Fits a layer's own e.
-  std::optional<Fit> fit_errors(const LinearSpec& linear, ConstTensorView weights,
+  std::optional<Fit> fit_errors(const LinearSpec& linear, ConstTensorView w,
                                 const RowShares& shares) {
     const bool drifts = options_.stream.drift > 0;
     const bool takes = linear.adds && options_.stream.residual > 0;
@@ -281,7 +281,7 @@ class Maker {
             const Tensor drift = backend_.allocate(own.rows, linear.cols);
             set_difference(backend_, rows(streams_.full_x), rows(streams_.inputs.x),
                            options_.stream.drift, drift.view());
-            backend_.linear(drift.cview(), weights, {}, own);
+            backend_.linear(drift.cview(), w, {}, own);
           }
           if (!takes) return;
           const Tensor error = drifts ? backend_.allocate(own.rows, linear.rows) : Tensor();

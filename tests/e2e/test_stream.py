@@ -119,20 +119,42 @@ def test_the_second_stream_costs_one_more_forward_a_block(tmp_path):
 def test_too_few_tokens_move_nothing(tmp_path):
     few = ("--bits", 2, "--samples", 1)  # 256 tokens
     out = tmp_path / "out"
-    cli.quantize(MODEL, out, *few, *STREAM)
+    ran = cli.run(
+        *("quantize", "--model", MODEL, "--tokens", cli.CALIBRATION, "--out", out, *few, *STREAM)
+    )
+    assert "256 calibration tokens are fewer than four for each of up to 512 inputs" in ran.stderr
     for layer in report_of(out)["layers"]:
         if layer["cols"] >= 256:
             assert layer.get("target_shift", 0) == 0
 
 
-def test_a_share_is_between_0_and_1():
+def test_blocks_that_norm_what_they_add_are_named(tmp_path):
+    checkpoint, _ = cli.family("gemma2")
+    tokens = hf_models.many_tokens(tmp_path / "many.h5")
+    out = tmp_path / "out"
+    ran = cli.run(
+        *("quantize", "--model", checkpoint, "--tokens", tokens, "--out", out, "--bits", 2),
+        *STREAM,
+    )
+    assert "in 2 of 2 blocks no layer adds to the residual as it is" in ran.stderr
+    assert all("target_shift" not in layer for layer in report_of(out)["layers"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--target", "stream", "--drift", 1.5), "--drift 1.5: must be 0 to 1"),
+        (("--residual", 0.5), "--drift and --residual belong to --target stream"),
+    ],
+)
+def test_mistakes_are_named(options, message):
     refused = cli.run(
         *("quantize", "--model", MODEL, "--tokens", cli.CALIBRATION, "--out", "/nowhere"),
-        *("--target", "stream", "--drift", 1.5),
+        *options,
         check=False,
     )
     assert refused.returncode == 2
-    assert "--drift 1.5: must be 0 to 1" in refused.stderr
+    assert message in refused.stderr
 
 
 @pytest.mark.skipif(not ON_HOST.exists(), reason="built with QUIP_CUDA: no emulation")
