@@ -243,7 +243,7 @@ bool ExpertQuantizer::moves(const Work& work) const {
 
 Tensor ExpertQuantizer::errors(Work& work, const ExpertPlan& expert, const LinearSpec& reader,
                                const std::vector<Routing>& chosen, ConstTensorView x) {
-  if (!moves(work) || !is_moved(reader)) return {};
+  if (!moves(work) || !options_.stream.moves(reader)) return {};
   const StreamOptions& stream = options_.stream;
   Tensor drift;
   if (stream.drift > 0) {
@@ -310,7 +310,7 @@ ExpertQuantizer::Targets ExpertQuantizer::targets(Work& work, Group& group,
     for (std::size_t i = 0; i < count; ++i) {
       const LinearSpec& linear = chosen.layers[i].first;
       const std::size_t tap = at(linear.tap);
-      if (group.tokens[tap / inputs] == 0 || !is_moved(linear)) continue;
+      if (group.tokens[tap / inputs] == 0 || !options_.stream.moves(linear)) continue;
       made.shifts[i] = 0;
       const bool owner = chosen.owners[i] == comm_.rank();
       if (!owner && !together) continue;

@@ -268,7 +268,7 @@ class Maker {
                                 const RowShares& shares) {
     const bool drifts = options_.stream.drift > 0;
     const bool takes = linear.adds && options_.stream.residual > 0;
-    if (!drifts && !takes) return std::nullopt;
+    if (!options_.stream.moves(linear)) return std::nullopt;
     Tensor e;
     {
       auto scope = phases_.measure("capture");

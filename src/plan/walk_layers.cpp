@@ -11,12 +11,9 @@
 #include "quip/calib/distributed_hessian.hpp"
 #include "quip/calib/hessian.hpp"
 #include "quip/calib/owned_hessian.hpp"
-#include "quip/linalg/ldl.hpp"
 #include "quip/model/work.hpp"
 #include "quip/pipeline/expert_quantizer.hpp"
-#include "quip/pipeline/loader.hpp"
 #include "quip/pipeline/round_layer.hpp"
-#include "quip/pipeline/stream_target.hpp"
 #include "quip/quant/factor/work.hpp"
 #include "quip/quant/layer.hpp"
 #include "quip/quant/transform/transform.hpp"
@@ -65,7 +62,7 @@ class LayerWalk {
         ledger_.add_flops(samples_ * stage_flops(plan, stage, job_.length));
       }
     };
-    Equal equal{begins, begins};
+    EqualStreams equal{begins, begins};
     ledger_.enter("capture");
     ledger_.vote();  // room for captured inputs
     ledger_.vote();
@@ -76,7 +73,9 @@ class LayerWalk {
       const index_t n = readers.front().first.cols;
       const bool wide = options_.wide.covers(n);
       if (!wide) hessian(n);
-      if (options_.stream.moves() && adds_to_residual(plan)) targets(readers, wide, equal);
+      if (options_.stream.moves() && adds_to_residual(plan)) {
+        walk_targets(job_, layout_, readers, equal, ledger_);
+      }
       if (wide) {
         for (const Range group : input_groups(readers)) wide_group(readers, group);
       } else {
@@ -131,155 +130,11 @@ class LayerWalk {
  private:
   [[nodiscard]] int stream_count() const { return options_.stream.on ? 2 : 1; }
 
-  /// What is the same in both streams.
-  struct Equal {
-    bool inputs;
-    bool residual;
-  };
-
   [[nodiscard]] static LayerList readers_of(const LayerList& layers, int tap) {
     LayerList readers;
     std::copy_if(layers.begin(), layers.end(), std::back_inserter(readers),
                  [tap](const auto& layer) { return layer.first.tap == tap; });
     return readers;
-  }
-
-  /// Follows StreamTarget::make, which moves nothing for what is the same in both streams.
-  void targets(const LayerList& readers, bool wide, Equal equal) {
-    const index_t n = readers.front().first.cols;
-    ledger_.enter("hessian");
-    measure_channels(n);
-    if (!tokens_suffice(static_cast<double>(job_.samples * job_.length), n)) return;
-    bool drift_fitted = false;
-    bool factorised = false;
-    for (const auto& [linear, options] : readers) {
-      share_rows();
-      if (linear.adds || wide) {
-        if (!is_moved(linear)) continue;
-        const bool drifted = options_.stream.drift > 0 && !equal.inputs;
-        const bool missed = options_.stream.residual > 0 && linear.adds && !equal.residual;
-        const bool drifts = options_.stream.drift > 0;
-        fit(linear.rows, n, drifts ? cross_flops(linear.rows, n, tokens_) : 0, wide,
-            drifted || missed, factorised);
-        if (!drifted && !missed) continue;
-      } else {
-        if (options_.stream.drift == 0) continue;
-        if (!drift_fitted) {
-          share_rows();
-          fit(n, n, 0, false, !equal.inputs, factorised);
-          if (!equal.inputs) gather_over_nodes(n, n);
-        }
-        drift_fitted = true;
-        if (equal.inputs) continue;
-        ledger_.enter("factor");
-        ledger_.add_flops(product_flops(own_rows(linear.rows), n));
-      }
-      ledger_.enter("factor");
-      gather_over_nodes(linear.rows, n);
-      ledger_.enter("other");
-      ledger_.all_gather_bytes({}, dealt_rows(linear.rows, {0, linear.rows}, 2 * double_bytes));
-      ledger_.vote();
-    }
-  }
-
-  /// Follows what ranks tell each other of their rows.
-  void share_rows() {
-    ledger_.enter("other");
-    ledger_.all_gather_bytes({},
-                             share_offsets(ledger_.size(), ledger_.size(), 2 * sizeof(index_t)));
-  }
-
-  /// Follows a fit of m errors, which take `flops` to make, on n inputs; `any`: they are not zero.
-  void fit(index_t m, index_t n, double flops, bool wide, bool any, bool& factorised) {
-    ledger_.enter("capture");
-    ledger_.vote();
-    ledger_.add_flops(flops);
-    ledger_.enter("hessian");
-    measure_channels(m);
-    if (!any) return;
-    ledger_.vote();  // their norms
-    ledger_.count_sum(m);
-    own_sums(m, n);
-    ledger_.enter("factor");
-    if (wide) {
-      solve_spread(n, factorised);
-    } else {
-      if (!factorised) ledger_.add_flops(ridge_flops(n));
-      ledger_.vote();
-    }
-    factorised = true;
-    ledger_.add_flops(product_flops(own_rows(m), n));
-    ledger_.all_gather_bytes({}, dealt_rows(m, {0, m}, double_bytes));
-  }
-
-  /// Returns the number of this rank's rows, of those of a layer.
-  [[nodiscard]] index_t own_rows(index_t rows) const {
-    const std::vector<index_t> dealt = dealt_rows(rows, {0, rows}, 1);
-    return dealt[at(ledger_.rank()) + 1] - dealt[at(ledger_.rank())];
-  }
-
-  /// True if the weights of a layer are moved by what its tokens miss, or by their drift.
-  [[nodiscard]] bool is_moved(const LinearSpec& linear) const {
-    return options_.stream.drift > 0 || (linear.adds && options_.stream.residual > 0);
-  }
-
-  void own_sums(index_t m, index_t n) {
-    const std::vector<index_t> pieces = cross_pieces(m, n);
-    for (std::size_t p = 0; p + 1 < pieces.size(); ++p) {
-      const index_t rows = pieces[p + 1] - pieces[p];
-      if (p == 0) ledger_.vote();
-      ledger_.vote();
-      ledger_.add_flops(cross_flops(rows, n, tokens_));
-      ledger_.vote();
-      if (ledger_.size() > 1)
-        ledger_.reduce_scatter_sum({}, dealt_rows(m, {pieces[p], pieces[p + 1]}, n));
-    }
-  }
-
-  [[nodiscard]] static index_t row_units(index_t rows) {
-    return (rows + solve_rows_unit - 1) / solve_rows_unit;
-  }
-  /// Returns where each rank's rows of a layer, of those in `piece`, begin in what is dealt out,
-  /// and the end, times `width`.
-  [[nodiscard]] std::vector<index_t> dealt_rows(index_t rows, Range piece, index_t width) const {
-    std::vector<index_t> offsets{0};
-    for (int r = 0; r < ledger_.size(); ++r) {
-      const Range units = share_to_read(row_units(rows), layout_.place_of(r));
-      const index_t first = std::max(units.first * solve_rows_unit, piece.first);
-      const index_t last = std::min(units.last * solve_rows_unit, piece.last);
-      offsets.push_back(offsets.back() + std::max<index_t>(last - first, 0) * width);
-    }
-    return offsets;
-  }
-
-  void solve_spread(index_t n, bool factorised) {
-    const BlockCyclic layout = options_.wide.layout(n, ledger_.size());
-    if (!factorised) {
-      ledger_.vote();
-      sum_panels(layout, n);
-      ledger_.count_sum(n);
-      block_cholesky(layout);
-      ledger_.count_sum(n);
-      ledger_.vote();
-    }
-    for (int sweep = 0; sweep < 2; ++sweep) {
-      for (index_t b = 0; b < layout.blocks(); ++b)
-        ledger_.all_gather_bytes({}, column_offsets(layout, b, b, double_bytes, ledger_.size()));
-    }
-  }
-
-  /// Follows RowShares::gather.
-  void gather_over_nodes(index_t rows, index_t n) {
-    const NodePlace place = ledger_.place();
-    allocate_on_node(ledger_, rows * n * float_bytes);
-    ledger_.vote();
-    ledger_.node_barrier();
-    if (place.nodes == 1) return;
-    std::vector<index_t> offsets;
-    for (const index_t unit : share_offsets(row_units(rows), place.nodes))
-      offsets.push_back(std::min(rows, unit * solve_rows_unit) * n * float_bytes);
-    ledger_.all_gather_over_nodes({}, offsets);
-    ledger_.node_barrier();
   }
 
   void expert_hessians(const BlockPlan& plan, Range group, int input) {
@@ -313,7 +168,7 @@ class LayerWalk {
     while (plan.linears[at(reader)].input != input) ++reader;
     const LinearSpec& linear = plan.linears[at(reader)];
     const bool drifts = options_.stream.drift > 0;
-    if (!is_moved(linear)) return 0;
+    if (!options_.stream.moves(linear)) return 0;
     const Slot gathered = plan.experts[at(group.first)].inputs[0].slot;
     const double share = plan.activations[at(gathered)].rows.value().share;
     ledger_.enter("capture");
@@ -417,7 +272,7 @@ class LayerWalk {
     int factorised = -1;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const LinearSpec& linear = layers[i].first;
-      if (!is_moved(linear)) continue;
+      if (!options_.stream.moves(linear)) continue;
       if (owners[i] == ledger_.rank()) {
         const index_t n = linear.cols;
         if (factorised != linear.tap) {
@@ -447,7 +302,7 @@ class LayerWalk {
         layer);
     LayerStatistics statistics;
     if (options.spectra) statistics.spectra.emplace();
-    if (options_.stream.moves() && options_.experts == ExpertHessians::routed && is_moved(linear))
+    if (options_.experts == ExpertHessians::routed && options_.stream.moves(linear))
       statistics.target_shift.emplace();
     visit_statistics([&](const char* /*name*/,
                          const auto& value) { ledger_.count_broadcast(sizeof(value), root); },
@@ -457,7 +312,7 @@ class LayerWalk {
 
   void hessian(index_t n) {
     ledger_.enter("hessian");
-    measure_channels(n);
+    count_channels(ledger_, n);
     ledger_.vote();
     ledger_.add_flops(hessian_flops(n, tokens_));
     const auto before = [](index_t row) { return row * (row + 1) / 2; };
@@ -467,47 +322,28 @@ class LayerWalk {
     }
   }
 
-  void measure_channels(index_t n) {
-    ledger_.vote();
-    ledger_.count_maximum(n * float_bytes);
-    ledger_.count_sum(1);
-    ledger_.vote();
-  }
-
   void wide_group(const LayerList& layers, Range group) {
     const auto& [linear, options] = layers[at(group.first)];
     const index_t n = padded(options.effective_transform(), linear.cols);
     const BlockCyclic layout = options_.wide.layout(n, ledger_.size());
     ledger_.enter("hessian");
-    measure_channels(linear.cols);
+    count_channels(ledger_, linear.cols);
     ledger_.vote();  // the diagonal
     ledger_.count_sum(linear.cols);
     ledger_.vote();  // dead channels and damping, from the diagonal
     ledger_.vote();  // transformed inputs
     ledger_.add_flops(static_cast<double>(tokens_) *
                       transform_flops(options.effective_transform(), n));
-    measure_channels(n);
-    sum_panels(layout, n);
+    count_channels(ledger_, n);
+    count_panels(ledger_, layout, tokens_);
 
     ledger_.enter("factor");
     ledger_.count_sum(n);
-    block_cholesky(layout);
+    count_cholesky(ledger_, layout);
     ledger_.count_sum(n);
     ledger_.vote();  // the panels to gather
 
     round_group(layers, group, &layout);
-  }
-
-  /// Follows distributed_hessian.
-  void sum_panels(const BlockCyclic& layout, index_t n) {
-    ledger_.vote();
-    const index_t step = hessian_panel_width(n, ledger_.size()) / layout.cols.block;
-    for (index_t first = 0; first < layout.blocks(); first += step) {
-      ledger_.vote();
-      const index_t last = std::min(first + step, layout.blocks());
-      ledger_.reduce_scatter_sum({}, panel_offsets(layout, first, last, ledger_.size()));
-    }
-    ledger_.add_flops(hessian_flops(n, tokens_));
   }
 
   void round_group(const LayerList& layers, Range group, const BlockCyclic* wide) {
@@ -518,19 +354,6 @@ class LayerWalk {
       round_layer(linear, options, wide);
       if (dequantizes_) dequantize(linear, options);
     }
-  }
-
-  /// Stands for ScaLAPACK, too, whose own exchanges are not counted.
-  void block_cholesky(const BlockCyclic& layout) {
-    ledger_.vote();
-    for (index_t k = 0; k < layout.blocks(); ++k) {
-      const index_t width = layout.rows.width(k);
-      ledger_.count_broadcast((width * width + 1) * double_bytes, layout.owner(k, k));
-      ledger_.all_gather_bytes({}, column_offsets(layout, k, k + 1, double_bytes, ledger_.size()));
-    }
-    const auto order = static_cast<double>(layout.n());
-    if (ledger_.rank() >= layout.grid.size()) return;
-    ledger_.add_flops(order * order * order / 3 / layout.grid.size());
   }
 
   void round(const LayerList& layers, std::span<const int> owners_by_layer = {}) {

@@ -22,6 +22,24 @@ inline void allocate_on_node(Ledger& ledger, index_t bytes) {
   ledger.vote();
 }
 
+/// Counts the search for the scales of n channels (measure_channels).
+void count_channels(Ledger& ledger, index_t n);
+/// Counts the sum of a Hessian over this rank's tokens into blocks of all ranks
+/// (distributed_hessian).
+void count_panels(Ledger& ledger, const BlockCyclic& layout, index_t tokens);
+/// Counts its factorisation. Stands for ScaLAPACK, too, whose own exchanges are not counted.
+void count_cholesky(Ledger& ledger, const BlockCyclic& layout);
+
+/// What is the same in both streams at a tap.
+struct EqualStreams {
+  bool inputs = false;
+  bool residual = false;
+};
+/// Counts the targets of layers that read one tap (StreamTarget): nothing is moved for what is the
+/// same.
+void walk_targets(const PlannedJob& job, const Layout& layout, const LayerList& readers,
+                  EqualStreams equal, Ledger& ledger);
+
 /// Counts what a rank does with the layers of a block once their inputs are captured.
 void walk_layers(const PlannedJob& job, const Layout& layout, const BlockKind& kind,
                  Ledger& ledger);

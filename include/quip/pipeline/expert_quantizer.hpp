@@ -62,9 +62,6 @@ class ExpertQuantizer {
                                              const SampleShard& shard);
   /// True if layers of the block are rounded to other weights than their own.
   [[nodiscard]] bool moves(const Work& work) const;
-  [[nodiscard]] bool is_moved(const LinearSpec& linear) const {
-    return linear.adds || options_.stream.drift > 0;
-  }
   /// Returns what an expert's layers that read this input are to make up for (StreamTarget), of
   /// each of its tokens; empty if nothing.
   [[nodiscard]] Tensor errors(Work& work, const ExpertPlan& expert, const LinearSpec& reader,

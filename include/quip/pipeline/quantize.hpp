@@ -38,6 +38,10 @@ struct StreamOptions {
 
   /// True if any weight is moved.
   [[nodiscard]] bool moves() const { return on && (drift > 0 || residual > 0); }
+  /// True if a layer is.
+  [[nodiscard]] bool moves(const LinearSpec& layer) const {
+    return on && (drift > 0 || (layer.adds && residual > 0));
+  }
 };
 
 struct QuantizeOptions {
