@@ -77,6 +77,9 @@ RUNS = [
     "--codebook trellis --method nearest --trellis mcg --bits 3",
     "--codebook trellis --wide 0 --trellis 3inst --bits 3",
     "--model opt-micro --codebook trellis",
+    "--target stream",
+    "--target stream --wide 200 --drift 0.5",
+    "--codebook trellis --target stream --bits 3",
 ]
 
 
