@@ -47,19 +47,6 @@ std::vector<index_t> cross_pieces(index_t m, index_t n) {
   return first;
 }
 
-Matrix<double> cross_sum(Collectives& comm, Backend& backend, const CrossInput& input) {
-  const index_t m = input.e.cols;
-  const index_t n = input.x.cols;
-  Matrix<double> sum = sum_own(comm, backend, input, {0, m});
-  const std::vector<index_t> pieces = cross_pieces(m, n);
-  for (std::size_t p = 0; p + 1 < pieces.size() && comm.size() > 1; ++p) {
-    comm.all_reduce_sum(sum.span().subspan(at(pieces[p] * n), at((pieces[p + 1] - pieces[p]) * n)));
-  }
-#pragma omp parallel for
-  for (index_t i = 0; i < m; ++i) scale_row(input, i, sum.row(i));
-  return sum;
-}
-
 Matrix<double> cross_sum_rows(Collectives& comm, Backend& backend, const CrossInput& input,
                               const std::vector<Range>& rows) {
   const index_t n = input.x.cols;

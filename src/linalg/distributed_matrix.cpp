@@ -57,6 +57,18 @@ const T* BlockColumn<T>::block(index_t i) const {
 }
 
 template <typename T>
+MatrixView<T> BlockColumn<T>::copy_to(T* room) const {
+  const index_t width = layout_.cols.width(column_);
+  const index_t above = first_ * layout_.rows.block;
+  const MatrixView<T> out(room, layout_.n() - above, width);
+#pragma omp parallel for schedule(static)
+  for (index_t i = first_; i < layout_.blocks(); ++i) {
+    std::copy_n(block(i), layout_.rows.width(i) * width, out.row(i * layout_.rows.block - above));
+  }
+  return out;
+}
+
+template <typename T>
 void BlockColumn<T>::pack(const DistributedMatrix& matrix) {
   const index_t width = layout_.cols.width(column_);
 #pragma omp parallel for schedule(static)

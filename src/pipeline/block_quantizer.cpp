@@ -10,6 +10,7 @@
 #include "quip/pipeline/loader.hpp"
 
 namespace quip {
+
 struct BlockQuantizer::Work {
   std::vector<LinearSpec> linears;
   LayerList layers;

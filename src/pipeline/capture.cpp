@@ -9,6 +9,7 @@
 #include "quip/model/work.hpp"
 
 namespace quip {
+
 Capture::Capture(Collectives& comm, Backend& backend, const Family& family, index_t block,
                  const SampleShard& shard, Phases& phases)
     : comm_(comm),

@@ -9,32 +9,29 @@
 namespace quip {
 
 ExpertPass::ExpertPass(Collectives& comm, Backend& backend, const Family& family, index_t block,
-                       const SampleShard& shard, TensorView states)
+                       const SampleShard& shard)
     : comm_(comm),
       backend_(backend),
       family_(family),
       plan_(family.block(block)),
       tap_(plan_.taps.back()),
       shard_(shard),
-      states_(states),
       routes_(std::get<op::Gather>(plan_.operations[at(tap_.operation)]).routes),
-      routed_(shard.samples.count()) {
+      routed_(shard.samples.count()) {}
+
+ExpertPass::ExpertPass(Collectives& comm, Backend& backend, const Family& family, index_t block,
+                       const SampleShard& shard, TensorView states)
+    : ExpertPass(comm, backend, family, block, shard) {
+  states_ = states;
   agree(comm_, [&] { carried_ = backend_.allocate_samples(shard.tokens(), plan_.width_at(tap_)); });
 }
 
 ExpertPass::ExpertPass(Collectives& comm, Backend& backend, const Family& family, index_t block,
                        const SampleShard& shard, CapturedStates captured)
-    : comm_(comm),
-      backend_(backend),
-      family_(family),
-      plan_(family.block(block)),
-      tap_(plan_.taps.back()),
-      shard_(shard),
-      own_(std::move(captured.residual)),
-      states_(own_.view()),
-      routes_(std::get<op::Gather>(plan_.operations[at(tap_.operation)]).routes),
-      carried_(std::move(captured.carried)),
-      routed_(shard.samples.count()) {
+    : ExpertPass(comm, backend, family, block, shard) {
+  own_ = std::move(captured.residual);
+  states_ = own_.view();
+  carried_ = std::move(captured.carried);
   agree(comm_, [&] {
     for (index_t s = 0; s < shard_.samples.count(); ++s) {
       Matrix<float> room;

@@ -238,7 +238,8 @@ void ExpertQuantizer::round(Work& work, Group& group, Range inputs) {
 }
 
 bool ExpertQuantizer::moves(const Work& work) const {
-  return work.full && options_.stream.moves() && adds_to_residual(work.plan);
+  return work.full && options_.stream.moves() && options_.experts == ExpertHessians::routed &&
+         adds_to_residual(work.plan);
 }
 
 Tensor ExpertQuantizer::errors(Work& work, const ExpertPlan& expert, const LinearSpec& reader,
@@ -285,9 +286,7 @@ double move_by_drift(MatrixView<const float> w, MatrixView<const double> m, doub
   Matrix<float> moved(w.rows, w.cols);
   multiply_rows(w, fit.cview(), moved.view());
   UsageMeter::current().add_flops(product_flops(w.rows, w.cols));
-  Matrix<double> step(w.rows, w.cols);
-  std::ranges::copy(moved.span(), step.data());
-  return move_rows(w, step.cview(), 1, out);
+  return move_rows(w, moved.cview(), 1, out);
 }
 
 }  // namespace
@@ -297,7 +296,7 @@ ExpertQuantizer::Targets ExpertQuantizer::targets(Work& work, Group& group,
                                                   const std::vector<Matrix<double>>& hessians) {
   const std::size_t count = chosen.layers.size();
   Targets made{WeightSet::over(work.weights), std::vector<std::optional<double>>(count)};
-  if (!moves(work) || options_.experts == ExpertHessians::all) return made;
+  if (!moves(work)) return made;
   auto scope = phases_.measure("factor");
   const bool together = rounds_together(work.plan, comm_.size());
   const std::size_t inputs = group.plans.front().inputs.size();
@@ -385,6 +384,7 @@ std::vector<StoredLayer> ExpertQuantizer::quantize(const BlockLoader& loader, We
                       std::move(streams.quantized));
     work.full.emplace(comm_, backend_, family_, loader.block(), shard, std::move(streams.full));
     agree(comm_, [&] {
+      if (!moves(work)) return;
       const ConstTensorView r = work.pass->residual();
       work.missing = backend_.allocate_samples(r.rows, r.cols);
       std::vector<float> shares = work.pass->summed_weights();

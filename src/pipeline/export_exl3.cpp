@@ -183,7 +183,7 @@ class Exl3Writer final : public FormatWriter {
   void prepare(Collectives& comm) override {
     if (head_bits_ == 0) return;
     LayerOptions options = trellis_options(head_bits_, codebook_);
-    options.method = Method::nearest;
+    options.method = method_without_hessian;
     const std::unique_ptr<Backend> backend = make_cpu_backend(omp_get_max_threads());
     const Tensor loaded = load_tensor(comm, *backend, model_, head_source_);
     Matrix<float> room;

@@ -298,7 +298,8 @@ class Job {
       states_ = std::move(streams.quantized.residual);
       full_states_ = std::move(streams.full.residual);
       auto scope = phases_.measure("forward");
-      distance = relative_distance(comm_, backend_, shard_, states_.cview(), full_states_.cview());
+      distance = relative_distance(comm_, backend_, shard_, samples(), states_.cview(),
+                                   full_states_.cview());
     } else {
       layers = quantizer_.quantize(b, weights, shard_, states_.cview());
       if (has_experts) {

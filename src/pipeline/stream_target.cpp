@@ -107,18 +107,15 @@ SpreadRidge factorise(Collectives& comm, Backend& backend, ConstTensorView x,
 std::vector<double> solve_spread(Collectives& comm, const SpreadRidge& ridge,
                                  MatrixView<double> rows) {
   const BlockCyclic& layout = ridge.l.layout();
-  BlockColumn<double> column(layout);
-  const Matrix<double> panel(layout.n(), layout.cols.block);
+  std::optional<BlockColumn<double>> column;
+  Buffer<double> room;
+  agree(comm, [&] {
+    column.emplace(layout);
+    room = Buffer<double>(layout.n() * layout.cols.block);
+  });
   const LowerColumns columns = [&](index_t b) {
-    const index_t width = layout.cols.width(b);
-    column.gather(comm, ridge.l, b, b);
-    const MatrixView<double> out(panel.data(), layout.n() - b * layout.cols.block, width);
-#pragma omp parallel for schedule(static)
-    for (index_t i = b; i < layout.blocks(); ++i) {
-      std::copy_n(column.block(i), layout.rows.width(i) * width,
-                  out.row((i - b) * layout.rows.block));
-    }
-    return MatrixView<const double>(out);
+    column->gather(comm, ridge.l, b, b);
+    return MatrixView<const double>(column->copy_to(room.data()));
   };
   return solve_ldl_rows(columns, ridge.d, rows);
 }
@@ -144,15 +141,15 @@ std::vector<double> add_step(MatrixView<const float> w, MatrixView<const T> step
   return squares;
 }
 
-/// Returns ‖W* − W‖/‖W‖ from what add_step says of all rows.
-double shift_of(const std::vector<double>& squares) {
-  double moved = 0;
-  double before = 0;
+/// Returns √(Σ a²/Σ b²) of pairs of squares, such as add_step's ‖W* − W‖/‖W‖; 0 if all b are.
+double ratio_of(const std::vector<double>& squares) {
+  double a = 0;
+  double b = 0;
   for (std::size_t i = 0; i < squares.size(); i += 2) {
-    moved += squares[i];
-    before += squares[i + 1];
+    a += squares[i];
+    b += squares[i + 1];
   }
-  return before > 0 ? std::sqrt(moved / before) : 0.0;
+  return b > 0 ? std::sqrt(a / b) : 0.0;
 }
 
 /// What the layers of one tap have in common.
@@ -208,7 +205,7 @@ class Maker {
           },
           options_.stream.drift);
     }
-    out.shifts[linear.name] = shift_of(gather_rows(squares, 2, shares));
+    out.shifts[linear.name] = ratio_of(of_all_rows(squares, linear.rows, 2, shares));
     agree(comm_, [&] {
       out.weights.insert(linear.name + ".weight", backend_.adopt(moved, linear.rows, linear.cols));
     });
@@ -238,10 +235,9 @@ class Maker {
                             shares.of_ranks());
     }
     auto scope = phases_.measure("factor");
-    std::vector<double> explained = solve(sums.view());
-    double sum = 0;
-    for (const double value : gather_rows(explained, 1, shares)) sum += value;
-    return Fit{std::move(sums), fit_share(sum / energy, scales_.tokens, streams_.inputs.x.cols)};
+    const std::vector<double> explained = of_all_rows(solve(sums.view()), e.cols, 1, shares);
+    const double share = std::accumulate(explained.begin(), explained.end(), 0.0) / energy;
+    return Fit{std::move(sums), fit_share(share, scales_.tokens, streams_.inputs.x.cols)};
   }
 
   /// Replaces rows g by g (H + λI)⁻¹, and returns g (H + λI)⁻¹ gᵀ of each.
@@ -335,22 +331,12 @@ class Maker {
     });
   }
 
-  /// Returns what all ranks have of their rows, `each` values of every row, in the rows' order.
-  std::vector<double> gather_rows(const std::vector<double>& mine, index_t each,
+  /// Returns `each` values of every row of `rows`, of which this rank has those of its share.
+  std::vector<double> of_all_rows(const std::vector<double>& mine, index_t rows, index_t each,
                                   const RowShares& shares) {
-    std::vector<index_t> offsets{0};
-    for (const Range rows : shares.of_ranks()) {
-      offsets.push_back(offsets.back() + rows.count() * each * index_t{sizeof(double)});
-    }
-    const auto first = [&](int r) { return offsets[at(r)] / index_t{sizeof(double)}; };
-    std::vector<double> dealt(at(first(comm_.size())));
-    std::ranges::copy(mine, dealt.begin() + first(comm_.rank()));
-    comm_.all_gather_bytes(std::as_writable_bytes(std::span(dealt)), offsets);
-    std::vector<double> all(dealt.size());
-    for (int r = 0; r < comm_.size(); ++r) {
-      const Range rows = shares.of_ranks()[at(r)];
-      std::copy_n(dealt.begin() + first(r), rows.count() * each, all.begin() + rows.first * each);
-    }
+    std::vector<double> all(at(rows * each), 0.0);
+    std::ranges::copy(mine, all.begin() + shares.mine().first * each);
+    comm_.all_reduce_sum(all);  // one rank's value and zeros: exact
     return all;
   }
 
@@ -401,10 +387,15 @@ double fit_share(double explained, double tokens, index_t n) {
   return std::clamp(adjusted / explained, 0.0, 1.0);
 }
 
-double move_rows(MatrixView<const float> w, MatrixView<const double> step, double share,
+template <typename T>
+double move_rows(MatrixView<const float> w, MatrixView<const T> step, double share,
                  MatrixView<float> out) {
-  return shift_of(add_step(w, step, share, out));
+  return ratio_of(add_step(w, step, share, out));
 }
+template double move_rows<float>(MatrixView<const float>, MatrixView<const float>, double,
+                                 MatrixView<float>);
+template double move_rows<double>(MatrixView<const float>, MatrixView<const double>, double,
+                                  MatrixView<float>);
 
 void multiply_rows(MatrixView<const float> w, MatrixView<const float> m, MatrixView<float> out) {
 #pragma omp parallel for schedule(dynamic)
@@ -437,8 +428,8 @@ StreamTargets StreamTarget::make(const LayerList& readers, const TapStreams& str
 }
 
 double relative_distance(Collectives& comm, Backend& backend, const SampleShard& shard,
-                         ConstTensorView a, ConstTensorView b) {
-  std::vector<double> squares(2 * at(shard.samples.count()));
+                         index_t samples, ConstTensorView a, ConstTensorView b) {
+  std::vector<double> squares(2 * at(samples), 0.0);
   agree(comm, [&] {
     Matrix<float> left(shard.length, a.cols);
     Matrix<float> right(shard.length, a.cols);
@@ -446,27 +437,17 @@ double relative_distance(Collectives& comm, Backend& backend, const SampleShard&
       const index_t count = shard.length_of(s) * a.cols;
       backend.download(shard.rows_of(a, s), left.span().first(at(count)));
       backend.download(shard.rows_of(b, s), right.span().first(at(count)));
+      double* sums = squares.data() + 2 * (shard.samples.first + s);
       for (index_t i = 0; i < count; ++i) {
         const double other = right.data()[i];
         const double difference = left.data()[i] - other;
-        squares[2 * at(s)] += difference * difference;
-        squares[2 * at(s) + 1] += other * other;
+        sums[0] += difference * difference;
+        sums[1] += other * other;
       }
     }
   });
-  const auto bytes = std::as_bytes(std::span(squares));
-  double difference = 0;
-  double norm = 0;
-  const std::string mine(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  for (const std::string& text : comm.gather(mine)) {
-    std::vector<double> of_rank(text.size() / sizeof(double));
-    std::copy_n(text.data(), text.size(), reinterpret_cast<char*>(of_rank.data()));
-    for (std::size_t i = 0; i < of_rank.size(); i += 2) {
-      difference += of_rank[i];
-      norm += of_rank[i + 1];
-    }
-  }
-  return norm > 0 ? std::sqrt(difference / norm) : 0.0;
+  comm.all_reduce_sum(squares);  // one rank's value and zeros: exact
+  return ratio_of(squares);
 }
 
 }  // namespace quip

@@ -121,16 +121,9 @@ class GatheredPanels final : public PanelSource {
     agree(comm_, [] {});
   }
   MatrixView<const float> panel(index_t b) override {
-    const BlockCyclic& layout = factor_.layout();
-    const index_t width = layout.cols.width(b);
     column_.gather(comm_, factor_, b, b);
-    const MatrixView<float> out(panel_.data(), layout.n() - b * layout.cols.block, width);
-#pragma omp parallel for schedule(static)
-    for (index_t i = b; i < layout.blocks(); ++i) {
-      std::copy_n(column_.block(i), layout.rows.width(i) * width,
-                  out.row((i - b) * layout.rows.block));
-    }
-    for (index_t r = 0; r < width; ++r) std::fill_n(out.row(r) + r, width - r, 0.0F);
+    const MatrixView<float> out = column_.copy_to(panel_.data());
+    for (index_t r = 0; r < out.cols; ++r) std::fill_n(out.row(r) + r, out.cols - r, 0.0F);
     return out;
   }
 

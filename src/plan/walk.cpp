@@ -132,9 +132,7 @@ std::unique_ptr<Ledger> Walk::of_rank(int rank) const {
         ledger.add(*experts);
         ledger.enter("forward");  // how far the streams are apart
         ledger.vote();
-        const index_t of_sample = 2 * double_bytes;
-        ledger.all_gather_bytes({}, share_offsets(ledger.size(), ledger.size(), sizeof(index_t)));
-        ledger.all_gather_bytes({}, share_offsets(job_.samples, ledger.size(), of_sample));
+        ledger.count_sum(2 * job_.samples);
       } else if (!kind.linears.empty()) {
         quantize_block(ledger, b, *layers);
       }

@@ -157,7 +157,8 @@ class LayerWalk {
   }
 
   [[nodiscard]] bool moves_experts(const BlockPlan& plan) const {
-    return options_.stream.moves() && adds_to_residual(plan);
+    return options_.stream.moves() && options_.experts == ExpertHessians::routed &&
+           adds_to_residual(plan);
   }
 
   /// Follows what experts are to make up for at one of their inputs, and returns its width.
@@ -241,9 +242,7 @@ class LayerWalk {
     const auto [layers, owners] = expert_layers(plan, kind.linears, group, inputs, ledger_.size());
     if (layers.empty()) return;
     const bool together = rounds_together(plan, ledger_.size());
-    if (moves_experts(plan) && options_.experts == ExpertHessians::routed) {
-      expert_targets(layers, owners, together);
-    }
+    if (moves_experts(plan)) expert_targets(layers, owners, together);
     if (together) return round(layers, owners);
     LayerList mine;
     for (std::size_t i = 0; i < layers.size(); ++i) {

@@ -57,7 +57,7 @@ class TargetWalk {
       ledger_.enter("factor");
       gather_over_nodes(linear.rows);
       ledger_.enter("other");
-      ledger_.all_gather_bytes({}, dealt_rows(linear.rows, {0, linear.rows}, 2 * double_bytes));
+      ledger_.count_sum(2 * linear.rows);
       ledger_.vote();
     }
   }
@@ -90,7 +90,7 @@ class TargetWalk {
     }
     factorised_ = true;
     ledger_.add_flops(product_flops(own_rows(m), n_));
-    ledger_.all_gather_bytes({}, dealt_rows(m, {0, m}, double_bytes));
+    ledger_.count_sum(m);
   }
 
   /// Follows cross_sum_rows.
@@ -116,6 +116,7 @@ class TargetWalk {
       ledger_.count_sum(n_);
       ledger_.vote();
     }
+    ledger_.vote();
     for (int sweep = 0; sweep < 2; ++sweep) {
       for (index_t b = 0; b < layout.blocks(); ++b)
         ledger_.all_gather_bytes({}, column_offsets(layout, b, b, double_bytes, ledger_.size()));

@@ -263,6 +263,13 @@ def test_gap_chart(sweep, tmp_path, figures):
     assert list(incoherence.get_ydata()) == pytest.approx([24])  # 62 / 50
 
 
+def write_report(folder, **content):
+    folder.mkdir()
+    report = folder / "report.json"
+    report.write_text(json.dumps(content))
+    return report
+
+
 def test_layers_chart(tmp_path, figures):
     reports = []
     for run_name, factor in (("one", 1), ("two", 2)):
@@ -274,10 +281,7 @@ def test_layers_chart(tmp_path, figures):
             for b in (0, 1)
             for part in ("q", "k")
         ]
-        report = tmp_path / run_name / "report.json"
-        report.parent.mkdir()
-        report.write_text(json.dumps({"layers": layers}))
-        reports.append(report)
+        reports.append(write_report(tmp_path / run_name, layers=layers))
     assert run("layers", *reports, "--out", tmp_path / "losses") == 0
     assert is_picture(tmp_path / "losses")
     (axes,) = figures[0].axes
@@ -309,12 +313,10 @@ def test_timeline_chart(tmp_path, figures):
 
 
 def test_streams_chart(tmp_path, figures):
-    reports = []
-    for run_name, distances in (("with", [0.1, 0.2]), ("without", [0.2, 0.3])):
-        report = tmp_path / run_name / "report.json"
-        report.parent.mkdir()
-        report.write_text(json.dumps({"stream_distances": distances}))
-        reports.append(report)
+    reports = [
+        write_report(tmp_path / run_name, stream_distances=distances)
+        for run_name, distances in (("with", [0.1, 0.2]), ("without", [0.2, 0.3]))
+    ]
     assert run("streams", *reports, "--out", tmp_path / "streams") == 0
     assert is_picture(tmp_path / "streams")
     (axes,) = figures[0].axes

@@ -210,9 +210,10 @@ TEST(RelativeDistance, IsThatOfTheDefinition) {
   const auto backend = make_cpu_backend(1);
   const Matrix<float> a(tokens, 3, 1.5F);
   const Matrix<float> b(tokens, 3, -2.0F);
-  EXPECT_DOUBLE_EQ(relative_distance(comm, *backend, shard_of_samples(), a.cview(), b.cview()),
-                   1.75);
-  EXPECT_EQ(relative_distance(comm, *backend, shard_of_samples(), b.cview(), b.cview()), 0.0);
+  EXPECT_DOUBLE_EQ(
+      relative_distance(comm, *backend, shard_of_samples(), samples, a.cview(), b.cview()), 1.75);
+  EXPECT_EQ(relative_distance(comm, *backend, shard_of_samples(), samples, b.cview(), b.cview()),
+            0.0);
 }
 
 }  // namespace

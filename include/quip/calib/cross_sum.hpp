@@ -16,13 +16,9 @@ struct CrossInput {
   const ChannelScales& x_scales;
 };
 
-/// Returns C = Σₜ eₜᵀxₜ / T [m × n] over the tokens of all ranks, on every rank (collective). By
-/// integers, as exact_hessian: the same bits on any number of ranks.
-[[nodiscard]] Matrix<double> cross_sum(Collectives& comm, Backend& backend,
-                                       const CrossInput& input);
-
-/// Returns some rows of the same C; `rows` are those that each rank gets, all of them together
-/// (collective). Needs room for a piece of C besides.
+/// Returns some rows of C = Σₜ eₜᵀxₜ / T [m × n] over the tokens of all ranks; `rows` are those
+/// that each rank gets, all of them together (collective). By integers, as exact_hessian: the same
+/// bits on any number of ranks. Needs room for a piece of C besides.
 [[nodiscard]] Matrix<double> cross_sum_rows(Collectives& comm, Backend& backend,
                                             const CrossInput& input,
                                             const std::vector<Range>& rows);

@@ -56,6 +56,9 @@ class BlockColumn {
   void gather(Collectives& comm, const DistributedMatrix& matrix, index_t j, index_t first);
   /// Returns block (i, j) of the column last gathered: row-major, contiguous.
   [[nodiscard]] const T* block(index_t i) const;
+  /// Copies the column last gathered to `room`, and returns it there, row-major [n − first ×
+  /// width].
+  MatrixView<T> copy_to(T* room) const;
 
  private:
   void pack(const DistributedMatrix& matrix);

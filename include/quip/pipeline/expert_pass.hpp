@@ -63,6 +63,8 @@ class ExpertPass {
                                const std::vector<Routing>& chosen);
 
  private:
+  ExpertPass(Collectives& comm, Backend& backend, const Family& family, index_t block,
+             const SampleShard& shard);
   void run(Range operations, const WeightSet& weights);
   [[nodiscard]] SampleState state_of(index_t sample);
   [[nodiscard]] TensorView place_of(Slot slot, index_t sample);

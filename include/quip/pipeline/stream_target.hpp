@@ -82,8 +82,10 @@ class WholeRidge {
 /// R² over R², which is `explained`; 0 if the tokens are too few to say.
 [[nodiscard]] double fit_share(double explained, double tokens, index_t n);
 
-/// Writes W + share · step to `out`, and returns how far that is from W, ‖W* − W‖/‖W‖.
-double move_rows(MatrixView<const float> w, MatrixView<const double> step, double share,
+/// Writes W + share · step to `out`, and returns how far that is from W, ‖W* − W‖/‖W‖. T is float
+/// or double.
+template <typename T>
+double move_rows(MatrixView<const float> w, MatrixView<const T> step, double share,
                  MatrixView<float> out);
 
 /// Sets `out` to W M, rows [rows × n] and M [n × n]; the bits of a row depend on its place among
@@ -94,9 +96,10 @@ void multiply_rows(MatrixView<const float> w, MatrixView<const float> m, MatrixV
 void set_difference(Backend& backend, ConstTensorView a, ConstTensorView b, double factor,
                     TensorView out);
 
-/// Returns ‖a − b‖/‖b‖ of all samples' states (collective), the same on any number of ranks.
+/// Returns ‖a − b‖/‖b‖ of the states of all `samples` of all ranks (collective), the same on any
+/// number of them.
 [[nodiscard]] double relative_distance(Collectives& comm, Backend& backend,
-                                       const SampleShard& shard, ConstTensorView a,
+                                       const SampleShard& shard, index_t samples, ConstTensorView a,
                                        ConstTensorView b);
 
 }  // namespace quip

@@ -69,6 +69,9 @@ inline constexpr auto methods = std::to_array<MethodTraits>({
      false, false, make_ldl_admm},
 });
 
+/// The method for weights of whose inputs nothing is known.
+inline constexpr Method method_without_hessian = Method::nearest;
+
 [[nodiscard]] constexpr const MethodTraits& traits_of(Method method) {
   return methods[static_cast<std::size_t>(method)];
 }
