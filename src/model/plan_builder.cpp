@@ -116,22 +116,36 @@ std::vector<ExpertPlan> experts_of(BlockPlan& plan) {
   return experts;
 }
 
-/// Marks the linears whose outputs are added to the residual as they are.
+/// Marks the linears whose outputs are added to the residual, as they are or times a number.
 void mark_adding(BlockPlan& plan) {
   if (plan.input != plan.output) return;
-  const auto adds = [&](const LinearSpec& linear) {
-    const auto found = std::ranges::find_if(plan.operations, [&](const Operation& operation) {
+  for (LinearSpec& linear : plan.linears) {
+    auto next = std::ranges::find_if(plan.operations, [&](const Operation& operation) {
       const auto* own = std::get_if<op::Linear>(&operation);
       return own != nullptr && own->name == linear.name;
     });
-    const auto& own = std::get<op::Linear>(*found);
-    if (own.to == plan.output) return own.adds;
-    const auto next = std::next(found);
-    const auto* scatter =
-        next == plan.operations.end() ? nullptr : std::get_if<op::Scatter>(&*next);
-    return scatter != nullptr && scatter->from == own.to && scatter->to == plan.output;
-  };
-  for (LinearSpec& linear : plan.linears) linear.adds = adds(linear);
+    const auto& own = std::get<op::Linear>(*next);
+    if (own.to == plan.output) {
+      linear.adds = own.adds;
+      continue;
+    }
+    ++next;
+    double factor = 1;
+    for (; next != plan.operations.end(); ++next) {
+      const auto* scale = std::get_if<op::Scale>(&*next);
+      if (scale == nullptr || scale->x != own.to) break;
+      factor *= scale->factor;
+    }
+    if (next == plan.operations.end() || factor == 0) continue;
+    const auto* scatter = std::get_if<op::Scatter>(&*next);
+    const auto* add = std::get_if<op::Add>(&*next);
+    if (scatter != nullptr && factor == 1) {
+      linear.adds = scatter->from == own.to && scatter->to == plan.output;
+    } else if (add != nullptr && add->from == own.to && add->to == plan.output) {
+      linear.adds = true;
+      linear.adds_by = factor;
+    }
+  }
 }
 
 }  // namespace
@@ -220,8 +234,14 @@ void PlanBuilder::add_linear_operation(const std::string& name, Slot from, Slot 
     if (shared_.is_whole(shared_.offset)) shared_ = {};
   }
   if (!next_.tensor.empty()) stored = std::exchange(next_, {});
-  plan_.linears.push_back({full, type, rows, cols, static_cast<int>(tap - plan_.taps.begin()), bias,
-                           false, std::move(stored), routed ? routed->expert : -1});
+  plan_.linears.push_back({.name = full,
+                           .type = type,
+                           .rows = rows,
+                           .cols = cols,
+                           .tap = static_cast<int>(tap - plan_.taps.begin()),
+                           .bias = bias,
+                           .stored = std::move(stored),
+                           .expert = routed ? routed->expert : -1});
   if (bias) {
     TensorSpec& spec = plan_.tensors.emplace_back(TensorSpec{full + ".bias", {rows}});
     if (!next_bias_.tensor.empty()) spec.stored = std::exchange(next_bias_, {});

@@ -283,7 +283,7 @@ class Maker {
           const Tensor error = drifts ? backend_.allocate(own.rows, linear.rows) : Tensor();
           const TensorView to = drifts ? error.view() : own;
           set_difference(backend_, rows(streams_.full_residual), rows(streams_.residual),
-                         options_.stream.residual, to);
+                         options_.stream.residual / linear.adds_by, to);
           if (drifts) backend_.add(to, own);
         });
         if (drifts) {

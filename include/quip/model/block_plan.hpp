@@ -42,7 +42,9 @@ struct LinearSpec {
   index_t cols = 0;  ///< inputs
   int tap = 0;       ///< number of the captured activation that its input is, or is made of
   bool bias = false;
-  bool adds = false;  ///< its output, or an expert's rows of it, is added to the block's residual
+  /// Its output, or an expert's rows of it, is added to the block's residual, times `adds_by`.
+  bool adds = false;
+  double adds_by = 1;
   WeightHandle stored = {};
   index_t expert = -1;  ///< number of the expert that it belongs to; -1: none
   int input = 0;        ///< an expert's: number of its input among those of the expert
