@@ -69,13 +69,17 @@ void LayerArguments::declare_for_model(po::options_description& options, Quantiz
   options.add_options()("true-sequential", po::bool_switch(&job.true_sequential),
                         "Hessians also see the quantized layers before them in their block");
   const auto target = [&job](const std::string& text) {
-    static constexpr Names<bool, 2> names{{{false, "layer"}, {true, "stream"}}};
-    job.stream.on = parse_name(text, names);
+    static constexpr Names<std::optional<bool>, 3> names{
+        {{std::nullopt, "auto"}, {false, "layer"}, {true, "stream"}}};
+    const std::optional<bool> stream = parse_name(text, names);
+    job.stream.on = stream.value_or(true);
+    job.stream.where_useful = !stream;
   };
   options.add_options()(
-      "target", value_of("target", "WHAT", target)->default_value("layer"),
+      "target", value_of("target", "WHAT", target)->default_value("auto"),
       "round a layer to its own weights (layer), or to those that make up for what was lost before "
-      "it (stream; implies --true-sequential)");
+      "it (stream; implies --true-sequential); auto: stream, but layer with --paper and for models "
+      "of which no layer could be moved");
   const auto share = [&options](const char* name, double& value, const char* help) {
     const auto take = [&value](const std::string& text) { value = parse_number(text, 0.0, 1.0); };
     options.add_options()(
@@ -123,8 +127,9 @@ void declare_keep_states(po::options_description& options, QuantizeOptions& job)
                         "than the model, else none)");
 }
 
-void check_targets(const QuantizeOptions& job) {
+void LayerArguments::settle_targets(QuantizeOptions& job) const {
   const StreamOptions standard;
+  if (paper_ && job.stream.where_useful) job.stream.on = false;
   if (job.stream.on) return;
   if (job.stream.drift != standard.drift || job.stream.residual != standard.residual) {
     throw UsageError("--drift and --residual belong to --target stream");

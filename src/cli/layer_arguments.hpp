@@ -19,6 +19,9 @@ class LayerArguments {
   /// Checks and combines what was parsed. Throws Error for options without a meaning together,
   /// naming both.
   [[nodiscard]] LayerOptions options(const Command& command) const;
+  /// Gives `job` the targets that go with --paper. Throws UsageError for options of --target stream
+  /// without it.
+  void settle_targets(QuantizeOptions& job) const;
   /// Returns the settings in force, for the table at the start; "-" where it has no meaning.
   [[nodiscard]] static std::vector<std::pair<std::string, std::string>> settings(
       const LayerOptions& layer);
@@ -27,9 +30,6 @@ class LayerArguments {
   LayerOptions layer_;
   bool paper_ = false;
 };
-
-/// Throws UsageError for options of --target stream without it.
-void check_targets(const QuantizeOptions& job);
 
 /// Declares --keep-states, which goes into `job`.
 void declare_keep_states(po::options_description& options, QuantizeOptions& job);

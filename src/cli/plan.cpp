@@ -56,7 +56,7 @@ class PlanCommand final : public Command {
 
   void check() override {
     job_options_.layer = arguments_.options(*this);
-    check_targets(job_options_);
+    arguments_.settle_targets(job_options_);
     if (!emit_.empty() && (tokens_.empty() || out_.empty())) {
       throw UsageError("--emit: the batch file also needs --tokens FILE and --out DIR");
     }
@@ -70,6 +70,7 @@ class PlanCommand final : public Command {
     std::optional<PlannedJob> job;
     agree(comm, [&] {
       model = plan::open_shapes(model_);
+      job_options_.stream = job_options_.stream.decided(*model->family);
       job.emplace(PlannedJob{*model, job_options_, samples(), length(*model)});
     });
     Layout machine = machine_of(node_size);

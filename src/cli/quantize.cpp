@@ -54,7 +54,7 @@ class QuantizeCommand final : public Command {
   void check() override {
     heed_stop_signals();  // early: a batch system's warning may come while MPI starts
     job_.layer = arguments_.options(*this);
-    check_targets(job_);
+    arguments_.settle_targets(job_);
     if (repair_ && job_.blocks) {
       throw UsageError("--repair makes anew what is damaged, wherever: leave out --blocks");
     }
@@ -107,6 +107,12 @@ class QuantizeCommand final : public Command {
     }
   }
 
+  [[nodiscard]] std::string target() const {
+    if (!job_.stream.on) return "layer";
+    return fmt::format("{}, drift {}, residual {}", job_.stream.where_useful ? "auto" : "stream",
+                       job_.stream.drift, job_.stream.residual);
+  }
+
   [[nodiscard]] std::vector<std::pair<std::string, std::string>> settings(const Backend& backend,
                                                                           int ranks,
                                                                           int threads) const {
@@ -125,9 +131,7 @@ class QuantizeCommand final : public Command {
          {"wide", fmt::format("from {} inputs", job_.wide.inputs)},
          {"process grid", job_.wide.process_grid ? to_string(*job_.wide.process_grid) : "-"},
          {"sequential", job_.sequential() ? "layers" : "blocks"},
-         {"target", job_.stream.on ? fmt::format("stream, drift {}, residual {}", job_.stream.drift,
-                                                 job_.stream.residual)
-                                   : "layer"},
+         {"target", target()},
          {"experts", fmt::format("{}, prior {}", to_string(job_.experts), job_.expert_prior)},
          {"backend", backend.describe()},
          {"ranks", std::to_string(ranks)},

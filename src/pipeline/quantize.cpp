@@ -368,17 +368,33 @@ index_t count_blocks(const PackedWriter& writer, index_t blocks) {
 
 }  // namespace
 
-QuantizeOutcome quantize(Collectives& comm, Backend& backend, const QuantizeOptions& options,
+StreamOptions StreamOptions::decided(const Family& family) const {
+  StreamOptions decided = *this;
+  decided.where_useful = false;
+  if (!on || !where_useful) return decided;
+  decided.on = false;
+  for (index_t b = 0; b < family.config().blocks; ++b) {
+    decided.on = decided.on || adds_to_residual(family.block(b));
+  }
+  return decided;
+}
+
+QuantizeOutcome quantize(Collectives& comm, Backend& backend, const QuantizeOptions& asked,
                          int threads, Progress& progress) {
   comm.barrier();  // the timelines of all ranks begin together
   Phases phases;
-  const JobInputs inputs = open_inputs(comm, options);
+  const JobInputs inputs = open_inputs(comm, asked);
+  QuantizeOptions options = asked;
+  options.stream = asked.stream.decided(*inputs.family);
   const index_t blocks = inputs.family->config().blocks;
   Job job(comm, backend, options, inputs, threads, phases, progress);
   PackedWriter writer(comm, options.out, manifest_header(comm, options, inputs), options.start,
                       job.keep());
   for (const std::string& note : writer.notes()) options.on_note(note);
   if (writer.complete()) return {Ending::already_complete, blocks, blocks, {}};
+  if (asked.stream.on && !options.stream.on) {
+    options.on_note("no layer of this model adds to the residual as it is: --target layer");
+  }
   job.note_inputs();
 
   const Ending ending = job.run(writer);

@@ -47,13 +47,21 @@ def golden(name: str) -> dict:
     return json.loads((DATA / "golden" / f"{name}.json").read_text())
 
 
-def with_codebook(arguments: tuple[object, ...]) -> tuple[object, ...]:
-    """Scalar codes unless the arguments name a codebook: a trellis takes many times as long."""
-    takes_it = arguments and arguments[0] in ("quantize", "quantize-layer", "plan")
-    named = any(str(argument).startswith("--codebook") for argument in arguments)
-    if not takes_it or named or "--help" in arguments:
+# What tests quantize with unless they name another: the defaults take several times as long.
+QUICK = ("--codebook", "scalar", "--target", "layer")
+
+
+def with_quick(arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """Adds what is in QUICK and not among the arguments."""
+    command = arguments[0] if arguments else None
+    if command not in ("quantize", "quantize-layer", "plan") or "--help" in arguments:
         return arguments
-    return (*arguments, "--codebook", "scalar")
+    for option, value in zip(QUICK[::2], QUICK[1::2], strict=True):
+        if command == "quantize-layer" and option == "--target":
+            continue
+        if not any(str(argument).split("=")[0] == option for argument in arguments):
+            arguments = (*arguments, option, value)
+    return arguments
 
 
 def run(
@@ -67,7 +75,7 @@ def run(
 ) -> subprocess.CompletedProcess:
     """`mpirun -n ranks [prefix] quip arguments`, without mpirun for one rank; with `check` a
     failure shows its output."""
-    arguments = with_codebook(arguments)
+    arguments = with_quick(arguments)
     launcher = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
     command = [*launcher, *prefix, str(QUIP), *map(str, arguments)]
     result = subprocess.run(

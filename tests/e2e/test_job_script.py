@@ -231,7 +231,7 @@ def test_plans_in_the_examples_are_what_the_program_says(job, config, tmp_path):
     shown = re.search(r"^#   (quip plan .*?)^#$(.*?)^set ", text, re.DOTALL | re.MULTILINE)
     words = shlex.split(re.sub(r"\\\n#", "", shown[1]))
     words[words.index("--model") + 1] = str(tmp_path)
-    says = cli.run(*words[1:], "--codebook", "auto").stdout
+    says = cli.run(*words[1:], "--codebook", "auto", "--target", "auto").stdout
     lines = [line.removeprefix("#   ").removeprefix("#") for line in shown[2].split("\n")[1:-1]]
     said = says[says.index(lines[0]) :].splitlines()
     # "other" counts the bytes of config.json, which is shorter here.

@@ -246,7 +246,7 @@ def test_batch_file(tmp_path):
     assert got[:4] == ["quantize", "--progress", "lines", "--resume"], ran.stderr
     given = ["--model", cli.model(MODEL), "--tokens", "my tokens.h5", "--out", "packed"]
     assert got[4:10] == list(map(str, given))
-    expected = cli.with_codebook(("plan", "--samples", "64", *options))[1:]
+    expected = cli.with_quick(("plan", "--samples", "64", *options))[1:]
     assert sorted(got[10:]) == sorted(map(str, expected))
 
 

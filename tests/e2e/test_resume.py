@@ -19,7 +19,7 @@ import pytest
 import cli
 
 MODEL = cli.model("llama-nano")
-SETTINGS = ("--bits", 2, "--samples", 5, "--threads", 1, "--codebook", "scalar")
+SETTINGS = ("--bits", 2, "--samples", 5, "--threads", 1, *cli.QUICK)
 STOPPED = 75
 RANDOM = random.Random(20)
 

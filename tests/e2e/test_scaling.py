@@ -16,7 +16,7 @@ import cli
 from local_slurm import needs_slurm, slurm, state_at_end
 
 NANO = cli.model("llama-nano")
-CODES = ("--bits", 2, "--codebook", "scalar")  # as cli.quantize has it
+CODES = ("--bits", 2, *cli.QUICK)
 QUANTIZE = ("--model", NANO, "--tokens", cli.CALIBRATION, *CODES)
 ONE_CORE = ("--sbatch", "--ntasks-per-node=1", "--sbatch", "--cpus-per-task=1")
 REPEATS = 2 if cli.THOROUGH else 1

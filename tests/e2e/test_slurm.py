@@ -22,8 +22,7 @@ from local_slurm import (
 )
 
 JOB = cli.ROOT / "jobs" / "quantize.sbatch"
-# Scalar codes, as cli.quantize writes them.
-SETTINGS = ("--tokens", cli.CALIBRATION, "--bits", 2, "--samples", 48, "--codebook", "scalar")
+SETTINGS = ("--tokens", cli.CALIBRATION, "--bits", 2, "--samples", 48, *cli.QUICK)
 
 pytestmark = needs_slurm
 

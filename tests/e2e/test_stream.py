@@ -34,6 +34,37 @@ def test_no_share_of_anything_is_true_sequential(tmp_path):
     assert all("target_shift" not in layer for layer in report_of(none)["layers"])
 
 
+def test_targets_are_moved_where_they_can_be(streamed, tmp_path):
+    out = cli.quantize(MODEL, tmp_path / "auto", *SETUP, "--target", "auto")
+    assert digest_of(out) == digest_of(streamed)
+    paper = cli.quantize(MODEL, tmp_path / "paper", *SETUP, "--paper", "--target", "auto")
+    assert "stream_distances" not in report_of(paper)
+
+
+def test_models_that_cannot_be_moved_go_without(tmp_path):
+    checkpoint, tokens = cli.family("gemma2")
+    setup = ("--bits", 3, "--tokens", tokens)
+    out = tmp_path / "auto"
+    job = ("quantize", "--model", checkpoint, "--out", out, *setup, "--target", "auto")
+    assert "no layer of this model adds to the residual as it is: --target layer" in (
+        cli.run(*job).stderr
+    )
+    assert "stream_distances" not in report_of(out)
+    layer = cli.quantize(checkpoint, tmp_path / "layer", *setup)
+    assert digest_of(out) == digest_of(layer)
+
+
+def test_what_is_scaled_before_it_is_added_is_moved(tmp_path):
+    checkpoint, _ = cli.family("granite")
+    tokens = hf_models.many_tokens(tmp_path / "many.h5")
+    setup = ("--bits", 2, "--tokens", tokens, *STREAM)
+    moved = report_of(cli.quantize(checkpoint, tmp_path / "moved", *setup))
+    plain = cli.quantize(checkpoint, tmp_path / "plain", *setup, "--drift", 0, "--residual", 0)
+    without = report_of(plain)["stream_distances"]
+    pairs = zip(moved["stream_distances"], without, strict=True)
+    assert all(0 < ours < theirs for ours, theirs in pairs)
+
+
 def test_the_streams_come_closer_and_the_loss_falls(streamed, tmp_path):
     plain = cli.quantize(MODEL, tmp_path / "plain", *SETUP, *STREAM, "--drift", 0, "--residual", 0)
     without, distances = (report_of(p)["stream_distances"] for p in (plain, streamed))

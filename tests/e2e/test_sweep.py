@@ -13,6 +13,7 @@ import pytest
 import cli
 
 SAMPLES = ("--samples", 4)
+DEFAULTS = ("--codebook", "auto", "--target", "auto")
 NANO = cli.model("llama-nano")
 COLUMNS = [
     "model", "method", "processing", "bits", "seed", "settings",
@@ -90,9 +91,8 @@ def test_rows_say_what_the_program_says(few, finished, quantized):
     rows = {key(row): row for row in rows_of(finished)}
     unquantized = cli.evaluate(NANO, few)["perplexity"]
     assert float(rows["unquantized - - - -"]["perplexity"]) == unquantized
-    packed = quantized(
-        "llama-nano", "--method", "ldlq", "--bits", 2, "--seed", 2, "--codebook", "auto", *SAMPLES
-    )
+    options = ("--method", "ldlq", "--bits", 2, "--seed", 2, *DEFAULTS)
+    packed = quantized("llama-nano", *options, *SAMPLES)
     row = rows["ldlq incoherence 2 2 default"]
     assert row["digest"] == cli.inspect(packed)["digest"]
     assert float(row["perplexity"]) == cli.evaluate(NANO, few, packed)["perplexity"]
@@ -108,7 +108,19 @@ def test_method_may_carry_options(sweep, quantized, tmp_path):
     sweep(tmp_path, "--methods", "ldlq:passes=2:damp=0.02", *grid)
     row = rows_of(tmp_path)[1]
     assert key(row) == "ldlq:passes=2:damp=0.02 incoherence 2 7 default"
-    options = ("--method", "ldlq", "--passes", 2, "--damp", 0.02, "--bits", 2, "--seed", 7)
+    options = (
+        "--method",
+        "ldlq",
+        "--passes",
+        2,
+        "--damp",
+        0.02,
+        "--bits",
+        2,
+        "--seed",
+        7,
+        *DEFAULTS,
+    )
     packed = quantized("llama-nano", *options, *SAMPLES)
     assert row["digest"] == cli.inspect(packed)["digest"]
     assert [file.name for file in (tmp_path / "reports").iterdir()] == [

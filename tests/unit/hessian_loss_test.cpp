@@ -150,6 +150,7 @@ double perplexity(Backend& backend, const std::string& name, int bits,
   Progress silent(ProgressStyle::none, 0);
   QuantizeOptions job;
   job.layer = kronecker_options();
+  job.stream.on = false;
   job.model = data / "models" / name;
   job.tokens = data / "tokens/calib_train.h5";
   job.out = out;

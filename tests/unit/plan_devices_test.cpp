@@ -21,6 +21,7 @@ Prediction plan_of(int gpus, std::optional<double> rho) {
       open_shapes(std::filesystem::path(QUIP_TEST_DATA) / "configs" / "llama-3.1-405b.json");
   PlannedJob job{model, {}, 128, 2048};
   job.options.layer = kronecker_options();
+  job.options.stream.on = false;
   job.options.layer.rho = rho;
   Layout layout;
   layout.ranks_per_node = layout.cores_per_node = 2;

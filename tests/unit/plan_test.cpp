@@ -35,6 +35,7 @@ ModelShapes first_blocks_of(const std::string& name, index_t blocks) {
 PlannedJob job_of(const ModelShapes& model, index_t samples, index_t length) {
   PlannedJob job{model, {}, samples, length};
   job.options.layer = kronecker_options();
+  job.options.stream.on = false;
   return job;
 }
 

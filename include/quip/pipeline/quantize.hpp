@@ -30,11 +30,13 @@ enum class ExpertHessians { routed, all };
 /// The weights that layers are rounded to: their own (layer), or those that also make up for what
 /// was lost before them (stream), which takes a second, unquantized stream of hidden states.
 struct StreamOptions {
-  bool on = false;
+  bool on = true;
   /// α: the share of what the inputs have drifted by for which a layer makes up.
   double drift = 1;
   /// β: the share of the residual's own error that a layer which adds to it takes off.
   double residual = 1;
+  /// True if it is to be off for a model of which no layer could be moved (--target auto).
+  bool where_useful = true;
 
   /// True if any weight is moved.
   [[nodiscard]] bool moves() const { return on && (drift > 0 || residual > 0); }
@@ -42,6 +44,8 @@ struct StreamOptions {
   [[nodiscard]] bool moves(const LinearSpec& layer) const {
     return on && (drift > 0 || (layer.adds && residual > 0));
   }
+  /// Returns the options for a model, `where_useful` decided.
+  [[nodiscard]] StreamOptions decided(const Family& family) const;
 };
 
 struct QuantizeOptions {
