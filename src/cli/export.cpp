@@ -12,7 +12,7 @@ class ExportCommand final : public Command {
  public:
   ExportCommand() : Command("export", "Write a packed model as a checkpoint for other programs.") {
     const auto take_format = [this](const std::string& text) {
-      export_.format = parse_export_format(text);
+      export_.format = &export_format(text);
     };
     const auto take_bits = [this](const std::string& text) {
       const auto parse = [](const std::string& digits) {
@@ -24,10 +24,15 @@ class ExportCommand final : public Command {
     options_.add_options()("model", text(model_, "DIR")->required(),
                            "the checkpoint it was made from: config and tokenizer are copied");
     options_.add_options()("out", text(out_, "DIR")->required(), "output directory: new or empty");
+    std::string formats;
+    for (const ExportFormat* format : export_formats()) {
+      formats +=
+          fmt::format("{}{}: {}", formats.empty() ? "" : "; ", format->name(), format->help());
+    }
     options_.add_options()(
-        "format", value_of("format", "NAME", take_format)->default_value("bf16"),
-        "bf16: dequantized weights, for every Hugging Face program; exl3: trellis "
-        "codes as they are, for exllamav3");
+        "format",
+        value_of("format", "NAME", take_format)->default_value(export_formats().front()->name()),
+        formats.c_str());
     options_.add_options()("head-bits",
                            value_of("head-bits", "N", take_bits)->default_value("keep"),
                            "exl3: bits (1 to 8) to which the output head is quantized, without "
@@ -37,7 +42,7 @@ class ExportCommand final : public Command {
   }
 
   void check() override {
-    if (export_.head_bits > 0 && export_.format != ExportFormat::exl3) {
+    if (export_.head_bits > 0 && export_.format->name() != std::string_view("exl3")) {
       throw UsageError("--head-bits belongs to --format exl3: add that or leave it out");
     }
   }

@@ -1,14 +1,15 @@
 #include "quip/pipeline/export.hpp"
 
 #include <algorithm>
+#include <array>
 #include <list>
 #include <tuple>
 
-#include "core/names.hpp"
 #include "export_format.hpp"
 #include "io/files.hpp"
 #include "io/safetensors_layout.hpp"
 #include "model/family_common.hpp"
+#include "model_card.hpp"
 #include "side_files.hpp"
 
 #include "quip/core/error.hpp"
@@ -23,6 +24,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 constexpr index_t piece_bytes = index_t{16} << 20;
+constexpr std::ptrdiff_t most_listed = 3;  // layers named in a message
 
 /// The place of a tensor.
 struct Place {
@@ -111,6 +113,68 @@ bool tied_by_mistake(const ModelConfig& config, const PackedModel& model) {
   return has_own_head(family->config(), model, family->embedding().name);
 }
 
+/// Returns a layer as the manifest describes it. Throws Error if the manifest is of a version that
+/// does not say enough.
+QuantizedLinear outline_of(const PackedModel& model, const json& report) {
+  QuantizedLinear layer;
+  const auto rows = report.at("rows").get<index_t>();
+  const auto cols = report.at("cols").get<index_t>();
+  layer.bits = report.at("bits").get<int>();
+  if (report.value("codebook", "scalar") == "trellis") {
+    LayerOptions options;
+    options.codebook = CodebookKind::trellis;
+    options.trellis = trellis::parse_codebook(report.at("trellis").get<std::string>());
+    options.bits = layer.bits;
+    return described(options, rows, cols);
+  }
+  if (!report.contains("grid")) {  // of an earlier version
+    layer = model.read_layer(report.at("name").get<std::string>()).layer;
+    visit_parts([](const Part& /*part*/, auto& elements) { elements.clear(); }, layer);
+    return layer;
+  }
+  layer.transform = parse_transform(report.at("transform").get<std::string>());
+  layer.rows = padded(layer.transform, rows);
+  layer.cols = padded(layer.transform, cols);
+  layer.row_padding = layer.rows - rows;
+  layer.col_padding = layer.cols - cols;
+  layer.grid = parse_grid(report.at("grid").get<std::string>());
+  layer.group_size = report.at("group_size").get<index_t>();
+  layer.symmetric = report.at("symmetric").get<bool>();
+  layer.rescaled = report.at("rescaled").get<bool>();
+  layer.output_scaled = report.at("output_scaled").get<bool>();
+  return layer;
+}
+
+LayerOutlines outline_layers(const PackedModel& model) {
+  LayerOutlines layers;
+  for (const auto& block : model.manifest().at("blocks")) {
+    for (const auto& report : block.at("report")) {
+      layers.emplace(report.at("name").get<std::string>(), outline_of(model, report));
+    }
+  }
+  return layers;
+}
+
+/// Throws Error if `format` cannot hold all layers, naming some of them and the ways out.
+void require_fit(const PackedModel& model, const LayerOutlines& layers,
+                 const ExportFormat& format) {
+  std::string reason;
+  std::vector<std::string> names;  // of the layers with the first misfit's reason
+  for (const BlockEntry& block : model.blocks()) {
+    for (const std::string& name : block.layers) {
+      const std::string own = format.misfit(layers.at(name));
+      if (reason.empty()) reason = own;
+      if (!own.empty() && own == reason) names.push_back(name);
+    }
+  }
+  if (names.empty()) return;
+  const std::ptrdiff_t listed = std::min(std::ssize(names), most_listed);
+  const std::ptrdiff_t more = std::ssize(names) - listed;
+  fail("{}: --format {} cannot hold {}{}: {}", model.describe(), format.name(),
+       fmt::join(names.begin(), names.begin() + listed, ", "),
+       more > 0 ? fmt::format(" and {} more", more) : "", reason);
+}
+
 void write_index(const fs::path& out, const ExportPlan& plan) {
   index_t total = 0;
   json weights = json::object();
@@ -123,7 +187,8 @@ void write_index(const fs::path& out, const ExportPlan& plan) {
 }
 
 void fill(Collectives& comm, const PackedModel& model, FormatWriter& writer, const ExportPlan& plan,
-          const fs::path& model_dir, const Original& original, const fs::path& out) {
+          const fs::path& model_dir, const Original& original, const std::string& card,
+          const fs::path& out) {
   writer.prepare(comm);
   std::list<PendingFile> pending;  // rank 0's: it removes the files after an error
   std::vector<std::string> temporaries(plan.shards.size());
@@ -157,10 +222,12 @@ void fill(Collectives& comm, const PackedModel& model, FormatWriter& writer, con
   agree(comm, [&] {
     if (comm.rank() != 0) return;
     for (const fs::path& name : original.side_files) {
-      make_output_directory((out / name).parent_path());
-      copy_content(model_dir / name, out / name);
+      const fs::path to = name == card_file ? fs::path(original_card_file) : name;
+      make_output_directory((out / to).parent_path());
+      copy_content(model_dir / name, out / to);
     }
     writer.configure(original.config, plan.tensors, out);
+    write_text(out / card_file, card);
     for (PendingFile& file : pending) file.publish();
     if (plan.shards.size() > 1) write_index(out, plan);
   });
@@ -168,17 +235,49 @@ void fill(Collectives& comm, const PackedModel& model, FormatWriter& writer, con
 
 }  // namespace
 
-ExportFormat parse_export_format(const std::string& text) {
-  constexpr Names<ExportFormat, 2> names{
-      {{ExportFormat::bf16, "bf16"}, {ExportFormat::exl3, "exl3"}}};
-  return parse_name(text, names);
+const QuantizedLinear& LayerCache::layer(const std::string& name) {
+  if (name == name_) return layer_;
+  layer_ = model_.read_layer(name).layer;
+  name_ = name;
+  const QuantizedLinear& outline = outlines_.at(name);
+  if (stored_bytes(layer_) != stored_bytes(outline) || layer_.bits != outline.bits ||
+      layer_.trellis != outline.trellis || layer_.transform != outline.transform) {
+    fail("{}: manifest.json describes another layer {} than its block has", model_.describe(),
+         name);
+  }
+  return layer_;
+}
+
+std::pair<std::string, std::string> split_name(const std::string& name) {
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string::npos) return {name, ""};
+  return {name.substr(0, dot), name.substr(dot + 1)};
+}
+
+std::span<const ExportFormat* const> export_formats() {
+  static const std::array<const ExportFormat*, 3> formats{&bf16_format(), &exl3_format(),
+                                                          &compressed_tensors_format()};
+  return formats;
+}
+
+const ExportFormat& export_format(const std::string& name) {
+  std::vector<std::string> names;
+  for (const ExportFormat* format : export_formats()) {
+    if (format->name() == name) return *format;
+    names.emplace_back(format->name());
+  }
+  fail("must be one of {}", fmt::join(names, ", "));
 }
 
 void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::path& model_dir,
                        const fs::path& out, const ExportOptions& options) {
+  std::unique_ptr<Family> stored;
+  std::unique_ptr<Family> written;
+  LayerOutlines layers;
   std::unique_ptr<FormatWriter> writer;
   ExportPlan plan;
   Original original;
+  std::string card;
   agree(comm, [&] {
     if (comm.rank() == 0) original = check_original(model, model_dir, out);
   });
@@ -189,16 +288,21 @@ void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::pa
       original.config["tie_word_embeddings"] = false;
       if (config.wrapped) original.config["text_config"]["tie_word_embeddings"] = false;
     }
-    const std::unique_ptr<Family> family = make_unchecked_family(config, model);
+    stored = make_unchecked_family(config, model);
     config.format = {};
-    writer = options.format == ExportFormat::exl3
-                 ? make_exl3_writer(model, *family, options.head_bits)
-                 : make_bf16_writer(model, *family, *make_unchecked_family(config, model));
+    written = make_unchecked_family(config, model);
+    layers = outline_layers(model);
+    require_fit(model, layers, *options.format);
+    const auto types =
+        parse_json<ordered_json>(read_text(model_dir / "config.json"), "config.json");
+    writer = options.format->make_writer({model, layers, *stored, *written, types, options});
     plan = plan_export(writer->tensors(), options.shard_bytes);
-    if (comm.rank() == 0) make_empty_directory(out);
+    if (comm.rank() != 0) return;
+    card = model_card(model, model_dir, *options.format, plan.tensors, original.side_files);
+    make_empty_directory(out);
   });
   try {
-    fill(comm, model, *writer, plan, model_dir, original, out);
+    fill(comm, model, *writer, plan, model_dir, original, card, out);
   } catch (const AgreedError&) {
     if (comm.rank() == 0) clear_directory(out);  // the same command is to work once it is mended
     throw;

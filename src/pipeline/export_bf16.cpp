@@ -143,11 +143,30 @@ class Bf16Writer final : public FormatWriter {
   std::map<std::string, LinearSpec> replaced_;          ///< a linear in each tensor of another name
 };
 
+class Bf16Format final : public ExportFormat {
+ public:
+  [[nodiscard]] const char* name() const override { return "bf16"; }
+  [[nodiscard]] const char* help() const override {
+    return "dequantized weights, for every Hugging Face program";
+  }
+  [[nodiscard]] std::string misfit(const QuantizedLinear& /*layer*/) const override { return {}; }
+  [[nodiscard]] std::string how_to_load() const override {
+    return "Weights are dequantized: any program that reads Hugging Face checkpoints loads "
+           "them.\n\n"
+           "```python\nfrom transformers import AutoModelForCausalLM\n\n"
+           "model = AutoModelForCausalLM.from_pretrained(\"PATH\")\n```\n";
+  }
+  [[nodiscard]] std::unique_ptr<FormatWriter> make_writer(
+      const ExportRequest& request) const override {
+    return std::make_unique<Bf16Writer>(request.model, request.stored, request.written);
+  }
+};
+
 }  // namespace
 
-std::unique_ptr<FormatWriter> make_bf16_writer(const PackedModel& model, const Family& stored,
-                                               const Family& written) {
-  return std::make_unique<Bf16Writer>(model, stored, written);
+const ExportFormat& bf16_format() {
+  static const Bf16Format format;
+  return format;
 }
 
 }  // namespace quip

@@ -25,7 +25,6 @@ using trellis::tile_side;
 constexpr const char* format_version = "1.4.1";  // the exllamav3 whose files these are like
 constexpr const char* head_key = "lm_head";
 constexpr int plain_head_bits = 16;
-constexpr int most_listed = 3;  // layers named in a message
 
 /// Returns the name of the tensor that tells the codebook, and its value; 3INST has none.
 std::optional<std::pair<std::string, std::uint32_t>> multiplier_of(Codebook codebook) {
@@ -58,13 +57,6 @@ std::optional<std::string> torch_name(DType type) {
   }
 }
 
-/// Splits "model.norm.weight" into module and tensor.
-std::pair<std::string, std::string> split_name(const std::string& name) {
-  const std::size_t dot = name.rfind('.');
-  if (dot == std::string::npos) return {name, ""};
-  return {name.substr(0, dot), name.substr(dot + 1)};
-}
-
 /// Returns the options of a layer with trellis codes.
 LayerOptions trellis_options(int bits, Codebook codebook) {
   LayerOptions options;
@@ -74,37 +66,8 @@ LayerOptions trellis_options(int bits, Codebook codebook) {
   return options;
 }
 
-using Layers = std::map<std::string, QuantizedLinear>;
-
-/// Returns the layers of `model` without their elements. Throws Error naming those without trellis
-/// codes.
-Layers outline_layers(const PackedModel& model) {
-  Layers layers;
-  std::vector<std::string> scalar;
-  for (const auto& block : model.manifest().at("blocks")) {
-    for (const auto& layer : block.at("report")) {
-      const auto name = layer.at("name").get<std::string>();
-      if (layer.value("codebook", "scalar") != "trellis") {
-        scalar.push_back(name);
-        continue;
-      }
-      const LayerOptions options = trellis_options(
-          layer.at("bits"), trellis::parse_codebook(layer.at("trellis").get<std::string>()));
-      layers.emplace(name, described(options, layer.at("rows"), layer.at("cols")));
-    }
-  }
-  if (scalar.empty()) return layers;
-  const auto listed = std::min<std::ptrdiff_t>(std::ssize(scalar), most_listed);
-  const std::ptrdiff_t more = std::ssize(scalar) - listed;
-  fail(
-      "{}: EXL3 cannot hold scalar codes, as in {}{}; quantize with --codebook trellis or export "
-      "with --format bf16",
-      model.describe(), fmt::join(scalar.begin(), scalar.begin() + listed, ", "),
-      more > 0 ? fmt::format(" and {} more", more) : "");
-}
-
 /// Returns the bits a weight, padding included, to two decimals as exllamav3 rounds them.
-double mean_bits(const Layers& layers) {
+double mean_bits(const LayerOutlines& layers) {
   double bits = 0;
   double weights = 0;
   for (const auto& [name, layer] : layers) {
@@ -152,16 +115,19 @@ void require_whole_tensors(const PackedModel& model, const Family& family) {
 
 class Exl3Writer final : public FormatWriter {
  public:
-  Exl3Writer(const PackedModel& model, const Family& family, int head_bits)
-      : model_(model), layers_(outline_layers(model)), head_bits_(head_bits) {
+  explicit Exl3Writer(const ExportRequest& request)
+      : model_(request.model),
+        layers_(request.layers),
+        cache_(request.model, request.layers),
+        head_bits_(request.options.head_bits) {
     if (!layers_.empty()) codebook_ = layers_.begin()->second.trellis;
     mean_bits_ = mean_bits(layers_);
-    require_whole_tensors(model, family);
-    if (head_bits == 0) return;
-    head_source_ = family.head().name;
-    const TensorInfo& head = model.info(head_source_);
+    require_whole_tensors(model_, request.stored);
+    if (head_bits_ == 0) return;
+    head_source_ = request.stored.head().name;
+    const TensorInfo& head = model_.info(head_source_);
     layers_[head_key] =
-        described(trellis_options(head_bits, codebook_), head.shape.at(0), head.shape.at(1));
+        described(trellis_options(head_bits_, codebook_), head.shape.at(0), head.shape.at(1));
   }
 
   [[nodiscard]] std::vector<ExportTensor> tensors() const override {
@@ -236,18 +202,8 @@ class Exl3Writer final : public FormatWriter {
       add(multiplier->first, DType::i32, {});
   }
 
-  /// Returns a layer with its elements; the last one is kept, for its other tensors.
   const QuantizedLinear& layer(const std::string& name) {
-    if (head_bits_ > 0 && name == head_key) return head_;
-    if (name == last_name_) return last_;
-    last_ = model_.read_layer(name).layer;
-    last_name_ = name;
-    const QuantizedLinear& outline = layers_.at(name);
-    if (stored_bytes(last_) != stored_bytes(outline) || last_.trellis != outline.trellis) {
-      fail("{}: manifest.json describes another layer {} than its block has", model_.describe(),
-           name);
-    }
-    return last_;
+    return head_bits_ > 0 && name == head_key ? head_ : cache_.layer(name);
   }
 
   /// Returns a bias as halves, with zeros for the outputs that pad the layer.
@@ -305,21 +261,41 @@ class Exl3Writer final : public FormatWriter {
   }
 
   const PackedModel& model_;
-  Layers layers_;                       ///< outlines; the head's, too, if it is quantized
+  LayerOutlines layers_;  ///< the head's, too, if it is quantized
+  LayerCache cache_;
   Codebook codebook_ = Codebook::mul1;  ///< of the first layer
   double mean_bits_ = 0;                ///< of all layers but the head
   int head_bits_;
   std::string head_source_;
   QuantizedLinear head_;
-  std::string last_name_;
-  QuantizedLinear last_;
+};
+
+class Exl3Format final : public ExportFormat {
+ public:
+  [[nodiscard]] const char* name() const override { return "exl3"; }
+  [[nodiscard]] const char* help() const override {
+    return "trellis codes as they are, for exllamav3";
+  }
+  [[nodiscard]] std::string misfit(const QuantizedLinear& layer) const override {
+    if (layer.codebook == CodebookKind::trellis) return {};
+    return "their codes are scalar; quantize with --codebook trellis or export with --format bf16";
+  }
+  [[nodiscard]] std::string how_to_load() const override {
+    return "Weights are trellis codes in the EXL3 format of exllamav3.\n\n"
+           "```sh\npython examples/chat.py -m PATH          # of exllamav3\n```\n\n"
+           "TabbyAPI: `model_name` in config.yml is the name of this directory.\n";
+  }
+  [[nodiscard]] std::unique_ptr<FormatWriter> make_writer(
+      const ExportRequest& request) const override {
+    return std::make_unique<Exl3Writer>(request);
+  }
 };
 
 }  // namespace
 
-std::unique_ptr<FormatWriter> make_exl3_writer(const PackedModel& model, const Family& family,
-                                               int head_bits) {
-  return std::make_unique<Exl3Writer>(model, family, head_bits);
+const ExportFormat& exl3_format() {
+  static const Exl3Format format;
+  return format;
 }
 
 }  // namespace quip

@@ -1,8 +1,8 @@
-// The formats of exports: which tensors they have, and how the quantized ones are written.
+// What the formats of exports have in common: which tensors there are, and how they are written.
 #pragma once
 
 #include <filesystem>
-#include <memory>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -12,9 +12,23 @@
 #include "quip/io/json.hpp"
 #include "quip/io/tensor_source.hpp"
 #include "quip/model/family.hpp"
+#include "quip/pipeline/export.hpp"
 #include "quip/store/packed_model.hpp"
 
 namespace quip {
+
+/// Layers by their names, without their elements.
+using LayerOutlines = std::map<std::string, QuantizedLinear>;
+
+/// All that a writer is made for, which has to outlive it.
+struct ExportRequest {
+  const PackedModel& model;
+  const LayerOutlines& layers;          ///< those of `model`
+  const Family& stored;                 ///< has the tensors that `model` was made from
+  const Family& written;                ///< has them in the checkpoint's plain form
+  const nlohmann::ordered_json& config;  ///< the original config.json
+  const ExportOptions& options;
+};
 
 /// A tensor of the export.
 struct ExportTensor {
@@ -41,16 +55,27 @@ class FormatWriter {
                          const std::filesystem::path& out) const = 0;
 };
 
-/// Writes dequantized weights in bfloat16, in the tensors that `written` has them in; `stored` has
-/// those of `model`, which has to outlive the writer.
-[[nodiscard]] std::unique_ptr<FormatWriter> make_bf16_writer(const PackedModel& model,
-                                                             const Family& stored,
-                                                             const Family& written);
+/// Reads layers one after the other, and keeps the last for its other tensors.
+class LayerCache {
+ public:
+  LayerCache(const PackedModel& model, const LayerOutlines& outlines)
+      : model_(model), outlines_(outlines) {}
+  /// Returns a layer with its elements. Throws Error if it is not what its outline says.
+  const QuantizedLinear& layer(const std::string& name);
 
-/// Writes trellis codes in the EXL3 format. `head_bits`: 0 leaves the head as it is. Throws Error
-/// naming the layers without trellis codes, or a tensor of which only a part has been quantized.
-/// `model` has to outlive the writer.
-[[nodiscard]] std::unique_ptr<FormatWriter> make_exl3_writer(const PackedModel& model,
-                                                             const Family& family, int head_bits);
+ private:
+  const PackedModel& model_;
+  const LayerOutlines& outlines_;
+  std::string name_;
+  QuantizedLinear layer_;
+};
+
+/// Return the formats, each from its own file.
+[[nodiscard]] const ExportFormat& bf16_format();
+[[nodiscard]] const ExportFormat& exl3_format();
+[[nodiscard]] const ExportFormat& compressed_tensors_format();
+
+/// Splits "model.norm.weight" into module and tensor.
+[[nodiscard]] std::pair<std::string, std::string> split_name(const std::string& name);
 
 }  // namespace quip

@@ -236,30 +236,32 @@ std::string settings_table(const std::vector<std::pair<std::string, std::string>
   return out;
 }
 
-std::string summary_table(const nlohmann::json& report) {
-  struct Group {
-    json layers = json::array();
-    double worst = std::numeric_limits<double>::quiet_NaN();
-  };
-  std::vector<std::string> order;
-  std::map<std::string, Group> groups;
-  for (const auto& layer : report.at("layers")) {
+std::vector<TypeLosses> losses_by_type(const nlohmann::json& layers) {
+  std::vector<TypeLosses> types;
+  for (const auto& layer : layers) {
     const std::string name = layer.at("name");
     const std::string type =
         (layer.contains("tokens") ? "experts." : "") + name.substr(name.rfind('.') + 1);
-    if (!groups.contains(type)) order.push_back(type);
-    Group& group = groups[type];
-    group.layers.push_back(layer);
-    group.worst = std::fmax(group.worst, number_or_nan(layer.at("relative_proxy_loss")));
+    auto own = std::ranges::find(types, type, &TypeLosses::type);
+    if (own == types.end()) {
+      own = types.insert(own, {.type = type, .worst = std::numeric_limits<double>::quiet_NaN()});
+    }
+    own->layers.push_back(layer);
+    own->worst = std::fmax(own->worst, number_or_nan(layer.at("relative_proxy_loss")));
   }
+  for (TypeLosses& type : types) type.mean = totals_of(type.layers).mean_loss;
+  return types;
+}
+
+std::string summary_table(const nlohmann::json& report) {
+  const std::vector<TypeLosses> types = losses_by_type(report.at("layers"));
   std::size_t width = 14;
-  for (const std::string& type : order) width = std::max(width, type.size());
+  for (const TypeLosses& type : types) width = std::max(width, type.type.size());
   std::string out = fmt::format("\n  {:<{}} {:>7} {:>22} {:>10}\n", "layer type", width, "layers",
                                 "relative proxy loss", "worst");
-  for (const std::string& type : order) {
-    const Group& group = groups[type];
-    out += fmt::format("  {:<{}} {:>7} {:>22} {:>10}\n", type, width, group.layers.size(),
-                       decimals(totals_of(group.layers).mean_loss, 5), decimals(group.worst, 5));
+  for (const TypeLosses& type : types) {
+    out += fmt::format("  {:<{}} {:>7} {:>22} {:>10}\n", type.type, width, type.layers.size(),
+                       decimals(type.mean, 5), decimals(type.worst, 5));
   }
   out += fmt::format("  {:<{}} {:>7} {:>22}\n\n", "all", width, report.at("layers").size(),
                      decimals(number_or_nan(report.at("mean_relative_proxy_loss")), 5));

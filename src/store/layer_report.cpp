@@ -42,6 +42,13 @@ nlohmann::json to_json(const StoredLayer& layer) {
                         {"stored_bytes", stored_bytes(layer.layer)}};
   if (layer.layer.codebook == CodebookKind::trellis) {
     out["trellis"] = trellis::to_string(layer.layer.trellis);
+  } else {
+    out.update({{"grid", to_string(layer.layer.grid)},
+                {"transform", to_string(layer.layer.transform)},
+                {"group_size", layer.layer.group_size},
+                {"symmetric", layer.layer.symmetric},
+                {"rescaled", layer.layer.rescaled},
+                {"output_scaled", layer.layer.output_scaled}});
   }
   visit_statistics([&](const char* name, const auto& value) { out[name] = value; },
                    layer.statistics);

@@ -159,7 +159,9 @@ def test_refusals(tmp_path):
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if "error:" in line]
     scalar = ", ".join(f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down"))
-    assert f"EXL3 cannot hold scalar codes, as in {scalar} and 3 more; quantize" in line
+    assert (
+        f"--format exl3 cannot hold {scalar} and 3 more: their codes are scalar; quantize" in line
+    )
     assert "--codebook trellis" in line and "--format bf16" in line
     assert not out.exists()
     for bits, message in ((4, "--head-bits belongs to --format exl3"), (9, "must be 1 to 8")):

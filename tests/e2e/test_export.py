@@ -112,6 +112,7 @@ def with_extras(directory: Path) -> Path:
         data += content
     checkpoints.write(checkpoint / "model.safetensors", header, data)
     (checkpoint / "LICENSE").write_text("Do pass it on.")
+    (checkpoint / "README.md").write_text("---\nlicense: apache-2.0\n---\nMy model\n")
     (checkpoint / "additional_chat_templates").mkdir()
     (checkpoint / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
     return checkpoint
@@ -142,7 +143,21 @@ def test_nothing_is_lost(tmp_path):
     files = [path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file()]
     for file in files:
         if file.name not in ("config.json", "model.safetensors"):
-            assert (exported / file).read_bytes() == (checkpoint / file).read_bytes()
+            kept = "README-original.md" if file.name == "README.md" else file
+            assert (exported / kept).read_bytes() == (checkpoint / file).read_bytes()
+    check_card(exported, packed)
+
+
+def check_card(exported, packed):
+    """The model card names the base model, its licence, bits, losses, and how to load it."""
+    card = (exported / "README.md").read_text()
+    head = card.split("---\n")[1].splitlines()
+    assert {"license: apache-2.0", "base_model: model", "base_model_relation: quantized"} <= {*head}
+    report = json.loads((packed / "report.json").read_text())
+    assert f"{report['size']['bits_per_weight']:.2f} as quantized" in card
+    assert f"| all | 28 | {report['mean_relative_proxy_loss']:.5f} | |" in card
+    assert "16.00 here" in card and "| q_proj | 4 |" in card
+    assert "AutoModelForCausalLM.from_pretrained" in card
 
 
 def test_other_types_are_what_h5py_shows(tmp_path):

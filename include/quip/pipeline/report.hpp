@@ -37,6 +37,16 @@ struct LayerTotals {
 };
 [[nodiscard]] LayerTotals totals_of(const nlohmann::json& layers);
 
+/// Losses of the layers of one type: those whose names end alike, "experts.up_proj" for experts'.
+struct TypeLosses {
+  std::string type;
+  nlohmann::json layers = nlohmann::json::array();
+  double mean = 0;  ///< relative proxy loss; NaN: none has one
+  double worst = 0;
+};
+/// Returns them in the order of the first layers, from the entries of layers in reports.
+[[nodiscard]] std::vector<TypeLosses> losses_by_type(const nlohmann::json& layers);
+
 /// Returns a number of a report, NaN where it has null.
 [[nodiscard]] double number_or_nan(const nlohmann::json& value);
 
