@@ -5,11 +5,13 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-Usage: jobs/install-deps.sh [--tests] [--slurm] [--venv]
+Usage: jobs/install-deps.sh [--tests] [--slurm] [--venv] [--engines]
   --tests   also the needs of tests/run.sh: linters, PyTorch, Slurm, and the virtual environment
   --slurm   also the needs of slurm/local-cluster
   --venv    also the Python virtual environment .venv (tests/requirements.txt), which
             jobs/tokenize.py runs in
+  --engines also the virtual environment .venv-engines, in which tests/engines has transformers
+            and compressed-tensors read exports (some 6 GB)
 Does nothing, quickly, where everything is there already.
 TEXT
 }
@@ -25,13 +27,14 @@ packages=(
 test_packages=(clang clang-format clang-tidy libclang-rt-dev shellcheck)
 # libpmix-dev brings the library that Slurm's PMIx plugin opens.
 slurm_packages=(slurm-wlm munge libpmix-dev)
-venv=no
+venv=no engines=no
 
 for argument in "$@"; do
   case "$argument" in
     --tests) packages+=("${test_packages[@]}" "${slurm_packages[@]}") venv=yes ;;
     --slurm) packages+=("${slurm_packages[@]}") ;;
     --venv) venv=yes ;;
+    --engines) venv=yes engines=yes ;;
     -h | --help) usage && exit 0 ;;
     *) echo "install-deps.sh: unknown option '$argument' (see --help)" >&2 && exit 2 ;;
   esac
@@ -66,15 +69,17 @@ install_packages() {
     apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# Made with Debian's own python3, on whose numpy and h5py the environment builds.
+# install_venv FOLDER REQUIREMENTS [OPTIONS of venv]
 install_venv() {
-  local stamp=.venv/requirements.installed
-  [[ -x .venv/bin/python ]] && cmp -s tests/requirements.txt "$stamp" && return 0
-  echo "making the virtual environment .venv"
-  /usr/bin/python3 -m venv --system-site-packages .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
-  cp tests/requirements.txt "$stamp"
+  local folder=$1 requirements=$2 stamp=$1/requirements.installed
+  [[ -x "$folder/bin/python" ]] && cmp -s "$requirements" "$stamp" && return 0
+  echo "making the virtual environment $folder"
+  /usr/bin/python3 -m venv "${@:3}" "$folder"
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+  cp "$requirements" "$stamp"
 }
 
 install_packages
-[[ "$venv" == no ]] || install_venv
+# On Debian's own python3, with its numpy and h5py.
+[[ "$venv" == no ]] || install_venv .venv tests/requirements.txt --system-site-packages
+[[ "$engines" == no ]] || install_venv .venv-engines tests/engines/requirements.txt

@@ -29,6 +29,7 @@ TRANSFORMS = (
 # and, unless they say another, the transform of the paper.
 SCALAR = ("--codebook", "scalar", "--output-scale", "off")
 TRANSFORM = ("--transform", "kronecker")
+FP32 = "--scale-type fp32"  # of groups
 RUNS = [
     *(
         f"--method {method} --processing {p}"
@@ -38,12 +39,12 @@ RUNS = [
     *(f"--method {method} --paper --bits 3" for method in METHODS),
     *(f"--transform {transform} --bits 4" for transform in TRANSFORMS),
     *(f"--bits {bits}" for bits in (2, 3, 4, 8)),
-    *(f"--processing baseline --group-size {size} --bits 3" for size in (8, 40, 128)),
-    "--processing baseline --group-size 32 --symmetric --bits 3",
+    *(f"--processing baseline --group-size {size} --bits 3 {FP32}" for size in (8, 40, 128)),
+    f"--processing baseline --group-size 32 --symmetric --bits 3 {FP32}",
     "--processing baseline --symmetric",
-    "--processing baseline --method optq --group-size 32",
-    "--processing baseline --method optq --group-size 32 --groups static",
-    "--processing baseline --method optq --group-size 32 --act-order --bits 3",
+    f"--processing baseline --method optq --group-size 32 {FP32}",
+    f"--processing baseline --method optq --group-size 32 --groups static {FP32}",
+    f"--processing baseline --method optq --group-size 32 --act-order --bits 3 {FP32}",
     "--rescale off",
     "--grid minmax",
     "--processing baseline --grid incoherent --rho 2",
@@ -56,12 +57,12 @@ RUNS = [
     "--true-sequential",
     "--wide 0",
     "--wide 0 --method nearest --clamp pre",
-    "--wide 0 --processing baseline --group-size 32 --symmetric",
+    f"--wide 0 --processing baseline --group-size 32 --symmetric {FP32}",
     "--wide 200 --true-sequential",
     "--process-grid 1x1 --wide 0",
     "--skip v_proj",
     "--override down_proj:bits=4,method=optq --override q_proj:transform=hadamard,rho=2.2",
-    "--override layers:bits=3,grid=minmax,transform=none,rescale=off,group-size=16",
+    "--override layers:bits=3,grid=minmax,transform=none,rescale=off,group-size=16,scale-type=fp32",
     *(
         f"--model {model} --bits {bits}"
         for model in ("opt-micro", "llama-micro")
@@ -77,6 +78,7 @@ RUNS = [
     "--codebook trellis --method nearest --trellis mcg --bits 3",
     "--codebook trellis --wide 0 --trellis 3inst --bits 3",
     "--model opt-micro --codebook trellis",
+    "--for vllm --group-size 32 --override down_proj:bits=8,scale-type=fp16",
     "--target stream",
     "--target stream --wide 200 --drift 0.5",
     "--codebook trellis --target stream --bits 3",

@@ -28,6 +28,10 @@ if command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
   ctest --test-dir build/cuda -L '^gpu$' --output-on-failure
 fi
 
+# Exports, as the engines' own readers load them.
+bash jobs/install-deps.sh --engines
+QUIP_BINARY=build/release/bin/quip .venv/bin/python -m pytest -q -p no:cacheprovider tests/engines
+
 # Every file operation and 60 random instants of a kill; every method on every number of ranks; every
 # way to requeue a job.
 QUIP_THOROUGH=1 QUIP_BINARY=build/release/bin/quip .venv/bin/python -m pytest -q -p no:cacheprovider \

@@ -4,6 +4,8 @@
 
 #include "command.hpp"
 
+#include "quip/core/error.hpp"
+#include "quip/pipeline/export.hpp"
 #include "quip/quant/options/option_table.hpp"
 
 namespace quip::cli {
@@ -27,6 +29,38 @@ void apply_paper(LayerOptions& layer, const Command& command) {
   }
   if (layer.grid() == GridKind::incoherent) layer.rho = 2.4;
   layer.clamp = layer.feedback() == Feedback::inverse ? Clamp::feedback : Clamp::pre;
+}
+
+const std::vector<Engine>& engines() {
+  static const std::vector<std::pair<const char*, const char*>> packed = {
+      {"bits", "4"},    {"codebook", "scalar"}, {"processing", "baseline"}, {"method", "ldlq"},
+      {"order", "act"}, {"group-size", "128"},  {"symmetric", "on"},        {"scale-type", "bf16"}};
+  static const std::vector<Engine> engines = {{"vllm", "compressed-tensors", packed},
+                                              {"sglang", "compressed-tensors", packed},
+                                              {"exllamav3", "exl3", {{"codebook", "trellis"}}}};
+  return engines;
+}
+
+const Engine& engine(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Engine& engine : engines()) {
+    if (engine.name == name) return engine;
+    names.emplace_back(engine.name);
+  }
+  fail("must be one of {}", fmt::join(names, ", "));
+}
+
+/// Sets what suits the engine, but for options that were given, and those that have no meaning
+/// beside them.
+void apply_engine(const Engine& engine, const Command& command, LayerOptions& layer) {
+  for (const auto& [name, value] : engine.settings) {
+    const auto options = layer_options();
+    const auto option = std::ranges::find(options, std::string_view(name), &LayerOption::name);
+    LayerOptions with = layer;
+    option->parse(with, value);
+    const bool belongs = option->misplaced == nullptr || option->misplaced(with).empty();
+    if (!command.given(name) && belongs) layer = with;
+  }
 }
 
 std::string text_of(const OptionValue& value) {
@@ -56,6 +90,17 @@ void LayerArguments::declare(po::options_description& options) {
 
 void LayerArguments::declare_for_model(po::options_description& options, QuantizeOptions& job) {
   declare(options);
+  const auto suit = [this, &job](const std::string& name) {
+    engine_ = &engine(name);
+    job.export_format = &export_format(engine_->format);
+  };
+  options.add_options()(
+      "for", value_of("for", "ENGINE", suit),
+      "what suits a program that serves the model, unless an option says otherwise; layers that "
+      "its "
+      "format cannot hold are an error. vllm, sglang: --bits 4 --codebook scalar --processing "
+      "baseline --order act --group-size 128 --symmetric --scale-type bf16, to be exported with "
+      "--format compressed-tensors; exllamav3: --codebook trellis, exported with --format exl3");
   options.add_options()("skip", text(job.skip, "REGEX"),
                         "leave linears whose name matches as they are");
   const auto add = [&job](const std::vector<std::string>& rules) {
@@ -138,6 +183,7 @@ void LayerArguments::settle_targets(QuantizeOptions& job) const {
 
 LayerOptions LayerArguments::options(const Command& command) const {
   LayerOptions layer = layer_;
+  if (engine_ != nullptr) apply_engine(*engine_, command, layer);
   if (paper_) apply_paper(layer, command);
   check_together(layer);
   return layer;

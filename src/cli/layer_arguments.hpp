@@ -11,6 +11,14 @@
 
 namespace quip::cli {
 
+/// A program that serves quantized models.
+struct Engine {
+  const char* name;
+  const char* format;  ///< of exports that it loads
+  /// Options of quantize that suit it best, name and value.
+  std::vector<std::pair<const char*, const char*>> settings;
+};
+
 class LayerArguments {
  public:
   void declare(po::options_description& options);
@@ -28,6 +36,7 @@ class LayerArguments {
 
  private:
   LayerOptions layer_;
+  const Engine* engine_ = nullptr;
   bool paper_ = false;
 };
 

@@ -140,6 +140,7 @@ QuantizedLinear outline_of(const PackedModel& model, const json& report) {
   layer.grid = parse_grid(report.at("grid").get<std::string>());
   layer.group_size = report.at("group_size").get<index_t>();
   layer.symmetric = report.at("symmetric").get<bool>();
+  layer.half_scales = report.at("half_scales").get<bool>();
   layer.rescaled = report.at("rescaled").get<bool>();
   layer.output_scaled = report.at("output_scaled").get<bool>();
   return layer;

@@ -37,6 +37,46 @@ std::string note_on_groups(const std::vector<std::pair<LinearSpec, LayerOptions>
       first, others > 0 ? fmt::format(" (and {} more layers)", others) : "");
 }
 
+namespace {
+
+using LayersWithOptions = std::vector<std::pair<LinearSpec, LayerOptions>>;
+
+/// Throws Error for a layer that the format cannot hold.
+void require_fit(const ExportFormat& format, const LayersWithOptions& layers) {
+  for (const auto& [linear, options] : layers) {
+    const std::string reason = format.misfit(described(options, linear.rows, linear.cols));
+    if (reason.empty()) continue;
+    fail("layer {}: --format {}, which --for asks for, cannot hold it: {}", linear.name,
+         format.name(), reason);
+  }
+}
+
+/// Returns a note on layers that engines cut by inputs, groups and all, where a group would be cut;
+/// empty if there are none or the model is for no engine.
+std::string note_on_parts(const QuantizeOptions& options, const LayersWithOptions& layers) {
+  constexpr index_t most_parts = 8;
+  if (options.export_format == nullptr) return {};
+  index_t parts = most_parts;
+  const LinearSpec* narrowest = nullptr;
+  index_t group = 0;
+  for (const auto& [linear, own] : layers) {
+    if (own.group_size == 0 || !linear.adds) continue;
+    while (linear.cols % (parts * own.group_size) != 0 && parts > 1) {
+      parts /= 2;
+      narrowest = &linear;
+      group = own.group_size;
+    }
+  }
+  if (narrowest == nullptr) return {};
+  return fmt::format(
+      "layer {}: groups of {} of its {} inputs can be cut among {} at most: engines serve this "
+      "with "
+      "--tensor-parallel-size up to {}; a smaller --group-size allows more",
+      narrowest->name, group, narrowest->cols, parts, parts);
+}
+
+}  // namespace
+
 std::vector<std::vector<LinearSpec>> QuantizeOptions::selected(const Family& family,
                                                                Range range) const {
   std::vector<std::vector<LinearSpec>> by_block;
@@ -80,7 +120,10 @@ LayerSurvey survey_layers(const Family& family, const QuantizeOptions& options, 
     fail("--process-grid {}: no layer has the {} inputs of --wide; lower that or leave this out",
          to_string(*options.wide.process_grid), options.wide.inputs);
   }
-  survey.note = note_on_groups(layers);
+  if (options.export_format != nullptr) require_fit(*options.export_format, layers);
+  for (std::string note : {note_on_groups(layers), note_on_parts(options, layers)}) {
+    if (!note.empty()) survey.notes.push_back(std::move(note));
+  }
   return survey;
 }
 

@@ -21,7 +21,7 @@ struct LayerSurvey {
   std::set<std::string> quantized;  ///< tensors
   std::set<index_t> wide;           ///< widths of layers that all ranks work on together
   index_t widest = 0;               ///< inputs of the widest layer
-  std::string note;                 ///< a line for the user; empty: none
+  std::vector<std::string> notes;   ///< lines for the user
 };
 
 /// Goes through the layers of all blocks. Throws Error for settings that one of them cannot have,

@@ -53,7 +53,7 @@ class Job {
       layers_ = survey_layers(family_, options_, comm_.size());
       check_hessian_memory(comm_, family_, options_);
     });
-    if (!layers_.note.empty()) options_.on_note(layers_.note);
+    for (const std::string& note : layers_.notes) options_.on_note(note);
     plan_device_memory(comm_, backend_, device_work(threads));
   }
 

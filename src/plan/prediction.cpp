@@ -167,7 +167,7 @@ Prediction predict(const PlannedJob& job, const Layout& layout, const Rates* rat
   Prediction prediction;
   prediction.layout = layout;
   Walk walk(job, layout);
-  if (!walk.note().empty()) prediction.notes.push_back(walk.note());
+  prediction.notes.insert(prediction.notes.end(), walk.notes().begin(), walk.notes().end());
   std::optional<Clock> clock;
   if (rates != nullptr) clock.emplace(job, layout, *rates);
   const index_t baseline = rates != nullptr ? rates->baseline_bytes : assumed_baseline;

@@ -59,7 +59,7 @@ Walk::Walk(const PlannedJob& job, const Layout& layout)
     fail("--length {}: the model takes at most {} tokens", job.length, family.max_length());
   }
   const LayerSurvey survey = survey_layers(family, job.options, layout.ranks());
-  note_ = survey.note;
+  notes_ = survey.notes;
   kinds_ = kinds_of_blocks(family, job.options);
   const StateShape states{job.samples * streams(), job.length, family.config().hidden};
   keeps_states_ =

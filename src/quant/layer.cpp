@@ -97,7 +97,11 @@ void store_grids_and_losses(const TileRounding& tile, index_t first, index_t cou
     for (index_t g = 0; g < out.layer.groups(); ++g) {
       const RowGrid& grid = tile.grids().grid(r, g);
       const std::size_t i = at((first + r) * out.layer.groups() + g);
-      out.layer.scale[i] = grid.step;
+      if (out.layer.half_scales) {
+        out.layer.half_scale[i] = to_f16(grid.step);
+      } else {
+        out.layer.scale[i] = grid.step;
+      }
       if (!out.layer.symmetric) out.layer.zero[i] = static_cast<std::uint8_t>(grid.offset);
     }
   }

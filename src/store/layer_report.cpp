@@ -47,6 +47,7 @@ nlohmann::json to_json(const StoredLayer& layer) {
                 {"transform", to_string(layer.layer.transform)},
                 {"group_size", layer.layer.group_size},
                 {"symmetric", layer.layer.symmetric},
+                {"half_scales", layer.layer.half_scales},
                 {"rescaled", layer.layer.rescaled},
                 {"output_scaled", layer.layer.output_scaled}});
   }

@@ -3,12 +3,13 @@ them. Engines themselves read such exports in tests/engines."""
 
 import json
 
+import h5py
 import numpy as np
-import pack_quantized
 import pytest
 
 import cli
 import hf_models
+import pack_quantized
 
 PLAIN = ("--processing", "baseline")
 OPTQ = ("--method", "optq", "--act-order")
@@ -124,3 +125,52 @@ def test_misfits_are_named(family, options, message, tmp_path):
     assert message in line and "--format compressed-tensors cannot hold" in line
     assert "--format bf16" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_for_an_engine(tmp_path):
+    """They are printed, options that are given win, and scales reach the engine as they were
+    stored: bfloat16 holds them."""
+    checkpoint = hf_models.make("llama-tied", tmp_path / "model", dtype="BF16")
+    tokens = hf_models.write_tokens(tmp_path / "random.h5", hf_models.random_tokens())
+    packed = tmp_path / "packed"
+    job = ("quantize", "--model", checkpoint, "--tokens", tokens, "--out", packed)
+    says = cli.run(*job, "--for", "vllm", "--group-size", 8, "--bits", 3).stdout
+    lines = {tuple(line.split(maxsplit=1)) for line in says.splitlines() if line.strip()}
+    assert {("bits", "3"), ("transform", "none"), ("symmetric", "on")} <= lines
+    assert {("group size", "8"), ("scale type", "bf16")} <= {
+        (f"{a} {b.split(maxsplit=1)[0]}", b.split(maxsplit=1)[-1]) for a, b in lines if " " in b
+    }
+    out = tmp_path / "exported"
+    export(packed, checkpoint, out)
+    tensors = pack_quantized.arrays(out / "model.safetensors")
+    with h5py.File(packed / "blocks" / "block_00000.h5") as file:
+        stored = file["model.layers.0.mlp.down_proj/scale"][:]
+    assert stored.dtype == np.float16
+    exported = tensors["model.layers.0.mlp.down_proj.weight_scale"]
+    np.testing.assert_array_equal(exported.ravel(), stored.ravel().astype(np.float32))
+    layers = cli.inspect(packed)["layers"]
+    assert all(layer["stored_bytes"] * 8 == 5 * layer["rows"] * layer["cols"] for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("vllm",), "down_proj: --format compressed-tensors, which --for asks for, cannot hold it"),
+        (("vllm", "--rescale", "on", "--group-size", 8), "their inputs are scaled"),
+        (("exllamav3", "--override", "o_proj:codebook=scalar"), "their codes are scalar"),
+        (("llama",), "--for llama: must be one of vllm, sglang, exllamav3"),
+    ],
+)
+def test_engines_refuse_before_the_run(options, message, tmp_path):
+    out = tmp_path / "out"
+    job = ("quantize", "--model", cli.model("llama-nano"), "--tokens", cli.CALIBRATION)
+    job += ("--out", out, "--codebook", "auto")
+    refused = cli.run(*job, "--for", *options, check=False)
+    assert refused.returncode != 0 and message in refused.stderr
+    assert not out.exists()
+
+
+def test_groups_that_tensor_parallel_engines_would_cut(tmp_path):
+    checkpoint, tokens = cli.family("llama")
+    plan = cli.run("plan", "--model", checkpoint, "--for", "vllm", "--group-size", 32)
+    assert "groups of 32 of its 128 inputs can be cut among 4 at most" in plan.stdout

@@ -216,6 +216,16 @@ TEST(MinmaxGrid, SymmetricHasZeroInItsMiddle) {
   EXPECT_FLOAT_EQ(fit_symmetric(0.0F, 0.0F, 2).step, 2.0F / 3.0F);
 }
 
+// 0.1 is 0x2E66 as a half, 1638·2⁻¹⁴; of its 11 significant bits bf16 keeps 8: 205·2⁻¹¹.
+TEST(MinmaxGrid, StepsAreRoundedToWhatTheyAreStoredIn) {
+  EXPECT_EQ(half_step(0.1F), 1638 * 0x1p-14F);
+  EXPECT_EQ(short_half_step(0.1F), 205 * 0x1p-11F);
+  EXPECT_EQ(half_step(1e-30F), 0x1p-24F);
+  const RowGrid grid = fit_minmax(-0.1F, 0.2F, 2, half_step);
+  EXPECT_EQ(grid.step, 1638 * 0x1p-14F);
+  EXPECT_EQ(grid.inverse, 1 / (1638 * 0x1p-14F));
+}
+
 // Two rows of six columns in groups of four: scales and zero points by hand.
 TEST(Dequantize, EveryGroupHasItsScaleAndZero) {
   QuantizedLinear layer;

@@ -12,6 +12,7 @@
 #include "quip/backend/backend.hpp"
 #include "quip/comm/collectives.hpp"
 #include "quip/model/family.hpp"
+#include "quip/pipeline/export.hpp"
 #include "quip/pipeline/progress.hpp"
 #include "quip/pipeline/wide_options.hpp"
 #include "quip/quant/options/options.hpp"
@@ -76,6 +77,8 @@ struct QuantizeOptions {
   Overrides overrides;  ///< options of single layers
 
   // Members below do not change the result.
+  /// The format that is to hold all layers; null: any.
+  const ExportFormat* export_format = nullptr;
   Start start = Start::fresh;
   std::optional<KeepStates> keep_states;  ///< empty: as their size suggests (states_to_keep)
   std::optional<Range> blocks;  ///< quantize these only, and leave the rest to another run

@@ -34,8 +34,8 @@ class Walk {
   Walk(const PlannedJob& job, const Layout& layout);
 
   [[nodiscard]] std::unique_ptr<Ledger> of_rank(int rank) const;
-  /// Returns the note on layers that the run would begin with; empty: none.
-  [[nodiscard]] const std::string& note() const { return note_; }
+  /// Returns the notes on layers that the run would begin with.
+  [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
 
  private:
   void start(Ledger& ledger) const;
@@ -62,7 +62,7 @@ class Walk {
   const PlannedJob& job_;
   const Layout& layout_;
   index_t blocks_;
-  std::string note_;
+  std::vector<std::string> notes_;
   std::vector<BlockKind> kinds_;
   bool keeps_states_ = false;
   std::string manifest_;                    ///< the first, as it is broadcast

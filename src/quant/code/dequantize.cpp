@@ -70,7 +70,7 @@ void decode_rows(const QuantizedLinear& layer, index_t begin, index_t end, Matri
 
 RowGrid grid_of(const QuantizedLinear& layer, index_t i) {
   if (layer.grid == GridKind::incoherent) return incoherent_grid(layer.scale[0], layer.bits);
-  return minmax_grid(layer.scale[at(i)],
+  return minmax_grid(layer.half_scales ? from_f16(layer.half_scale[at(i)]) : layer.scale[at(i)],
                      layer.symmetric ? middle_level(layer.bits) : layer.zero[at(i)]);
 }
 

@@ -93,8 +93,9 @@ void validate(const QuantizedLinear& layer, const std::string& layer_name) {
                        layer.cols % trellis::hadamard_side == 0),
           "a trellis has multiples of 128 rows and cols");
   require(layer.group_size >= 0, "the group size must not be negative");
-  require(layer.grid == GridKind::minmax || (layer.group_size == 0 && !layer.symmetric),
-          "groups and symmetry belong to the min-max grid");
+  require(layer.grid == GridKind::minmax ||
+              (layer.group_size == 0 && !layer.symmetric && !layer.half_scales),
+          "groups, symmetry and halves as scales belong to the min-max grid");
   const auto fits = [&](const Part& part, const auto& elements) {
     require(std::ssize(elements) == part.count(), fmt::format("{} has the wrong size", part.name));
   };

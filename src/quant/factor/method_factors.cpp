@@ -54,6 +54,8 @@ std::vector<index_t> column_order(const LayerOptions& options, std::span<const d
       if (options.order == ColumnOrder::forward) {
         order.resize(diagonal.size());
         std::iota(order.rbegin(), order.rend(), index_t{0});
+      } else if (options.order == ColumnOrder::act) {
+        order = ascending(diagonal);  // the largest last, where loops start
       }
       break;
     case Columns::by_act_order:

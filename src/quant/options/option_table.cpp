@@ -11,8 +11,11 @@ namespace {
 
 constexpr Names<Processing, 2> processing_names{
     {{Processing::baseline, "baseline"}, {Processing::incoherence, "incoherence"}}};
-constexpr Names<ColumnOrder, 2> order_names{
-    {{ColumnOrder::backward, "backward"}, {ColumnOrder::forward, "forward"}}};
+constexpr Names<ColumnOrder, 3> order_names{{{ColumnOrder::backward, "backward"},
+                                             {ColumnOrder::forward, "forward"},
+                                             {ColumnOrder::act, "act"}}};
+constexpr Names<ScaleType, 3> scale_type_names{
+    {{ScaleType::fp32, "fp32"}, {ScaleType::fp16, "fp16"}, {ScaleType::bf16, "bf16"}}};
 constexpr Names<Rounding, 2> rounding_names{
     {{Rounding::nearest, "nearest"}, {Rounding::stochastic, "stochastic"}}};
 constexpr Names<GroupFit, 2> group_fit_names{
@@ -183,6 +186,13 @@ const std::vector<LayerOption>& table() {
       row<&Layer::group_size, parse_group_size>(
           "group-size", "N", "row", "min-max grid: input channels that share a scale, 8 or more",
           [](auto& o) { return whole(o.group_size); }, unless_grid<GridKind::minmax>),
+      row<&Layer::scale_type, or_auto<named<scale_type_names>>>(
+          "scale-type", "NAME", "auto",
+          "min-max grid: fp32, fp16, or what both fp16 and bf16 hold (bf16): scales are rounded to "
+          "it before weights are, and stored in 16 bits but for fp32; auto: fp16 with groups, else "
+          "fp32",
+          [](auto& o) -> OptionValue { return name_of(o.scales(), scale_type_names); },
+          unless_grid<GridKind::minmax>),
       row<&Layer::groups, or_auto<named<group_fit_names>>>(
           "groups", "NAME", "auto",
           "fit the grids of groups before rounding (static), or when optq reaches them (dynamic); "
@@ -198,7 +208,9 @@ const std::vector<LayerOption>& table() {
           [](auto& o) -> OptionValue { return to_string(o.clamp); }, scalar_only),
       row<&Layer::order, or_auto<named<order_names>>>(
           "order", "NAME", "auto",
-          "columns of ldlq: from the last (auto, backward) or from the first (forward)",
+          "columns of ldlq: from the last (auto, backward), from the first (forward) or by "
+          "descending "
+          "diagonal of the Hessian (act)",
           [](auto& o) -> OptionValue {
             return name_of(o.order.value_or(ColumnOrder::backward), order_names);
           },

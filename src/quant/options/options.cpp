@@ -58,6 +58,7 @@ QuantizedLinear described(const LayerOptions& options, index_t rows, index_t col
   layer.transform = options.effective_transform();
   layer.group_size = options.group_size;
   layer.symmetric = options.symmetric;
+  layer.half_scales = layer.grid == GridKind::minmax && options.scales() != ScaleType::fp32;
   layer.rescaled = options.rescale() && !options.has_trellis();
   layer.output_scaled = options.scales_outputs() && !options.has_trellis();
   return layer;

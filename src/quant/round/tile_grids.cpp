@@ -5,6 +5,21 @@
 #include "quip/quant/code/quantized_linear.hpp"
 
 namespace quip {
+namespace {
+
+RoundStep rounding_of(ScaleType type) {
+  switch (type) {
+    case ScaleType::fp16:
+      return half_step;
+    case ScaleType::bf16:
+      return short_half_step;
+    case ScaleType::fp32:
+      break;
+  }
+  return keep_step;
+}
+
+}  // namespace
 
 ColumnPlaces::ColumnPlaces(const RoundingMath& where, index_t n, const std::vector<index_t>& order,
                            index_t group_size)
@@ -35,6 +50,7 @@ TileGrids::TileGrids(const ColumnPlaces& places, MatrixView<const float> w,
       lanes_(w.cols),
       bits_(options.bits),
       symmetric_(options.symmetric),
+      round_(rounding_of(options.scales())),
       dynamic_(several() && options.effective_groups() == GroupFit::dynamic),
       group_size_(several() ? options.group_size : w.rows),
       grids_(at(places.groups * w.cols)),
@@ -60,7 +76,7 @@ void TileGrids::fit(index_t g, MatrixView<const float> w, const std::int32_t* po
     const float low = ends[at(r)];
     const float high = ends[at(lanes_ + r)];
     grids_[at(g * lanes_ + r)] =
-        symmetric_ ? fit_symmetric(low, high, bits_) : fit_minmax(low, high, bits_);
+        symmetric_ ? fit_symmetric(low, high, bits_, round_) : fit_minmax(low, high, bits_, round_);
   }
   upload(g);
 }

@@ -62,6 +62,7 @@ class TileGrids {
   index_t lanes_;
   int bits_ = 0;
   bool symmetric_ = false;
+  RoundStep round_ = keep_step;
   bool dynamic_ = false;
   index_t group_size_ = 0;
   std::vector<RowGrid> grids_;  ///< [groups × lanes], as all that follow

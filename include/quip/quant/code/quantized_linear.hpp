@@ -54,9 +54,10 @@ struct QuantizedLinear {
   int bits = 0;
   GridKind grid = GridKind::incoherent;
   TransformKind transform = TransformKind::kronecker;
-  index_t group_size = 0;  ///< minmax: columns of w' that share a scale; 0: the whole row
-  bool symmetric = false;  ///< minmax: every zero point is 2^(bits−1) and not stored
-  bool rescaled = false;   ///< True if D̃ is stored
+  index_t group_size = 0;    ///< minmax: columns of w' that share a scale; 0: the whole row
+  bool symmetric = false;    ///< minmax: every zero point is 2^(bits−1) and not stored
+  bool half_scales = false;  ///< minmax: scales are IEEE halves
+  bool rescaled = false;     ///< True if D̃ is stored
   bool output_scaled = false;
   std::uint64_t seed_u = 0;
   std::uint64_t seed_v = 0;
@@ -65,7 +66,8 @@ struct QuantizedLinear {
   /// Scalar: row i starts at i·row_bytes(), packed by pack_row. Trellis: tiles of 16 × 16, those of
   /// 16 rows after those of the 16 before, each of trellis::packed_words(bits) words.
   std::vector<std::uint8_t> codes;
-  std::vector<float> scale;
+  std::vector<float> scale;                 ///< unless half_scales
+  std::vector<std::uint16_t> half_scale;    ///< if half_scales
   std::vector<std::uint8_t> zero;           ///< each < 2^bits
   std::vector<float> rescale;               ///< D̃
   std::vector<std::uint16_t> output_scale;  ///< IEEE halves
@@ -121,7 +123,11 @@ void visit_parts(const Visit& visit, Layer& layer, Layers&... others) {
   const bool minmax = layer.grid == GridKind::minmax;
   const bool zeros = minmax && !layer.symmetric;
   visit(Part{"codes", {layer.rows, layer.row_bytes()}, 8, true}, layer.codes, others.codes...);
-  visit(Part{"scale", {layer.grids()}, 32, minmax}, layer.scale, others.scale...);
+  if (layer.half_scales) {
+    visit(Part{"scale", {layer.grids()}, 16, minmax}, layer.half_scale, others.half_scale...);
+  } else {
+    visit(Part{"scale", {layer.grids()}, 32, minmax}, layer.scale, others.scale...);
+  }
   visit(Part{"zero", {zeros ? layer.grids() : 0}, layer.bits, zeros}, layer.zero, others.zero...);
   visit(Part{"rescale", {layer.rescaled ? layer.cols : 0}, 32, false}, layer.rescale,
         others.rescale...);
@@ -155,6 +161,7 @@ void visit_attributes(const Visit& visit, Layers&... layers) {
   visit(Attribute{"transform"}, layers.transform...);
   visit(Attribute{"group_size", 0, max_extent}, layers.group_size...);
   visit(Attribute{"symmetric", 0, 1}, layers.symmetric...);
+  visit(Attribute{"half_scales", 0, 1, true}, layers.half_scales...);
   visit(Attribute{"output_scaled", 0, 1, true}, layers.output_scaled...);
   visit(Attribute{"seed_u"}, layers.seed_u...);
   visit(Attribute{"seed_v"}, layers.seed_v...);

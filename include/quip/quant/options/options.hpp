@@ -17,8 +17,13 @@ enum class Processing { baseline, incoherence };
 /// program), or in the rounding itself, so that the columns still to come make up for the cut.
 enum class Clamp { pre, feedback };
 
-/// The order in which ldlq takes the columns: from the last (the authors' program) or the first.
-enum class ColumnOrder { backward, forward };
+/// The order in which ldlq takes the columns: from the last (the authors' program), from the first,
+/// or by descending diag(H).
+enum class ColumnOrder { backward, forward, act };
+/// The type in which scales of the minmax grid are stored, and what they are rounded to before
+/// weights are. bf16: halves of the 8 significant bits that a bfloat16 has, so that both types hold
+/// them.
+enum class ScaleType { fp32, fp16, bf16 };
 enum class Rounding { nearest, stochastic };
 /// The moment at which the minmax grids of groups of columns are fitted: before rounding, to the
 /// weights as they came, or when optq reaches a group, to its weights as they are by then.
@@ -50,8 +55,9 @@ struct LayerOptions {
   index_t group_size = 0;          ///< minmax grid: columns that share a step; 0: the whole row
   std::optional<GroupFit> groups;  ///< none: the method's default
   bool symmetric = false;          ///< minmax grid: zero in the middle
-  std::optional<double> rho;       ///< grid half width over rms(W); none: searched per layer
-  std::optional<bool> sharing;     ///< of what is made of one input; none: with a trellis
+  std::optional<ScaleType> scale_type;  ///< minmax grid; none: fp16 with groups, else fp32
+  std::optional<double> rho;            ///< grid half width over rms(W); none: searched per layer
+  std::optional<bool> sharing;          ///< of what is made of one input; none: with a trellis
   Clamp clamp = Clamp::feedback;
   std::optional<ColumnOrder> order;  ///< ldlq; none: backward
   bool act_order = false;            ///< optq: columns by descending diag(H)
@@ -77,6 +83,10 @@ struct LayerOptions {
   [[nodiscard]] GroupFit effective_groups() const;
   [[nodiscard]] bool has_trellis() const {
     return codebook ? *codebook == CodebookKind::trellis : suits_trellis();
+  }
+  /// Returns the type of the minmax grid's scales.
+  [[nodiscard]] ScaleType scales() const {
+    return scale_type.value_or(group_size > 0 ? ScaleType::fp16 : ScaleType::fp32);
   }
   [[nodiscard]] GridKind grid() const {
     return grid_kind.value_or(incoherence() ? GridKind::incoherent : GridKind::minmax);
