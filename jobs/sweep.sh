@@ -140,7 +140,7 @@ import csv, io, json, os, sys
 
 file, action, *arguments = sys.argv[1:]
 columns = ("model method processing bits seed settings mean_relative_proxy_loss perplexity "
-           "seconds digest").split()
+           "divergence agreement seconds digest").split()
 
 
 def whole_lines(path):
@@ -149,6 +149,8 @@ def whole_lines(path):
 
 
 def append(row):
+    if text and next(csv.reader(io.StringIO(text))) != columns:
+        sys.exit(f"{file} has other columns: it is of another version; choose another --out")
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerows([row] if text else [columns, row])
     with open(file, "r+" if os.path.exists(file) else "w", newline="") as out:
@@ -166,9 +168,10 @@ if action == "take":
     sys.exit(0)
 evaluation, report, inspection, *key = arguments
 load = lambda path: json.load(open(path)) if path != "-" else {}
-perplexity, quantized, digest = load(evaluation)["perplexity"], load(report), load(inspection)
-append([*key, quantized.get("mean_relative_proxy_loss", 0), perplexity,
-        quantized.get("seconds", 0), digest.get("digest", "")])
+found, quantized, digest = load(evaluation), load(report), load(inspection)
+perplexity, beside = found["perplexity"], found.get("against", {"divergence": 0, "agreement": 1})
+append([*key, quantized.get("mean_relative_proxy_loss", 0), perplexity, beside["divergence"],
+        beside["agreement"], quantized.get("seconds", 0), digest.get("digest", "")])
 print(f"perplexity {perplexity:.4f}, {quantized.get('seconds', 0):.1f} s")
 PY
 }
@@ -183,8 +186,8 @@ run_one() {
   quip quantize --model "$model" --tokens "${option[tokens]}" --out "$run" --method "${words[0]}" \
     --processing "$processing" --bits "$bits" --seed "$seed" "${paper[@]}" "${own[@]}" --progress none \
     "${extra[@]}" >"$log" 2>&1 || return 1
-  quip eval --model "$model" --packed "$run" --tokens "${option[eval]}" --json --progress none \
-    >"$scratch/eval" 2>>"$log" || return 1
+  quip eval --model "$model" --packed "$run" --against "$model" --tokens "${option[eval]}" --json \
+    --progress none >"$scratch/eval" 2>>"$log" || return 1
   "${option[quip]}" inspect "$run" --json >"$scratch/inspect" 2>>"$log" || return 1
   cp "$run/report.json" "$out/reports/$(basename "$run").json" || return 1
   table "$csv" add "$scratch/eval" "$run/report.json" "$scratch/inspect" \

@@ -20,6 +20,7 @@ class Runs:
 
     perplexity: list[float] = field(default_factory=list)
     proxy: list[float] = field(default_factory=list)
+    divergence: list[float] = field(default_factory=list)  # empty in tables of earlier versions
 
 
 Row = tuple[str, str, str, str, str]  # model, method, processing, bits, settings
@@ -36,6 +37,8 @@ def read_sweep(path: Path) -> Sweep:
             runs = sweep[tuple(row[name] for name in names)]
             runs.perplexity.append(float(row["perplexity"]))
             runs.proxy.append(float(row["mean_relative_proxy_loss"]))
+            if "divergence" in row:
+                runs.divergence.append(float(row["divergence"]))
     return dict(sweep)
 
 

@@ -31,6 +31,10 @@ GAPS = [("baseline", "paper"), ("incoherence", "paper"), ("incoherence", "defaul
 # --- one model ---
 
 
+# Digits in tables, and the name in the authors' numbers.
+METRICS = {"perplexity": (2, "ppl"), "proxy": (4, "mean_rel_proxy"), "divergence": (4, "")}
+
+
 def cell(values: list[float], authors: list[float] | None, digits: int) -> str:
     text = f"{statistics.mean(values):.{digits}f}"
     if len(values) > 1:
@@ -41,7 +45,7 @@ def cell(values: list[float], authors: list[float] | None, digits: int) -> str:
 def model_table(sweep: Sweep, golden: dict, model: str, metric: str) -> list[str]:
     """One line per settings, processing and bits, one column per method."""
     methods = methods_of(sweep)
-    digits, name = (2, "ppl") if metric == "perplexity" else (4, "mean_rel_proxy")
+    digits, name = METRICS[metric]
     lines = header("settings", "processing", "bits", *methods, words=2)
     for settings in sorted(values_of(sweep, 4), reverse=True):
         for processing in (p for p in PROCESSING if p in values_of(sweep, 2)):
@@ -132,6 +136,9 @@ def tables(sweep: Sweep, golden: dict, reasons: Reasons, models: Path | None) ->
         out += model_table(sweep, golden, model, "perplexity")
         out += ["", "Mean relative proxy loss:", ""]
         out += [*model_table(sweep, golden, model, "proxy"), ""]
+        if all(runs.divergence for runs in sweep.values()):
+            out += ["KL divergence from the unquantized model, nats a token:", ""]
+            out += [*model_table(sweep, golden, model, "divergence"), ""]
     verdicts = incoherence(sweep, reasons)
     if verdicts:
         out += ["### Incoherence against baseline at 2 bits", "", *verdicts, ""]

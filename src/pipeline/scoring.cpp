@@ -66,7 +66,7 @@ std::vector<std::vector<TokenScore>> apply_head(Collectives& comm, Backend& back
   }
   const TensorSpec head = model.family->head();
   const index_t vocabulary = head.shape[0];
-  const index_t slice = std::max<index_t>(1, head_slice_elements / head.shape[1]);
+  const index_t slice = head_slice_rows(head);
   for (index_t first = 0; first < vocabulary; first += slice) {
     const Range rows{first, std::min(first + slice, vocabulary)};
     const Tensor weights = load_rows(comm, backend, model.source(), head.name, rows);
@@ -91,10 +91,12 @@ std::vector<std::vector<TokenScore>> apply_head(Collectives& comm, Backend& back
 
 }  // namespace
 
-std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& backend,
-                                                  const OpenModel& model, const SampleShard& shard,
-                                                  std::span<const index_t> first_scored,
-                                                  Progress& progress) {
+index_t head_slice_rows(const TensorSpec& head) {
+  return std::max<index_t>(1, head_slice_elements / head.shape[1]);
+}
+
+Tensor forward_to_head(Collectives& comm, Backend& backend, const OpenModel& model,
+                       const SampleShard& shard, Progress& progress) {
   Family& family = *model.family;
   std::vector<BlockKind> kinds;
   agree(comm, [&] {
@@ -127,7 +129,14 @@ std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& ba
     forward_block(comm, backend, family, loader, weights, shard, states.view());
   }
   progress.update(blocks, "loss");
-  const Tensor finished = finish_shard(comm, backend, family, ends, shard, std::move(states));
+  return finish_shard(comm, backend, family, ends, shard, std::move(states));
+}
+
+std::vector<std::vector<TokenScore>> score_tokens(Collectives& comm, Backend& backend,
+                                                  const OpenModel& model, const SampleShard& shard,
+                                                  std::span<const index_t> first_scored,
+                                                  Progress& progress) {
+  const Tensor finished = forward_to_head(comm, backend, model, shard, progress);
   auto scores = apply_head(comm, backend, model, shard, first_scored, finished.cview());
   progress.finish();
   return scores;

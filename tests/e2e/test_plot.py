@@ -175,6 +175,21 @@ def test_incoherence_against_baseline(sweep, reasons, capsys):
     assert lines[start + 9] == "1. Small, and clipped."
 
 
+def test_divergences_have_a_table_where_they_were_measured(tmp_path, capsys):
+    header, *rows = SWEEP.splitlines()
+    with_it = [header.replace("seconds", "divergence,agreement,seconds")]
+    for i, row in enumerate(rows):
+        words = row.split(",")
+        with_it.append(",".join([*words[:8], f"{0.5 / 2**i:.6f}", "0.9", *words[8:]]))
+    (tmp_path / "sweep.csv").write_text("\n".join(with_it) + "\n")
+    assert run("table", tmp_path / "sweep.csv") == 0
+    out = capsys.readouterr().out
+    nano = out[: out.index("### llama-micro")]
+    assert "KL divergence from the unquantized model, nats a token:" in nano
+    # The rows are 4 and 5 steps of halving from 0.5: their mean and deviation by hand.
+    assert "0.0234 ± 0.0110" in nano[nano.index("KL divergence") :]
+
+
 def test_gap_table(sweep, capsys):
     run("table", sweep, "--models", cli.DATA / "models")
     lines = capsys.readouterr().out.splitlines()

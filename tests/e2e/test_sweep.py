@@ -17,7 +17,7 @@ DEFAULTS = ("--codebook", "auto", "--target", "auto")
 NANO = cli.model("llama-nano")
 COLUMNS = [
     "model", "method", "processing", "bits", "seed", "settings",
-    "mean_relative_proxy_loss", "perplexity", "seconds", "digest",
+    "mean_relative_proxy_loss", "perplexity", "divergence", "agreement", "seconds", "digest",
 ]  # fmt: skip
 
 
@@ -95,7 +95,12 @@ def test_rows_say_what_the_program_says(few, finished, quantized):
     packed = quantized("llama-nano", *options, *SAMPLES)
     row = rows["ldlq incoherence 2 2 default"]
     assert row["digest"] == cli.inspect(packed)["digest"]
-    assert float(row["perplexity"]) == cli.evaluate(NANO, few, packed)["perplexity"]
+    assert float(row["perplexity"]) == pytest.approx(cli.evaluate(NANO, few, packed)["perplexity"])
+    assert 0 < float(row["divergence"]) < 1 and 0 < float(row["agreement"]) < 1
+    assert (
+        rows["unquantized - - - -"]["divergence"],
+        rows["unquantized - - - -"]["agreement"],
+    ) == ("0", "1")
     assert float(row["mean_relative_proxy_loss"]) == pytest.approx(cli.mean_relative_proxy(packed))
     report = json.loads(
         (finished / "reports" / "llama-nano-ldlq-incoherence-2-2-default.json").read_text()

@@ -14,8 +14,9 @@ struct EvaluateOptions {
   std::filesystem::path model;   ///< Hugging Face directory; may be empty with `packed`
   std::filesystem::path packed;  ///< packed model; empty: evaluate the checkpoint
   std::filesystem::path tokens;
-  index_t samples = 0;        ///< 0: all
-  bool allow_unused = false;  ///< as for `open_model`
+  index_t samples = 0;                 ///< 0: all
+  bool allow_unused = false;           ///< as for `open_model`
+  std::filesystem::path against = {};  ///< checkpoint to compare with
 };
 
 struct Perplexity {
@@ -28,5 +29,18 @@ struct Perplexity {
 /// summed sample by sample in the token set's order.
 [[nodiscard]] Perplexity evaluate(Collectives& comm, Backend& backend,
                                   const EvaluateOptions& options, Progress& progress);
+
+/// How far a model's predictions are from another's, of the same tokens.
+struct Comparison {
+  Perplexity model;
+  Perplexity reference;
+  double divergence = 0;  ///< mean KL(reference ‖ model) of a token's distributions, in nats
+  double agreement = 0;   ///< share of the tokens to which both give the likeliest token
+};
+
+/// Compares the model with the checkpoint `against`. The result is the same on every rank and for
+/// any number of ranks (collective). Throws AgreedError naming both if their vocabularies differ.
+[[nodiscard]] Comparison compare(Collectives& comm, Backend& backend,
+                                 const EvaluateOptions& options, Progress& progress);
 
 }  // namespace quip

@@ -18,7 +18,15 @@ struct TokenScore {
   bool likeliest = false;      ///< no other token has a larger logit
 };
 
-/// Forwards this rank's samples through the whole model, a block at a time, and scores the tokens
+/// Forwards this rank's samples through a whole model, a block at a time, and returns the input of
+/// its head [tokens × width]. Collective.
+[[nodiscard]] Tensor forward_to_head(Collectives& comm, Backend& backend, const OpenModel& model,
+                                     const SampleShard& shard, Progress& progress);
+
+/// Returns the rows of a head [vocabulary × width] that are loaded at a time.
+[[nodiscard]] index_t head_slice_rows(const TensorSpec& head);
+
+/// Forwards this rank's samples through the whole model, and scores the tokens
 /// from position `first_scored[i]` ≥ 1 to the end of each sample i. Collective. A sample's scores
 /// depend on nothing but that sample: not on the rank that computes them, nor on its neighbours.
 [[nodiscard]] std::vector<std::vector<TokenScore>> score_tokens(
