@@ -93,7 +93,7 @@ def digest(arguments: list[str], ranks: int, folder: Path) -> str:
         model = options[at + 1]
         del options[at : at + 2]
     if "--codebook" not in options:
-        settled = "--transform" in options or "baseline" in options
+        settled = {"--transform", "baseline", "--for"} & {*options}
         options += SCALAR if settled else (*SCALAR, *TRANSFORM)
     out = folder / "out"
     subprocess.run(["rm", "-rf", str(out)], check=True)
