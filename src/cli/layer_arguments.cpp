@@ -70,9 +70,15 @@ std::string text_of(const OptionValue& value) {
 
 }  // namespace
 
-void LayerArguments::declare(po::options_description& options) {
+void LayerArguments::declare(po::options_description& options, QuantizeOptions* job) {
   for (const LayerOption& option : layer_options()) {
-    const auto take = [this, &option](const std::string& text) { option.parse(layer_, text); };
+    const bool mean = job != nullptr && option.name == std::string_view("bits");
+    const auto take = [this, &option, job, mean](const std::string& text) {
+      const bool whole = text.find('.') == std::string::npos;
+      if (!mean || whole) return option.parse(layer_, text);
+      job->mean_bits = parse_number(text, 1.0, static_cast<double>(trellis::max_bits));
+      layer_.bits = std::min(static_cast<int>(*job->mean_bits), 4);  // a width of all codebooks
+    };
     const char* help = option.help.c_str();
     if (option.value_name == nullptr) {
       const auto flag = [take](bool on) { take(on ? "on" : "off"); };
@@ -89,7 +95,12 @@ void LayerArguments::declare(po::options_description& options) {
 }
 
 void LayerArguments::declare_for_model(po::options_description& options, QuantizeOptions& job) {
-  declare(options);
+  declare(options, &job);
+  options.add_options()(
+      "mixed-bits", po::bool_switch(&mixed_),
+      "take --bits for the mean over all weights, as a fraction like 2.5 is in any case: bits of "
+      "each layer by how much the predictions suffer when it has fewer, measured on some of the "
+      "calibration samples");
   const auto suit = [this, &job](const std::string& name) {
     engine_ = &engine(name);
     job.export_format = &export_format(engine_->format);
@@ -172,7 +183,8 @@ void declare_keep_states(po::options_description& options, QuantizeOptions& job)
                         "than the model, else none)");
 }
 
-void LayerArguments::settle_targets(QuantizeOptions& job) const {
+void LayerArguments::settle_model(QuantizeOptions& job) const {
+  if (mixed_ && !job.mean_bits) job.mean_bits = job.layer.bits;
   const StreamOptions standard;
   if (paper_ && job.stream.where_useful) job.stream.on = false;
   if (job.stream.on) return;

@@ -21,15 +21,16 @@ struct Engine {
 
 class LayerArguments {
  public:
-  void declare(po::options_description& options);
+  /// Declares them; with `job`, the number of bits may be a fraction, which goes there.
+  void declare(po::options_description& options, QuantizeOptions* job = nullptr);
   /// Declares those, and the options that tell the layers of a model apart, which go into `job`.
   void declare_for_model(po::options_description& options, QuantizeOptions& job);
   /// Checks and combines what was parsed. Throws Error for options without a meaning together,
   /// naming both.
   [[nodiscard]] LayerOptions options(const Command& command) const;
-  /// Gives `job` the targets that go with --paper. Throws UsageError for options of --target stream
-  /// without it.
-  void settle_targets(QuantizeOptions& job) const;
+  /// Settles what of `job` depends on other options, once they are in job.layer. Throws UsageError
+  /// for options of --target stream without it.
+  void settle_model(QuantizeOptions& job) const;
   /// Returns the settings in force, for the table at the start; "-" where it has no meaning.
   [[nodiscard]] static std::vector<std::pair<std::string, std::string>> settings(
       const LayerOptions& layer);
@@ -38,6 +39,7 @@ class LayerArguments {
   LayerOptions layer_;
   const Engine* engine_ = nullptr;
   bool paper_ = false;
+  bool mixed_ = false;
 };
 
 /// Declares --keep-states, which goes into `job`.

@@ -9,6 +9,7 @@
 
 #include "quip/backend/cuda_backend.hpp"
 #include "quip/calib/token_set.hpp"
+#include "quip/pipeline/mixed_bits.hpp"
 #include "quip/plan/calibrate.hpp"
 #include "quip/plan/render.hpp"
 
@@ -56,7 +57,7 @@ class PlanCommand final : public Command {
 
   void check() override {
     job_options_.layer = arguments_.options(*this);
-    arguments_.settle_targets(job_options_);
+    arguments_.settle_model(job_options_);
     if (!emit_.empty() && (tokens_.empty() || out_.empty())) {
       throw UsageError("--emit: the batch file also needs --tokens FILE and --out DIR");
     }
@@ -71,6 +72,9 @@ class PlanCommand final : public Command {
     agree(comm, [&] {
       model = plan::open_shapes(model_);
       job_options_.stream = job_options_.stream.decided(*model->family);
+      if (job_options_.mean_bits) {
+        job_options_.bits_by_layer = even_bits(job_options_, *model->family);
+      }
       job.emplace(PlannedJob{*model, job_options_, samples(), length(*model)});
     });
     Layout machine = machine_of(node_size);

@@ -54,7 +54,7 @@ class QuantizeCommand final : public Command {
   void check() override {
     heed_stop_signals();  // early: a batch system's warning may come while MPI starts
     job_.layer = arguments_.options(*this);
-    arguments_.settle_targets(job_);
+    arguments_.settle_model(job_);
     if (repair_ && job_.blocks) {
       throw UsageError("--repair makes anew what is damaged, wherever: leave out --blocks");
     }
@@ -121,7 +121,8 @@ class QuantizeCommand final : public Command {
         {"tokens", job_.tokens.string()},
         {"samples", run_.count == 0 ? "all" : std::to_string(run_.count)},
         {"out", job_.out.string()}};
-    const auto layer = LayerArguments::settings(job_.layer);
+    auto layer = LayerArguments::settings(job_.layer);
+    if (job_.mean_bits) layer.front().second = fmt::format("{} in the mean", *job_.mean_bits);
     table.insert(table.end(), layer.begin(), layer.end());
     const std::string rules = fmt::format("{}", fmt::join(job_.overrides.rules(), " "));
     table.insert(

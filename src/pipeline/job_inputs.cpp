@@ -81,13 +81,18 @@ nlohmann::json manifest_header(const QuantizeOptions& options, index_t samples,
     nlohmann::json& setting = settings[option.key()];
     std::visit([&](const auto& value) { setting = value; }, option.in_force(options.layer));
   }
-  return {{"quip_version", QUIP_VERSION},
-          {"options", std::move(settings)},
-          {"inputs",
-           {{"config_digest", digest_of(std::as_bytes(std::span(config)))},
-            {"checkpoint_fingerprint", checkpoint},
-            {"tokens_digest", tokens}}},
-          {"config", parse_json(config, "config.json")}};
+  nlohmann::json header = {{"quip_version", QUIP_VERSION},
+                           {"options", std::move(settings)},
+                           {"inputs",
+                            {{"config_digest", digest_of(std::as_bytes(std::span(config)))},
+                             {"checkpoint_fingerprint", checkpoint},
+                             {"tokens_digest", tokens}}},
+                           {"config", parse_json(config, "config.json")}};
+  if (options.mean_bits) {
+    header["options"]["mean_bits"] = *options.mean_bits;
+    header["bits_by_layer"] = options.bits_by_layer;
+  }
+  return header;
 }
 
 nlohmann::json manifest_header(Collectives& comm, const QuantizeOptions& options,

@@ -75,6 +75,10 @@ QuantizeOptions OpenModel::stored_as() const {
     if (std::visit(follows, option.in_force(options.layer))) continue;
     option.parse(options.layer, typed(*found));
   }
+  if (packed->manifest().contains("bits_by_layer")) {
+    options.bits_by_layer =
+        packed->manifest().at("bits_by_layer").get<std::map<std::string, int>>();
+  }
   for (const auto& item : recorded(*packed, "/options/overrides")) {
     options.overrides.add(item.get<std::string>());
   }

@@ -16,6 +16,7 @@
 #include "quip/pipeline/expert_quantizer.hpp"
 #include "quip/pipeline/hidden_states.hpp"
 #include "quip/pipeline/loader.hpp"
+#include "quip/pipeline/mixed_bits.hpp"
 #include "quip/pipeline/prefetch.hpp"
 #include "quip/pipeline/report.hpp"
 
@@ -368,6 +369,36 @@ index_t count_blocks(const PackedWriter& writer, index_t blocks) {
 
 }  // namespace
 
+namespace {
+
+/// Returns the bits by layer that an earlier run in the output directory has chosen, if the run
+/// goes on with it.
+std::optional<std::map<std::string, int>> chosen_earlier(Collectives& comm,
+                                                         const QuantizeOptions& options) {
+  std::string text;
+  agree(comm, [&] {
+    if (comm.rank() != 0 || options.start == Start::fresh) return;
+    if (const auto found = earlier_header(options.out, "bits_by_layer")) text = found->dump();
+  });
+  comm.broadcast(text, 0);
+  if (text.empty()) return std::nullopt;
+  return nlohmann::json::parse(text).get<std::map<std::string, int>>();
+}
+
+/// Returns "12 layers of 2 bits, 16 of 3" for the user.
+std::string counts_of(const std::map<std::string, int>& bits_by_layer) {
+  std::map<int, index_t> counts;
+  for (const auto& [layer, bits] : bits_by_layer) ++counts[bits];
+  std::string text;
+  for (const auto& [bits, count] : counts) {
+    text += text.empty() ? fmt::format("{} layers of {} bits", count, bits)
+                         : fmt::format(", {} of {}", count, bits);
+  }
+  return text;
+}
+
+}  // namespace
+
 StreamOptions StreamOptions::decided(const Family& family) const {
   StreamOptions decided = *this;
   decided.where_useful = false;
@@ -386,6 +417,15 @@ QuantizeOutcome quantize(Collectives& comm, Backend& backend, const QuantizeOpti
   const JobInputs inputs = open_inputs(comm, asked);
   QuantizeOptions options = asked;
   options.stream = asked.stream.decided(*inputs.family);
+  if (options.mean_bits) {
+    const auto earlier = chosen_earlier(comm, options);
+    options.bits_by_layer =
+        earlier ? *earlier
+                : measure_bits(comm, backend, options, *inputs.source, *inputs.family,
+                               *inputs.tokens, inputs.samples, phases, progress);
+    options.on_note(
+        fmt::format("--bits {}: {}", *options.mean_bits, counts_of(options.bits_by_layer)));
+  }
   const index_t blocks = inputs.family->config().blocks;
   Job job(comm, backend, options, inputs, threads, phases, progress);
   PackedWriter writer(comm, options.out, manifest_header(comm, options, inputs), options.start,

@@ -17,24 +17,6 @@ namespace {
 
 constexpr index_t head_slice_elements = index_t{1} << 22;  // 16 MiB of fp32 at a time
 
-/// Replaces the states by the head's input.
-Tensor finish_shard(Collectives& comm, Backend& backend, const Family& family,
-                    const WeightSet& ends, const SampleShard& shard, Tensor states) {
-  const index_t width = family.head().shape[1];
-  const bool in_place = states.cols() == width;
-  Tensor other;
-  agree(comm, [&] {
-    if (!in_place) other = backend.allocate_samples(shard.tokens(), width);
-    const TensorView finished = in_place ? states.view() : other.view();
-    backend.for_each_unit(shard.samples.count(), [&](index_t s) {
-      const Tensor out = backend.allocate(shard.length_of(s), width);
-      family.finish(backend, ends, shard.rows_of(states.view(), s), out.view());
-      backend.copy(out.cview(), shard.rows_of(finished, s));
-    });
-  });
-  return in_place ? std::move(states) : std::move(other);
-}
-
 /// The sums for one sample, to which each slice of the vocabulary adds.
 struct RunningSoftmax {
   explicit RunningSoftmax(index_t count)
@@ -90,6 +72,23 @@ std::vector<std::vector<TokenScore>> apply_head(Collectives& comm, Backend& back
 }
 
 }  // namespace
+
+Tensor finish_shard(Collectives& comm, Backend& backend, const Family& family,
+                    const WeightSet& ends, const SampleShard& shard, Tensor states) {
+  const index_t width = family.head().shape[1];
+  const bool in_place = states.cols() == width;
+  Tensor other;
+  agree(comm, [&] {
+    if (!in_place) other = backend.allocate_samples(shard.tokens(), width);
+    const TensorView finished = in_place ? states.view() : other.view();
+    backend.for_each_unit(shard.samples.count(), [&](index_t s) {
+      const Tensor out = backend.allocate(shard.length_of(s), width);
+      family.finish(backend, ends, shard.rows_of(states.view(), s), out.view());
+      backend.copy(out.cview(), shard.rows_of(finished, s));
+    });
+  });
+  return in_place ? std::move(states) : std::move(other);
+}
 
 index_t head_slice_rows(const TensorSpec& head) {
   return std::max<index_t>(1, head_slice_elements / head.shape[1]);

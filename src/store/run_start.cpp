@@ -96,6 +96,16 @@ json salvage(const fs::path& directory, const json& header, std::vector<std::str
 
 }  // namespace
 
+std::optional<json> earlier_header(const fs::path& directory, const std::string& key) {
+  if (!fs::exists(directory / manifest_file_name)) return std::nullopt;
+  try {
+    const json manifest = read_manifest(directory).document;
+    if (manifest.contains(key)) return manifest.at(key);
+  } catch (const Error&) {  // what is wrong with it is said where the run begins
+  }
+  return std::nullopt;
+}
+
 json new_manifest(const json& header) {
   json manifest = header;
   manifest.update({{"format", "quip-packed"},

@@ -27,6 +27,10 @@ class WeightSet {
   }
   void insert(const std::string& name, Tensor tensor) { tensors_[name] = std::move(tensor); }
   void erase(const std::string& name) { tensors_.erase(name); }
+  /// Removes a tensor that the set has itself, and returns it.
+  [[nodiscard]] Tensor take(const std::string& name) {
+    return std::move(tensors_.extract(name).mapped());
+  }
   /// Throws Error naming a tensor that was never loaded.
   [[nodiscard]] ConstTensorView operator[](const std::string& name) const;
   /// Returns an empty view if the name is.

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -74,7 +75,11 @@ struct QuantizeOptions {
   }
   WideOptions wide;  ///< layers that all ranks work on together
   LayerOptions layer;
-  Overrides overrides;  ///< options of single layers
+  /// The mean of bits over weights, with those of each layer chosen by what it loses; none: all
+  /// have layer.bits, which is otherwise the whole number below.
+  std::optional<double> mean_bits;
+  std::map<std::string, int> bits_by_layer;  ///< those choices
+  Overrides overrides;                       ///< options of single layers
 
   // Members below do not change the result.
   /// The format that is to hold all layers; null: any.
@@ -89,7 +94,11 @@ struct QuantizeOptions {
 
   /// Returns how a layer is quantized.
   [[nodiscard]] LayerOptions of(const std::string& name) const {
-    return overrides.apply(layer, name);
+    const auto chosen = bits_by_layer.find(name);
+    if (chosen == bits_by_layer.end()) return overrides.apply(layer, name);
+    LayerOptions own = layer;
+    own.bits = chosen->second;
+    return overrides.apply(own, name);
   }
   /// Returns the linears that get quantized, block by block: all but those that `skip` matches.
   [[nodiscard]] std::vector<std::vector<LinearSpec>> selected(const Family& family,

@@ -23,6 +23,11 @@ struct TokenScore {
 [[nodiscard]] Tensor forward_to_head(Collectives& comm, Backend& backend, const OpenModel& model,
                                      const SampleShard& shard, Progress& progress);
 
+/// Turns the states after the last block into the head's input (collective); `ends` are the tensors
+/// outside blocks.
+[[nodiscard]] Tensor finish_shard(Collectives& comm, Backend& backend, const Family& family,
+                                  const WeightSet& ends, const SampleShard& shard, Tensor states);
+
 /// Returns the rows of a head [vocabulary × width] that are loaded at a time.
 [[nodiscard]] index_t head_slice_rows(const TensorSpec& head);
 

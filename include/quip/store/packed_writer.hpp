@@ -20,6 +20,11 @@ namespace quip {
 /// run's work, if there is any; repair does so after dropping all that does not match its digest.
 enum class Start { fresh, resume, repair };
 
+/// Returns an entry of the header with which an earlier run in `directory` began; nothing if there
+/// is none, or its manifest cannot be read.
+[[nodiscard]] std::optional<nlohmann::json> earlier_header(const std::filesystem::path& directory,
+                                                           const std::string& key);
+
 /// Every file appears under its final name only when it is complete and on disk (temporary name,
 /// fsync of file and folder, rename), and is listed in the manifest after that, so that the
 /// manifest describes the files at every instant. Until `finish` it says "complete": false. Methods
