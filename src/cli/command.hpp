@@ -12,6 +12,7 @@
 #include "quip/comm/collectives.hpp"
 #include "quip/comm/stall_watch.hpp"
 #include "quip/core/error.hpp"
+#include "quip/model/hub_cache.hpp"
 
 namespace quip::cli {
 
@@ -27,6 +28,16 @@ namespace po = boost::program_options;
 template <typename Text>
 [[nodiscard]] auto* text(Text& value, const char* value_name) {
   const auto take = [&value](const std::string& given) { value = given; };
+  return po::value<std::string>()->value_name(value_name)->notifier(take);
+}
+
+/// The same for a model: OWNER/NAME becomes the directory that the local cache of the Hub has of
+/// it.
+template <typename Text>
+[[nodiscard]] auto* model_directory(Text& value, const char* value_name) {
+  const auto take = [&value](const std::string& given) {
+    value = find_model_directory(given).string();
+  };
   return po::value<std::string>()->value_name(value_name)->notifier(take);
 }
 

@@ -12,7 +12,7 @@ class EvalCommand final : public EvaluationCommand {
     options_.add_options()("tokens", text(tokens_, "FILE")->required(),
                            "evaluation tokens: HDF5 with input_ids [samples, length]");
     options_.add_options()(
-        "against", text(against_, "DIR"),
+        "against", model_directory(against_, "DIR"),
         "also compare the predictions with those of this checkpoint, of which the "
         "packed model was made: its perplexity, KL divergence, top-1 agreement");
     declare_run("samples", "use the first N samples of the token set");

@@ -4,7 +4,7 @@ namespace quip::cli {
 
 EvaluationCommand::EvaluationCommand(std::string name, std::string summary)
     : Command(std::move(name), std::move(summary)) {
-  options_.add_options()("model", text(model_, "DIR"),
+  options_.add_options()("model", model_directory(model_, "DIR"),
                          "Hugging Face directory (with --packed: optional, checked to match)");
   options_.add_options()("packed", text(packed_, "DIR"), "evaluate this packed model");
 }

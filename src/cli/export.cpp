@@ -21,7 +21,7 @@ class ExportCommand final : public Command {
       export_.head_bits = parse_or(text, "keep", parse).value_or(0);
     };
     options_.add_options()("packed", text(packed_, "DIR")->required(), "packed model");
-    options_.add_options()("model", text(model_, "DIR")->required(),
+    options_.add_options()("model", model_directory(model_, "DIR")->required(),
                            "the checkpoint it was made from: config and tokenizer are copied");
     options_.add_options()("out", text(out_, "DIR")->required(), "output directory: new or empty");
     std::string formats;

@@ -41,7 +41,7 @@ class PlanCommand final : public Command {
  public:
   PlanCommand()
       : Command("plan", "Predict what quantizing a model takes: bytes, memory, time, layout.") {
-    options_.add_options()("model", text(model_, "PATH")->required(),
+    options_.add_options()("model", model_directory(model_, "PATH")->required(),
                            "config.json, or a directory with one; weights are not needed");
     declare_machine();
     options_.add_options()("length", number_or("auto", "length", "N", length_),

@@ -10,6 +10,7 @@
 
 #include "quip/backend/cuda_backend.hpp"
 #include "quip/pipeline/report.hpp"
+#include "quip/plan/render.hpp"
 
 namespace quip::cli {
 namespace {
@@ -29,7 +30,7 @@ Range parse_blocks(const std::string& text) {
 class QuantizeCommand final : public Command {
  public:
   QuantizeCommand() : Command("quantize", "Quantize a Hugging Face checkpoint to a packed model.") {
-    options_.add_options()("model", text(job_.model, "DIR")->required(),
+    options_.add_options()("model", model_directory(job_.model, "DIR")->required(),
                            "Hugging Face directory: config.json, safetensors");
     options_.add_options()("tokens", text(job_.tokens, "FILE")->required(),
                            "calibration tokens: HDF5 with input_ids [samples, length]");
@@ -97,7 +98,8 @@ class QuantizeCommand final : public Command {
 
   void print_ending(const QuantizeOutcome& outcome) const {
     if (outcome.ending == Ending::finished) {
-      fmt::print("{}  written to        {}\n", summary_table(outcome.report), job_.out.string());
+      fmt::print("{}  written to        {}\n\n{}", summary_table(outcome.report), job_.out.string(),
+                 next_steps());
     } else if (outcome.ending == Ending::already_complete) {
       fmt::print("{} is complete; nothing to do\n", job_.out.string());
     } else {
@@ -105,6 +107,21 @@ class QuantizeCommand final : public Command {
                  outcome.blocks_done, outcome.blocks,
                  outcome.ending == Ending::stopped ? ", stopped by a signal" : "");
     }
+  }
+
+  /// Returns what to do with the result, as commands.
+  [[nodiscard]] std::string next_steps() const {
+    const std::string out = job_.out.string();
+    const char* format = job_.export_format != nullptr ? job_.export_format->name()
+                         : job_.layer.has_trellis()    ? "exl3"
+                                                       : "bf16";
+    return fmt::format(
+        "next\n"
+        "  quip eval --packed {0} --against {1} --tokens FILE     how much was lost, on other "
+        "tokens\n"
+        "  quip export --packed {0} --model {1} --format {2} --out {3}\n",
+        plan::quoted(out), plan::quoted(job_.model.string()), format,
+        plan::quoted(fmt::format("{}-{}", out, format)));
   }
 
   [[nodiscard]] std::string target() const {

@@ -9,8 +9,8 @@
 #include "io/incomplete_download.hpp"
 
 #include "quip/core/error.hpp"
-#include "quip/core/name_pattern.hpp"
 #include "quip/io/json.hpp"
+#include "quip/model/hub_cache.hpp"
 
 namespace quip {
 namespace {
@@ -123,12 +123,9 @@ WeightFormat parse_format(const ConfigFields& fields) {
 void require_model_directory(const fs::path& path) {
   const std::string name = path.string();
   if (!fs::exists(path)) {
-    // OWNER/NAME, as the Hugging Face Hub calls its repositories.
-    if (!NamePattern(R"(^[\w-][\w.-]*/[\w.-]+$)", "--model").matches(name)) {
-      fail("{}: no such file or directory", name);
-    }
-    fail("{}: no such directory; to get the model of that name: hf download {} --local-dir {}",
-         name, name, path.filename().string());
+    if (!is_hub_name(name)) fail("{}: no such file or directory", name);
+    fail("{}: no such directory, nor is it in {}; to get the model of that name: hf download {}",
+         name, hub_cache().string(), name);
   }
   if (fs::exists(path / "adapter_config.json")) {
     fail(

@@ -74,13 +74,6 @@ json usage_json(const Usage& usage) {
           {"bytes_written", usage.bytes_written}};
 }
 
-/// Quotes a word for a POSIX shell.
-std::string quoted(const std::string& text) {
-  std::string out = "'";
-  for (const char c : text) out += c == '\'' ? "'\\''" : std::string(1, c);
-  return out + "'";
-}
-
 /// Returns Slurm's hours:minutes:seconds.
 std::string time_limit(double seconds) {
   const auto minutes = static_cast<index_t>(seconds / 60) + 1;
@@ -88,6 +81,12 @@ std::string time_limit(double seconds) {
 }
 
 }  // namespace
+
+std::string quoted(const std::string& text) {
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? "'\\''" : std::string(1, c);
+  return out + "'";
+}
 
 std::string describe_job(const PlannedJob& job) {
   const ModelConfig& config = job.model.family->config();

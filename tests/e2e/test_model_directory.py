@@ -1,6 +1,7 @@
 """What is said of checkpoints that hold more than their configuration, or disagree with it."""
 
 import json
+import shlex
 import shutil
 
 import pytest
@@ -80,3 +81,50 @@ def test_rope_scaling_wins_over_rope_parameters(checkpoint):
     )
     result = evaluate(checkpoint, 4)
     assert result["mean_loss"] == pytest.approx(4.787, abs=5e-4)
+
+
+HUB = "models--meta-llama--Small"
+
+
+@pytest.mark.parametrize(
+    ("variable", "folder"),
+    [("HF_HUB_CACHE", "."), ("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub")],
+)
+def test_models_in_the_cache_of_the_hub(variable, folder, tmp_path):
+    """Laid out as `hf download meta-llama/Small` leaves it."""
+    repository = tmp_path / folder / HUB
+    snapshot = repository / "snapshots" / "0123abc"
+    snapshot.parent.mkdir(parents=True)
+    checkpoints.copy(cli.model("llama-nano"), snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123abc")
+    unset = dict.fromkeys(("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"), "")
+    environment = unset | {variable: str(tmp_path)}
+    command = ("eval", "--tokens", cli.EVALUATION, "--samples", 2, "--json", "--model")
+    found = cli.run(*command, "meta-llama/Small", environment=environment)
+    assert json.loads(found.stdout) == evaluate(cli.model("llama-nano"), 2)
+    missing = cli.run(*command, "meta-llama/Large", environment=environment, check=False)
+    assert missing.returncode == 1
+    assert f"nor is it in {(tmp_path / folder).as_posix().removesuffix('/.')}" in missing.stderr
+    assert "hf download meta-llama/Large" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "form"),
+    [((), "bf16"), (("--codebook", "trellis"), "exl3"), (("--for", "vllm"), "compressed-tensors")],
+)
+def test_what_to_do_next(options, form, tmp_path):
+    """The commands that a run ends with, as they stand there."""
+    checkpoint, tokens = cli.family("llama")
+    out = tmp_path / "it's here"
+    job = ("quantize", "--model", checkpoint, "--tokens", tokens, "--out", out)
+    says = cli.run(*job, *options, "--group-size", 8) if form[0] == "c" else cli.run(*job, *options)
+    lines = says.stdout[says.stdout.index("\nnext\n") :].splitlines()[2:]
+    measure, export = (shlex.split(line.split("     ")[0]) for line in lines)
+    assert measure[:2] == ["quip", "eval"] and export[:2] == ["quip", "export"]
+    assert (
+        "KL divergence" in cli.run(*(str(tokens) if w == "FILE" else w for w in measure[1:])).stdout
+    )
+    assert export[export.index("--format") + 1] == form
+    cli.run(*export[1:])
+    assert (tmp_path / f"it's here-{form}" / "README.md").exists()

@@ -147,7 +147,7 @@ TEST_F(ModelDirectory, ThatIsNotThere) {
     return message_of([&] { (void)open_model_directory(path, false); });
   };
   EXPECT_THAT(message("meta-llama/Llama-2-7b-hf"),
-              HasSubstr("hf download meta-llama/Llama-2-7b-hf --local-dir Llama-2-7b-hf"));
+              HasSubstr("hf download meta-llama/Llama-2-7b-hf"));
   for (const char* path : {"/no/where", "./no/where", "no/where/else", "nowhere"}) {
     EXPECT_THAT(message(path),
                 AllOf(HasSubstr(path), HasSubstr("no such file"), Not(HasSubstr("hf"))));

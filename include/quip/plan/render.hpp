@@ -24,6 +24,9 @@ namespace quip::plan {
 /// same.
 [[nodiscard]] nlohmann::json to_json(const PlannedJob& job, const Prediction& prediction);
 
+/// Quotes a word for a POSIX shell.
+[[nodiscard]] std::string quoted(const std::string& text);
+
 /// The options of `quip quantize` that a batch file passes on.
 struct Submission {
   std::vector<std::string> arguments;  ///< unquoted
