@@ -4,7 +4,8 @@
 Calibration draws random windows from the text; evaluation (--sequential) cuts it into
 consecutive rows. It runs in the environment that `jobs/install-deps.sh --venv` makes:
 
-  jobs/tokenize.py c4.jsonl --field text --model DIR --out calibration.h5
+  jobs/tokenize.py c4.jsonl.gz --field text --model DIR --out calibration.h5
+  jobs/tokenize.py code.parquet chats.parquet --weights 1,3 --model DIR --out calibration.h5
 """
 
 import os
@@ -25,39 +26,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from job_input import InputError, check_folder, json_object, reading, run_job, writing
+from job_input import InputError, check_folder, run_job, writing
+from text_documents import ChatTemplate, documents, plain_text
 from text_tokens import encode, open_tokenizer, special_ends
 from tokenizers import Tokenizer
 
-PIECE = 1 << 20  # characters encoded at once
 OVERLAP = 1 << 12  # characters that neighbouring pieces share
 AGREEMENT = 16  # tokens in a row on which both encodings of an overlap must agree
-
-
-def documents(path: Path, field: str | None) -> Iterator[Iterator[str]]:
-    """Yields a file's documents, each as pieces of text: one for plain text, one per JSONL line."""
-    if field is None:
-        yield pieces_of(path)
-        return
-    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield iter([json_text(line, field, f"{path}:{number}")])
-
-
-def pieces_of(path: Path) -> Iterator[str]:
-    with reading(path), path.open(encoding="utf-8-sig", newline="") as file:
-        yield from iter(lambda: file.read(PIECE), "")
-
-
-def json_text(line: str, field: str, where: str) -> str:
-    record = json_object(line, where, hint="; plain text goes without --field")
-    if field not in record:
-        raise InputError(f"{where} has no field '{field}'; name the one that holds the text")
-    value = record[field]
-    if not isinstance(value, str):
-        raise InputError(f"{where}: field '{field}' is not a string")
-    return value
 
 
 def document_tokens(tokenizer: Tokenizer, pieces: Iterator[str], special: bool) -> Iterator[int]:
@@ -109,9 +84,12 @@ def seam(old: list[tuple], new: list[tuple], start: int) -> tuple[int, int]:
     )
 
 
-def all_tokens(options: argparse.Namespace, tokenizer: Tokenizer) -> Iterator[int]:
-    for document in documents(options.text, options.field):
-        yield from document_tokens(tokenizer, document, not options.no_special_tokens)
+def tokens_of(path: Path, options: argparse.Namespace, tokenizer: Tokenizer) -> Iterator[int]:
+    """Yields the tokens of all documents of a file."""
+    text_of = ChatTemplate(options.model) if options.chat else plain_text
+    special = not (options.no_special_tokens or options.chat)  # a template has its own
+    for document in documents(path, options.field, text_of):
+        yield from document_tokens(tokenizer, document, special)
 
 
 def sequential_rows(tokens: Iterator[int], samples: int | None, length: int) -> np.ndarray:
@@ -125,23 +103,54 @@ def sequential_rows(tokens: Iterator[int], samples: int | None, length: int) -> 
     return np.frombuffer(ids, dtype=np.int32)[: rows * length].reshape(rows, length)
 
 
-def random_rows(tokens: Iterator[int], samples: int, length: int, seed: int) -> np.ndarray:
-    """Returns windows at uniformly random places; they may overlap, as in OPTQ's calibration.
-    Prints a note if they hold more tokens than the text."""
+def ids_of(tokens: Iterator[int], length: int, what: str = "text") -> np.ndarray:
     ids = np.frombuffer(array.array("i", tokens), dtype=np.int32)
     if len(ids) < length:
         raise InputError(
-            f"too little text: {len(ids)} tokens, but {length} are needed for one sample"
+            f"too little {what}: {len(ids)} tokens, but {length} are needed for one sample"
         )
+    return ids
+
+
+def random_rows(tokens: Iterator[int], samples: int, length: int, seed: int) -> np.ndarray:
+    """Returns windows at uniformly random places; they may overlap, as in OPTQ's calibration.
+    Prints a note if they hold more tokens than the text."""
+    ids = ids_of(tokens, length)
     draw = random.Random(seed)
     starts = [draw.randrange(len(ids) - length + 1) for _ in range(samples)]
-    if samples * length > len(ids):
+    note_repeats("the text", samples, length, len(ids))
+    return np.stack([ids[start : start + length] for start in starts])
+
+
+def mixed_rows(texts: list[tuple[str, Iterator[int]]], options: argparse.Namespace) -> np.ndarray:
+    """Returns windows of several texts, (name, tokens), each drawn as often as its weight says, in
+    random order."""
+    length, samples = options.length, options.samples or 128
+    draw = random.Random(options.seed)
+    total = sum(options.weights)
+    # Shares to whole samples: what is left over goes to the largest remainders.
+    exact = [samples * weight / total for weight in options.weights]
+    counts = [int(share) for share in exact]
+    by_rest = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+    for i in by_rest[: samples - sum(counts)]:
+        counts[i] += 1
+    rows = []
+    for (name, tokens), count in zip(texts, counts, strict=True):
+        ids = ids_of(tokens, length, f"text in {name}")
+        note_repeats(name, count, length, len(ids))
+        starts = [draw.randrange(len(ids) - length + 1) for _ in range(count)]
+        rows += [ids[start : start + length] for start in starts]
+    draw.shuffle(rows)
+    return np.stack(rows)
+
+
+def note_repeats(name: str, samples: int, length: int, there: int) -> None:
+    if samples * length > there:
         print(
-            f"tokenize.py: note: {samples} samples of {length} tokens repeat the text, which has "
-            f"{len(ids)}, {samples * length / len(ids):.1f} times; a longer one calibrates better",
+            f"tokenize.py: note: {samples} samples of {length} tokens repeat {name}, which has "
+            f"{there}, {samples * length / there:.1f} times; a longer one calibrates better",
             file=sys.stderr,
         )
-    return np.stack([ids[start : start + length] for start in starts])
 
 
 def write(rows: np.ndarray, options: argparse.Namespace, tokenizer_file: Path) -> None:
@@ -150,15 +159,32 @@ def write(rows: np.ndarray, options: argparse.Namespace, tokenizer_file: Path) -
         file["input_ids"] = rows
         attributes = file["input_ids"].attrs
         attributes["tokenizer"] = str(tokenizer_file)
-        attributes["source"] = f"{options.text} ({mode})"
+        weights = options.weights or [None] * len(options.text)
+        names = [f"{p}:{w:g}" if w else str(p) for p, w in zip(options.text, weights, strict=True)]
+        attributes["source"] = f"{' '.join(names)} ({mode})"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("text", type=Path, help="plain text, or JSONL with --field")
+    parser.add_argument(
+        *("text",),
+        type=Path,
+        nargs="+",
+        help="plain text; JSONL with --field; both also as .gz; .parquet",
+    )
     parser.add_argument("--model", type=Path, required=True, help="directory with tokenizer.json")
     parser.add_argument("--out", type=Path, required=True, help="token set to write (HDF5)")
-    parser.add_argument("--field", help="the text is JSONL and this field of a line holds it")
+    parser.add_argument(
+        "--field", help="the field of a JSON line, or the column of Parquet (text), with the text"
+    )
+    parser.add_argument(
+        *("--chat",),
+        action="store_true",
+        help="that field (messages) is a list of messages; the model's chat template makes it text",
+    )
+    parser.add_argument(
+        "--weights", help="W,W,...: how often samples are drawn from each text, relative to others"
+    )
     parser.add_argument("--length", type=int, default=2048, help="tokens per sample (2048)")
     parser.add_argument("--samples", type=int, help="samples (128; all of them if --sequential)")
     parser.add_argument("--seed", type=int, default=0, help="of the random windows (0)")
@@ -173,15 +199,34 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--length must be at least 2")
     if options.samples is not None and options.samples < 1:
         parser.error("--samples must be at least 1")
+    if options.chat and options.field is None:
+        options.field = "messages"
+    if options.weights is not None:
+        options.weights = weights_of(parser, options)
     return options
+
+
+def weights_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[float]:
+    if options.sequential:
+        parser.error("--weights belongs to random samples: leave out --sequential")
+    try:
+        weights = [float(word) for word in options.weights.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != len(options.text) or not all(0 < w < float("inf") for w in weights):
+        parser.error(f"--weights {options.weights}: must be a positive number for each text")
+    return weights
 
 
 def run(options: argparse.Namespace) -> None:
     check_folder(options.out)
     tokenizer, tokenizer_file = open_tokenizer(options.model)
-    tokens = all_tokens(options, tokenizer)
+    texts = [(str(path), tokens_of(path, options, tokenizer)) for path in options.text]
+    tokens = itertools.chain.from_iterable(tokens for _, tokens in texts)
     if options.sequential:
         rows = sequential_rows(tokens, options.samples, options.length)
+    elif options.weights:
+        rows = mixed_rows(texts, options)
     else:
         rows = random_rows(tokens, options.samples or 128, options.length, options.seed)
     write(rows, options, tokenizer_file)

@@ -1,5 +1,6 @@
 """jobs/tokenize.py against the token sets that lie beside the models."""
 
+import gzip
 import importlib.util
 import json
 import random
@@ -9,9 +10,12 @@ import sys
 
 import h5py
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 from tokenizers import Tokenizer
 
+import checkpoints
 import cli
 import hf_models
 
@@ -19,6 +23,8 @@ EXCERPT = cli.DATA / "tokens" / "sherlock_excerpt.txt"
 MODEL = cli.model("llama-nano")
 
 sys.path.append(str(cli.ROOT / "jobs"))  # last: it holds a tokenize.py
+import text_documents  # noqa: E402
+
 spec = importlib.util.spec_from_file_location("tokenize_job", cli.ROOT / "jobs" / "tokenize.py")
 job = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(job)
@@ -42,7 +48,7 @@ def refused(capsys, out, *options, text=EXCERPT, model=MODEL):
 @pytest.mark.parametrize("piece", [1 << 20, 5000, 4500])
 def test_sequential_rows_equal_the_evaluation_set(piece, tmp_path, monkeypatch):
     """Whatever the size of the pieces in which the text is read."""
-    monkeypatch.setattr(job, "PIECE", piece)
+    monkeypatch.setattr(text_documents, "PIECE", piece)
     rows = tokenize(tmp_path / "rows.h5", "--sequential", "--no-special-tokens")
     expected = hf_models.read_tokens(cli.EVALUATION)
     assert len(rows) > 20
@@ -210,3 +216,113 @@ def test_missing_inputs_are_named(tmp_path, capsys):
     lines.write_text('{"text": "a"}\n{"other": 1}\n')
     assert "lines.jsonl:2" in refused(capsys, out, "--field", "text", text=lines)
     assert "--field" in refused(capsys, out, "--field", "text")
+
+
+def gzipped(file, content):
+    file.write_bytes(gzip.compress(content.encode()))
+    return file
+
+
+def test_gzipped_texts_are_as_they_were(tmp_path):
+    plain = tokenize(tmp_path / "plain.h5", "--sequential")
+    packed = gzipped(tmp_path / "text.txt.gz", EXCERPT.read_text())
+    np.testing.assert_array_equal(tokenize(tmp_path / "a.h5", "--sequential", text=packed), plain)
+    line = json.dumps({"text": EXCERPT.read_text()}) + "\n"
+    lines = gzipped(tmp_path / "lines.jsonl.gz", line)
+    options = ("--sequential", "--field", "text")
+    np.testing.assert_array_equal(tokenize(tmp_path / "b.h5", *options, text=lines), plain)
+
+
+def test_parquet(tmp_path):
+    words = EXCERPT.read_text().split("\n\n")
+    file = tmp_path / "part.parquet"
+    parquet.write_table(pyarrow.table({"id": range(len(words)), "text": words}), file)
+    lines = tmp_path / "part.jsonl"
+    lines.write_text("".join(json.dumps({"text": word}) + "\n" for word in words))
+    expected = tokenize(tmp_path / "a.h5", "--sequential", "--field", "text", text=lines)
+    np.testing.assert_array_equal(tokenize(tmp_path / "b.h5", "--sequential", text=file), expected)
+
+
+def test_several_texts_follow_each_other(tmp_path):
+    half = tmp_path / "half.txt"
+    half.write_text(EXCERPT.read_text()[:4000])
+    options = ("--sequential", "--no-special-tokens")
+    both = tokenize_texts(tmp_path / "both.h5", [EXCERPT, half], *options).ravel()
+    one = tokenize(tmp_path / "one.h5", *options).ravel()
+    np.testing.assert_array_equal(both[: len(one)], one)
+    assert len(both) > len(one)
+
+
+def tokenize_texts(out, texts, *options):
+    arguments = [*texts, "--model", MODEL, "--out", out, "--length", 256, *options]
+    assert job.main([str(argument) for argument in arguments]) == 0
+    return hf_models.read_tokens(out)
+
+
+def test_weights_say_how_often_a_text_is_drawn(tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("zebra " * 3000)
+    weights = ("--weights", "1,3", "--samples", 10, "--seed", 3)
+    rows = tokenize_texts(tmp_path / "mixed.h5", [EXCERPT, other], *weights)
+    zebra = Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(" zebra zebra").ids[-1]
+    of_other = [np.count_nonzero(row == zebra) > 30 for row in rows]
+    assert len(rows) == 10 and sum(of_other) == 7  # 7.5 and 2.5: the first text has the tie
+    assert of_other != sorted(of_other)
+    again = tokenize_texts(tmp_path / "again.h5", [EXCERPT, other], *weights)
+    np.testing.assert_array_equal(rows, again)
+    with h5py.File(tmp_path / "mixed.h5") as file:
+        assert f"{other}:3" in file["input_ids"].attrs["source"]
+
+
+def with_template(directory, template, **fields):
+    model = checkpoints.copy(MODEL, directory)
+    config = json.loads((model / "tokenizer_config.json").read_text()) | fields
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    if template is not None:
+        (model / "chat_template.jinja").write_text(template)
+    return model
+
+
+CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Holmes."}]
+TEMPLATE = """{{ bos_token }}{% for one in messages %}
+{{ one['role'] }}: {{ one['content'] }}
+{% endfor %}"""
+
+
+def test_chats_go_through_the_template_of_the_model(tmp_path):
+    """Blocks leave no lines of their own, as transformers sets up the template language."""
+    model = with_template(tmp_path / "model", TEMPLATE, bos_token={"content": "<s>"})
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text((json.dumps({"messages": CHAT}) + "\n") * 40)
+    rows = tokenize(tmp_path / "a.h5", "--chat", "--sequential", text=chats, model=model).ravel()
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    one = tokenizer.encode("<s>user: Who?\nassistant: Holmes.\n", add_special_tokens=False).ids
+    np.testing.assert_array_equal(rows, (one * 40)[: len(rows)])
+    inside = with_template(tmp_path / "inside", None, chat_template=TEMPLATE, bos_token="<s>")
+    same = tokenize(tmp_path / "b.h5", "--chat", "--sequential", text=chats, model=inside).ravel()
+    np.testing.assert_array_equal(same, rows)
+
+
+def test_mistakes_in_texts_of_other_kinds(tmp_path, capsys):
+    out = tmp_path / "out.h5"
+    broken = tmp_path / "broken.gz"
+    broken.write_bytes(gzip.compress(b"some text" * 1000)[:-20])
+    assert "is damaged, or not gzipped" in refused(capsys, out, text=broken)
+    table = tmp_path / "table.parquet"
+    parquet.write_table(pyarrow.table({"body": ["a"], "number": [1]}), table)
+    assert "has no column 'text', but body, number" in refused(capsys, out, text=table)
+    assert "column 'number' is not a string" in refused(
+        capsys, out, "--field", "number", text=table
+    )
+    table.write_bytes(b"no parquet")
+    assert "as Parquet" in refused(capsys, out, text=table)
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(json.dumps({"messages": CHAT}) + "\n")
+    plain = with_template(tmp_path / "plain", None)
+    assert "has no chat template" in refused(capsys, out, "--chat", text=chats, model=plain)
+    strict = with_template(tmp_path / "strict", "{{ raise_exception('roles must alternate') }}")
+    assert "refuses it (roles must alternate)" in refused(
+        capsys, out, "--chat", text=chats, model=strict
+    )
+    chats.write_text(json.dumps({"messages": "hello"}) + "\n")
+    assert "is not a list of messages" in refused(capsys, out, "--chat", text=chats, model=strict)
