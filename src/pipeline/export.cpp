@@ -8,6 +8,7 @@
 #include "export_format.hpp"
 #include "io/files.hpp"
 #include "io/safetensors_layout.hpp"
+#include "job_inputs.hpp"
 #include "model/family_common.hpp"
 #include "model_card.hpp"
 #include "side_files.hpp"
@@ -94,10 +95,24 @@ struct Original {
   std::vector<fs::path> side_files;
 };
 
+/// Throws Error if `model` has weights, and others than those that `packed` was made of.
+void require_same_weights(const PackedModel& packed, const fs::path& model) {
+  const auto holds_weights = [](const fs::directory_entry& entry) {
+    return entry.path().extension() == ".safetensors";
+  };
+  if (std::none_of(fs::directory_iterator(model), fs::directory_iterator(), holds_weights)) return;
+  const json& inputs = packed.manifest().at("inputs");
+  const Checkpoint checkpoint = open_model_directory(model, true);
+  if (inputs.at("checkpoint_fingerprint") == fingerprint(*checkpoint.source)) return;
+  fail("{} was not made from {}: their weights differ; give the --model it was made from",
+       packed.describe(), model.string());
+}
+
 /// Reads all that could turn out wrong, before anything is written.
 Original check_original(const PackedModel& packed, const fs::path& model, const fs::path& out) {
   const fs::path config = model / "config.json";
   require_made_from(packed, model);
+  require_same_weights(packed, model);
   auto document = parse_json<ordered_json>(read_text(config), config.string());
   // What is written is stored as the format has it.
   document.erase("quantization_config");

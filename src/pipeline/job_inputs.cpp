@@ -14,8 +14,8 @@ namespace {
 constexpr index_t probe_bytes = 256;
 constexpr index_t probes = 4;
 
-/// Returns a digest of names, types, shapes and a few bytes of all tensors: it tells checkpoints
-/// apart, those of one architecture too, without reading terabytes.
+}  // namespace
+
 std::string fingerprint(const TensorSource& source) {
   Digest digest;
   std::array<std::byte, probe_bytes> probe{};
@@ -33,8 +33,6 @@ std::string fingerprint(const TensorSource& source) {
   }
   return digest.hex();
 }
-
-}  // namespace
 
 JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options) {
   JobInputs inputs;

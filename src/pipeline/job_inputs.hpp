@@ -19,6 +19,9 @@ struct JobInputs : Checkpoint {
 
 [[nodiscard]] JobInputs open_inputs(Collectives& comm, const QuantizeOptions& options);
 
+/// Returns a digest of a checkpoint: names, types, shapes and a few elements of every tensor.
+[[nodiscard]] std::string fingerprint(const TensorSource& source);
+
 /// Returns the bytes of the hidden states after one block.
 [[nodiscard]] index_t state_bytes(const StateShape& shape);
 

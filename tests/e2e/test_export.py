@@ -238,3 +238,18 @@ def test_damage_is_refused_where_it_is_read(quantized, tmp_path):
         line = refused(*command)
         assert str(packed / "manifest.json") in line and "quip quantize --repair" in line
     assert not out.exists() or not any(out.iterdir())
+
+
+def test_the_checkpoint_is_the_one_it_was_made_from(tmp_path):
+    """The same configuration with other weights is refused; the configuration alone will do."""
+    checkpoint, tokens = cli.family("llama")
+    packed = cli.quantize(checkpoint, tmp_path / "packed", *SHORT[:2], "--tokens", tokens)
+    tuned = checkpoints.copy(checkpoint, tmp_path / "tuned")
+    checkpoints.overwrite(tuned, "model.layers.1.mlp.up_proj.weight", 0, b"\0\0\0\0")
+    arguments = ("export", "--packed", packed, "--out", tmp_path / "out", "--model")
+    refused = cli.run(*arguments, tuned, ranks=2, check=False)
+    assert refused.returncode == 1
+    assert f"{packed} was not made from {tuned}: their weights differ" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    (tuned / "model.safetensors").unlink()
+    cli.run(*arguments, tuned)
