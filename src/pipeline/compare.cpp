@@ -11,7 +11,7 @@
 namespace quip {
 namespace {
 
-struct Side {
+struct ForwardedModel {
   OpenModel model;
   Tensor states;  ///< the head's input
 
@@ -25,8 +25,8 @@ struct Side {
 
 Comparison compare(Collectives& comm, Backend& backend, const EvaluateOptions& options,
                    Progress& progress) {
-  Side model;
-  Side reference;
+  ForwardedModel model;
+  ForwardedModel reference;
   std::unique_ptr<TokenSet> tokens;
   agree(comm, [&] {
     model.model = open_model(options.model, options.packed, options.allow_unused);
@@ -38,7 +38,7 @@ Comparison compare(Collectives& comm, Backend& backend, const EvaluateOptions& o
   });
   const index_t samples = options.samples > 0 ? options.samples : tokens->samples();
   SampleShard shard;
-  for (Side* side : {&model, &reference}) {
+  for (ForwardedModel* side : {&model, &reference}) {
     for (const std::string& remark : side->model.remarks) progress.note(remark);
     shard = shard_tokens(comm, *tokens, samples, *side->model.family);
     side->states = forward_to_head(comm, backend, side->model, shard, progress);

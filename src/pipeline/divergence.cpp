@@ -15,7 +15,7 @@ namespace quip {
 namespace {
 
 /// Sums over the logits of one token in one model, slice by slice of the vocabulary.
-struct RunningSoftmax {
+struct LogitSums {
   double maximum = -std::numeric_limits<double>::infinity();
   double sum = 0;  ///< Σ exp(logit − maximum)
   double target = 0;
@@ -36,8 +36,8 @@ struct RunningSoftmax {
 
 /// The same of one token in both models.
 struct RunningPair {
-  RunningSoftmax model;
-  RunningSoftmax reference;
+  LogitSums model;
+  LogitSums reference;
   double gap = 0;  ///< Σ exp(l − maximum) (l − m), l the reference's logits and m the model's
 
   void add(const float* of_model, const float* of_reference, index_t count, index_t first,

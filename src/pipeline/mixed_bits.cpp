@@ -40,7 +40,7 @@ std::vector<BitUnit> units_of(const QuantizeOptions& options, const Family& fami
 }
 
 /// Throws Error for a model that is not measured.
-void check(const QuantizeOptions& options, const Family& family) {
+void require_measurable(const QuantizeOptions& options, const Family& family) {
   for (index_t b = 0; b < family.config().blocks; ++b) {
     if (family.block(b).experts.empty()) continue;
     fail(
@@ -70,7 +70,7 @@ QuantizeOptions measuring(const QuantizeOptions& options) {
 }
 
 /// Hidden states in which one unit is quantized.
-struct Stream {
+struct UnitStream {
   std::size_t unit;
   Tensor states;
 };
@@ -93,7 +93,7 @@ class Measurement {
     WeightSet ends;
     load_into(ends, comm_, backend_, source_, family_.end_tensors());
     Tensor states = embed_shard(comm_, backend_, family_, source_, ends, shard);
-    std::vector<Stream> streams;
+    std::vector<UnitStream> streams;
     std::size_t first = 0;
     BlockQuantizer quantizer(comm_, backend_, family_, options_, phases_);
     progress.start(std::ssize(blocks), "block");
@@ -104,7 +104,7 @@ class Measurement {
       if (b + 1 < std::ssize(blocks)) prefetch.emplace(comm_, source_, family_, b + 1);
       WeightSet quantized = WeightSet::over(weights);
       static_cast<void>(quantizer.quantize(b, quantized, shard, states.cview()));
-      for (Stream& stream : streams) forward(b, weights, shard, stream.states);
+      for (UnitStream& stream : streams) forward(b, weights, shard, stream.states);
       for (const BitUnit& unit : blocks[at(b)]) {
         WeightSet own = WeightSet::over(weights);
         for (const std::string& layer : unit.layers) {
@@ -137,7 +137,7 @@ class Measurement {
   }
 
   void measure(const WeightSet& ends, const SampleShard& shard, index_t samples, Tensor states,
-               std::vector<Stream>& streams, std::vector<BitUnit>& units) {
+               std::vector<UnitStream>& streams, std::vector<BitUnit>& units) {
     auto scope = phases_.measure("sensitivity");
     const auto finish = [&](Tensor own) {
       return finish_shard(comm_, backend_, family_, ends, shard, std::move(own));
@@ -146,7 +146,7 @@ class Measurement {
     const HeadInput beside{&source_, &family_, reference.cview()};
     const auto tokens = static_cast<double>(samples * (shard.length - 1));
     std::vector<HeadInput> models;
-    for (Stream& stream : streams) {
+    for (UnitStream& stream : streams) {
       stream.states = finish(std::move(stream.states));
       models.push_back({&source_, &family_, stream.states.cview()});
     }
@@ -224,7 +224,7 @@ std::map<std::string, int> measure_bits(Collectives& comm, Backend& backend,
   std::vector<std::vector<BitUnit>> blocks;
   std::vector<BitUnit> units;
   agree(comm, [&] {
-    check(options, family);
+    require_measurable(options, family);
     for (index_t b = 0; b < family.config().blocks; ++b) {
       blocks.push_back(units_of(options, family, b));
       units.insert(units.end(), blocks.back().begin(), blocks.back().end());
@@ -240,7 +240,7 @@ std::map<std::string, int> measure_bits(Collectives& comm, Backend& backend,
 }
 
 std::map<std::string, int> even_bits(const QuantizeOptions& options, const Family& family) {
-  check(options, family);
+  require_measurable(options, family);
   std::vector<BitUnit> units;
   for (index_t b = 0; b < family.config().blocks; ++b) {
     for (BitUnit& unit : units_of(options, family, b)) {
