@@ -27,6 +27,7 @@ LayerOptions grouped(Method method, index_t group_size, GroupFit groups) {
   options.bits = 3;
   options.method = method;
   options.group_size = group_size;
+  options.scale_type = ScaleType::fp32;
   if (group_size > 0) options.groups = groups;
   if (method == Method::ldlq) options.order = ColumnOrder::forward;
   return options;

@@ -150,9 +150,11 @@ TEST(StoredBytes, FollowFromTheOptions) {
   EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 4);
   options.processing = Processing::baseline;  // scales and 3-bit zero points of 17 rows
   EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 17 * 4 + 7);
-  options.group_size = 8;  // of 5 groups each
-  EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 85 * 4 + 32);
+  options.group_size = 8;  // of 5 groups each, whose scales are halves
+  EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 85 * 2 + 32);
   options.symmetric = true;
+  EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 85 * 2);
+  options.scale_type = ScaleType::fp32;
   EXPECT_EQ(stored_bytes(described(options, 17, 33)), 17 * 13 + 85 * 4);
 }
 
