@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,6 +15,10 @@ THOROUGH = os.environ.get("QUIP_THOROUGH") == "1"
 
 CALIBRATION = DATA / "tokens" / "calib_train.h5"
 EVALUATION = DATA / "tokens" / "eval_sherlock.h5"
+
+# Open MPI's own files, apart from those of tests beside this one: a job that ends removes folders
+# that another is about to make its own in.
+SESSIONS = tempfile.TemporaryDirectory(prefix="quip-mpi-")
 
 # Root and more ranks than cores are normal in a container; idle ranks must not burn a core.
 ENVIRONMENT = {
@@ -28,6 +33,7 @@ ENVIRONMENT = {
     # Threads that wait give up their core: beside other work, spinning makes small jobs many times
     # as long.
     "OMP_WAIT_POLICY": "passive",
+    "OMPI_MCA_orte_tmpdir_base": SESSIONS.name,
     # A process without mpirun starts no daemon for itself: that would take longer than small jobs.
     "OMPI_MCA_ess_singleton_isolated": "1",
 }

@@ -102,7 +102,7 @@ def test_feedback_at_each_step(tmp_path):
 
 
 def test_killed_and_resumed(tmp_path):
-    settings = ("--samples", 5, "--bits", 2, "--threads", 1, *TRELLIS)
+    settings = ("--samples", 5, "--bits", 2, "--threads", 1, *TRELLIS, "--target", "layer")
     whole = cli.quantize(cli.model("llama-nano"), tmp_path / "whole", *settings)
     out = tmp_path / "out"
     command = [cli.QUIP, "quantize", "--model", cli.model("llama-nano"), "--tokens"]
