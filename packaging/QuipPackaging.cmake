@@ -31,6 +31,7 @@ foreach(variable IN ITEMS QUIP_PC_REQUIRES QUIP_PC_LIBS QUIP_PC_CFLAGS)
 endforeach()
 # Found from where the file lies, so that the installation may be moved.
 file(RELATIVE_PATH QUIP_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+string(REGEX REPLACE "/$" "" QUIP_PC_PREFIX ${QUIP_PC_PREFIX})
 configure_file(${CMAKE_CURRENT_LIST_DIR}/quip.pc.in ${CMAKE_BINARY_DIR}/quip.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/quip.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 

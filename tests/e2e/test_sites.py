@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -249,16 +250,20 @@ def packages_of_script() -> list[str]:
     return re.search(r"^packages=\((.*?)\)", text, re.M | re.S)[1].split()
 
 
-@pytest.mark.skipif(shutil.which("apt-cache") is None, reason="no apt")
-def test_apt_knows_all_packages():
+@pytest.fixture(scope="module")
+def packages_to_run():
+    if shutil.which("apt-cache") is None:
+        pytest.skip("no apt")
     script = CONTAINERS / "runtime-packages.sh"
-    listed = subprocess.run(
-        ["bash", script, cli.QUIP], capture_output=True, text=True, check=True, timeout=120
-    )
-    names = packages_of_script() + listed.stdout.split()
+    listed = subprocess.run(["bash", script, cli.QUIP], capture_output=True, text=True, check=True)
+    return listed.stdout.split()
+
+
+def test_apt_knows_all_packages(packages_to_run):
+    names = packages_of_script() + packages_to_run
     assert {"openmpi-bin", "libc6", "libopenmpi-dev"} <= set(names)
     shown = subprocess.run(
-        ["apt-cache", "policy", *names], capture_output=True, text=True, check=True, timeout=120
+        ["apt-cache", "policy", *names], capture_output=True, text=True, check=True
     ).stdout
     without = {name for name in names if f"\n{name}:\n" not in f"\n{shown}"}
     without |= set(
@@ -267,27 +272,23 @@ def test_apt_knows_all_packages():
     assert without == set()
 
 
-@pytest.mark.skipif(shutil.which("apt-cache") is None, reason="no apt")
-def test_packages_to_run_bring_every_library():
+def test_packages_to_run_bring_every_library(packages_to_run):
     """What the loader finds is of the packages listed, or of those that they depend on."""
-    script = CONTAINERS / "runtime-packages.sh"
-    listed = subprocess.run(["bash", script, cli.QUIP], capture_output=True, text=True, check=True)
     closure = subprocess.run(
-        ["apt-cache", "depends", "--installed", "--recurse", "--important", *listed.stdout.split()],
+        ["apt-cache", "depends", "--installed", "--recurse", "--important", *packages_to_run],
         capture_output=True,
         text=True,
         check=True,
     )
     brought = {line.split(":")[0] for line in closure.stdout.splitlines() if line[:1] != " "}
+    files = set()
+    for listed in Path("/var/lib/dpkg/info").glob("*.list"):
+        if listed.stem.split(":")[0] in brought:
+            files |= {line.split("/")[-1] for line in listed.read_text().splitlines()}
     linked = subprocess.run(["ldd", cli.QUIP], capture_output=True, text=True, check=True).stdout
-    names = [path.split("/")[-1] for path in re.findall(r"=> (/\S+)", linked)]
-    found = subprocess.run(
-        ["dpkg-query", "--search", *(f"*/{name}" for name in names)], capture_output=True, text=True
-    ).stdout
-    owners = {name: set() for name in names}
-    for package, path in re.findall(r"^([^:\s]+)\S*: \S*/(\S+)$", found, re.M):
-        owners.setdefault(path, set()).add(package)
-    assert [name for name in names if not owners[name] & brought] == []
+    libraries = [Path(path) for path in re.findall(r"=> (/\S+)", linked)]
+    assert len(libraries) > 10
+    assert [path for path in libraries if not {path.name, path.resolve().name} & files] == []
 
 
 def test_a_wrong_backend_is_an_error():
