@@ -58,6 +58,9 @@ def recipe():
 
     def depends_on(spec, when="", type="build link"):
         name, version, rest = re.fullmatch(r"([\w-]+)(?:@([0-9.]+):)?(.*)", spec).groups()
+        if "cuda_arch=" in spec:
+            assert name in dependencies and rest.strip().endswith(when.split()[-1])
+            return
         assert name not in dependencies, f"{name} is listed twice"
         dependencies[name] = (version or "", rest.strip(), when, type)
 
@@ -65,7 +68,7 @@ def recipe():
         pass
 
     class Base:
-        pass
+        cuda_arch_values = ("80", "90")
 
     noted = {"depends_on": depends_on}
     for name in "conflicts license variant version which working_dir".split():

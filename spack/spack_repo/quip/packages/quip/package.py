@@ -51,6 +51,11 @@ class Quip(CMakePackage, CudaPackage):
     depends_on("cuda@12:", when="+cuda")
     depends_on("nccl", when="+cuda")
     depends_on("cusolvermp", when="+cusolvermp")
+    # NCCL is built for the same GPUs, and has to be told which.
+    conflicts("cuda_arch=none", when="+cuda", msg="name the GPUs, as in cuda_arch=90")
+    for arch in CudaPackage.cuda_arch_values:
+        depends_on(f"nccl cuda_arch={arch}", when=f"+cuda cuda_arch={arch}")
+        depends_on(f"cusolvermp +cuda cuda_arch={arch}", when=f"+cusolvermp cuda_arch={arch}")
     conflicts("%gcc@:10", msg="quip is written in C++20, which gcc knows from 11 on")
 
     def cmake_args(self):
@@ -61,8 +66,7 @@ class Quip(CMakePackage, CudaPackage):
             self.define("QUIP_BENCHMARKS", False),
             self.define("QUIP_WERROR", False),
         ]
-        # Without cuda_arch CMakeLists.txt chooses.
-        if self.spec.satisfies("+cuda") and not self.spec.satisfies("cuda_arch=none"):
+        if self.spec.satisfies("+cuda"):
             architectures = self.spec.variants["cuda_arch"].value
             options.append(self.define("CMAKE_CUDA_ARCHITECTURES", architectures))
         if self.spec.satisfies("+cusolvermp"):
