@@ -6,7 +6,7 @@ set -euo pipefail
 usage() {
   cat <<'TEXT'
 Usage: jobs/install-deps.sh [--tests] [--slurm] [--venv] [--engines]
-  --tests   also the needs of tests/run.sh: linters, PyTorch, Slurm, and the virtual environment
+  --tests   also the needs of tests/run.sh: linters, help2man, Slurm, and the virtual environment
   --slurm   also the needs of slurm/local-cluster
   --venv    also the Python virtual environment .venv (tests/requirements.txt), which
             jobs/tokenize.py runs in
@@ -24,7 +24,7 @@ packages=(
   libxxhash-dev librandom123-dev libbenchmark-dev
   python3 python3-venv python3-numpy python3-h5py python3-matplotlib
 )
-test_packages=(clang clang-format clang-tidy libclang-rt-dev shellcheck)
+test_packages=(clang clang-format clang-tidy libclang-rt-dev shellcheck help2man)
 # libpmix-dev brings the library that Slurm's PMIx plugin opens.
 slurm_packages=(slurm-wlm munge libpmix-dev)
 venv=no engines=no

@@ -51,7 +51,7 @@ check() {
 files() { git ls-files --cached --others --exclude-standard -- "$@" | existing; }
 existing() { while read -r file; do [[ ! -f "$file" ]] || echo "$file"; done; }
 cpp_files() { files 'src/*' 'include/*' 'tests/*' | grep -E '\.(cpp|hpp|cu|cuh)$'; }
-scripts() { files '*.sh' '*.sbatch' .ci/run; }
+scripts() { files '*.sh' '*.sbatch' '*.bash' .ci/run; }
 
 formatted() { cpp_files | xargs -r clang-format --dry-run -Werror; }
 
