@@ -17,5 +17,5 @@ cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFI
   -DQUIP_CUDA="$cuda" -DQUIP_BUILD_TESTS=OFF -DQUIP_BENCHMARKS=OFF -DQUIP_WERROR=OFF
 cmake --build "$build" --target quip
 install -D --strip "$build/bin/quip" "$prefix/bin/quip"
-install -D -m 644 packaging/completion.bash "$prefix/share/bash-completion/completions/quip"
+install -D -m 644 src/packaging/completion.bash "$prefix/share/bash-completion/completions/quip"
 bash jobs/containers/runtime-packages.sh "$prefix/bin/quip" >"$prefix/packages"

@@ -8,8 +8,8 @@ import pytest
 
 import cli
 
-COMPLETION = cli.ROOT / "packaging" / "completion.bash"
-MAN_PAGES = cli.ROOT / "packaging" / "man_pages.sh"
+COMPLETION = cli.ROOT / "src" / "packaging" / "completion.bash"
+MAN_PAGES = cli.ROOT / "src" / "packaging" / "man_pages.sh"
 COMMANDS = ["quantize", "quantize-layer", "eval", "eval-tasks", "inspect", "export", "plan"]
 
 # Loads the completion, and answers one <TAB> after the words given.
