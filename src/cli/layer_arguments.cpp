@@ -106,10 +106,10 @@ void LayerArguments::declare_for_model(po::options_description& options, Quantiz
     job.export_format = &export_format(engine_->format);
   };
   options.add_options()(
-      "for", value_of("for", "ENGINE", suit),
-      "what suits a program that serves the model, unless an option says otherwise; layers that "
-      "its "
-      "format cannot hold are an error. vllm, sglang: --bits 4 --codebook scalar --processing "
+      "for", value_of("for", "NAME", suit),
+      "one of vllm, sglang, exllamav3; what suits that engine, unless an option says otherwise; "
+      "layers that its format cannot hold are an error. vllm, sglang: --bits 4 --codebook scalar "
+      "--processing "
       "baseline --order act --group-size 128 --symmetric --scale-type bf16, to be exported with "
       "--format compressed-tensors; exllamav3: --codebook trellis, exported with --format exl3");
   options.add_options()("skip", text(job.skip, "REGEX"),
@@ -152,9 +152,9 @@ void LayerArguments::declare_for_model(po::options_description& options, Quantiz
     job.experts = parse_name(text, names);
   };
   options.add_options()(
-      "experts", value_of("experts", "TOKENS", experts)->default_value("routed"),
-      "make the Hessians of an expert's layers from the tokens that are routed to "
-      "it (routed), or from all");
+      "experts", value_of("experts", "NAME", experts)->default_value("routed"),
+      "make the Hessians of an expert's layers from the tokens that are routed to it (routed), or "
+      "from all tokens (all)");
   const auto prior = [&job](const std::string& text) {
     job.expert_prior = parse_number(text, 0.0, 1e9);
   };

@@ -85,6 +85,10 @@ def test_values():
     assert set(complete("export", "--format", "")) == {"bf16", "exl3", "compressed-tensors"}
     assert complete("quantize", "--clamp", "") == ["feedback", "pre"]
     assert complete("quantize", "--bits", "") == []
+    assert complete("quantize", "--scale-type", "") == ["auto", "bf16", "fp16", "fp32"]
+    assert complete("quantize", "--experts", "") == ["all", "routed"]
+    assert complete("quantize", "--for", "") == ["exllamav3", "sglang", "vllm"]
+    assert complete("quantize", "--target", "") == ["auto", "layer", "stream"]
 
 
 @pytest.mark.parametrize("command", ["quantize", "export"])

@@ -41,10 +41,9 @@ def test_better_than_the_mean_of_whole_numbers(mixed, quantized):
     assert manifest["bits_by_layer"] == bits and manifest["options"]["mean_bits"] == 2.5
 
 
-@pytest.mark.parametrize(("ranks", "threads"), [(3, 1), (1, 2)])
-def test_same_bits_on_any_ranks(ranks, threads, mixed, tmp_path):
+def test_same_bits_on_any_ranks(mixed, tmp_path):
     out = tmp_path / "out"
-    cli.quantize(MODEL, out, *SETUP, "--bits", 2.5, ranks=ranks, threads=threads)
+    cli.quantize(MODEL, out, *SETUP, "--bits", 2.5, ranks=3, threads=2)
     assert cli.inspect(out)["digest"] == cli.inspect(mixed)["digest"]
 
 

@@ -188,9 +188,9 @@ const std::vector<LayerOption>& table() {
           [](auto& o) { return whole(o.group_size); }, unless_grid<GridKind::minmax>),
       row<&Layer::scale_type, or_auto<named<scale_type_names>>>(
           "scale-type", "NAME", "auto",
-          "min-max grid: fp32, fp16, or what both fp16 and bf16 hold (bf16): scales are rounded to "
-          "it before weights are, and stored in 16 bits but for fp32; auto: fp16 with groups, else "
-          "fp32",
+          "min-max grid: fp32, fp16 or bf16 (what both hold); scales are rounded to it before "
+          "weights "
+          "are, and stored in 16 bits but for fp32; auto: fp16 with groups, else fp32",
           [](auto& o) -> OptionValue { return name_of(o.scales(), scale_type_names); },
           unless_grid<GridKind::minmax>),
       row<&Layer::groups, or_auto<named<group_fit_names>>>(
