@@ -102,6 +102,7 @@ void require_same_weights(const PackedModel& packed, const fs::path& model) {
   };
   if (std::none_of(fs::directory_iterator(model), fs::directory_iterator(), holds_weights)) return;
   const json& inputs = packed.manifest().at("inputs");
+  if (!inputs.contains("checkpoint_fingerprint")) return;  // not by quip quantize
   const Checkpoint checkpoint = open_model_directory(model, true);
   if (inputs.at("checkpoint_fingerprint") == fingerprint(*checkpoint.source)) return;
   fail("{} was not made from {}: their weights differ; give the --model it was made from",

@@ -63,12 +63,18 @@ class ExportTest : public testing::Test {
     pack(source);
   }
 
+  /// Returns the header of a manifest, as far as exports read it.
+  static json header(const std::string& config_digest) {
+    return {{"quip_version", "0"},
+            {"options", {{"samples", 1}}},
+            {"inputs", {{"config_digest", config_digest}}}};
+  }
   /// Makes the packed model anew, from the present config.json.
   void pack(const test::MemorySource& source) {
     fs::remove_all(packed_);
     const std::string config = text_of(original_ / "config.json");
     const std::string digest = digest_of(std::as_bytes(std::span(config)));
-    PackedWriter writer(comm_, packed_, {{"inputs", {{"config_digest", digest}}}});
+    PackedWriter writer(comm_, packed_, header(digest));
     writer.write_block(0, {small_layer("model.layers.0.b"), small_layer("model.layers.0.a")});
     writer.write_block(1, {small_layer("model.layers.1.a")});
     writer.write_rest(source, source.names());
@@ -211,7 +217,7 @@ TEST_F(ExportTest, StackedExpertsAreWrittenByInputs) {
     fs::remove_all(out_);
     const std::string config = text_of(original_ / "config.json");
     const std::string digest = digest_of(std::as_bytes(std::span(config)));
-    PackedWriter writer(comm_, packed_, {{"inputs", {{"config_digest", digest}}}});
+    PackedWriter writer(comm_, packed_, header(digest));
     writer.write_block(0, {small_layer(experts + "0.gate_proj"), small_layer(experts + "0.up_proj"),
                            small_layer(experts + "1.gate_proj")});
     writer.write_rest(rest, rest.names());
@@ -245,8 +251,9 @@ TEST_F(ExportTest, StackedExpertsAreWrittenByInputs) {
 TEST_F(ExportTest, WritesASmallModelAsOneFile) {
   write_original("tokenizer.json", "{}");
   run();
-  EXPECT_EQ(test::files_below(out_),
-            (std::set<std::string>{"config.json", "model.safetensors", "tokenizer.json"}));
+  EXPECT_EQ(
+      test::files_below(out_),
+      (std::set<std::string>{"README.md", "config.json", "model.safetensors", "tokenizer.json"}));
 }
 
 // Three weights of 16 bytes, then brain (6), half (6), norm (16) and scalar (4).
@@ -254,7 +261,7 @@ TEST_F(ExportTest, BeginsAShardWhereTheNextTensorWouldNotFit) {
   run(32);
   EXPECT_EQ(
       test::files_below(out_),
-      (std::set<std::string>{"config.json", "model-00001-of-00003.safetensors",
+      (std::set<std::string>{"README.md", "config.json", "model-00001-of-00003.safetensors",
                              "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors",
                              "model.safetensors.index.json"}));
   const json index = json::parse(text_of(out_ / "model.safetensors.index.json"));
@@ -325,7 +332,8 @@ TEST_F(ExportTest, CopiesAllButWeightsAndCaches) {
     EXPECT_EQ(found.erase(name), 1U) << name;
     EXPECT_EQ(text_of(out_ / name), "text of " + name);
   }
-  EXPECT_EQ(found, (std::set<std::string>{"NOTICE", "config.json", "model.safetensors"}));
+  EXPECT_EQ(found,
+            (std::set<std::string>{"NOTICE", "README.md", "config.json", "model.safetensors"}));
 }
 
 TEST_F(ExportTest, ALinkToNowhereIsFoundBeforeAnythingIsWritten) {

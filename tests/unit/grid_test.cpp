@@ -85,6 +85,7 @@ TEST(Ldlq, WithGroupsFollowsItsDefinition) {
   options.processing = Processing::baseline;
   options.bits = 3;
   options.group_size = group_size;
+  options.scale_type = ScaleType::fp32;
   const QuantizedLinear layer = quantize(w, h, options).layer;
   ASSERT_EQ(layer.groups(), 4);
   const Matrix<double> l = unit_lower_factor(h);
