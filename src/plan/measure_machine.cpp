@@ -75,8 +75,8 @@ std::unique_ptr<ScratchFolder> make_scratch(Collectives& comm, const fs::path& f
   return made;
 }
 
-// Pages of the program, its libraries and their tables that only a whole run touches, as measured on
-// x86-64: what a run of one sample has beyond the rest of the plan.
+// Pages of the program, its libraries and their tables that only a whole run touches, as measured
+// on x86-64: what a run of one sample has beyond the rest of the plan.
 constexpr index_t later_code = index_t{9} << 20;
 
 fs::path folder_in(const fs::path& scratch) { return scratch / "quip-calibration"; }
