@@ -10,6 +10,14 @@
 
 namespace quip::cli {
 
+/// A program that serves quantized models.
+struct Engine {
+  const char* name;
+  const char* format;  ///< of exports that it loads
+  /// Options of quantize that suit it best, name and value.
+  std::vector<std::pair<const char*, const char*>> settings;
+};
+
 namespace {
 
 /// Applies the paper's settings, and the authors' for OPTQ, which sees the weights as they are.
@@ -39,6 +47,25 @@ const std::vector<Engine>& engines() {
                                               {"sglang", "compressed-tensors", packed},
                                               {"exllamav3", "exl3", {{"codebook", "trellis"}}}};
   return engines;
+}
+
+/// Returns the help of --for: what it stands for, engine by engine.
+std::string help_on_engines() {
+  std::string names;
+  std::string settings;
+  for (const Engine& engine : engines()) {
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", engine.name);
+    settings += fmt::format("; {}:", engine.name);
+    for (const auto& [name, value] : engine.settings) {
+      settings += fmt::format(" --{}{}", name,
+                              value == std::string_view("on") ? "" : fmt::format(" {}", value));
+    }
+    settings += fmt::format(", exported with --format {}", engine.format);
+  }
+  return fmt::format(
+      "one of {}; what suits that engine, unless an option says otherwise; layers that its format "
+      "cannot hold are an error{}",
+      names, settings);
 }
 
 const Engine& engine(const std::string& name) {
@@ -105,13 +132,7 @@ void LayerArguments::declare_for_model(po::options_description& options, Quantiz
     engine_ = &engine(name);
     job.export_format = &export_format(engine_->format);
   };
-  options.add_options()(
-      "for", value_of("for", "NAME", suit),
-      "one of vllm, sglang, exllamav3; what suits that engine, unless an option says otherwise; "
-      "layers that its format cannot hold are an error. vllm, sglang: --bits 4 --codebook scalar "
-      "--processing "
-      "baseline --order act --group-size 128 --symmetric --scale-type bf16, to be exported with "
-      "--format compressed-tensors; exllamav3: --codebook trellis, exported with --format exl3");
+  options.add_options()("for", value_of("for", "NAME", suit), help_on_engines().c_str());
   options.add_options()("skip", text(job.skip, "REGEX"),
                         "leave linears whose name matches as they are");
   const auto add = [&job](const std::vector<std::string>& rules) {

@@ -11,13 +11,7 @@
 
 namespace quip::cli {
 
-/// A program that serves quantized models.
-struct Engine {
-  const char* name;
-  const char* format;  ///< of exports that it loads
-  /// Options of quantize that suit it best, name and value.
-  std::vector<std::pair<const char*, const char*>> settings;
-};
+struct Engine;
 
 class LayerArguments {
  public:

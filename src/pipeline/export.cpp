@@ -132,34 +132,25 @@ bool tied_by_mistake(const ModelConfig& config, const PackedModel& model) {
 /// Returns a layer as the manifest describes it. Throws Error if the manifest is of a version that
 /// does not say enough.
 QuantizedLinear outline_of(const PackedModel& model, const json& report) {
-  QuantizedLinear layer;
-  const auto rows = report.at("rows").get<index_t>();
-  const auto cols = report.at("cols").get<index_t>();
-  layer.bits = report.at("bits").get<int>();
-  if (report.value("codebook", "scalar") == "trellis") {
-    LayerOptions options;
-    options.codebook = CodebookKind::trellis;
+  LayerOptions options;
+  options.bits = report.at("bits").get<int>();
+  options.codebook = parse_codebook_kind(report.value("codebook", "scalar"));
+  if (options.has_trellis()) {
     options.trellis = trellis::parse_codebook(report.at("trellis").get<std::string>());
-    options.bits = layer.bits;
-    return described(options, rows, cols);
-  }
-  if (!report.contains("grid")) {  // of an earlier version
-    layer = model.read_layer(report.at("name").get<std::string>()).layer;
+  } else if (report.contains("grid")) {
+    options.grid_kind = parse_grid(report.at("grid").get<std::string>());
+    options.transform = parse_transform(report.at("transform").get<std::string>());
+    options.group_size = report.at("group_size").get<index_t>();
+    options.symmetric = report.at("symmetric").get<bool>();
+    options.scale_type = report.at("half_scales").get<bool>() ? ScaleType::fp16 : ScaleType::fp32;
+    options.rescaling = report.at("rescaled").get<bool>();
+    options.output_scaling = report.at("output_scaled").get<bool>();
+  } else {  // of an earlier version
+    QuantizedLinear layer = model.read_layer(report.at("name").get<std::string>()).layer;
     visit_parts([](const Part& /*part*/, auto& elements) { elements.clear(); }, layer);
     return layer;
   }
-  layer.transform = parse_transform(report.at("transform").get<std::string>());
-  layer.rows = padded(layer.transform, rows);
-  layer.cols = padded(layer.transform, cols);
-  layer.row_padding = layer.rows - rows;
-  layer.col_padding = layer.cols - cols;
-  layer.grid = parse_grid(report.at("grid").get<std::string>());
-  layer.group_size = report.at("group_size").get<index_t>();
-  layer.symmetric = report.at("symmetric").get<bool>();
-  layer.half_scales = report.at("half_scales").get<bool>();
-  layer.rescaled = report.at("rescaled").get<bool>();
-  layer.output_scaled = report.at("output_scaled").get<bool>();
-  return layer;
+  return described(options, report.at("rows").get<index_t>(), report.at("cols").get<index_t>());
 }
 
 LayerOutlines outline_layers(const PackedModel& model) {
@@ -310,9 +301,7 @@ void export_checkpoint(Collectives& comm, const PackedModel& model, const fs::pa
     written = make_unchecked_family(config, model);
     layers = outline_layers(model);
     require_fit(model, layers, *options.format);
-    const auto types =
-        parse_json<ordered_json>(read_text(model_dir / "config.json"), "config.json");
-    writer = options.format->make_writer({model, layers, *stored, *written, types, options});
+    writer = options.format->make_writer({model, layers, *stored, *written, options});
     plan = plan_export(writer->tensors(), options.shard_bytes);
     if (comm.rank() != 0) return;
     card = model_card(model, model_dir, *options.format, plan.tensors, original.side_files);

@@ -2,9 +2,7 @@
 // and later): codes of scalar grids, as vLLM and transformers read them.
 #include <algorithm>
 #include <map>
-#include <numeric>
-#include <optional>
-#include <tuple>
+#include <set>
 
 #include "export_format.hpp"
 
@@ -53,21 +51,18 @@ struct Module {
   [[nodiscard]] index_t groups() const { return groups_of(inputs, scheme.group_size); }
 };
 
-/// Returns the type in which scales are stored: that of the model.
+/// Returns the type in which scales are stored: that of the model by its config.json, whose text's
+/// part may say it.
 DType type_of_scales(const ordered_json& config) {
-  for (const ordered_json* level :
-       {&config, config.contains("text_config") && config["text_config"].is_object()
-                     ? &config["text_config"]
-                     : &config}) {
-    for (const char* key : {"dtype", "torch_dtype"}) {
-      const std::string type =
-          level->contains(key) && (*level)[key].is_string() ? (*level)[key].get<std::string>() : "";
-      if (type == "float16") return DType::f16;
-      if (type == "float32") return DType::f32;
-      if (type == "bfloat16") return DType::bf16;
-    }
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    const auto type = config.find(key);
+    if (type == config.end()) continue;
+    if (*type == "float16") return DType::f16;
+    if (*type == "float32") return DType::f32;
+    if (*type == "bfloat16") return DType::bf16;
   }
-  return DType::bf16;
+  const auto text = config.find("text_config");
+  return text != config.end() && text->is_object() ? type_of_scales(*text) : DType::bf16;
 }
 
 /// Returns `values` in 16 bits.
@@ -141,7 +136,8 @@ class CompressedTensorsWriter final : public FormatWriter {
   explicit CompressedTensorsWriter(const ExportRequest& request)
       : model_(request.model),
         cache_(request.model, request.layers),
-        scale_type_(type_of_scales(request.config)) {
+        scale_type_(type_of_scales(
+            parse_json<ordered_json>(request.written.config().text, "config.json"))) {
     std::map<std::string, std::map<index_t, std::string>> sharers;  // of a tensor, by first row
     for (index_t b = 0; b < request.written.config().blocks; ++b) {
       for (const LinearSpec& linear : request.written.linears(b)) {
@@ -169,12 +165,12 @@ class CompressedTensorsWriter final : public FormatWriter {
 
   [[nodiscard]] std::vector<ExportTensor> tensors() const override {
     std::vector<ExportTensor> tensors;
-    std::map<std::string, bool> made;
+    std::set<std::string> made;
     index_t unit = 0;
     for (const BlockEntry& block : model_.blocks()) {
       for (const std::string& layer : block.layers) {
         const std::string& module = module_of_.at(layer);
-        if (made.emplace(module, true).second) append(module, unit, tensors);
+        if (made.insert(module).second) append(module, unit, tensors);
       }
       ++unit;
     }
@@ -251,8 +247,7 @@ class CompressedTensorsWriter final : public FormatWriter {
     } else if (module.scheme != scheme) {
       fail(
           "{}: --format compressed-tensors cannot hold {}, whose parts {} and {} have other bits "
-          "or "
-          "grids; quantize them alike, or {}",
+          "or grids; quantize them alike, or {}",
           model_.describe(), name, module.layers.front(), layer, ways_out);
     }
     module.layers.push_back(layer);

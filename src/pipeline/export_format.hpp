@@ -23,10 +23,9 @@ using LayerOutlines = std::map<std::string, QuantizedLinear>;
 /// All that a writer is made for, which has to outlive it.
 struct ExportRequest {
   const PackedModel& model;
-  const LayerOutlines& layers;           ///< those of `model`
-  const Family& stored;                  ///< has the tensors that `model` was made from
-  const Family& written;                 ///< has them in the checkpoint's plain form
-  const nlohmann::ordered_json& config;  ///< the original config.json
+  const LayerOutlines& layers;  ///< those of `model`
+  const Family& stored;         ///< has the tensors that `model` was made from
+  const Family& written;        ///< has them in the checkpoint's plain form
   const ExportOptions& options;
 };
 

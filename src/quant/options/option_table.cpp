@@ -189,8 +189,7 @@ const std::vector<LayerOption>& table() {
       row<&Layer::scale_type, or_auto<named<scale_type_names>>>(
           "scale-type", "NAME", "auto",
           "min-max grid: fp32, fp16 or bf16 (what both hold); scales are rounded to it before "
-          "weights "
-          "are, and stored in 16 bits but for fp32; auto: fp16 with groups, else fp32",
+          "weights are, and stored in 16 bits but for fp32; auto: fp16 with groups, else fp32",
           [](auto& o) -> OptionValue { return name_of(o.scales(), scale_type_names); },
           unless_grid<GridKind::minmax>),
       row<&Layer::groups, or_auto<named<group_fit_names>>>(
@@ -209,8 +208,7 @@ const std::vector<LayerOption>& table() {
       row<&Layer::order, or_auto<named<order_names>>>(
           "order", "NAME", "auto",
           "columns of ldlq: from the last (auto, backward), from the first (forward) or by "
-          "descending "
-          "diagonal of the Hessian (act)",
+          "descending diagonal of the Hessian (act)",
           [](auto& o) -> OptionValue {
             return name_of(o.order.value_or(ColumnOrder::backward), order_names);
           },
