@@ -167,7 +167,7 @@ def write(rows: np.ndarray, options: argparse.Namespace, tokenizer_file: Path) -
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        *("text",),
+        "text",
         type=Path,
         nargs="+",
         help="plain text; JSONL with --field; both also as .gz; .parquet",
@@ -178,7 +178,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--field", help="the field of a JSON line, or the column of Parquet (text), with the text"
     )
     parser.add_argument(
-        *("--chat",),
+        "--chat",
         action="store_true",
         help="that field (messages) is a list of messages; the model's chat template makes it text",
     )

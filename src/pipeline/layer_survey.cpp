@@ -6,6 +6,7 @@
 #include "quip/core/error.hpp"
 #include "quip/core/memory.hpp"
 #include "quip/core/name_pattern.hpp"
+#include "quip/pipeline/narrow_layers.hpp"
 
 namespace quip {
 namespace {
@@ -39,10 +40,8 @@ std::string note_on_groups(const std::vector<std::pair<LinearSpec, LayerOptions>
 
 namespace {
 
-using LayersWithOptions = std::vector<std::pair<LinearSpec, LayerOptions>>;
-
 /// Throws Error for a layer that the format cannot hold.
-void require_fit(const ExportFormat& format, const LayersWithOptions& layers) {
+void require_fit(const ExportFormat& format, const LayerList& layers) {
   for (const auto& [linear, options] : layers) {
     const std::string reason = format.misfit(described(options, linear.rows, linear.cols));
     if (reason.empty()) continue;
@@ -53,7 +52,7 @@ void require_fit(const ExportFormat& format, const LayersWithOptions& layers) {
 
 /// Returns a note on layers that engines cut by inputs, groups and all, where a group would be cut;
 /// empty if there are none or the model is for no engine.
-std::string note_on_parts(const QuantizeOptions& options, const LayersWithOptions& layers) {
+std::string note_on_parts(const QuantizeOptions& options, const LayerList& layers) {
   constexpr index_t most_parts = 8;
   if (options.export_format == nullptr) return {};
   index_t parts = most_parts;
@@ -70,8 +69,7 @@ std::string note_on_parts(const QuantizeOptions& options, const LayersWithOption
   if (narrowest == nullptr) return {};
   return fmt::format(
       "layer {}: groups of {} of its {} inputs can be cut among {} at most: engines serve this "
-      "with "
-      "--tensor-parallel-size up to {}; a smaller --group-size allows more",
+      "with --tensor-parallel-size up to {}; a smaller --group-size allows more",
       narrowest->name, group, narrowest->cols, parts, parts);
 }
 
